@@ -1,0 +1,1 @@
+"""Runnable experiments on real data, one file per idea: python -m experiments NAME."""

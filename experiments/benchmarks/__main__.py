@@ -1,0 +1,34 @@
+"""python -m experiments.benchmarks [NAME] [OPTIONS]: lists or runs the benchmarks."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import tyro
+
+# To add one: a module beside this file with a dataclass `Settings` and `run(settings)`.
+BENCHMARKS = {
+    "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the benchmark that the first argument names; the rest are its options."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in BENCHMARKS:
+        module = importlib.import_module(f"experiments.benchmarks.{name}")
+        program = f"python -m experiments.benchmarks {name}"
+        module.run(tyro.cli(module.Settings, prog=program, args=rest))
+        return 0
+    print("usage: python -m experiments.benchmarks NAME [OPTIONS]   (NAME --help lists them)\n")
+    for known, summary in BENCHMARKS.items():
+        print(f"  {known:10}{summary}")
+    if name in ("-h", "--help"):
+        return 0
+    print(f"\nThere is no benchmark {name!r}.", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

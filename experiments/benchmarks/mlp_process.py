@@ -1,0 +1,61 @@
+"""A whole training job as its own process: python -m experiments.benchmarks.mlp_process.
+
+Two arguments: the contender, and the problem with the number of examples and the accuracy to
+reach, as JSON. It imports one library, loads MNIST, trains epoch by epoch and tests after each,
+and prints one line of JSON as soon as the accuracy is reached or `epochs` have passed.
+
+The data are read in a thread, so decompression runs beside the import and compilation; all
+contenders have this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+def mnist(examples: int) -> tuple[Any, Any, Any, Any]:
+    """MNIST's first training examples and all its test examples: x, target, test_x, test_target."""
+    from experiments.data import load
+
+    data = load("mnist", validation=0)
+    train, test = data.train, data.test
+    return train.x[:examples], train.target[:examples], test.x, test.target
+
+
+def order_of(epoch: int, examples: int) -> Any:
+    """The order of the examples in this epoch, int32: the same for all contenders."""
+    import numpy as np
+
+    return np.random.default_rng(epoch).permutation(examples).astype(np.int32)
+
+
+def main() -> None:
+    """Trains one contender to the accuracy and prints {"epochs", "accuracy"}."""
+    name, given = sys.argv[1:]
+    task = json.loads(given)
+    with ThreadPoolExecutor(1) as pool:
+        data = pool.submit(mnist, task["examples"])
+
+        from experiments.benchmarks.peers import CONTENDERS, Problem, he_normal
+
+        problem = Problem(**task["problem"])
+        trainer = CONTENDERS[name].make(problem)
+        trainer.start(he_normal(problem.sizes))
+        trainer.prepare(task["examples"], 10_000)
+        trainer.load(*data.result())
+    epoch, accuracy = 0, 0.0
+    while accuracy < task["accuracy"] and epoch < task["epochs"]:
+        trainer.epoch(order_of(epoch, task["examples"]))
+        accuracy, epoch = trainer.accuracy(), epoch + 1
+    print(json.dumps({"epochs": epoch, "accuracy": accuracy}), flush=True)
+    # The clock has stopped: nothing is left to clean up.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,488 @@
+"""The contenders of the MLP benchmark: one network and one optimiser, written in each library.
+
+Each trains from the same weights, in the same order, in float32, on all examples (the last,
+smaller batch too), by the same SGD with momentum. Each is written in the fastest form that its
+own documentation gives, which `form` names in the table.
+
+Libraries are imported inside the functions: a missing one costs a row and not the table, and a
+process that measures one library does not pay for the import of another.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Weights = list[tuple[Array, Array]]  # of each layer: w (in, out) and b (out,), float32
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every contender is given.
+
+    sizes: the widths from the input to the classes, for example (784, 128, 64, 10).
+    device: "cpu", or "gpu" for the contenders that can.
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    threads: int = 1
+    device: str = "cpu"
+
+    def flops(self, examples: int) -> int:
+        """Floating-point operations of the matrix products in one epoch.
+
+        Per example and weight: 2 forward, 2 for the weight's gradient, 2 for the input's
+        gradient; nothing needs the gradient of the first layer's input, so it is not counted.
+        """
+        per_layer = [i * o for i, o in pairwise(self.sizes)]
+        return examples * (6 * sum(per_layer) - 2 * per_layer[0])
+
+
+class Trainer(Protocol):
+    """One contender at work. Called in this order: start, load, then epoch and accuracy."""
+
+    def start(self, weights: Weights) -> None:
+        """Begins training anew from these weights; does not keep or change the arrays."""
+
+    def prepare(self, examples: int, test_examples: int) -> None:
+        """Optional, before load: compiles ahead of time what depends on shapes alone."""
+
+    def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
+        """Makes the data resident: float32 (n, sizes[0]) and int32 (n,)."""
+
+    def epoch(self, order: Array) -> Array:
+        """One pass over the training examples in this order, int32 (n,).
+
+        Returns, when all work is done, the losses of the steps, or their mean alone where the
+        library tells no more.
+        """
+
+    def accuracy(self) -> float:
+        """The accuracy on the test examples, 0 to 1."""
+
+    def weights(self) -> Weights:
+        """The trained weights, copied."""
+
+    def temporary_bytes(self) -> int | None:
+        """Temporary memory of the compiled epoch; None if nothing was compiled or told."""
+
+
+class Contender(NamedTuple):
+    """make: imports the library and builds the trainer. form: how it runs, for the table."""
+
+    make: Callable[[Problem], Trainer]
+    form: str
+
+
+def he_normal(sizes: Sequence[int], seed: int = 0) -> Weights:
+    """The weights that all contenders start from: He et al. 2015, made once, by NumPy."""
+    rng = np.random.default_rng(seed)
+    return [
+        ((rng.standard_normal((i, o)) * np.sqrt(2 / i)).astype(np.float32), np.zeros(o, np.float32))
+        for i, o in pairwise(sizes)
+    ]
+
+
+# ---------------------------------------------------------------- fnn and the JAX libraries
+
+Step = Callable[[Any, Any, Any, Any], tuple[Any, Any, Any]]
+
+
+def scan_epoch(step: Step, batch: int) -> Any:
+    """The jitted epoch of the JAX peers: the scan and the slicing of `fnn.make_epoch`.
+
+    step: (params, state, x, target) -> (params, state, loss).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def epoch(params: Any, state: Any, x: Any, target: Any, order: Any) -> Any:
+        def body(carry: Any, rows: Any) -> Any:
+            batch = (a.at[rows].get(mode="promise_in_bounds") for a in (x, target))
+            params, state, loss = step(*carry, *batch)
+            return (params, state), loss
+
+        full = len(order) // batch * batch
+        carry, losses = jax.lax.scan(body, (params, state), order[:full].reshape(-1, batch))
+        if full < len(order):
+            carry, last = body(carry, order[full:])
+            losses = jnp.append(losses, last)
+        return *carry, losses
+
+    return epoch
+
+
+class JaxTrainer:
+    """Trains any JAX library's network with an epoch that is one compiled program.
+
+    shapes: the parameters as a pytree of `jax.ShapeDtypeStruct`, in which each layer has one
+        leaf with two axes and one with one axis, the layers in the order of the network.
+    init: params -> optimiser state.
+    epoch: jitted, (params, state, x, target, order) -> (params, state, losses).
+    logits: (params, x) -> (n, classes).
+    out_in: whether the library stores weights as (out, in).
+    """
+
+    def __init__(
+        self,
+        shapes: Any,
+        init: Callable[[Any], Any],
+        epoch: Any,
+        logits: Callable[[Any, Any], Any],
+        out_in: bool = False,
+    ) -> None:
+        import jax
+
+        def accuracy(params: Any, x: Any, target: Any) -> Any:
+            return (logits(params, x).argmax(-1) == target).mean()
+
+        self.jax, self.shapes, self.out_in = jax, shapes, out_in
+        # One compiled program each, where eager operations would be compiled one by one.
+        self.init, self.jitted, self.jitted_accuracy = jax.jit(init), epoch, jax.jit(accuracy)
+        self.compiled: Any = None
+        self.compiled_accuracy: Any = None
+
+    def start(self, weights: Weights) -> None:
+        ws, bs = iter([w for w, _ in weights]), iter([b for _, b in weights])
+
+        def fill(leaf: Any) -> Array:
+            value = next(bs) if len(leaf.shape) == 1 else next(ws)
+            value = value.T if self.out_in else value
+            if value.shape != leaf.shape:
+                raise ValueError(f"layers out of order: {value.shape} for {leaf.shape}")
+            return np.array(value, order="C")  # a copy, as JAX may adopt NumPy's memory
+
+        self.params = self.jax.device_put(self.jax.tree.map(fill, self.shapes))
+        self.state = self.init(self.params)
+
+    def prepare(self, examples: int, test_examples: int) -> None:
+        lowered = self._lower_epoch(examples), self._lower_accuracy(test_examples)
+        with ThreadPoolExecutor() as pool:  # XLA compiles outside of Python's lock
+            self.compiled, self.compiled_accuracy = pool.map(lambda low: low.compile(), lowered)
+
+    def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
+        put = self.jax.device_put
+        self.train, self.test = put((x, target)), put((test_x, test_target))
+        self.jax.block_until_ready((self.train, self.test))
+
+    def epoch(self, order: Array) -> Array:
+        if self.compiled is None:  # ahead of time, for its report of the memory
+            self.compiled = self._lower_epoch(len(order)).compile()
+        self.params, self.state, losses = self.compiled(
+            self.params, self.state, *self.train, order
+        )
+        self.jax.block_until_ready((self.params, self.state))
+        return np.asarray(losses)
+
+    def accuracy(self) -> float:
+        if self.compiled_accuracy is None:
+            self.compiled_accuracy = self._lower_accuracy(len(self.test[1])).compile()
+        return float(self.compiled_accuracy(self.params, *self.test))
+
+    def weights(self) -> Weights:
+        leaves = [np.array(leaf) for leaf in self.jax.tree.leaves(self.params)]
+        ws = [leaf.T if self.out_in else leaf for leaf in leaves if leaf.ndim == 2]
+        return list(zip(ws, (leaf for leaf in leaves if leaf.ndim == 1), strict=True))
+
+    def temporary_bytes(self) -> int | None:
+        memory = self.compiled.memory_analysis() if self.compiled is not None else None
+        return None if memory is None else int(memory.temp_size_in_bytes)
+
+    def _lower_epoch(self, n: int) -> Any:
+        order = self.jax.ShapeDtypeStruct((n,), "int32")
+        return self.jitted.lower(self.params, self.state, *self._examples(n), order)
+
+    def _lower_accuracy(self, n: int) -> Any:
+        return self.jitted_accuracy.lower(self.params, *self._examples(n))
+
+    def _examples(self, n: int) -> tuple[Any, Any]:
+        features = max(self.jax.tree.leaves(self.shapes)[:2], key=lambda leaf: len(leaf.shape))
+        width = features.shape[1 if self.out_in else 0]
+        struct = self.jax.ShapeDtypeStruct
+        return struct((n, width), "float32"), struct((n,), "int32")
+
+
+def fnn_trainer(problem: Problem) -> Trainer:
+    """fnn as its documentation shows it."""
+    import jax
+
+    import fnn
+
+    net = fnn.models.mlp(problem.sizes[1:], fnn.relu())
+    optimizer = fnn.sgd(problem.learning_rate, momentum=problem.momentum)
+    epoch = fnn.make_epoch(net, fnn.softmax_cross_entropy(), optimizer, problem.batch)
+    x = jax.ShapeDtypeStruct((problem.batch, problem.sizes[0]), "float32")
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
+    return JaxTrainer(
+        shapes, optimizer.init, epoch, lambda params, x: net.forward(params, x)[0]
+    )
+
+
+def plain_jax(problem: Problem) -> Trainer:
+    """JAX alone: `jax.value_and_grad`, and SGD in two lines."""
+    import jax
+    import jax.numpy as jnp
+
+    def logits(params: Any, x: Any) -> Any:
+        *hidden, last = params
+        for layer in hidden:
+            x = jax.nn.relu(x @ layer["w"] + layer["b"])
+        return x @ last["w"] + last["b"]
+
+    def loss(params: Any, x: Any, target: Any) -> Any:
+        z = logits(params, x)
+        # A sum over one-hot rows: its gradient is a product, an index's would be a scatter.
+        picked = jnp.sum(z * jax.nn.one_hot(target, z.shape[-1], dtype=z.dtype), axis=-1)
+        return jnp.mean(jax.nn.logsumexp(z, axis=-1) - picked)
+
+    def step(params: Any, velocity: Any, x: Any, target: Any) -> tuple[Any, Any, Any]:
+        value, grads = jax.value_and_grad(loss)(params, x, target)
+        velocity = jax.tree.map(lambda v, g: problem.momentum * v + g, velocity, grads)
+        params = jax.tree.map(lambda p, v: p - problem.learning_rate * v, params, velocity)
+        return params, velocity, value
+
+    shape = partial(jax.ShapeDtypeStruct, dtype="float32")
+    shapes = [{"w": shape((i, o)), "b": shape((o,))} for i, o in pairwise(problem.sizes)]
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    return JaxTrainer(shapes, init, scan_epoch(step, problem.batch), logits)
+
+
+def equinox(problem: Problem) -> Trainer:
+    """Equinox with Optax, the model partitioned into arrays (scanned over) and the rest."""
+    import equinox as eqx
+    import jax
+    import optax
+
+    def build() -> Any:
+        layers: list[Any] = []
+        for i, o in pairwise(problem.sizes):
+            layers += [eqx.nn.Linear(i, o, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)]
+        return eqx.nn.Sequential(layers[:-1])
+
+    model = eqx.filter_eval_shape(build)
+    shapes, static = eqx.partition(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    optimizer = optax.sgd(problem.learning_rate, momentum=problem.momentum)
+
+    def logits(params: Any, x: Any) -> Any:
+        return jax.vmap(eqx.combine(params, static))(x)
+
+    def loss(params: Any, x: Any, target: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), target).mean()
+
+    def step(params: Any, state: Any, x: Any, target: Any) -> tuple[Any, Any, Any]:
+        value, grads = eqx.filter_value_and_grad(loss)(params, x, target)
+        updates, state = optimizer.update(grads, state, params)
+        return eqx.apply_updates(params, updates), state, value
+
+    epoch = scan_epoch(step, problem.batch)
+    return JaxTrainer(shapes, optimizer.init, epoch, logits, out_in=True)
+
+
+def flax_nnx(problem: Problem) -> Trainer:
+    """Flax NNX with Optax: the functional training loop of its performance guide, scanned."""
+    import optax
+    from flax import nnx
+
+    class MLP(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            sizes = pairwise(problem.sizes)
+            self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in sizes])
+
+        def __call__(self, x: Any) -> Any:
+            *hidden, last = self.layers
+            for layer in hidden:
+                x = nnx.relu(layer(x))
+            return last(x)
+
+    def with_optimizer(model: Any) -> tuple[Any, Any]:
+        transformation = optax.sgd(problem.learning_rate, momentum=problem.momentum)
+        return model, nnx.Optimizer(model, transformation, wrt=nnx.Param)
+
+    def loss(model: Any, x: Any, target: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(model(x), target).mean()
+
+    def step(params: Any, state: Any, x: Any, target: Any) -> tuple[Any, Any, Any]:
+        model, optimizer = nnx.merge(both, params, state)
+        value, grads = nnx.value_and_grad(loss)(model, x, target)
+        optimizer.update(model, grads)
+        _, params, state = nnx.split((model, optimizer), nnx.Param, ...)
+        return params, state, value
+
+    def init(params: Any) -> Any:
+        model, _ = nnx.merge(both, params, rest)
+        return nnx.split(with_optimizer(model), nnx.Param, ...)[2]
+
+    def logits(params: Any, x: Any) -> Any:
+        return nnx.merge(both, params, rest)[0](x)
+
+    abstract = nnx.eval_shape(lambda: with_optimizer(MLP(nnx.Rngs(0))))
+    both, shapes, rest = nnx.split(abstract, nnx.Param, ...)
+    return JaxTrainer(shapes, init, scan_epoch(step, problem.batch), logits)
+
+
+# ---------------------------------------------------------------- PyTorch
+
+
+class TorchTrainer:
+    """PyTorch: data resident, permuted by one indexing per epoch, then sliced."""
+
+    def __init__(self, problem: Problem, compiled: bool) -> None:
+        import torch
+
+        torch.set_num_threads(problem.threads)
+        self.torch, self.batch = torch, problem.batch
+        self.device = "cuda" if problem.device == "gpu" else "cpu"
+        if self.device == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, as JAX does by default
+        layers: list[Any] = []
+        for i, o in pairwise(problem.sizes):
+            layers += [torch.nn.Linear(i, o, device=self.device), torch.nn.ReLU()]
+        self.net = torch.nn.Sequential(*layers[:-1])
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(), problem.learning_rate, problem.momentum, fused=True
+        )
+
+        def loss(x: Any, target: Any) -> Any:
+            return torch.nn.functional.cross_entropy(self.net(x), target)
+
+        self.loss = loss
+        if compiled:
+            # Its cache on disk would hide the compilation from the first epoch.
+            torch.compiler.config.force_disable_caches = True
+            warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # which says so
+            # dynamic=False: one program for the batch and one for the smaller last batch.
+            self.loss = torch.compile(loss, dynamic=False)
+
+    def start(self, weights: Weights) -> None:
+        with self.torch.no_grad():
+            parameters = iter(self.net.parameters())
+            for w, b in weights:
+                next(parameters).copy_(self.torch.from_numpy(w.T))
+                next(parameters).copy_(self.torch.from_numpy(b))
+        self.optimizer.state.clear()
+
+    def prepare(self, examples: int, test_examples: int) -> None:
+        pass  # PyTorch compiles at the first call
+
+    def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
+        def put(array: Array, dtype: Any) -> Any:
+            return self.torch.from_numpy(array).to(self.device, dtype)
+
+        float32, int64 = self.torch.float32, self.torch.int64
+        self.train = put(x, float32), put(target, int64)
+        self.test = put(test_x, float32), put(test_target, int64)
+
+    def epoch(self, order: Array) -> Array:
+        rows = self.torch.from_numpy(order).to(self.device)
+        x, target = (array[rows] for array in self.train)
+        losses = []
+        for at in range(0, len(rows), self.batch):
+            loss = self.loss(x[at : at + self.batch], target[at : at + self.batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+        curve: Array = self.torch.stack(losses).cpu().numpy()  # waits for the device
+        return curve
+
+    def accuracy(self) -> float:
+        x, target = self.test
+        with self.torch.inference_mode():
+            return float((self.net(x).argmax(-1) == target).float().mean())
+
+    def weights(self) -> Weights:
+        arrays = [p.detach().cpu().numpy().copy() for p in self.net.parameters()]
+        return [(w.T, b) for w, b in zip(arrays[::2], arrays[1::2], strict=True)]
+
+    def temporary_bytes(self) -> int | None:
+        return None
+
+
+# ---------------------------------------------------------------- scikit-learn
+
+
+class SklearnTrainer:
+    """scikit-learn's MLPClassifier; `partial_fit` is one pass, in the order it is given."""
+
+    def __init__(self, problem: Problem) -> None:
+        from sklearn.neural_network import MLPClassifier
+        from threadpoolctl import threadpool_limits
+
+        self.problem = problem
+        self.limits = threadpool_limits(problem.threads)  # in force until this is collected
+        self.net = MLPClassifier(
+            problem.sizes[1:-1],
+            solver="sgd",
+            alpha=0,  # no weight decay
+            batch_size=problem.batch,
+            learning_rate_init=problem.learning_rate,
+            momentum=problem.momentum,
+            nesterovs_momentum=False,
+            shuffle=False,  # the examples come shuffled
+            n_iter_no_change=10**6,
+        )
+
+    def start(self, weights: Weights) -> None:
+        classes = np.arange(self.problem.sizes[-1], dtype=np.int32)
+        if not hasattr(self.net, "coefs_"):
+            # It makes its weights at the first fit: one batch of nothing, then ours replace them.
+            x = np.zeros((self.problem.batch, self.problem.sizes[0]), np.float32)
+            self.net.partial_fit(x, np.zeros(len(x), np.int32), classes=classes)
+        for i, (w, b) in enumerate(weights):
+            self.net.coefs_[i][...], self.net.intercepts_[i][...] = w, b
+        # Without its optimiser, and so without momentum; the next fit makes a new one.
+        self.net.__dict__.pop("_optimizer", None)
+
+    def prepare(self, examples: int, test_examples: int) -> None:
+        pass  # nothing is compiled
+
+    def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
+        self.train, self.test = (x, target), (test_x, test_target)
+
+    def epoch(self, order: Array) -> Array:
+        x, target = self.train
+        with warnings.catch_warnings():
+            # It answers Ctrl-C by a warning and goes on as if the epoch were done.
+            warnings.filterwarnings("error", "Training interrupted by user")
+            try:
+                self.net.partial_fit(x[order], target[order])
+            except UserWarning as warning:
+                raise KeyboardInterrupt from warning
+        return np.array([self.net.loss_])
+
+    def accuracy(self) -> float:
+        return float(self.net.score(*self.test))
+
+    def weights(self) -> Weights:
+        pairs = zip(self.net.coefs_, self.net.intercepts_, strict=True)
+        return [(w.copy(), b.copy()) for w, b in pairs]
+
+    def temporary_bytes(self) -> int | None:
+        return None
+
+
+CONTENDERS: dict[str, Contender] = {
+    "fnn": Contender(fnn_trainer, "fnn.make_epoch"),
+    "jax": Contender(plain_jax, "jax.grad, the same scan"),
+    "equinox": Contender(equinox, "Optax, partitioned model, the same scan"),
+    "flax": Contender(flax_nnx, "NNX, Optax, functional loop, the same scan"),
+    "torch": Contender(partial(TorchTrainer, compiled=False), "eager, resident tensor sliced, fused SGD"),
+    "torch.compile": Contender(partial(TorchTrainer, compiled=True), "net and loss compiled, fused SGD"),
+    "scikit-learn": Contender(SklearnTrainer, "MLPClassifier.partial_fit"),
+}

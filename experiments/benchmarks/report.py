@@ -1,0 +1,95 @@
+"""What every benchmark shares: threads, the machine in words, the table, the record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# Threads of the BLAS and OpenMP libraries under NumPy, scikit-learn and PyTorch.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Table(NamedTuple):
+    """Cells as text; the first two columns are left-aligned."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As GitHub renders it."""
+        rule = [":--" if i < 2 else "--:" for i in range(len(self.columns))]
+        lines = (self.columns, rule, *self.rows)
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def show(self) -> None:
+        """On the terminal; stays readable in a narrow one, where cells wrap."""
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        table = RichTable()
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if i < 2 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        Console().print(table, markup=False)
+
+
+def limit_threads(threads: int) -> int:
+    """Gives this process and its children so many threads; 0 for all. Returns how many.
+
+    Must come before the first `import jax`: XLA takes a thread for every core that the process
+    may use, and has no other switch.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    available = len(cores) or os.cpu_count() or 1
+    count = threads or available
+    if not 1 <= count <= available:
+        raise SystemExit(f"--threads {threads}: there are {available} to choose from")
+    if count < available:
+        if not cores:
+            raise SystemExit(f"--threads {threads}: this system cannot bind a process to cores")
+        os.sched_setaffinity(0, cores[:count])
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
+    return count
+
+
+def machine() -> str:
+    """Processor, cores and operating system, in words."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        model = found[1].strip() if found else model
+    system = f"{platform.system()} {platform.release()}"
+    return f"{model}, {os.cpu_count()} cores, {system}"
+
+
+def versions(packages: Sequence[str]) -> str:
+    """Python's version and those of the packages that are installed."""
+    words = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            words.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            words.append(f"no {package}")
+    return ", ".join(words)
+
+
+def record(path: Path, heading: str, text: str) -> None:
+    """Writes `## heading` and the text into a Markdown file, in place of that section if any.
+
+    The other sections, and what stands above the first, stay as they are.
+    """
+    old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
+    before, *sections = re.split(r"^(?=## )", old, flags=re.MULTILINE)
+    new = f"## {heading}\n\n{text.strip()}\n"
+    at = [i for i, section in enumerate(sections) if section.startswith(f"## {heading}\n")]
+    sections = [section for i, section in enumerate(sections) if i not in at]
+    sections.insert(at[0] if at else len(sections), new)
+    parts = [before.strip(), *(section.strip() for section in sections)]
+    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")

@@ -1,0 +1,118 @@
+"""Backpropagation for use: a gradient function, and an adapter for ``jax.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.graph import graph
+
+
+def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
+    """The network and its loss as one block: E = loss(net(x), target).
+
+    Input ``(x, target)``, or ``(x, target, weights)`` when ``weighted``; parameters
+    ``{"net": params}``.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> E = fnn.with_loss(fnn.square(), fnn.squared_error())
+    >>> float(E.forward({"net": {}}, (jnp.array([2.0]), jnp.array([1.0])))[0])
+    4.5
+    """
+    data = ("target", "weights") if weighted else ("target",)
+    return graph(
+        ("x", *data), [("net", net, "x"), ("loss", loss, ("net", *data))], "loss", name="with_loss"
+    )
+
+
+def backpropagate(
+    net: Block, loss: Block
+) -> Callable[..., tuple[jax.Array, Params]]:
+    """Like :func:`value_and_grad`, with None for the gradients that are not computed."""
+    plain, weighted = with_loss(net, loss), with_loss(net, loss, weighted=True)
+
+    def f(
+        params: Params, x: Value, target: Value, key: Key = None, weights: Any = None
+    ) -> tuple[jax.Array, Params]:
+        block = plain if weights is None else weighted
+        inputs = (x, target) if weights is None else (x, target, weights)
+        value, residuals = block.forward({"net": params}, inputs, key)
+        grads, _ = block.backward({"net": params}, residuals, jnp.ones_like(value))
+        return value, grads["net"]
+
+    return f
+
+
+def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params]]:
+    """The loss and its gradients by the hand-written backward pass.
+
+    Returns:
+      ``f(params, x, target, key=None, weights=None) -> (value, grads)``, in the shape of
+      ``jax.value_and_grad``'s answer: ``grads`` has the structure, shapes and dtypes of
+      ``params`` (zeros for frozen ones). A plain traceable function: jit, vmap, scan it, or
+      take its ``jax.jvp`` for a Hessian-vector product.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.linear(1, use_bias=False)
+    >>> f = jax.jit(fnn.value_and_grad(net, fnn.squared_error()))
+    >>> value, grads = f({"w": jnp.array([[2.0]])}, jnp.array([[3.0]]), jnp.array([[5.0]]))
+    >>> float(value), grads  # E = (2*3 - 5)^2 / 2, dE/dw = (2*3 - 5) * 3
+    (0.5, {'w': Array([[3.]], dtype=float32)})
+    """
+    run = backpropagate(net, loss)
+
+    def f(
+        params: Params, x: Value, target: Value, key: Key = None, weights: Any = None
+    ) -> tuple[jax.Array, Params]:
+        value, grads = run(params, x, target, key, weights)
+        return value, with_zeros(grads, params)
+
+    return f
+
+
+def with_zeros(cotangents: Any, like: Any) -> Any:
+    """``cotangents`` with zeros in place of every None, in the structure of ``like``."""
+    return jax.tree.map(
+        lambda d, subtree: jax.tree.map(jnp.zeros_like, subtree) if d is None else d,
+        cotangents,
+        like,
+        is_leaf=lambda d: d is None,
+    )
+
+
+def as_function(block: Block) -> Callable[..., Value]:
+    """The block as a plain function on which ``jax.grad`` uses the hand-written backward.
+
+    Returns:
+      ``f(params, x, key=None) -> y``, for Flax, Equinox or plain JAX code. Like every
+      ``jax.custom_vjp`` it has reverse mode only; for forward mode or a Hessian-vector
+      product use the block's own functions.
+
+    >>> import fnn, jax
+    >>> f = fnn.as_function(fnn.square())
+    >>> float(jax.grad(f, argnums=1)({}, 3.0))
+    6.0
+    """
+
+    @jax.custom_vjp
+    def f(params: Params, x: Value, key: Key) -> Value:
+        return block.forward(params, x, key)[0]
+
+    def forward(params: Params, x: Value, key: Key) -> tuple[Value, Residuals]:
+        y, residuals = block.forward(params, x, key)
+        return y, (params, residuals)
+
+    def backward(kept: Residuals, dy: Value) -> tuple[Params, Value, None]:
+        params, residuals = kept
+        return (*block.backward(params, residuals, dy), None)  # None: JAX's zero cotangent
+
+    f.defvjp(forward, backward)
+
+    def apply(params: Params, x: Value, key: Key = None) -> Value:
+        return f(params, x, key)
+
+    return apply

@@ -1,0 +1,177 @@
+"""The protocol: a block is three pure functions, and everything in fnn is a block.
+
+A gate, a layer, a loss, a whole network, a network with its loss: each has an ``init``, a
+``forward`` and a hand-written ``backward``, and blocks compose into blocks (see
+:mod:`fnn.graph`, the one place where the chain rule is applied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from fnn.graph import Graph
+
+Params = Any  # a pytree whose leaves are all arrays; {} where there are none
+Residuals = Any  # a pytree: what forward keeps for backward, and nothing else
+Value = Any  # an array, or a tuple of arrays for a block with several inputs or outputs
+Key = Any  # a jax.random key, or None
+
+Init = Callable[[Key, Value], Params]
+Forward = Callable[..., tuple[Value, Residuals]]
+Backward = Callable[[Params, Residuals, Value], tuple[Params, Value]]
+
+
+class Block(NamedTuple):
+    """Three pure functions: how to initialise, how to go forward, how to go back.
+
+    ``init(key, x) -> params``
+        ``x`` is an array or a ``jax.ShapeDtypeStruct``; only shapes and dtypes are read.
+    ``forward(params, x, key=None) -> (y, residuals)``
+        ``residuals`` is whatever ``backward`` needs and nothing else. ``key`` is randomness,
+        for the blocks that use it.
+    ``backward(params, residuals, dy) -> (dparams, dx)``
+        The chain rule through this block: from the cotangent of ``y`` to those of ``params``
+        and ``x``, each of the shape and dtype of what it belongs to. ``None`` stands for a
+        cotangent that does not exist (an integer input) or is not computed (a frozen
+        parameter).
+
+    The other fields are optional:
+
+    ``name``: what the block is called in paths and messages.
+    ``graph``: the :class:`~fnn.graph.Graph` inside, where the block is made of others.
+    ``inference``: makes the block that this one is at inference; ``None`` means itself.
+    ``validate``: looks at concrete data on the host before training, for blocks (losses)
+    that can refuse bad values; raises :class:`BlockError`.
+
+    Example: a block that doubles its input, and its use.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import Block
+    >>> double = Block(
+    ...     init=lambda key, x: {},
+    ...     forward=lambda params, x, key=None: (2 * x, ()),
+    ...     backward=lambda params, residuals, dy: ({}, 2 * dy),  # forward: y = 2x
+    ...     name="double",
+    ... )
+    >>> y, residuals = double.forward({}, jnp.array([1.0, 2.0]))
+    >>> double.backward({}, residuals, jnp.array([1.0, 10.0]))[1]
+    Array([ 2., 20.], dtype=float32)
+    """
+
+    init: Init
+    forward: Forward
+    backward: Backward
+    name: str = "block"
+    graph: Graph | None = None
+    inference: Callable[[], Block] | None = None
+    validate: Callable[[Value], None] | None = None
+
+
+def no_params(key: Key, x: Value) -> Params:
+    """The ``init`` of a block without parameters."""
+    return {}
+
+
+def inference(block: Block) -> Block:
+    """The block as it is at inference, reading the same parameters.
+
+    Dropout becomes the identity; every network made of blocks is rebuilt from what its
+    blocks become. No ``train`` flag runs through ``forward``.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import dropout, inference
+    >>> y, _ = inference(dropout(0.5)).forward({}, jnp.ones(3))  # no key, nothing dropped
+    >>> y
+    Array([1., 1., 1.], dtype=float32)
+    """
+    return block.inference() if block.inference is not None else block
+
+
+class BlockError(Exception):
+    """A block refuses what it was given; the message says where, what, and the fix.
+
+    ``path`` is where the block sits in the network, outermost first; the executor fills it
+    in as the error passes through (see :func:`located`).
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        where = f"{'/'.join(self.path)} ({self.name})" if self.path else self.name
+        return f"{where}: {self.message}"
+
+
+class BlockValueError(BlockError, ValueError):
+    """A value, shape or parameter that does not fit."""
+
+
+class BlockTypeError(BlockError, TypeError):
+    """A dtype or kind of input that does not fit."""
+
+
+@contextmanager
+def located(name: str) -> Iterator[None]:
+    """Adds ``name`` to the path of any error raised inside, and to the compiled program.
+
+    An error that is not fnn's own (say, from a user's block) keeps its type and text and
+    gets a note.
+    """
+    try:
+        with jax.named_scope(name):
+            yield
+    except BlockError as error:
+        error.path.insert(0, name)
+        raise
+    except (ValueError, TypeError) as error:
+        error.add_note(f"in block {name!r}")
+        raise
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Shape:
+    """A residual that keeps an array's shape and dtype, and none of its bytes.
+
+    It is a pytree without leaves, so it passes through ``jit``, ``vmap`` and ``scan``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @classmethod
+    def of(cls, x: Any) -> Shape:
+        return cls(tuple(x.shape), jnp.dtype(x.dtype))
+
+
+def is_floating(x: Any) -> bool:
+    """Whether ``x`` has a gradient: float, not integer, boolean or key."""
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def require_floating(name: str, what: str, x: Any) -> None:
+    """Refuses an input without a gradient, with the cast that mends it."""
+    if not is_floating(x):
+        raise BlockTypeError(
+            name,
+            f"{what} has dtype {x.dtype} and needs a floating dtype; cast it first, for example "
+            f"{what}.astype(jax.numpy.float32) (and scale bytes: / 255)",
+        )
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """The dtype in which sums and transcendental functions of ``dtype`` are computed.
+
+    bfloat16 and float16 have too few digits to accumulate in: float32 for both.
+    """
+    return jnp.promote_types(dtype, jnp.float32)

@@ -1,0 +1,286 @@
+"""The one executor: a graph of named blocks, forward in order, backward in reverse.
+
+This is the only place in fnn where the chain rule is applied to more than one block:
+every node's upstream cotangent goes through that node's own ``backward``, and where a value
+forks its cotangents add. ``serial``, ``fan_out``, ``residual``, networks with their losses:
+all are graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Params,
+    Residuals,
+    Value,
+    inference,
+    located,
+)
+
+
+class Node(NamedTuple):
+    """A named block in a graph: which values it reads, and whose parameters it uses."""
+
+    name: str
+    block: Block
+    inputs: tuple[str, ...]
+    params_of: str
+
+
+class Graph(NamedTuple):
+    """A network as data: nodes in an order in which every value is made before it is read."""
+
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+
+def graph(
+    inputs: str | Sequence[str],
+    nodes: Sequence[Sequence[Any]],
+    outputs: str | Sequence[str],
+    *,
+    name: str = "graph",
+) -> Block:
+    """A block made of named blocks, wired in any acyclic way.
+
+    Args:
+      inputs: name of the input, or names where the graph takes a tuple.
+      nodes: ``(name, block, input_names)`` each, in order of computation; a fourth entry
+        names another node whose parameters this one uses (sharing: their gradients add).
+        A node with one input name gets that value itself, with several a tuple.
+      outputs: name of the node (or input) that is the output, or names for a tuple.
+      name: what the block is called.
+
+    Returns:
+      A block. ``params`` is a dict keyed by the names of the nodes that have parameters;
+      ``residuals`` a dict of every node's residuals.
+
+    Raises:
+      BlockValueError, BlockTypeError: a name that is repeated, unknown, used before it is
+        made, or never used; an entry that is not a block.
+
+    Example: the lecture's circuit f = (x + y) z at -2, 5, -4.
+
+    >>> import fnn
+    >>> f = fnn.graph(("x", "y", "z"),
+    ...               [("q", fnn.add(), ("x", "y")), ("f", fnn.multiply(), ("q", "z"))], "f")
+    >>> value, residuals = f.forward({}, (-2.0, 5.0, -4.0))
+    >>> float(value)
+    -12.0
+    >>> [float(d) for d in f.backward({}, residuals, 1.0)[1]]
+    [-4.0, -4.0, 3.0]
+    """
+    structure = Graph(_names(inputs), tuple(_node(name, entry) for entry in nodes), _names(outputs))
+    _check(structure, name)
+    return _executor(structure, name)
+
+
+def _executor(g: Graph, name: str) -> Block:
+    live = _live(g)
+
+    def init(key: Key, x: Value) -> Params:
+        values = _bind(g.inputs, x, name)
+        params: dict[str, Params] = {}
+        for i, node in live:
+            node_x = _pick(values, node.inputs)
+            with located(node.name):
+                node_key = jax.random.fold_in(key, i)
+                if node.params_of == node.name:
+                    node_params = node.block.init(node_key, node_x)
+                    if jax.tree.leaves(node_params):
+                        params[node.name] = node_params
+                if _is_read(g, node.name):
+                    shared = params.get(node.params_of, {})
+                    values[node.name] = jax.eval_shape(
+                        node.block.forward, shared, node_x, node_key
+                    )[0]
+        return params
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        _check_params(g, params, name)
+        values = _bind(g.inputs, x, name)
+        residuals = {}
+        for i, node in live:
+            with located(node.name):
+                values[node.name], residuals[node.name] = node.block.forward(
+                    params.get(node.params_of, {}),
+                    _pick(values, node.inputs),
+                    None if key is None else jax.random.fold_in(key, i),
+                )
+        return _pick(values, g.outputs), residuals
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        # Forward handed every value to its readers, so each node's upstream cotangent is
+        # the sum of what its readers send back; in reverse order all of them have done so.
+        cotangents: dict[str, Value] = {}
+        dparams: dict[str, Params] = dict.fromkeys(params)
+        _send(cotangents, g.outputs, dy)
+        for _, node in reversed(live):
+            upstream = cotangents.get(node.name)
+            if upstream is None:  # nothing that has a gradient depends on this value
+                continue
+            with located(node.name):
+                node_dparams, node_dx = node.block.backward(
+                    params.get(node.params_of, {}), residuals[node.name], upstream
+                )
+            _send(cotangents, node.inputs, node_dx)
+            if node.params_of in dparams:
+                dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
+        return dparams, _pick(cotangents, g.inputs)
+
+    block = Block(init, forward, backward, name, graph=g)
+    return block._replace(inference=lambda: map_nodes(block, lambda _, inner: inference(inner)))
+
+
+def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
+    """The graph with every node's block replaced by ``change(name, block)``, wired as before.
+
+    Because a network's structure is data, the network can be rebuilt: as it is at inference,
+    frozen, or with every block watched as the executor runs it.
+
+    >>> import fnn
+    >>> net = fnn.serial(a=fnn.square(), b=fnn.negate())
+    >>> loud = fnn.map_nodes(net, lambda name, block: fnn.serial(block, fnn.negate()))
+    >>> float(loud.forward({}, 3.0)[0])
+    -9.0
+    """
+    if block.graph is None:
+        raise BlockTypeError(block.name, "is not a graph of blocks, so it has no nodes to map")
+    nodes = tuple(node._replace(block=change(node.name, node.block)) for node in block.graph.nodes)
+    return _executor(block.graph._replace(nodes=nodes), block.name)
+
+
+def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:
+    """One name: its value (None if it has none); several: a tuple."""
+    picked = tuple(values.get(name) for name in names)
+    return picked[0] if len(picked) == 1 else picked
+
+
+def _bind(names: tuple[str, ...], x: Value, block: str) -> dict[str, Value]:
+    if len(names) == 1:
+        return {names[0]: x}
+    if not isinstance(x, (tuple, list)) or len(x) != len(names):
+        got = f"{len(x)} values" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
+        raise BlockTypeError(
+            block, f"got {got}, needs a tuple of {len(names)} inputs: ({', '.join(names)})"
+        )
+    return dict(zip(names, x, strict=True))
+
+
+def _send(cotangents: dict[str, Value], names: tuple[str, ...], d: Value) -> None:
+    """Adds the cotangents ``d`` of the named values to what has arrived for them so far."""
+    for name, part in zip(names, (d,) if len(names) == 1 else d, strict=True):
+        cotangents[name] = _plus(cotangents.get(name), part)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    """The sum of two cotangents, leaf by leaf; None stands for none."""
+    if a is None or b is None:
+        return b if a is None else a
+    return jax.tree.map(
+        lambda u, v: v if u is None else u if v is None else u + v,
+        a,
+        b,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def _live(g: Graph) -> list[tuple[int, Node]]:
+    """The nodes that an output depends on, with their places (which seed their keys)."""
+    needed = set(g.outputs)
+    live = []
+    for i, node in reversed(list(enumerate(g.nodes))):
+        if node.name in needed:
+            needed.update(node.inputs)
+            live.append((i, node))
+    return live[::-1]
+
+
+def _is_read(g: Graph, name: str) -> bool:
+    return any(name in node.inputs for node in g.nodes)
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _node(block: str, entry: Sequence[Any]) -> Node:
+    if not isinstance(entry, (tuple, list)) or len(entry) not in (3, 4):
+        raise BlockTypeError(
+            block,
+            f"a node is (name, block, input_names) or (name, block, input_names, params_of), "
+            f"got {entry!r}",
+        )
+    name, node_block, inputs, *params_of = entry
+    if not isinstance(node_block, Block):
+        hint = " (call it: blocks are made by functions)" if callable(node_block) else ""
+        raise BlockTypeError(
+            block, f"node {name!r} needs a Block, got {type(node_block).__name__}{hint}"
+        )
+    return Node(name, node_block, _names(inputs), params_of[0] if params_of else name)
+
+
+def _check(g: Graph, block: str) -> None:
+    """Refuses a wiring that cannot run or in which something would be silently unused."""
+    known: set[str] = set()
+    for name in (*g.inputs, *(node.name for node in g.nodes)):
+        if not isinstance(name, str) or not name or "/" in name:
+            raise BlockValueError(block, f"{name!r} cannot be a name: it needs text without '/'")
+        if name in known:
+            raise BlockValueError(block, f"the name {name!r} is used twice; names are unique")
+        known.add(name)
+    made = set(g.inputs)
+    for node in g.nodes:
+        for read in node.inputs:
+            if read not in made:
+                why = "is made later" if read in known else "is not a node or input"
+                raise BlockValueError(
+                    block, f"node {node.name!r} reads {read!r}, which {why}; known here: {sorted(made)}"
+                )
+        made.add(node.name)
+        if node.params_of not in made - set(g.inputs):
+            raise BlockValueError(
+                block,
+                f"node {node.name!r} uses the parameters of {node.params_of!r}, "
+                "which is not a node before it",
+            )
+    for output in g.outputs:
+        if output not in made:
+            raise BlockValueError(
+                block, f"output {output!r} is not a node or input: {sorted(made)}"
+            )
+    live = {node.name for _, node in _live(g)}
+    for node in g.nodes:
+        if node.name not in live:
+            raise BlockValueError(
+                block, f"no output depends on node {node.name!r}; remove it or make it an output"
+            )
+    for name in g.inputs:
+        if name not in g.outputs and not _is_read(g, name):
+            raise BlockValueError(block, f"no node reads the input {name!r}; remove it")
+
+
+def _check_params(g: Graph, params: Params, block: str) -> None:
+    """Refuses parameters of another network as far as names tell; blocks check shapes."""
+    if not isinstance(params, Mapping):
+        raise BlockTypeError(
+            block,
+            f"params is a {type(params).__name__}, needs a dict keyed by block name, as made by "
+            "init(key, x)",
+        )
+    unknown = sorted(set(params) - {node.params_of for node in g.nodes})
+    if unknown:
+        raise BlockValueError(
+            block,
+            f"params have entries {unknown} that no node here is named after; "
+            f"nodes: {[node.name for node in g.nodes]}. Are they another network's parameters?",
+        )

@@ -1,0 +1,45 @@
+"""How good predictions are, in the units people quote. Not blocks: nothing flows back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def accuracy(prediction: Any, target: Any) -> float:
+    """The fraction right: of logit rows (n, K) against labels (n,), or logits against 0/1.
+
+    Logits of the target's own shape are right where the logit is above 0 exactly if the
+    target is 1 (averaged over everything, when there are several outputs).
+
+    >>> import fnn, numpy as np
+    >>> fnn.accuracy(np.array([[0.1, 2.0], [3.0, 1.0]]), np.array([1, 1]))
+    0.5
+    >>> fnn.accuracy(np.array([-2.0, 3.0]), np.array([0, 1]))
+    1.0
+    """
+    prediction, target = np.asarray(prediction), np.asarray(target)
+    if prediction.shape == target.shape:
+        return float(np.mean((prediction > 0) == (target > 0.5)))
+    if prediction.shape[:-1] != target.shape:
+        raise ValueError(
+            f"accuracy: prediction has shape {prediction.shape} and target {target.shape}; needs "
+            "logit rows and labels, or logits and 0/1 targets of one shape"
+        )
+    return float(np.mean(prediction.argmax(-1) == target))
+
+
+def r2(prediction: Any, target: Any) -> float:
+    """The coefficient of determination: 1 - squared error / variance of the target.
+
+    >>> import fnn, numpy as np
+    >>> fnn.r2(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+    1.0
+    """
+    prediction = np.asarray(prediction, np.float64)
+    target = np.asarray(target, np.float64)
+    if prediction.shape != target.shape:
+        raise ValueError(f"r2: shapes {prediction.shape} and {target.shape} differ")
+    missed = np.sum((target - prediction) ** 2)
+    return float(1 - missed / np.sum((target - target.mean(0)) ** 2))

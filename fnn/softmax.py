@@ -1,0 +1,111 @@
+"""softmax and log_softmax along an axis, right for masked, confident and infinite rows.
+
+Both compute ``exp(x - max)``, and both meet three kinds of row that the plain formula spoils:
+
+- Masked entries, x = -inf: probability 0, gradient 0. Where a whole row is masked the
+  probabilities are all 0 (log: -inf), the gradients too.
+- Entries x = +inf share the row between them, the limit of equal logits that grow.
+- Confident rows, one probability near 1: what matters is 1 - p, which is the sum of the other
+  probabilities and must not be computed as a difference.
+
+NaN gives NaN in the whole row. bfloat16 and float16 are computed in float32.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fnn.block import Block, Key, Params, compute_dtype, no_params, require_floating
+
+
+def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """x minus the row's maximum, with inf - inf = 0, and where x is that maximum.
+
+    A fully masked row has no maximum: it stays -inf, and none of its entries is the top.
+    """
+    top = jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf)
+    top = jnp.where(top == -jnp.inf, 0.0, top)
+    is_top = x == top
+    return jnp.where(is_top, 0.0, x - top), is_top
+
+
+def softmax(axis: int = -1) -> Block:
+    """y_i = exp(x_i) / sum_j exp(x_j) along ``axis``; x and y have the same shape.
+
+    Derivative: dx_i = y_i (dy_i - sum_j y_j dy_j). The bracket cancels in a confident row,
+    and wherever dy is nearly constant, so the mean sum_j y_j dy_j is taken out of dy twice: what
+    the first subtraction leaves, rounding and the amount by which y fails to sum to 1
+    included, the second removes. The error of dx_i is then a few units of
+    y_i (|dy_i - mean| + mean |dy_j - mean|), not of y_i |dy|.
+
+    Residuals: ``y``, all that the formula needs, and the output itself, so it costs no memory.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import softmax
+    >>> y, _ = softmax().forward({}, jnp.array([[0.0, 0.0], [1.0, -jnp.inf]]))
+    >>> y
+    Array([[0.5, 0.5],
+           [1. , 0. ]], dtype=float32)
+    """
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
+        require_floating("softmax", "x", x)
+        shifted, _ = _below_top(x.astype(compute_dtype(x.dtype)), axis)
+        e = jnp.exp(shifted)
+        total = jnp.sum(e, axis=axis, keepdims=True)
+        y = (e / jnp.where(total == 0, 1.0, total)).astype(x.dtype)
+        return y, y
+
+    def backward(params: Params, y: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        wide = compute_dtype(y.dtype)
+        p, d = y.astype(wide), dy.astype(wide)
+        for _ in range(2):
+            d = d - jnp.sum(p * d, axis=axis, keepdims=True)
+        return {}, (p * d).astype(y.dtype)
+
+    return Block(no_params, forward, backward, "softmax")
+
+
+def log_softmax(axis: int = -1) -> Block:
+    """y_i = x_i - log sum_j exp(x_j) along ``axis``; x and y have the same shape.
+
+    Computed as (x_i - max) - log1p(sum over the others of exp(x_j - max)), which keeps the
+    digits of a confident row's log-probability, near 0.
+
+    Derivative: dx_i = dy_i - p_i sum_j dy_j, p the probabilities. For an entry with p_i > 1/2 (a
+    row has one at most) the equal form dy_i (sum over the others of p_j) - p_i (sum over the
+    others of dy_j) is used, which does not cancel.
+
+    Residuals: p, one array. Recomputing it as exp(y) would lose digits in proportion to |y|,
+    in bfloat16 nearly all of them for the unlikely entries.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import log_softmax
+    >>> y, p = log_softmax().forward({}, jnp.array([20.0, 0.0]))
+    >>> y
+    Array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
+    >>> log_softmax().backward({}, p, jnp.array([1.0, 0.0]))[1]
+    Array([ 2.0611537e-09, -2.0611537e-09], dtype=float32)
+    """
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
+        require_floating("log_softmax", "x", x)
+        shifted, is_top = _below_top(x.astype(compute_dtype(x.dtype)), axis)
+        e = jnp.exp(shifted)
+        tops = jnp.sum(is_top.astype(e.dtype), axis=axis, keepdims=True)
+        others = jnp.sum(jnp.where(is_top, 0.0, e), axis=axis, keepdims=True)
+        others = others + jnp.maximum(tops - 1, 0.0)  # all but one of those at the maximum
+        return (shifted - jnp.log1p(others)).astype(x.dtype), (e / (1 + others)).astype(x.dtype)
+
+    def backward(params: Params, p: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        wide = compute_dtype(p.dtype)
+        p_wide, d = p.astype(wide), dy.astype(wide)
+        likely = p_wide > 0.5
+        total = jnp.sum(d, axis=axis, keepdims=True)
+        other_p = jnp.sum(jnp.where(likely, 0.0, p_wide), axis=axis, keepdims=True)
+        other_d = jnp.sum(jnp.where(likely, 0.0, d), axis=axis, keepdims=True)
+        dx = jnp.where(likely, d * other_p - p_wide * other_d, d - p_wide * total)
+        return {}, dx.astype(p.dtype)
+
+    return Block(no_params, forward, backward, "log_softmax")
