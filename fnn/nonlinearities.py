@@ -224,7 +224,8 @@ def logistic() -> Block:
 
 
 def tanh() -> Block:
-    r"""The hyperbolic tangent: y = (1 - e) / (1 + e) with :math:`e = \exp(-2|x|)`, odd.
+    r"""The hyperbolic tangent: y = (1 - e) / (1 + e) with :math:`e = \exp(-2|x|)`, odd, and an
+    odd polynomial where :math:`|x| < 0.6`. (XLA's own is 4.6 units off near 5 in float32.)
 
     Derivative: :math:`1 / \cosh^2 x = 4 e / (1 + e)^2`.
 
@@ -237,10 +238,19 @@ def tanh() -> Block:
     Array([1.000000e+00, 1.699342e-17], dtype=float32)
     """
 
+    # (tanh(x) / x - 1) / x^2 as a polynomial in x^2 < 0.36, Chebyshev fit, error 4e-8
+    small = (-0.333333303, 0.133329154, -0.0538739488, 0.021110959, -0.00626911971)
+
     def value(x: jax.Array) -> jax.Array:
-        minus = _expm1(-2 * _magnitude(x))  # e - 1
-        y = -minus / (2 + minus)
-        return jnp.where(x < 0, -y, y)
+        if not _single(x):
+            return jnp.tanh(x)
+        square = x * x
+        y = jnp.zeros_like(x)
+        for coefficient in reversed(small):
+            y = y * square + coefficient
+        e = jnp.exp(-2 * _magnitude(x))
+        large = jnp.where(x < 0, e - 1, 1 - e) / (1 + e)
+        return jnp.where(jnp.abs(x) < 0.6, x + x * (square * y), large)
 
     def derivative(x: jax.Array) -> jax.Array:
         power, shift = _exp_parts(-2 * _magnitude(x))
@@ -509,7 +519,7 @@ def silu() -> Block:
     >>> silu().backward({}, x, jnp.ones(4))[1]
     Array([0.0000000e+00, 1.8585291e-08, 5.0000000e-01, 1.0000000e+00],      dtype=float32)
     """
-    root = "-1.278464542761073795109358739"
+    root = "-1.278464542761073795109358739022980155439"
 
     def value(x: jax.Array) -> jax.Array:
         x = jnp.maximum(x, -FAR)
@@ -547,7 +557,7 @@ def mish() -> Block:
     >>> mish().forward({}, jnp.array([-jnp.inf, -1.0, 0.0, 100.0]))[0]
     Array([  0.       ,  -0.3034015,   0.       , 100.       ], dtype=float32)
     """
-    root = "-1.192431214515495212137588340"
+    root = "-1.192431214515495212137588340420739405601"
 
     def value(x: jax.Array) -> jax.Array:
         x = jnp.maximum(x, -FAR)
@@ -639,7 +649,7 @@ def gelu(approximate: bool = False) -> Block:
     """
     if approximate:
         return _gelu_tanh()
-    root = "0.751791524693564457457904946779682"
+    root = "0.7517915246935644574579049467795240396645"
 
     def density(a: jax.Array) -> tuple[jax.Array, jax.Array]:
         """exp(-a^2 / 2) in two factors, from the exact square of a's head."""
@@ -702,12 +712,12 @@ def _gelu_tanh() -> Block:
         e = power * shift
         c1, c3, at_root = float(gain), float(gain * cubic), float(Fraction(root))
         d = _minus_root(-a, root)
-        ratio = c3 * (a * a - a * at_root + at_root**2)  # (x^3 - r^3) / (x - r), x = -a
+        squares = a * (a - at_root) + at_root**2  # (x^3 - r^3) / (x - r), x = -a, r < 0
         e_root = math.exp(at_root * (c1 + c3 * at_root**2))
-        e_rise = jnp.where(
-            jnp.abs(d) < 0.25, e_root * _expm1_series(d * (c1 + ratio)), e - e_root
-        )
-        bracket = e_rise + d * (c1 + 3 * ratio)
+        rise = e_root * _expm1_series(d * (c1 + c3 * squares))
+        rise = jnp.where(jnp.abs(d) < 0.25, rise, e - e_root)
+        bracket = rise + d * (c1 + 3 * c3 * squares)
+        bracket = jnp.where(a < 2, bracket, 1 + e - a * (c1 + 3 * c3 * (a * a)))
         below = bracket * shift * power / (1 + e * (2 + e))
         return jnp.where(x < 0, below, 1 - below)
 

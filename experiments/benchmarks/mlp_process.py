@@ -1,8 +1,8 @@
 """A whole training job as its own process: python -m experiments.benchmarks.mlp_process.
 
-Two arguments: the contender, and the problem with the number of examples and the accuracy to
-reach, as JSON. It imports one library, loads MNIST, trains epoch by epoch and tests after each,
-and prints one line of JSON as soon as the accuracy is reached or `epochs` have passed.
+Two arguments: the contender, and the `Task` as JSON. It imports one library, loads MNIST, trains
+epoch by epoch and tests after each, and prints one line of JSON as soon as the accuracy is
+reached or the epochs have passed.
 
 The data are read in a thread, so decompression runs beside the import and compilation; all
 contenders have this.
@@ -11,7 +11,6 @@ contenders have this.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -42,7 +41,7 @@ def main() -> None:
 
         from experiments.benchmarks.peers import CONTENDERS, Problem, he_normal
 
-        problem = Problem(**task["problem"])
+        problem = Problem(**task["problem"] | {"sizes": tuple(task["problem"]["sizes"])})
         trainer = CONTENDERS[name].make(problem)
         trainer.start(he_normal(problem.sizes))
         trainer.prepare(task["examples"], 10_000)
@@ -52,9 +51,6 @@ def main() -> None:
         trainer.epoch(order_of(epoch, task["examples"]))
         accuracy, epoch = trainer.accuracy(), epoch + 1
     print(json.dumps({"epochs": epoch, "accuracy": accuracy}), flush=True)
-    # The clock has stopped: nothing is left to clean up.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

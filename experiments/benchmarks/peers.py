@@ -2,7 +2,7 @@
 
 Each trains from the same weights, in the same order, in float32, on all examples (the last,
 smaller batch too), by the same SGD with momentum. Each is written in the fastest form that its
-own documentation gives, which `form` names in the table.
+own documentation gives, which its label names in the table.
 
 Libraries are imported inside the functions: a missing one costs a row and not the table, and a
 process that measures one library does not pay for the import of another.
@@ -80,10 +80,10 @@ class Trainer(Protocol):
 
 
 class Contender(NamedTuple):
-    """make: imports the library and builds the trainer. form: how it runs, for the table."""
+    """make: imports the library and builds the trainer. label: with its form, for the table."""
 
     make: Callable[[Problem], Trainer]
-    form: str
+    label: str
 
 
 def he_normal(sizes: Sequence[int], seed: int = 0) -> Weights:
@@ -479,10 +479,10 @@ class SklearnTrainer:
 
 CONTENDERS: dict[str, Contender] = {
     "fnn": Contender(fnn_trainer, "fnn.make_epoch"),
-    "jax": Contender(plain_jax, "jax.grad, the same scan"),
-    "equinox": Contender(equinox, "Optax, partitioned model, the same scan"),
-    "flax": Contender(flax_nnx, "NNX, Optax, functional loop, the same scan"),
-    "torch": Contender(partial(TorchTrainer, compiled=False), "eager, resident tensor sliced, fused SGD"),
-    "torch.compile": Contender(partial(TorchTrainer, compiled=True), "net and loss compiled, fused SGD"),
-    "scikit-learn": Contender(SklearnTrainer, "MLPClassifier.partial_fit"),
+    "jax": Contender(plain_jax, "plain JAX, jax.grad, same scan"),
+    "equinox": Contender(equinox, "Equinox + Optax, same scan"),
+    "flax": Contender(flax_nnx, "Flax NNX + Optax, same scan"),
+    "torch": Contender(partial(TorchTrainer, compiled=False), "PyTorch eager, fused SGD"),
+    "torch.compile": Contender(partial(TorchTrainer, compiled=True), "torch.compile, fused SGD"),
+    "scikit-learn": Contender(SklearnTrainer, "scikit-learn, partial_fit"),
 }

@@ -27,16 +27,22 @@ class Table(NamedTuple):
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def show(self) -> None:
-        """On the terminal; stays readable in a narrow one, where cells wrap."""
+        """On the terminal; the first column becomes a line above the rows that share it."""
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table as RichTable
+        from rich.text import Text  # cells are plain text: "[...]" in them is no markup
 
-        table = RichTable()
-        for i, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if i < 2 else "right")
-        for row in self.rows:
-            table.add_row(*row)
-        Console().print(table, markup=False)
+        table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, column in enumerate(self.columns[1:]):
+            table.add_column(Text(column), justify="right" if i else "left")
+        above = None
+        for first, *cells in self.rows:
+            if first != above:
+                above = first
+                table.add_row(Text(first, "bold"))
+            table.add_row(*map(Text, cells))
+        Console().print(table)
 
 
 def limit_threads(threads: int) -> int:

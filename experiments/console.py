@@ -1,0 +1,121 @@
+"""What a run prints: one console, a few tables, and training as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+import fnn
+from fnn.block import Block
+
+# Wide enough for the tables also where the output is a file or a pipe.
+console = Console(highlight=False, soft_wrap=True)
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Prints a table; columns after the first are numbers, set right."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    console.print(grid)
+
+
+def print_summary(net: Block, x: Any) -> None:
+    """The network, block by block."""
+    summary = fnn.summary(net, x)
+    rows = [(r.path, r.block, r.output, f"{r.parameters:,}") for r in summary.rows]
+    rows.append(("total", "", "", f"{summary.parameters:,}"))
+    table("The network", ("block", "kind", "output", "parameters"), rows)
+
+
+def gradient_check(net: Block, loss: Block, params: Any, x: Any, target: Any) -> float:
+    """Prints the largest relative error of every parameter's gradient against ``jax.grad``.
+
+    Both in float64, on a few examples, relative to the parameter's largest gradient: what is
+    left is rounding. Returns the largest of them.
+    """
+    with jax.enable_x64(True):
+        params, x, target = jax.tree.map(_wide, (params, x, target))
+        key = jax.random.key(0)
+
+        def autodiff(params: Any) -> Any:
+            whole = fnn.with_loss(net, loss)  # its forward alone, differentiated by JAX
+            return jax.grad(lambda p: whole.forward({"net": p}, (x, target), key)[0])(params)
+
+        by_hand, by_autodiff = jax.jit(
+            lambda p: (fnn.value_and_grad(net, loss)(p, x, target, key)[1], autodiff(p))
+        )(params)
+    rows, worst = [], 0.0
+    for (path, mine), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(by_autodiff), strict=True
+    ):
+        mine, theirs = np.asarray(mine), np.asarray(theirs)
+        scale = np.max(np.abs(theirs), initial=0.0)
+        error = float(np.max(np.abs(mine - theirs), initial=0.0) / (scale or 1.0))
+        worst = max(worst, error)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rows.append((name, str(mine.shape), f"{scale:.3g}", f"{error:.1e}"))
+    table(
+        "Gradients by hand against jax.grad (float64)",
+        ("parameter", "shape", "largest gradient", "largest relative error"),
+        rows,
+    )
+    return worst
+
+
+def _wide(a: Any) -> np.ndarray:
+    a = np.asarray(a)
+    return a if np.issubdtype(a.dtype, np.integer) else a.astype(np.float64)
+
+
+class TrainingProgress:
+    """Training as it goes: a bar with the time to finish, and at most a dozen lines.
+
+    Used as ``with TrainingProgress(epochs) as progress: fit(..., progress=progress)``.
+    """
+
+    def __init__(self, epochs: int, lines: int = 12) -> None:
+        self.epochs = epochs
+        self.every = max(1, -(-epochs // lines))
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"), console=console, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("compiling", total=epochs, left="")
+
+    def __enter__(self) -> TrainingProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, row: dict[str, float], left: float) -> None:
+        epoch = int(row["epoch"])
+        # The first epoch includes compilation, so what follows from it is an upper bound.
+        bound = "at most " if epoch == 1 else ""
+        self.bar.update(
+            self.task, completed=epoch, description="training", left=f"{bound}{left:.0f} s left"
+        )
+        if epoch == 1 or epoch == self.epochs or epoch % self.every == 0:
+            self.bar.console.print(f"epoch {epoch:>{len(str(self.epochs))}}  {numbers(row)}")
+
+
+def numbers(row: dict[str, float]) -> str:
+    """A row of the history as text."""
+    cells = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k not in _NOT_SHOWN]
+    return "  ".join([*cells, f"{row['seconds']:.1f} s"])
+
+
+_NOT_SHOWN = ("epoch", "seconds")

@@ -1,0 +1,31 @@
+"""A multi-class network learns to read handwritten digits (8x8 pixels, bundled data)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import fnn
+from experiments.classify import classify_images
+from experiments.console import console
+from experiments.data import load
+from experiments.options import Training
+
+
+@dataclass
+class Options(Training):
+    hidden: tuple[int, ...] = (64, 32)
+    """units of each hidden layer"""
+    epochs: int = 60
+    out: Path = Path("results/digits")
+
+
+def main(options: Options) -> int:
+    options.prepare()
+    data = load("digits", options.seed)
+    console.print(
+        f"[bold]Reading handwritten digits[/bold]: {len(data.train.x)} images to learn from, "
+        f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged "
+        "on. Every gradient comes from fnn's hand-written backward pass."
+    )
+    return classify_images(options, fnn.models.mlp((*options.hidden, 10), fnn.relu()), data)

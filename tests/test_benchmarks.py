@@ -1,0 +1,129 @@
+"""The contenders of experiments/benchmarks train the same network in the same way."""
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks import __main__ as command
+from experiments.benchmarks import mlp, report
+from experiments.benchmarks.peers import CONTENDERS, Problem, Trainer, Weights, he_normal
+
+PROBLEM = Problem((20, 16, 8, 4), batch=32, threads=1)
+NEEDS = {"torch.compile": "torch", "scikit-learn": "sklearn"}  # name: module, where they differ
+# torch.compile needs a C++ compiler and half a minute; it has PyTorch's code.
+TESTED = [name for name in CONTENDERS if name != "torch.compile"]
+
+
+def train(name: str, prepare: bool = False) -> tuple[Trainer, np.ndarray]:
+    """Two epochs over 90 examples, in batches of 32, 32 and 26; the last epoch's losses."""
+    pytest.importorskip(NEEDS.get(name, name))
+    rng = np.random.default_rng(1)
+    x = rng.random((90, 20), np.float32)
+    target = x[:, :4].argmax(1).astype(np.int32)
+    trainer = CONTENDERS[name].make(PROBLEM)
+    weights = he_normal(PROBLEM.sizes)
+    for _ in range(2):  # starting anew forgets weights and momentum
+        trainer.start(weights)
+        if prepare:
+            trainer.prepare(90, 50)
+        trainer.load(x, target, x[:50], target[:50])
+        for _ in range(2):
+            losses = trainer.epoch(rng.permutation(90).astype(np.int32))
+        rng = np.random.default_rng(2)
+    for (w, b), (w0, b0) in zip(weights, he_normal(PROBLEM.sizes), strict=True):
+        assert (w == w0).all() and (b == b0).all(), "the initial weights were written to"
+    return trainer, losses
+
+
+def largest_difference(a: Weights, b: Weights) -> float:
+    return max(
+        float(np.abs(p - q).max())
+        for layer_a, layer_b in zip(a, b, strict=True)
+        for p, q in zip(layer_a, layer_b, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def fnn_trained() -> tuple[Trainer, np.ndarray]:
+    return train("fnn")
+
+
+@pytest.mark.parametrize("name", [name for name in TESTED if name != "fnn"])
+def test_contender_trains_as_fnn_does(
+    name: str, fnn_trained: tuple[Trainer, np.ndarray]
+) -> None:
+    fnn, expected = fnn_trained
+    trainer, losses = train(name)
+    assert largest_difference(trainer.weights(), fnn.weights()) < 1e-4
+    assert trainer.accuracy() == pytest.approx(fnn.accuracy(), abs=0.021)
+    if len(losses) > 1:
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    else:
+        assert losses[0] == pytest.approx(np.average(expected, weights=[32, 32, 26]), rel=2e-3)
+
+
+def test_training_moved_the_weights(fnn_trained: tuple[Trainer, np.ndarray]) -> None:
+    assert largest_difference(fnn_trained[0].weights(), he_normal(PROBLEM.sizes)) > 1e-2
+    memory = fnn_trained[0].temporary_bytes()
+    assert memory is not None and memory > 0
+
+
+def test_compiling_ahead_changes_nothing(fnn_trained: tuple[Trainer, np.ndarray]) -> None:
+    prepared, losses = train("fnn", prepare=True)
+    assert largest_difference(prepared.weights(), fnn_trained[0].weights()) == 0
+    np.testing.assert_array_equal(losses, fnn_trained[1])
+
+
+def test_flops_leave_out_the_first_input_gradient() -> None:
+    assert Problem((5, 3, 2), 1).flops(10) == 10 * (4 * 15 + 6 * 6)
+
+
+def test_disagreements_name_the_contender() -> None:
+    losses = np.linspace(2, 1, 25)
+    first = {
+        "fnn": (losses, 0.9),
+        "jax": (losses * 1.001, 0.901),
+        "torch": (losses * np.linspace(1, 1.1, 25), 0.9),
+        "scikit-learn": (np.array([losses.mean() * 1.02]), 0.9),
+        "flax": (losses * np.nan, 0.8),
+    }
+    text = "\n".join(mlp.disagreements("net", first, batch=4, examples=100))
+    assert "jax" not in text
+    assert "torch's loss differs" in text and "scikit-learn's loss differs" in text
+    assert "flax's loss differs" in text and "flax's test accuracy" in text
+
+
+def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(problem: Problem) -> Trainer:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setitem(CONTENDERS, "torch", CONTENDERS["torch"]._replace(make=missing))
+    monkeypatch.setitem(mlp.NETWORKS, "20-16-4", 32)
+    x, target = np.ones((70, 20), np.float32), np.zeros(70, np.int32)
+    rows = [mlp.Row("20-16-4", name) for name in ("fnn", "jax", "torch")]
+    measured = mlp.Measured(rows)
+    problem = mlp.problem_of("20-16-4")
+    data = (x, target, x, target)
+    settings = mlp.Settings(repeats=2)
+    mlp.measure_epochs(problem, data, rows, measured, settings, lambda what, units: None)
+
+    table = measured.table(examples=70)
+    assert [row[3] for row in table.rows][0] == "1.00"
+    assert table.rows[2][2] == "not installed: pip install 'fnn[bench]'"
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert len(table.markdown().splitlines()) == 2 + 3
+    assert not measured.warnings
+
+
+def test_record_replaces_its_own_section_alone(tmp_path) -> None:
+    path = tmp_path / "RESULTS.md"
+    report.record(path, "mlp, CPU", "first")
+    report.record(path, "mlp, GPU", "other")
+    report.record(path, "mlp, CPU", "second\n\n### inside")
+    text = path.read_text()
+    assert text == "# Benchmarks\n\n## mlp, CPU\n\nsecond\n\n### inside\n\n## mlp, GPU\n\nother\n"
+
+
+def test_command_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 0
+    assert "mlp" in capsys.readouterr().out
+    assert command.main(["unknown"]) == 2
