@@ -73,7 +73,7 @@ def confusion_matrix(
         if counts[i, j]:
             dark = wrong[i, j] > 0.6 * max(wrong.max(), 1)
             axis.text(
-                j, i, counts[i, j], ha="center", va="center", fontsize=8,
+                j, i, str(counts[i, j]), ha="center", va="center", fontsize=8,
                 color="white" if dark else GREEN if i == j else "black",
                 weight="bold" if i == j else "normal",
             )  # fmt: skip

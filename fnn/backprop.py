@@ -29,9 +29,7 @@ def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
     )
 
 
-def backpropagate(
-    net: Block, loss: Block
-) -> Callable[..., tuple[jax.Array, Params]]:
+def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params]]:
     """Like :func:`value_and_grad`, with None for the gradients that are not computed."""
     plain, weighted = with_loss(net, loss), with_loss(net, loss, weighted=True)
 

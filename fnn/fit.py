@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.backprop import with_loss
-from fnn.block import Block, BlockValueError, Key, Params, Value, inference, is_floating
-from fnn.check.finite import first_nonfinite
+from fnn.block import Block, Key, Params, Value
+from fnn.check.finite import all_finite, first_nonfinite
 from fnn.optimizers import sgd
 from fnn.training import make_epoch, make_predict
+from fnn.validate import check_target, examples, parameters
 
 Metric = Callable[[Any, Any], float]
 Row = dict[str, float]
@@ -96,171 +97,116 @@ def fit(
     """
     if epochs < 0:
         raise ValueError(f"fit: epochs is {epochs}, needs 0 or more")
+    if patience < 1:
+        raise ValueError(f"fit: patience is {patience}, needs at least 1")
     optimizer = sgd(0.1) if optimizer is None else optimizer
     key = jax.random.key(0) if key is None else key
-    x, target = _data("x", x, target, dtype)
+    x, target = examples("x", x, target, dtype)
     n = jax.tree.leaves(x)[0].shape[0]
-    batch_size = min(batch_size, n)
-    params = _parameters(net, params, key, x)
-    _check_target(net, loss, params, x, target, "target")
-    evaluate = None
+    params = parameters(net, params, key, x)
+    check_target(net, loss, params, x, target, "target")
+    judge = None
     if validation is not None:
-        val_x, val_target = _data("validation x", *validation, dtype)
-        _check_target(net, loss, params, val_x, val_target, "validation target")
-        evaluate = _evaluator(net, loss, val_x, val_target, metrics or {})
+        judged = examples("validation x", *validation, dtype)
+        check_target(net, loss, params, *judged, "validation target")
+        judge = _judge(net, loss, *judged, metrics or {})
+    elif metrics:
+        raise ValueError("fit: metrics are of validation predictions, and there is no validation")
 
     state = optimizer.init(params)
+    batch_size = min(batch_size, n)
     epoch = make_epoch(net, loss, optimizer, batch_size)
-    calls = _calls(n, batch_size, steps_per_call)
+    cuts = _cuts(n, batch_size, steps_per_call)
     shuffle = np.random.default_rng(_seed(key))
     report = _print_progress(epochs) if progress is True else progress or (lambda row, left: None)
+    converged = _Convergence(tolerance, patience)
     x, target = jax.tree.map(jnp.asarray, (x, target))
 
     best, best_epoch, lowest = params, 0, math.inf
-    stale, reference = 0, math.inf
     history: list[Row] = []
     stopped, ok = f"after {epochs} epochs", True
     start = time.perf_counter()
     try:
         for number in range(1, epochs + 1):
             order = shuffle.permutation(n).astype(np.int32)
-            epoch_key = jax.random.fold_in(key, number)
-            losses = []
-            for i, rows in enumerate(np.split(order, calls)):
-                call_key = jax.random.fold_in(epoch_key, i)
-                before = params, state
+            losses: list[np.ndarray] = []
+            for call, rows in enumerate(np.split(order, cuts)):
+                call_key = jax.random.fold_in(jax.random.fold_in(key, number), call)
+                start_of_call = params, state
                 params, state, values = epoch(params, state, x, target, rows, call_key)
-                values = np.asarray(values)
-                losses.append(values)
-                if not np.all(np.isfinite(values)):
-                    bad = int(np.argmin(np.isfinite(values)))
-                    good = rows[: bad * batch_size]
-                    if bad:  # go there again: everything is a function of the key
-                        before = epoch(*before, x, target, good, call_key)[:2]
-                    batch = rows[bad * batch_size : (bad + 1) * batch_size]
-                    step_key = jax.random.fold_in(call_key, bad)
-                    where = _blame(net, loss, before[0], _take((x, target), batch), step_key)
-                    step = sum(map(len, losses)) - len(values) + bad + 1
-                    raise FloatingPointError(
-                        f"the loss is {values[bad]} at epoch {number}, step {step}; {where}"
-                    )
+                losses.append(np.asarray(values))
+                if not (np.isfinite(losses[-1]).all() and all_finite(params)):
+                    params, cause = _post_mortem(
+                        net, loss, epoch, start_of_call, (x, target), rows, batch_size, losses[-1],
+                        call_key,
+                    )  # fmt: skip
+                    raise _NonFiniteLoss(f"epoch {number}, {cause}")
             row = {"epoch": number, "loss": _mean(losses, n, batch_size)}
-            if evaluate is not None:
-                row |= evaluate(params)
+            if judge is not None:
+                row |= judge(params)
             row["seconds"] = time.perf_counter() - start
             history.append(row)
-            monitored = row.get("validation_loss", row["loss"])
-            if monitored < lowest:
+            if (monitored := row.get("validation_loss", row["loss"])) < lowest:
                 best, best_epoch, lowest = params, number, monitored
-            report(row, row["seconds"] / number * (epochs - number))
-            if tolerance is not None:
-                improved = row["loss"] < reference - tolerance * abs(reference)
-                if improved or not math.isfinite(reference):
-                    reference, stale = row["loss"], 0
-                else:
-                    stale += 1
-                if stale >= patience:
-                    stopped = f"converged: loss within {tolerance:g} for {patience} epochs"
-                    break
-    except KeyboardInterrupt:
-        stopped, ok = f"interrupted in epoch {len(history) + 1}", False
-        if not history:
-            best = params
-    except FloatingPointError as error:
-        stopped, ok = str(error), False
-        if not history:
-            best = before[0]
-        warnings.warn(
-            f"fit stopped: {error}. The best parameters so far are kept. "
-            "Try a lower learning rate, or look at the data and that block.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+            report(row, _seconds_left(history, epochs))
+            if converged(row["loss"]):
+                stopped = f"as converged: loss within {tolerance:g} for {patience} epochs"
+                break
+    except (KeyboardInterrupt, _NonFiniteLoss) as error:
+        ok = False
+        best = best if history else params
+        if isinstance(error, KeyboardInterrupt):
+            stopped = f"by an interrupt in epoch {len(history) + 1}"
+        else:
+            stopped = f"in {error}"
+            warnings.warn(
+                f"fit stopped in {error}. The best parameters so far are kept. "
+                "Try a lower learning rate, or look at the data and that block.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return Fitted(best, state, history, best_epoch, stopped, ok)
 
 
-def _data(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:
-    """Examples on the host, refused if empty, of different lengths, or not finite."""
-    x, target = jax.tree.map(np.asarray, (x, target))
-    lengths = {a.shape[0] if a.ndim else None for a in jax.tree.leaves((x, target))}
-    if None in lengths:
-        raise ValueError(f"fit: {what} needs a first axis of examples, got a scalar")
-    if len(lengths) > 1:
-        shapes = [a.shape for a in jax.tree.leaves((x, target))]
-        raise ValueError(
-            f"fit: {what} and its target need one entry per example each, got shapes {shapes}"
-        )
-    if lengths == {0}:
-        raise ValueError(f"fit: {what} is empty; training needs at least one example")
-    for a in jax.tree.leaves(x):
-        if is_floating(a) and not np.isfinite(a.sum()):  # one fast pass; look closer if need be
-            bad = np.argwhere(~np.isfinite(a))
-            if len(bad):
-                raise ValueError(
-                    f"fit: {what} has {len(bad)} values that are NaN or infinite, the first in "
-                    f"example {bad[0][0]}; repair or drop these examples"
-                )
-    if dtype is not None:
-        x = jax.tree.map(lambda a: a.astype(dtype) if is_floating(a) else a, x)
-    return x, target
+class _NonFiniteLoss(Exception):
+    pass
 
 
-def _parameters(net: Block, params: Params, key: Key, x: Value) -> Params:
-    """New parameters, or the given ones if they are this network's."""
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
-    if params is None:
-        return jax.jit(lambda key: net.init(key, one))(key)
-    needed = _shapes(jax.eval_shape(net.init, key, one))
-    got = _shapes(params)
-    for path in sorted(needed.keys() | got.keys()):
-        if needed.get(path) != got.get(path):
-            raise BlockValueError(
-                path,
-                f"params hold {got.get(path, 'nothing')}, the network needs "
-                f"{needed.get(path, 'nothing')} here: are these another network's parameters?",
-            )
-    return jax.tree.map(jnp.asarray, params)
+class _Convergence:
+    """Whether for ``patience`` epochs the loss has not fallen by the fraction ``tolerance``."""
+
+    def __init__(self, tolerance: float | None, patience: int) -> None:
+        self.tolerance, self.patience = tolerance, patience
+        self.lowest, self.stale = math.inf, 0
+
+    def __call__(self, loss: float) -> bool:
+        if self.tolerance is None:
+            return False
+        if self.lowest - loss > self.tolerance * abs(self.lowest) or math.isinf(self.lowest):
+            self.lowest, self.stale = loss, 0
+        else:
+            self.stale += 1
+        return self.stale >= self.patience
 
 
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
-
-
-def _check_target(
-    net: Block, loss: Block, params: Params, x: Value, target: Value, what: str
-) -> None:
-    """The first errors there can be, raised before anything is compiled."""
-    prediction = jax.eval_shape(inference(net).forward, params, x)[0]
-    jax.eval_shape(lambda y, t: loss.forward({}, (y, t))[0], prediction, target)
-    if loss.validate is not None:
-        try:
-            loss.validate((prediction, target))
-        except BlockValueError as error:
-            error.message = f"{what}: {error.message}"
-            raise
-
-
-def _evaluator(
+def _judge(
     net: Block, loss: Block, x: Value, target: Value, metrics: Mapping[str, Metric]
 ) -> Callable[[Params], Row]:
+    """A function from parameters to validation loss and metrics, compiled once."""
     predict = make_predict(net)
     value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
     x_on_device, target_on_device = jax.tree.map(jnp.asarray, (x, target))
 
-    def evaluate(params: Params) -> Row:
+    def judge(params: Params) -> Row:
         y = predict(params, x_on_device)
         row = {"validation_loss": float(value(y, target_on_device))}
         y = jax.tree.map(np.asarray, y)
         return row | {f"validation_{name}": m(y, target) for name, m in metrics.items()}
 
-    return evaluate
+    return judge
 
 
-def _calls(n: int, batch_size: int, steps: int | None) -> list[int]:
+def _cuts(n: int, batch_size: int, steps: int | None) -> list[int]:
     """Where to cut an epoch's order into compiled calls of ``steps`` steps."""
     if steps is None:
         return []
@@ -276,13 +222,44 @@ def _mean(losses: list[np.ndarray], n: int, batch_size: int) -> float:
     return float(np.average(values, weights=sizes))
 
 
-def _take(data: Value, rows: np.ndarray) -> Value:
-    return jax.tree.map(lambda a: a[rows], data)
+def _seconds_left(history: list[Row], epochs: int) -> float:
+    """From the epochs after the first, which also compiled; from that one if there is no other,
+    and then an upper bound."""
+    done, last = len(history), history[-1]["seconds"]
+    rate = (last - history[0]["seconds"]) / (done - 1) if done > 1 else last
+    return rate * (epochs - done)
 
 
-def _blame(net: Block, loss: Block, params: Params, batch: Value, key: Key) -> str:
-    found = first_nonfinite(with_loss(net, loss), {"net": params}, batch, key)
-    return str(found) if found else "no block is at fault when run again, uncompiled"
+def _post_mortem(
+    net: Block,
+    loss: Block,
+    epoch: Callable[..., Any],
+    start: tuple[Params, Any],
+    data: Value,
+    rows: np.ndarray,
+    batch_size: int,
+    losses: np.ndarray,
+    key: Key,
+) -> tuple[Params, str]:
+    """The last parameters whose loss and update were finite, and what went wrong after them.
+
+    Everything is a function of the key, so the steps up to the bad one are taken again.
+    """
+    finite = np.isfinite(losses)
+    bad = len(losses) if finite.all() else int(np.argmin(finite))
+
+    def params_at(step: int) -> Params:
+        return epoch(*start, *data, rows[: step * batch_size], key)[0] if step else start[0]
+
+    # A loss is not finite in this step, or an update was not in the one before.
+    for step in range(max(bad - 1, 0), min(bad + 1, len(losses))):
+        batch = jax.tree.map(lambda a, i=step: a[rows[i * batch_size :][:batch_size]], data)
+        inputs = {"net": params_at(step)}, batch, jax.random.fold_in(key, step)
+        found = first_nonfinite(with_loss(net, loss), *inputs)
+        if found is not None:
+            break
+    cause = found or "the optimiser's update is not finite"
+    return params_at(max(bad - 1, 0)), f"step {step + 1}: {cause}"
 
 
 def _seed(key: Key) -> list[int]:
@@ -297,7 +274,8 @@ def _print_progress(epochs: int) -> Callable[[Row, float], None]:
             for name, value in row.items()
             if name not in ("epoch", "seconds")
         )
-        time_left = f", {left:.0f} s left" if left else ""
+        bound = "at most " if row["epoch"] == 1 else ""  # the first epoch also compiled
+        time_left = f", {bound}{left:.0f} s left" if left else ""
         print(
             f"epoch {row['epoch']}/{epochs}  {numbers}  {row['seconds']:.1f} s{time_left}",
             file=sys.stderr,

@@ -244,7 +244,8 @@ def _check(g: Graph, block: str) -> None:
             if read not in made:
                 why = "is made later" if read in known else "is not a node or input"
                 raise BlockValueError(
-                    block, f"node {node.name!r} reads {read!r}, which {why}; known here: {sorted(made)}"
+                    block,
+                    f"node {node.name!r} reads {read!r}, which {why}; known here: {sorted(made)}",
                 )
         made.add(node.name)
         if node.params_of not in made - set(g.inputs):

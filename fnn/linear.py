@@ -32,9 +32,7 @@ zeros = jax.nn.initializers.zeros
 # Variance-preserving scales: He et al. 2015 for units that are half the time off, LeCun for
 # selu's self-normalisation, Glorot and Bengio 2010 for the rest.
 _INITIALIZERS = {
-    **dict.fromkeys(
-        ("relu", "leaky_relu", "elu", "celu", "silu", "mish", "gelu", "softplus"), he
-    ),
+    **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "silu", "mish", "gelu", "softplus"), he),
     "selu": jax.nn.initializers.lecun_normal(),
 }
 

@@ -91,24 +91,8 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
         _same_shape(name, y, t)
 
     # The losses of a sure 1 and a sure 0, and their derivatives. E weighs them by t and 1 - t.
-    if from_logits:
-
-        def costs(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-            tail = jnp.log1p(jnp.exp(-jnp.abs(z)))
-            return jnp.maximum(-z, 0) + tail, jnp.maximum(z, 0) + tail
-
-        def slopes(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-            e = jnp.exp(-jnp.abs(z))
-            small, large = e / (1 + e), 1 / (1 + e)
-            return -jnp.where(z > 0, small, large), jnp.where(z > 0, large, small)
-
-    else:
-
-        def costs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return -jnp.log(p), -jnp.log1p(-p)
-
-        def slopes(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return -1 / p, 1 / (1 - p)
+    costs = _logit_costs if from_logits else _probability_costs
+    slopes = _logit_slopes if from_logits else _probability_slopes
 
     def mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
         return _times(t, one) + _times(1 - t, zero)
@@ -126,6 +110,25 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
         _between_0_and_1(name, x[1])
 
     return _mean_loss(name, check, each, local, validate)
+
+
+def _logit_costs(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    tail = jnp.log1p(jnp.exp(-jnp.abs(z)))
+    return jnp.maximum(-z, 0) + tail, jnp.maximum(z, 0) + tail
+
+
+def _logit_slopes(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    e = jnp.exp(-jnp.abs(z))
+    small, large = e / (1 + e), 1 / (1 + e)
+    return -jnp.where(z > 0, small, large), jnp.where(z > 0, large, small)
+
+
+def _probability_costs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return -jnp.log(p), -jnp.log1p(-p)
+
+
+def _probability_slopes(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return -1 / p, 1 / (1 - p)
 
 
 def softmax_cross_entropy() -> Block:

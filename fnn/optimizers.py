@@ -23,7 +23,7 @@ class SGDState(NamedTuple):
     """The learning rate is part of the state, so changing it recompiles nothing:
     ``state._replace(learning_rate=0.01)``. (None where a schedule sets it.)"""
 
-    count: jax.Array
+    steps: jax.Array
     learning_rate: jax.Array | None
     velocity: Params | None
 
@@ -63,7 +63,7 @@ def sgd(
         return SGDState(jnp.zeros((), jnp.int32), rate, velocity)
 
     def update(grads: Params, state: SGDState, params: Params = None) -> tuple[Params, SGDState]:
-        rate = learning_rate(state.count) if callable(learning_rate) else state.learning_rate
+        rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
         velocity = direction = grads
         if momentum:
             velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, grads)
@@ -71,8 +71,8 @@ def sgd(
         if nesterov:
             direction = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
         updates = jax.tree.map(lambda d: -jnp.asarray(rate).astype(d.dtype) * d, direction)
-        count = state.count + 1
-        return updates, SGDState(count, state.learning_rate, velocity if momentum else None)
+        velocity = velocity if momentum else None
+        return updates, SGDState(state.steps + 1, state.learning_rate, velocity)
 
     return Optimizer(init, update)
 

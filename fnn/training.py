@@ -141,9 +141,7 @@ def make_predict(net: Block, batch_size: int = 4096) -> Callable[[Params, Value]
         steps, rest = divmod(n, batch_size)
         if steps == 0:
             return reading.forward(params, x)[0]
-        head = jax.tree.map(
-            lambda a: a[: n - rest].reshape(steps, batch_size, *a.shape[1:]), x
-        )
+        head = jax.tree.map(lambda a: a[: n - rest].reshape(steps, batch_size, *a.shape[1:]), x)
         y = lax.map(lambda batch: reading.forward(params, batch)[0], head)
         y = jax.tree.map(lambda a: a.reshape(n - rest, *a.shape[2:]), y)
         if rest:

@@ -1,5 +1,7 @@
 """The contenders of experiments/benchmarks train the same network in the same way."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -48,9 +50,7 @@ def fnn_trained() -> tuple[Trainer, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", [name for name in TESTED if name != "fnn"])
-def test_contender_trains_as_fnn_does(
-    name: str, fnn_trained: tuple[Trainer, np.ndarray]
-) -> None:
+def test_contender_trains_as_fnn_does(name: str, fnn_trained: tuple[Trainer, np.ndarray]) -> None:
     fnn, expected = fnn_trained
     trainer, losses = train(name)
     assert largest_difference(trainer.weights(), fnn.weights()) < 1e-4
@@ -107,14 +107,14 @@ def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     mlp.measure_epochs(problem, data, rows, measured, settings, lambda what, units: None)
 
     table = measured.table(examples=70)
-    assert [row[3] for row in table.rows][0] == "1.00"
+    assert table.rows[0][3] == "1.00"
     assert table.rows[2][2] == "not installed: pip install 'fnn[bench]'"
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert len(table.markdown().splitlines()) == 2 + 3
     assert not measured.warnings
 
 
-def test_record_replaces_its_own_section_alone(tmp_path) -> None:
+def test_record_replaces_its_own_section_alone(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     report.record(path, "mlp, CPU", "first")
     report.record(path, "mlp, GPU", "other")

@@ -2,6 +2,8 @@
 
     python -m experiments.benchmarks mlp
     python -m experiments.benchmarks mlp --repeats 3 --contenders fnn torch --no-process
+
+Everything is measured in one run, on the same threads, in alternation.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ NETWORKS = {"784-128-64-10": 128, "784-1024-1024-10": 256}  # sizes: batch
 PACKAGES = ("jax", "equinox", "flax", "optax", "torch", "scikit-learn", "numpy")
 ACCURACY = 0.97
 MOST_EPOCHS = 20  # that a process may take to reach it
+RESULTS = Path(__file__).with_name("RESULTS.md")
 COLUMNS = (
     "network",
     "contender",
@@ -81,7 +84,7 @@ class Settings:
     """Also time whole processes."""
     process_repeats: int = 3
     """Rounds of whole processes."""
-    out: Path | None = Path(__file__).with_name("RESULTS.md")
+    out: Path | None = RESULTS
     """The Markdown file whose section is replaced; None to write nothing."""
 
 
@@ -161,8 +164,9 @@ def run(settings: Settings) -> None:
     warm_up()
     x, target, test_x, test_target = mnist(settings.examples)
     device = jax.default_backend()
-    problems = {name: problem_of(name, threads, device) for name in settings.networks}
-    measured = Measured([Row(n, c) for n in settings.networks for c in settings.contenders])
+    networks: tuple[str, ...] = settings.networks
+    problems = {name: problem_of(name, threads, device) for name in networks}
+    measured = Measured([Row(n, c) for n in networks for c in settings.contenders])
     where = f"{machine()}, {threads} threads"
     if device != "cpu":
         where += f", {jax.devices()[0].device_kind}; scikit-learn on the CPU"

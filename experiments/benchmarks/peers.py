@@ -181,9 +181,7 @@ class JaxTrainer:
     def epoch(self, order: Array) -> Array:
         if self.compiled is None:  # ahead of time, for its report of the memory
             self.compiled = self._lower_epoch(len(order)).compile()
-        self.params, self.state, losses = self.compiled(
-            self.params, self.state, *self.train, order
-        )
+        self.params, self.state, losses = self.compiled(self.params, self.state, *self.train, order)
         self.jax.block_until_ready((self.params, self.state))
         return np.asarray(losses)
 
@@ -226,9 +224,7 @@ def fnn_trainer(problem: Problem) -> Trainer:
     epoch = fnn.make_epoch(net, fnn.softmax_cross_entropy(), optimizer, problem.batch)
     x = jax.ShapeDtypeStruct((problem.batch, problem.sizes[0]), "float32")
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
-    return JaxTrainer(
-        shapes, optimizer.init, epoch, lambda params, x: net.forward(params, x)[0]
-    )
+    return JaxTrainer(shapes, optimizer.init, epoch, lambda params, x: net.forward(params, x)[0])
 
 
 def plain_jax(problem: Problem) -> Trainer:
@@ -314,6 +310,10 @@ def flax_nnx(problem: Problem) -> Trainer:
         transformation = optax.sgd(problem.learning_rate, momentum=problem.momentum)
         return model, nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
+    def split(model_and_optimizer: Any) -> Any:
+        """(graph definition, parameters, the rest, which is the optimiser's state)"""
+        return nnx.split(model_and_optimizer, nnx.Param, ...)
+
     def loss(model: Any, x: Any, target: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(model(x), target).mean()
 
@@ -321,18 +321,17 @@ def flax_nnx(problem: Problem) -> Trainer:
         model, optimizer = nnx.merge(both, params, state)
         value, grads = nnx.value_and_grad(loss)(model, x, target)
         optimizer.update(model, grads)
-        _, params, state = nnx.split((model, optimizer), nnx.Param, ...)
-        return params, state, value
+        return *split((model, optimizer))[1:], value
 
     def init(params: Any) -> Any:
         model, _ = nnx.merge(both, params, rest)
-        return nnx.split(with_optimizer(model), nnx.Param, ...)[2]
+        return split(with_optimizer(model))[2]
 
     def logits(params: Any, x: Any) -> Any:
         return nnx.merge(both, params, rest)[0](x)
 
     abstract = nnx.eval_shape(lambda: with_optimizer(MLP(nnx.Rngs(0))))
-    both, shapes, rest = nnx.split(abstract, nnx.Param, ...)
+    both, shapes, rest = split(abstract)
     return JaxTrainer(shapes, init, scan_epoch(step, problem.batch), logits)
 
 
@@ -425,7 +424,7 @@ class SklearnTrainer:
         from threadpoolctl import threadpool_limits
 
         self.problem = problem
-        self.limits = threadpool_limits(problem.threads)  # in force until this is collected
+        threadpool_limits(problem.threads)  # in force to the end of the process
         self.net = MLPClassifier(
             problem.sizes[1:-1],
             solver="sgd",

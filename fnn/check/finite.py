@@ -21,7 +21,8 @@ class NonFinite(NamedTuple):
 
     def __str__(self) -> str:
         what = "output" if self.direction == "forward" else "cotangents"
-        return f"first non-finite value: {what} of {self.path} ({self.direction}), from {self.inputs}"
+        where = f"{what} of {self.path} ({self.direction})"
+        return f"first non-finite value: {where}, from {self.inputs}"
 
 
 def first_nonfinite(block: Block, params: Params, x: Value, key: Key = None) -> NonFinite | None:
@@ -39,7 +40,7 @@ def first_nonfinite(block: Block, params: Params, x: Value, key: Key = None) -> 
 
     def report(direction: str, path: tuple[str, ...], made: Value, **given: Value) -> None:
         # Blocks inside are asked before the ones around them, so the first is the innermost.
-        if not found and not _all_finite(made):
+        if not found and not all_finite(made):
             found.append(NonFinite("/".join(path) or block.name, direction, _describe(given)))
 
     def watch(path: tuple[str, ...], inner: Block) -> Block:
@@ -65,7 +66,8 @@ def first_nonfinite(block: Block, params: Params, x: Value, key: Key = None) -> 
     return found[0] if found else None
 
 
-def _all_finite(value: Value) -> bool:
+def all_finite(value: Value) -> bool:
+    """Whether every floating number in a pytree is finite."""
     leaves = [leaf for leaf in map(jnp.asarray, jax.tree.leaves(value)) if is_floating(leaf)]
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
 

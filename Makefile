@@ -1,0 +1,46 @@
+# make demo    a network learns to read digits
+# make test    the whole test suite
+# make lint    style and types
+# make bench   side-by-side benchmark
+# Another interpreter: make test PYTHON=python3.13 (it gets an environment of its own)
+
+PYTHON ?= python3
+VENV   ?= .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
+BIN     = $(VENV)/bin
+PYTEST  = $(BIN)/python -m pytest -n logical --maxprocesses=8
+
+# Where python3.13 is a pyenv shim, it runs only when told which version is meant.
+ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
+export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
+endif
+
+.PHONY: demo test smoke lint bench clean
+
+demo: $(VENV)/.experiments
+	$(BIN)/python -m experiments digits
+
+test: $(VENV)/.test
+	$(PYTEST)
+
+smoke: $(VENV)/.test
+	$(PYTEST) fnn tests/test_graph.py tests/test_losses.py tests/test_training.py tests/test_fit.py
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m experiments.benchmarks mlp
+
+# One stamp per set of extras, so that the demo does not wait for the test tools.
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fnn needs Python 3.11 or later, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf .venv .venv-* build *.egg-info results
