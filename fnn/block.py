@@ -174,4 +174,4 @@ def compute_dtype(dtype: Any) -> Any:
 
     bfloat16 and float16 have too few digits to accumulate in: float32 for both.
     """
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype

@@ -13,6 +13,11 @@ from fnn.block import Block, BlockValueError, Key, Params, Value, inference, is_
 
 def examples(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:
     """Examples on the host, refused if empty, of different lengths, or not finite."""
+    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(
+            f"fit: dtype is {jnp.dtype(dtype)}, which JAX has switched off; switch it on first: "
+            "jax.config.update('jax_enable_x64', True)"
+        )
     x, target = jax.tree.map(np.asarray, (x, target))
     lengths = {a.shape[0] if a.ndim else None for a in jax.tree.leaves((x, target))}
     if None in lengths:
@@ -25,16 +30,22 @@ def examples(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Val
     if lengths == {0}:
         raise ValueError(f"fit: {what} is empty; training needs at least one example")
     for a in jax.tree.leaves(x):
-        if is_floating(a) and not np.isfinite(a.sum()):  # one fast pass; look closer if need be
+        with np.errstate(all="ignore"):
+            suspicious = is_floating(a) and not np.isfinite(a.sum())  # one fast pass
+        if suspicious:
             bad = np.argwhere(~np.isfinite(a))
             if len(bad):
                 raise ValueError(
                     f"fit: {what} has {len(bad)} values that are NaN or infinite, the first in "
                     f"example {bad[0][0]}; repair or drop these examples"
                 )
-    if dtype is not None:
-        x = jax.tree.map(lambda a: a.astype(dtype) if is_floating(a) else a, x)
-    return x, target
+
+    def cast(a: np.ndarray, dtype: Any) -> np.ndarray:
+        # float64 is what NumPy makes by default; like all of JAX, without x64 it means float32.
+        return a.astype(jax.dtypes.canonicalize_dtype(dtype)) if is_floating(a) else a
+
+    x = jax.tree.map(lambda a: cast(a, dtype or a.dtype), x)
+    return x, jax.tree.map(lambda a: cast(a, a.dtype), target)
 
 
 def parameters(net: Block, params: Params, key: Key, x: Value) -> Params:
