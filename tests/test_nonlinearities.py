@@ -16,6 +16,14 @@ from scipy.special import erfcx
 import fnn.nonlinearities as nl
 from fnn.block import Block, BlockTypeError, BlockValueError
 
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    """float32 by default, unlike conftest.py: digits are counted in it."""
+    with jax.enable_x64(False):
+        yield
+
+
 mp.mp.dps = 50
 LONG = np.longdouble
 TINY = float(np.finfo(np.float32).tiny)
@@ -557,7 +565,7 @@ def test_softmax_masked_and_infinite_rows():
 def test_softmax_every_axis(make, rank):
     rng = np.random.default_rng(rank)
     x, dy = rng.normal(size=(2, *(2, 3, 4, 5)[:rank])).astype(np.float32)
-    for axis in [*range(rank), -1]:
+    for axis in sorted({0, rank // 2, -1}):
         e = np.exp(x.astype(np.float64))
         p = e / e.sum(axis, keepdims=True)
         if make is nl.softmax:
@@ -610,7 +618,7 @@ def test_straight_through_trains_a_network_of_binary_units():
     x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     target = jnp.array([0.0, 1.0, 1.0, 0.0])  # exclusive or: a single threshold cannot
     w = jnp.asarray(rng.normal(size=(2, 16)), jnp.float32)
-    b = jnp.asarray(rng.normal(size=16), jnp.float32)
+    b = jnp.asarray(rng.normal(size=(1, 16)), jnp.float32)
     v = jnp.asarray(rng.normal(size=16) / 4, jnp.float32)
 
     @jax.jit
@@ -620,7 +628,7 @@ def test_straight_through_trains_a_network_of_binary_units():
             h, residuals = unit.forward({}, x @ w + b)
             error = h @ v - target
             _, dz = unit.backward({}, residuals, error[:, None] * v[None, :])
-            new = w - 0.1 * (x.T @ dz), b - 0.1 * dz.sum(0), v - 0.1 * (h.T @ error)
+            new = w - 0.1 * (x.T @ dz), b - 0.1 * dz.sum(0, keepdims=True), v - 0.1 * (h.T @ error)
             return new, jnp.mean(error**2)
 
         return jax.lax.scan(step, (w, b, v), length=500)
