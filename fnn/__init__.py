@@ -14,6 +14,7 @@ from fnn.combinators import (
     serial,
 )
 from fnn.dropout import dropout
+from fnn.elementwise import elementwise, straight_through
 from fnn.fit import Fitted, fit
 from fnn.gates import (
     add,
@@ -43,25 +44,19 @@ from fnn.metrics import accuracy, r2
 from fnn.nonlinearities import (
     absolute,
     celu,
-    elementwise,
     elu,
-    gelu,
     hard_sigmoid,
     hard_tanh,
     identity,
     leaky_relu,
     logistic,
-    mish,
     relu,
     selu,
-    silu,
-    softplus,
-    softsign,
     step,
-    straight_through,
     tanh,
 )
 from fnn.optimizers import Optimizer, apply_updates, sgd
+from fnn.smooth import gelu, mish, silu, softplus, softsign
 from fnn.softmax import log_softmax, softmax
 from fnn.summary import summary
 from fnn.training import make_epoch, make_predict, make_step

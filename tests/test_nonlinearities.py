@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import erfcx
 
-import fnn.nonlinearities as nl
+import fnn as nl
 from fnn.block import Block, BlockTypeError, BlockValueError
 
 

@@ -1,0 +1,82 @@
+"""Exponentials and differences to the last digit: the tools of the nonlinearities.
+
+XLA adds up constants and merges exponentials where it can, which undoes what looks like the
+simpler way to write some of these; the tests on every float16 and a dense float32 sample tell.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+FAR = 1000.0  # exp(-FAR) is 0 in every dtype; clipping there keeps inf * 0 out of a formula
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """|x| whose own derivative at 0 is 1, whatever jnp.abs chooses: with ``x < 0`` as the test
+    beside it, the formulas below are differentiable at 0 and second derivatives right."""
+    return jnp.where(x < 0, -x, x)
+
+
+def is_single(x: jax.Array) -> bool:
+    return x.dtype == jnp.float32
+
+
+def exp_parts(x: jax.Array, tail: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """exp(x + tail) for x <= 0 as a product of two factors, neither of which is subnormal.
+
+    x exp(x) is a normal float32 down to x = -91.8, exp(x) only down to -87.3. The shift is
+    exact, because x and the shift are within a factor of two of each other. What rounding
+    takes from x + tail, where |tail| < |x|, is known exactly and put back as a factor.
+    """
+    total = x if tail is None else x + tail
+    shift = 61.0 if is_single(x) else 512.0  # float32 holds exp(-61) to 0.02 units
+    far = total < -shift
+    power = jnp.exp(jnp.where(far, total + shift, total))
+    if tail is not None:
+        power = power + power * (tail - (total - x))
+    return power, jnp.where(far, math.exp(-shift), 1.0)
+
+
+def expm1_series(x: jax.Array) -> jax.Array:
+    """exp(x) - 1 for |x| < 0.7 by its Taylor series, to the last digit of the dtype."""
+    terms = 9 if is_single(x) else 17
+    y = jnp.full_like(x, 1 / math.factorial(terms))
+    for k in range(terms - 1, 1, -1):
+        y = 1 / math.factorial(k) + x * y
+    return x + x * (x * y)  # one rounding of size x; x * (1 + x * y) has two
+
+
+def expm1(x: jax.Array) -> jax.Array:
+    """exp(x) - 1 for x <= 0. (XLA's own is 5.6 units off near 0.03.)"""
+    return jnp.where(x > -0.7, expm1_series(x), jnp.exp(x) - 1)
+
+
+def head_of(x: jax.Array, bits: int | None = None) -> jax.Array:
+    """x rounded to ``bits`` significant bits; by default half of them, so that the product of
+    two heads is exact."""
+    info = jnp.finfo(x.dtype)
+    return lax.reduce_precision(x, info.nexp, (bits or (info.nmant + 1) // 2) - 1)
+
+
+def split(constant: str | Fraction, x: jax.Array, bits: int | None = None) -> tuple[float, float]:
+    """A constant as head + tail: the head has ``bits`` significant bits (by default all those
+    of x's dtype), the tail is what is left."""
+    exact = Fraction(constant)
+    exponent = (bits or jnp.finfo(x.dtype).nmant + 1) - math.frexp(float(exact))[1]
+    head = Fraction(round(exact * Fraction(2) ** exponent)) / Fraction(2) ** exponent
+    return float(head), float(exact - head)
+
+
+def minus_root(x: jax.Array, root: str) -> jax.Array:
+    """x - root to full relative accuracy near the root, which no floating number equals.
+
+    The tail of the root is scaled by x / root, about 1 there: XLA adds the two constants of
+    ``x - head - tail`` up, and so loses the tail.
+    """
+    head, tail = split(root, x)
+    return (x - head) - x * (tail / head)
