@@ -9,6 +9,7 @@ from experiments.benchmarks import __main__ as command
 from experiments.benchmarks import mlp, report
 from experiments.benchmarks.peers import CONTENDERS, Problem, Trainer, Weights, he_normal
 
+pytestmark = pytest.mark.as_users
 PROBLEM = Problem((20, 16, 8, 4), batch=32, threads=1)
 NEEDS = {"torch.compile": "torch", "scikit-learn": "sklearn"}  # name: module, where they differ
 # torch.compile needs a C++ compiler and half a minute; it has PyTorch's code.

@@ -39,24 +39,24 @@ COLUMNS = (
     "s/epoch (quartiles)",
     "ratio to fnn",
     "first epoch, s",
-    f"process to {ACCURACY:.0%}, s (epochs)",
+    f"to {ACCURACY:.0%}, s (epochs)",
     "GFLOP/s",
     "of matmul",
-    "temporary, MB",
+    "temp. MB",
 )
 ABOUT = """\
 - s/epoch: the median of the repeats and their quartiles. In each repeat every contender trains
   from the same weights in the same order; which one comes first rotates.
 - ratio: the median of each repeat's time over fnn's in the same repeat; above 1 is slower.
 - first epoch: the first one in this process, with tracing and compilation, without imports.
-- process: from the start of a new process to a test accuracy of 97 % known: import, data,
+- to 97 %: from the start of a new process to a test accuracy of 97 % known: import, data,
   compilation, epochs, a test after each; the median. No compilation comes from a cache on disk.
 - GFLOP/s counts the matrix products alone: per example and weight 2 forward, 2 for its gradient
   and 2 for its input's gradient, which the first layer does not need. Of matmul: as a fraction of
   the rate of a square float32 `jnp` product, measured in the same rotation.
 - The JAX libraries all run an epoch in the same `lax.scan`, PyTorch slices a resident tensor that
   was permuted once per epoch, torch.compile compiles network and loss.
-- temporary: what XLA reports for the compiled epoch."""
+- temp.: the temporary memory that XLA reports for the compiled epoch."""
 
 
 @dataclass
@@ -188,12 +188,14 @@ def run(settings: Settings) -> None:
     table = measured.table(len(x))
     table.show()
     rates = [rate for each in measured.matmul.values() for rate in each]
+    repeats = max(len(row.seconds) for row in measured.rows)
+    processes = max(len(row.process) for row in measured.rows)
     lines = [
         f"{datetime.date.today().isoformat()}; {where}. {versions(PACKAGES)}.",
         "",
         table.markdown(),
-        f"{len(x):,} examples, {settings.repeats} repeats of {settings.epochs_per_repeat} "
-        f"epoch(s), {settings.process_repeats if settings.process else 'no'} processes each; "
+        f"{len(x):,} examples; timed for each: {repeats} x {settings.epochs_per_repeat} epochs "
+        f"and {processes} processes; "
         f"float32, SGD with learning rate {Problem.learning_rate} and momentum "
         f"{Problem.momentum}, the last smaller batch included.",
     ]

@@ -477,8 +477,8 @@ class SklearnTrainer:
 
 
 CONTENDERS: dict[str, Contender] = {
-    "fnn": Contender(fnn_trainer, "fnn.make_epoch"),
-    "jax": Contender(plain_jax, "plain JAX, jax.grad, same scan"),
+    "fnn": Contender(fnn_trainer, "fnn"),
+    "jax": Contender(plain_jax, "JAX, jax.grad, same scan"),
     "equinox": Contender(equinox, "Equinox + Optax, same scan"),
     "flax": Contender(flax_nnx, "Flax NNX + Optax, same scan"),
     "torch": Contender(partial(TorchTrainer, compiled=False), "PyTorch eager, fused SGD"),

@@ -27,22 +27,20 @@ class Table(NamedTuple):
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def show(self) -> None:
-        """On the terminal; the first column becomes a line above the rows that share it."""
+        """On the terminal: one table under another for each value of the first column."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text  # cells are plain text: "[...]" in them is no markup
 
-        table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for i, column in enumerate(self.columns[1:]):
-            table.add_column(Text(column), justify="right" if i else "left")
-        above = None
-        for first, *cells in self.rows:
-            if first != above:
-                above = first
-                table.add_row(Text(first, "bold"))
-            table.add_row(*map(Text, cells))
-        Console().print(table)
+        for title in dict.fromkeys(row[0] for row in self.rows):
+            table = RichTable(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for i, column in enumerate(self.columns[1:]):
+                table.add_column(Text(column), justify="right" if i else "left")
+            for row in self.rows:
+                if row[0] == title:
+                    table.add_row(*map(Text, row[1:]))
+            Console().print(table)
 
 
 def limit_threads(threads: int) -> int:

@@ -1,0 +1,21 @@
+"""Strict settings for every test: warnings are errors (pyproject.toml), and so is what JAX lets
+pass by default. The doctests in fnn/ run without these, in float32, as a reader would; so do
+tests marked ``as_users`` (of experiments and benchmarks, which run other libraries too)."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def strict(request: pytest.FixtureRequest) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if request.node.get_closest_marker("as_users") is None:
+            stack.enter_context(jax.enable_x64(True))  # gradients are compared to 1e-12
+            stack.enter_context(jax.numpy_dtype_promotion("strict"))  # no float32 + bfloat16
+            stack.enter_context(jax.numpy_rank_promotion("raise"))  # no silent (n, 1) - (n,)
+            # NVIDIA GPUs multiply float32 matrices with ten-bit fractions (TF32) otherwise.
+            stack.enter_context(jax.default_matmul_precision("highest"))
+        yield
