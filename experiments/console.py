@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
@@ -15,8 +16,8 @@ from rich.table import Table
 import fnn
 from fnn.block import Block
 
-# Wide enough for the tables also where the output is a file or a pipe.
-console = Console(highlight=False, soft_wrap=True)
+# Where the output is a file or a pipe there is no width to fit, and rich would cut at 80.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

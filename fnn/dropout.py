@@ -41,7 +41,7 @@ def dropout(rate: float) -> Block:
         raise BlockValueError("dropout", f"rate is {rate}, needs 0 <= rate < 1")
 
     def masked(key: Any, x: jax.Array) -> jax.Array:
-        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
         wide = x.astype(compute_dtype(x.dtype))
         return jnp.where(keep, wide / (1 - rate), 0).astype(x.dtype)
 

@@ -249,7 +249,7 @@ def power(exponent: float | None = None) -> Block:
         def local_fixed(x: jax.Array, dy: jax.Array) -> jax.Array:
             return dy * (p * jnp.power(x, p - 1)) if p != 0 else jnp.zeros_like(dy)
 
-        return _single("power", lambda x: (jnp.power(x, p), x), local_fixed)
+        return _single("power", lambda x: (jnp.power(x, p), x if p != 0 else ()), local_fixed)
 
     def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, p = kept

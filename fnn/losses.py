@@ -55,7 +55,7 @@ def squared_error() -> Block:
         _same_shape(name, y, t)
 
     def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
-        difference = y - t
+        difference = y - t.astype(y.dtype)
         return jnp.square(difference) / 2, difference
 
     def local(difference: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -95,6 +95,7 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     slopes = _logit_slopes if from_logits else _probability_slopes
 
     def mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
+        t = t.astype(one.dtype)
         return _times(t, one) + _times(1 - t, zero)
 
     def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
@@ -240,7 +241,9 @@ def _mean_loss(
             )
         wide_w = w.astype(wide)
         value = jnp.sum(_times(wide_w, losses)) / _nonzero(jnp.sum(wide_w))
-        return value, (_narrow(kept, y, t), shapes, (w, losses, value))
+        # Boolean weights have no gradient, so need nothing of the losses.
+        weighing = (w, losses, value) if is_floating(w) else (w, None, None)
+        return value, (_narrow(kept, y, t), shapes, weighing)
 
     def backward(params: Params, residuals: Residuals, dy: Any) -> tuple[Params, Value]:
         kept, (y, t), weighing = residuals

@@ -1,0 +1,320 @@
+# ruff: noqa: RUF001 - a product is written ×, as on the board
+"""The chain rule on a 1-hidden-layer binary network, factor by factor, as on paper.
+
+    h = logistic(x W1),   z = h w2,   yhat = logistic(z),   E = cross-entropy(yhat, t)
+
+The lecture's network without biases, on a few examples of real data. Five local derivatives are
+computed one by one, dE/dw2 and dE/dW1 as their products, and set beside ``jax.grad`` and
+beside fnn's blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+import fnn
+from experiments import pictures
+from experiments.circuit import RED
+from experiments.console import console, table
+from experiments.data import load
+from experiments.options import writable
+
+FEATURES = ("mean radius", "mean texture", "mean smoothness")
+EXAMPLES, UNITS = 6, 4
+TOLERANCE = 1e-12
+REUSED = "#FFE9B8"
+
+
+@dataclass
+class Options:
+    seed: int = 0
+    """chooses the examples and the weights"""
+    out: Path = Path("results/backprop_by_hand")
+    """folder for the picture"""
+
+
+class ByHand(NamedTuple):
+    """Everything that is on the paper. n = 6 examples, i = 3 features, j = 4 hidden units."""
+
+    h: jax.Array  # (n, j)
+    z: jax.Array  # (n,)
+    yhat: jax.Array  # (n,)
+    E: jax.Array  # ()
+    dE_dyhat: jax.Array  # (n,)
+    dyhat_dz: jax.Array  # (n,)
+    dz_dw2: jax.Array  # (n, j)
+    dz_dh: jax.Array  # (j,)
+    dh_dW1: jax.Array  # (n, i, j): of unit j by the weight from feature i
+    dE_dz: jax.Array  # (n,)
+    dE_dh: jax.Array  # (n, j)
+    dE_dw2: jax.Array  # (j,)
+    dE_dW1: jax.Array  # (i, j)
+
+
+def by_hand(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> ByHand:
+    """Forward and backward with nothing but arithmetic: one line for every factor."""
+    n = len(t)
+
+    # Forward, from x to E.
+    h = 1 / (1 + jnp.exp(-(x @ W1)))
+    z = h @ w2
+    yhat = 1 / (1 + jnp.exp(-z))
+    E = -jnp.mean(t * jnp.log(yhat) + (1 - t) * jnp.log(1 - yhat))
+
+    # The five local derivatives: each of one arrow of the network, at the values just computed.
+    dE_dyhat = ((1 - t) / (1 - yhat) - t / yhat) / n
+    dyhat_dz = yhat * (1 - yhat)
+    dz_dw2 = h
+    dz_dh = w2
+    dh_dW1 = x[:, :, None] * (h * (1 - h))[:, None, :]
+
+    # The chain rule: upstream times local, summed over the examples, which share the weights.
+    dE_dz = dE_dyhat * dyhat_dz  # computed once, used by both
+    dE_dw2 = dE_dz @ dz_dw2
+    dE_dh = dE_dz[:, None] * dz_dh
+    dE_dW1 = jnp.sum(dE_dh[:, None, :] * dh_dW1, axis=0)
+
+    return ByHand(
+        h, z, yhat, E, dE_dyhat, dyhat_dz, dz_dw2, dz_dh, dh_dW1, dE_dz, dE_dh, dE_dw2, dE_dW1
+    )
+
+
+def energy(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
+    """E alone, by JAX's own functions, for ``jax.grad`` to differentiate."""
+    yhat = jax.nn.sigmoid(jax.nn.sigmoid(x @ W1) @ w2)
+    return -jnp.mean(t * jnp.log(yhat) + (1 - t) * jnp.log1p(-yhat))
+
+
+def by_blocks(
+    W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(E, dE/dW1, dE/dw2) by fnn: the same network in blocks, whose backward is written in fnn."""
+    net = fnn.serial(
+        hidden=fnn.layer(UNITS, fnn.logistic(), use_bias=False),
+        out=fnn.neuron(fnn.logistic(), use_bias=False),
+    )
+    loss = fnn.binary_cross_entropy(from_logits=False)  # the lecture's, of probabilities
+    params = {"hidden": {"linear": {"w": W1}}, "out": {"linear": {"w": w2}}}
+    E, grads = fnn.value_and_grad(net, loss)(params, x, t)
+    return E, grads["hidden"]["linear"]["w"], grads["out"]["linear"]["w"]
+
+
+def main(options: Options) -> int:
+    writable(options.out)
+    x, t = _batch(options.seed)
+    rng = np.random.default_rng(options.seed)
+    with jax.enable_x64(True):
+        arguments = (
+            jnp.asarray(rng.normal(size=(len(FEATURES), UNITS)) / np.sqrt(len(FEATURES))),
+            jnp.asarray(rng.normal(size=UNITS)),
+            jnp.asarray(x, jnp.float64),
+            jnp.asarray(t, jnp.float64),
+        )
+        hand = by_hand(*arguments)
+        auto = (energy(*arguments), *jax.grad(energy, argnums=(0, 1))(*arguments))
+        blocks = by_blocks(*arguments)
+    _print_forward(arguments, hand)
+    _print_factors(hand)
+    worst = _print_comparison(hand, auto, blocks)
+    path = options.out / "backprop.png"
+    draw(arguments, hand, path)
+    equal = worst <= TOLERANCE
+    console.print(
+        f"\n[bold]largest relative difference[/bold]: {worst:.1e}, "
+        f"{'within' if equal else 'NOT within'} {TOLERANCE:g}"
+    )
+    console.print(f"saved {path}")
+    return 0 if equal else 1
+
+
+def _batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A few training examples of breast cancer, half of them of each class."""
+    data = load("breast_cancer", seed)
+    columns = [data.feature_names.index(name) for name in FEATURES]
+    rows = np.concatenate(
+        [np.flatnonzero(data.train.target == label)[: EXAMPLES // 2] for label in (0, 1)]
+    )
+    return data.train.x[rows][:, columns], data.train.target[rows]
+
+
+# ---- text ------------------------------------------------------------------------------------
+
+
+def _print_forward(arguments: Any, hand: ByHand) -> None:
+    W1, w2, x, t = arguments
+    console.print(
+        f"[bold]A 1-hidden-layer binary network[/bold] on {EXAMPLES} examples (n) of breast "
+        f"cancer,\n{len(FEATURES)} features (i): {', '.join(FEATURES)}; {UNITS} hidden units (j). "
+        "float64, no biases.\n"
+    )
+    _matrix("W1, weights of the hidden layer (i, j)", W1)
+    _matrix("w2, weights of the output (j)", w2)
+    console.print("\n[bold green]Forward[/bold green]: from x to E.")
+    _matrix("x, the examples (n, i)", x)
+    _matrix("h = logistic(x W1) (n, j)", hand.h)
+    _matrix("z = h w2 (n)", hand.z)
+    _matrix("yhat = logistic(z) (n)", hand.yhat)
+    _matrix("t, 1 is benign (n)", t)
+    console.print(f"  E = -mean(t ln yhat + (1-t) ln(1-yhat)) = [bold]{float(hand.E):.6f}[/bold]")
+
+
+def _print_factors(hand: ByHand) -> None:
+    console.print(
+        "\n[bold red]Backward, 1[/bold red]: the five local derivatives, each known from the "
+        "forward pass."
+    )
+    rows = [
+        ("dE/dyhat", "((1-t)/(1-yhat) - t/yhat) / n", hand.dE_dyhat, "dw2 and dW1"),
+        ("dyhat/dz", "yhat (1 - yhat)", hand.dyhat_dz, "dw2 and dW1"),
+        ("dz/dw2", "h", hand.dz_dw2, "dw2"),
+        ("dz/dh", "w2", hand.dz_dh, "dW1"),
+        ("dh/dW1", "x_i h_j (1 - h_j)", hand.dh_dW1, "dW1"),
+    ]
+    table(
+        "", ("factor", "formula", "shape", "used in"),
+        [(name, formula, str(a.shape), use) for name, formula, a, use in rows],
+    )  # fmt: skip
+    for name, _, values, _ in rows[:4]:
+        _matrix(f"{name} {values.shape}", values)
+    _matrix(f"dh/dW1 {hand.dh_dW1.shape}, of the first of the examples (i, j)", hand.dh_dW1[0])
+
+    console.print("\n[bold red]Backward, 2[/bold red]: their products; n is summed over.")
+    console.print("  dE/dw2 = [yellow]dE/dyhat × dyhat/dz[/yellow] × dz/dw2")
+    console.print("  dE/dW1 = [yellow]dE/dyhat × dyhat/dz[/yellow] × dz/dh × dh/dW1")
+    console.print(
+        "  [yellow]Reused[/yellow]: the product of the first two, dE/dz, is computed once and "
+        "serves both.\n  Forward's h and yhat are reused too: no derivative needs another exp."
+    )
+    _matrix("dE/dz (n), which is (yhat - t) / n", hand.dE_dz, "yellow")
+    _matrix("dE/dh = dE/dz × dz/dh (n, j)", hand.dE_dh)
+
+
+def _print_comparison(
+    hand: ByHand, auto: tuple[jax.Array, ...], blocks: tuple[jax.Array, ...]
+) -> float:
+    """Every entry of E, dE/dw2 and dE/dW1 three times; returns the largest relative difference."""
+    mine = {"E": hand.E, "dE/dw2": hand.dE_dw2, "dE/dW1": hand.dE_dW1}
+    theirs = {"E": auto[0], "dE/dw2": auto[2], "dE/dW1": auto[1]}
+    fnns = {"E": blocks[0], "dE/dw2": blocks[2], "dE/dW1": blocks[1]}
+    rows, worst = [], 0.0
+    for name, value in mine.items():
+        for index in np.ndindex(*value.shape):
+            hand_, auto_, fnn_ = (float(d[name][index]) for d in (mine, theirs, fnns))
+            # Entry by entry, relative to that entry: no large neighbour hides a small one.
+            error = max(abs(hand_ - auto_), abs(fnn_ - auto_)) / (abs(auto_) or 1.0)
+            worst = max(worst, error)
+            place = f"[{','.join(map(str, index))}]" if index else ""
+            values = (f"{v:+.9f}" for v in (hand_, auto_, fnn_))
+            rows.append((f"{name}{place}".replace("[", r"\["), *values, f"{error:.1e}"))
+    console.print()
+    table(
+        "The same numbers three ways; difference: the largest, relative to the entry",
+        ("", "by hand", "jax.grad", "fnn's blocks", "difference"),
+        rows,
+    )
+    return worst
+
+
+def _matrix(title: str, values: Any, style: str | None = None) -> None:
+    """A vector on one line after its title, a matrix below it."""
+    values = np.asarray(values)
+    console.print(f"  {title}:", markup=False, style=style, end="\n" if values.ndim > 1 else "  ")
+    for row in np.atleast_2d(values):
+        text = "".join(f"{v + 0.0:9.4f}" for v in row)
+        console.print(f"    {text}" if values.ndim > 1 else text.strip(), markup=False, style=style)
+
+
+# ---- picture ---------------------------------------------------------------------------------
+
+
+def draw(arguments: Any, hand: ByHand, path: Path) -> None:
+    """The block view: values go right in green, gradients come back in red."""
+    figure, axis = plt.subplots(figsize=(13.5, 5.4))
+    axis.set(xlim=(-0.2, 13.4), ylim=(-1.95, 3.55))
+    axis.axis("off")
+    boxes = (
+        (1.2, "$h = \\sigma(x\\,W_1)$", r"$\frac{\partial h}{\partial W_1}$", False),
+        (4.4, "$z = h\\,w_2$",
+         r"$\frac{\partial z}{\partial h}$  $\frac{\partial z}{\partial w_2}$", False),
+        (7.6, r"$\hat y = \sigma(z)$", r"$\frac{\partial \hat y}{\partial z}$", True),
+        (10.8, r"$E(\hat y, t)$", r"$\frac{\partial E}{\partial \hat y}$", True),
+    )  # fmt: skip
+    for x, formula, local, reused in boxes:
+        axis.add_patch(
+            FancyBboxPatch(
+                (x, 0), 1.7, 1.8, boxstyle="round,pad=0.04", lw=1.6, edgecolor="black",
+                facecolor=REUSED if reused else "#EEF3F8",
+            )
+        )  # fmt: skip
+        axis.text(x + 0.85, 1.35, formula, ha="center", va="center", fontsize=16)
+        axis.text(x + 0.85, 0.52, local, ha="center", va="center", fontsize=21)
+    n = 0  # the example whose numbers are shown
+    wires = (
+        (0.05, 1.12, "$x$", _few(arguments[2][n]), "", ""),
+        (3.0, 4.3, "$h$", _few(hand.h[n]), r"$\frac{\partial E}{\partial h}$", _few(hand.dE_dh[n])),
+        (6.2, 7.5, "$z$", _few(hand.z[n]), r"$\frac{\partial E}{\partial z}$", _few(hand.dE_dz[n])),
+        (9.4, 10.7, r"$\hat y$", _few(hand.yhat[n]), r"$\frac{\partial E}{\partial \hat y}$",
+         _few(hand.dE_dyhat[n])),
+        (12.6, 13.2, "$E$", f"{float(hand.E):.3f}", "$1$", ""),
+    )  # fmt: skip
+    for start, end, name, value, gradient, number in wires:
+        middle = (start + end) / 2
+        _arrow(axis, (start, 1.35), (end, 1.35), pictures.GREEN)
+        axis.text(middle, 1.45, name, ha="center", va="bottom", fontsize=17, color=pictures.GREEN)
+        axis.text(middle, 1.85, value, ha="center", va="bottom", fontsize=10, color=pictures.GREEN)
+        if gradient:
+            _arrow(axis, (end, 0.55), (start, 0.55), RED)
+            background = {"facecolor": REUSED, "edgecolor": "none", "pad": 2}
+            axis.text(
+                middle, 0.42, gradient, ha="center", va="top", fontsize=19, color=RED,
+                bbox=background if gradient == wires[2][4] else None,
+            )  # fmt: skip
+            axis.text(middle, -0.28, number, ha="center", va="top", fontsize=10, color=RED)
+    for x, name, product in (
+        (2.05, "W_1", r"\frac{\partial E}{\partial z}\,\frac{\partial z}{\partial h}\,"
+         r"\frac{\partial h}{\partial W_1}"),
+        (5.25, "w_2", r"\frac{\partial E}{\partial z}\,\frac{\partial z}{\partial w_2}"),
+    ):  # fmt: skip
+        _arrow(axis, (x - 0.2, 2.6), (x - 0.2, 1.9), pictures.GREEN)
+        axis.text(
+            x - 0.2, 2.65, f"${name}$", ha="center", va="bottom", fontsize=17, color=pictures.GREEN
+        )
+        _arrow(axis, (x, -0.06), (x, -1.05), RED)
+        axis.text(
+            x, -1.1, rf"$\frac{{\partial E}}{{\partial {name}}} = {product}$", ha="center",
+            va="top", fontsize=19, color=RED,
+        )  # fmt: skip
+    axis.text(
+        9.35, -1.1, "reused: computed once, serves both weights", ha="center", va="top",
+        fontsize=13, bbox={"facecolor": REUSED, "edgecolor": "none", "pad": 4},
+    )  # fmt: skip
+    axis.text(
+        6.6, 3.5, "Values forward, gradients back: each is upstream times local", ha="center",
+        va="top", fontsize=15,
+    )  # fmt: skip
+    axis.text(
+        9.35, 2.65, f"numbers: example 1 of {EXAMPLES}; E is the mean over all", ha="center",
+        va="bottom", fontsize=10, color=pictures.GREY,
+    )  # fmt: skip
+    pictures.save(figure, path)
+
+
+def _arrow(
+    axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str
+) -> None:
+    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": color})
+
+
+def _few(values: Any) -> str:
+    """Numbers in two columns at most, to stand above an arrow."""
+    cells = [f"{v + 0.0:.3f}" for v in np.ravel(values)]
+    return "\n".join("  ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))

@@ -1,0 +1,253 @@
+"""One neuron is logistic regression: z = w^T x + b, and logistic(z) is a probability.
+
+First a neuron learns to tell benign from malignant by 30 features. Then another, on five of
+them, is trained to convergence in float64 and held against scikit-learn's optimum: the loss is
+convex, so there is one minimum, and both have to find it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import fnn
+from experiments import pictures
+from experiments.console import console, table
+from experiments.data import Dataset, Split, load
+from experiments.options import Training
+from experiments.run import conclude, predict, train
+from fnn.block import Block
+
+# Five features that overlap: no plane separates the classes, so the optimum is finite. (All 30
+# together do separate the training examples: there the loss falls for ever and the weights grow
+# without bound.)
+FEATURES = (
+    "mean radius", "mean texture", "mean smoothness", "mean symmetry", "mean fractal dimension",
+)  # fmt: skip
+AGREEMENT = 1e-5
+FLAT = 1e-10  # the largest gradient entry at which gradient descent has converged
+STEPS = 100_000  # it takes a few thousand
+
+
+@dataclass
+class Options(Training):
+    epochs: int = 50
+    out: Path = Path("results/neuron")
+    """folder for history.csv, the parameters and the pictures"""
+
+
+def main(options: Options) -> int:
+    options.prepare()
+    data = load("breast_cancer", options.seed)
+    net, loss = fnn.models.logistic_regression(), fnn.binary_cross_entropy()
+    console.print(
+        f"[bold]One neuron is logistic regression[/bold]: {len(data.feature_names)} features of "
+        f"cell nuclei, benign (1) or malignant (0).\n{len(data.train.x)} examples to learn from, "
+        f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
+    )
+    fitted = train(
+        options, net, loss, data.train, data.validation, {"accuracy": fnn.accuracy}
+    )
+    z = predict(net, fitted.params, data.test.x, options.jax_dtype)
+    accuracy = fnn.accuracy(z, data.test.target)
+    if fitted.history:
+        pictures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
+    _draw_neuron(z, data, accuracy, options.out / "neuron.png")
+
+    with jax.enable_x64(True):
+        x, t = _five_features(data)
+        ours = converge(net, loss, x, t, options.seed)
+        referee = scikit_learn(x, t)
+        _draw_descent(net, loss, x, t, ours.params, options.out / "descent.png")
+    difference = abs(ours.loss - referee.loss)
+    _print_agreement(ours, referee, x, t)
+    _draw_weights(ours, referee, options.out / "weights.png")
+    status = conclude(
+        options.out,
+        {
+            "test accuracy": accuracy,
+            "loss at convergence": f"{ours.loss:.12f} (scikit-learn {referee.loss:.12f})",
+            "difference": f"{difference:.1e}, needs at most {AGREEMENT:g}",
+        },
+        fitted,
+    )
+    return status or int(not difference <= AGREEMENT)
+
+
+# ---- to convergence --------------------------------------------------------------------------
+
+
+class Optimum(NamedTuple):
+    """A neuron's parameters and its loss there; ``steps`` and ``slope``: how it got there."""
+
+    params: Any
+    loss: float
+    steps: int = 0
+    slope: float = 0.0
+
+    @property
+    def weights(self) -> np.ndarray:
+        """w and then b."""
+        linear = self.params["linear"]
+        return np.append(np.asarray(linear["w"]), np.asarray(linear["b"]))
+
+
+def _five_features(data: Dataset) -> Split:
+    columns = [data.feature_names.index(name) for name in FEATURES]
+    return Split(data.train.x[:, columns].astype(np.float64), data.train.target)
+
+
+def converge(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, seed: int) -> Optimum:
+    """Gradient descent on all examples at once, until the gradient has vanished.
+
+    The step is 1/L, L the largest curvature that the loss can have: logistic' is 1/4 at most,
+    so that is a quarter of the largest eigenvalue of X^T X / n. With it every step descends.
+    """
+    design = np.column_stack([x, np.ones(len(x))])
+    largest = np.linalg.eigvalsh(design.T @ design / len(x))[-1] / 4
+    optimizer = fnn.sgd(1 / largest)
+    step = fnn.make_step(net, loss, optimizer)
+    gradient = jax.jit(fnn.value_and_grad(net, loss))
+    examples = jnp.asarray(x), jnp.asarray(t)
+    params = net.init(jax.random.key(seed), examples[0])
+    state = optimizer.init(params)
+    for count in range(STEPS + 1):
+        if count % 100 == 0:
+            value, grads = gradient(params, *examples)
+            slope = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads))
+            if slope <= FLAT:
+                break
+        params, state, _ = step(params, state, *examples)
+    return Optimum(params, float(value), count, slope)
+
+
+def scikit_learn(x: np.ndarray, t: np.ndarray) -> Optimum:
+    """The referee: another algorithm (Newton's) by other people, and their loss function."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    # C is the inverse of the regularisation: none.
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+    model.fit(x, t)
+    params = {"linear": {"w": model.coef_[0], "b": model.intercept_[0]}}
+    return Optimum(params, float(log_loss(t, model.predict_proba(x))), int(model.n_iter_[0]))
+
+
+def _print_agreement(ours: Optimum, referee: Optimum, x: np.ndarray, t: np.ndarray) -> None:
+    z = x @ ours.weights[:-1] + ours.weights[-1]
+    wrong = int(np.sum((z > 0) != (t > 0.5)))
+    console.print(
+        f"\n[bold]To convergence[/bold], on {len(FEATURES)} features, without regularisation: "
+        f"{ours.steps} steps of gradient descent\nby fnn in float64, until no gradient exceeds "
+        f"{FLAT:g}; scikit-learn took {referee.steps} steps of Newton's method.\n"
+        "The two can be compared because the loss is convex: a point without slope is the "
+        f"minimum.\nIt is finite because no plane separates the classes: {wrong} of {len(t)} stay "
+        "on the wrong side even there.\n"
+    )
+    rows = [
+        (name, f"{a:+.9f}", f"{b:+.9f}", f"{abs(a - b):.1e}")
+        for name, a, b in zip((*FEATURES, "bias"), ours.weights, referee.weights, strict=True)
+    ]
+    off = abs(ours.loss - referee.loss)
+    rows.append(("loss", f"{ours.loss:.12f}", f"{referee.loss:.12f}", f"{off:.1e}"))
+    table("The same neuron twice", ("weight", "fnn", "scikit-learn", "difference"), rows)
+
+
+# ---- pictures --------------------------------------------------------------------------------
+
+
+def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> None:
+    """Where the test examples fall on z, and the probability that the neuron makes of it."""
+    figure, axis = plt.subplots(figsize=(8, 4.4))
+    limit = min(20.0, float(np.abs(z).max()) + 1)
+    bins = np.linspace(-limit, limit, 41).tolist()
+    for label, color in ((0, pictures.RED), (1, pictures.BLUE)):
+        axis.hist(
+            np.clip(z[data.test.target == label], -limit, limit), bins, color=color, alpha=0.65,
+            label=data.class_names[label],
+        )  # fmt: skip
+    axis.axvline(0, color="black", lw=1, ls=":")
+    axis.set(
+        xlabel="z = w$^T$x + b  (sums beyond the ends are counted there)", ylabel="test examples",
+        title=f"A neuron: a weighted sum and a sigmoid; {accuracy:.1%} right",
+    )  # fmt: skip
+    probability = axis.twinx()
+    line = np.linspace(-limit, limit, 400)
+    probability.plot(line, 1 / (1 + np.exp(-line)), color="black", lw=2, label="logistic(z)")
+    probability.set(ylim=(0, 1.04), ylabel=f"probability of {data.class_names[1]}")
+    handles = [a.get_legend_handles_labels() for a in (axis, probability)]
+    axis.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="upper left")
+    pictures.save(figure, path)
+
+
+def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(8, 4))
+    names = (*FEATURES, "bias")
+    places = np.arange(len(names))
+    for shift, optimum, label, color in (
+        (-0.2, ours, "fnn, gradient descent", pictures.BLUE),
+        (0.2, referee, "scikit-learn", pictures.ORANGE),
+    ):
+        axis.bar(places + shift, optimum.weights, 0.38, color=color, label=label)
+    for place, value in zip(places, ours.weights, strict=True):
+        axis.annotate(
+            f"{value:.3f}", (place, value), (0, 3 if value > 0 else -3), ha="center",
+            va="bottom" if value > 0 else "top", textcoords="offset points", fontsize=9,
+        )  # fmt: skip
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set_xticks(places, [name.replace(" ", "\n") for name in names])
+    axis.margins(y=0.12)
+    axis.set(ylabel="weight (standardised features)", title="The same optimum, found twice")
+    axis.legend()
+    axis.grid(axis="y", alpha=0.3)
+    pictures.save(figure, path)
+
+
+def _draw_descent(
+    net: Block, loss: Block, x: np.ndarray, t: np.ndarray, params: Any, path: Path
+) -> None:
+    """The loss along two weights, the others held at their optimum, and descent on those two."""
+    examples = jnp.asarray(x), jnp.asarray(t)
+    best = params["linear"]["w"]
+
+    def at(pair: jax.Array) -> Any:
+        return {"linear": {"w": best.at[:2].set(pair), "b": params["linear"]["b"]}}
+
+    both = jax.jit(lambda pair: fnn.value_and_grad(net, loss)(at(pair), *examples))
+    pair = jnp.array([2.0, 3.0])
+    steps = [pair]
+    for _ in range(300):
+        pair = pair - 2.0 * both(pair)[1]["linear"]["w"][:2]
+        steps.append(pair)
+    walked = np.array(steps)
+    first, second = np.linspace(-11, 3.5, 90), np.linspace(-6, 4, 90)
+    grid = jnp.asarray(np.stack(np.meshgrid(first, second), -1).reshape(-1, 2))
+    height = np.asarray(jax.jit(jax.vmap(lambda p: both(p)[0]))(grid)).reshape(90, 90)
+
+    figure, axis = plt.subplots(figsize=(8, 5.2))
+    levels = height.min() * np.geomspace(1.005, height.max() / height.min(), 16)
+    filled = axis.contourf(first, second, np.log10(height), 30, cmap="Blues_r")
+    axis.contour(first, second, height, levels, colors="white", linewidths=0.7)
+    axis.plot(*walked.T, "-", color=pictures.ORANGE, lw=1.5)
+    axis.plot(
+        *walked.T, "o", color=pictures.ORANGE, ms=4, mec="white", mew=0.4,
+        label="gradient descent, a dot a step",
+    )  # fmt: skip
+    axis.plot(
+        *np.asarray(best[:2]), "*", color=pictures.RED, ms=18, mec="white", label="optimum",
+        zorder=5,
+    )  # fmt: skip
+    axis.set(
+        xlabel=f"weight of {FEATURES[0]}", ylabel=f"weight of {FEATURES[1]}",
+        title="The loss is convex: one valley, one lowest point",
+    )  # fmt: skip
+    axis.legend(loc="upper left")
+    bar = figure.colorbar(filled)
+    bar.set_label("log10 of the loss (other weights at their optimum)")
+    pictures.save(figure, path)

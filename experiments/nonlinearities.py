@@ -1,0 +1,278 @@
+"""Every nonlinearity and its derivative: drawn, in a table, and how accurate it is.
+
+Values come from each block's ``forward``, derivatives from its ``backward`` with an upstream
+gradient of 1: what is drawn is what a network gets.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import fnn
+from experiments import pictures
+from experiments.console import console, table
+from experiments.options import writable
+from fnn.block import Block
+
+AT = (-5.0, -1.0, 0.0, 1.0, 5.0)
+SATURATED = 1e-3
+
+
+@dataclass
+class Options:
+    out: Path = Path("results/nonlinearities")
+    """folder for the pictures and the table as CSV"""
+
+
+class Shown(NamedTuple):
+    """A nonlinearity: how to make it, where it has kinks or jumps, and its formula."""
+
+    make: Callable[[], Block]
+    formula: str
+    kinks: tuple[float, ...] = ()
+    pair: bool = False  # of a row of logits: shown for the first of (x, 0)
+
+
+def _straight_through() -> Block:
+    return fnn.straight_through(fnn.step(), fnn.logistic())
+
+
+# The lecture's four first.
+NONLINEARITIES: dict[str, Shown] = {
+    "step": Shown(fnn.step, "1 where x >= 0, else 0", (0.0,)),
+    "logistic": Shown(fnn.logistic, "1 / (1 + exp(-x))"),
+    "tanh": Shown(fnn.tanh, "tanh(x)"),
+    "relu": Shown(fnn.relu, "max(x, 0)", (0.0,)),
+    "leaky_relu": Shown(fnn.leaky_relu, "x where x > 0, else 0.01 x", (0.0,)),
+    "elu": Shown(fnn.elu, "x where x > 0, else exp(x) - 1"),
+    "selu": Shown(fnn.selu, "1.05 x, or 1.76 (exp(x) - 1)", (0.0,)),
+    "celu": Shown(fnn.celu, "elu for alpha = 1"),
+    "softplus": Shown(fnn.softplus, "ln(1 + exp(x))"),
+    "softsign": Shown(fnn.softsign, "x / (1 + |x|)"),
+    "silu": Shown(fnn.silu, "x logistic(x)"),
+    "mish": Shown(fnn.mish, "x tanh(softplus(x))"),
+    "gelu": Shown(fnn.gelu, "x P(normal < x)"),
+    "hard_sigmoid": Shown(fnn.hard_sigmoid, "min(max(x + 3, 0), 6) / 6", (-3.0, 3.0)),
+    "hard_tanh": Shown(fnn.hard_tanh, "min(max(x, -1), 1)", (-1.0, 1.0)),
+    "absolute": Shown(fnn.absolute, "|x|", (0.0,)),
+    "identity": Shown(fnn.identity, "x"),
+    "straight_through": Shown(_straight_through, "step; logistic' on the way back", (0.0,)),
+    "softmax": Shown(fnn.softmax, "the first of softmax(x, 0)", pair=True),
+    "log_softmax": Shown(fnn.log_softmax, "the first of log_softmax(x, 0)", pair=True),
+}  # fmt: skip
+
+
+def curve(shown: Shown, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and derivatives at the points x, in float32."""
+    # Padded to one length, so that each nonlinearity is compiled once for all its uses.
+    padded = np.zeros(10001, np.float32)
+    padded[: len(x)] = x
+    y, derivative = _compiled(shown)(padded)
+    return np.asarray(y)[: len(x)], np.asarray(derivative)[: len(x)]
+
+
+@functools.cache
+def _compiled(shown: Shown) -> Callable[[np.ndarray], tuple[jax.Array, jax.Array]]:
+    """The block's own forward, and its backward from an upstream gradient of 1."""
+    block = shown.make()
+
+    @jax.jit
+    def f(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if shown.pair:
+            x = jnp.stack([x, jnp.zeros_like(x)], -1)
+        y, residuals = block.forward({}, x)
+        upstream = jnp.ones_like(y).at[..., 1].set(0) if shown.pair else jnp.ones_like(y)
+        _, derivative = block.backward({}, residuals, upstream)
+        return (y[..., 0], derivative[..., 0]) if shown.pair else (y, derivative)
+
+    return f
+
+
+def main(options: Options) -> int:
+    out = writable(options.out)
+    rows = [_row(name, shown) for name, shown in NONLINEARITIES.items()]
+    _print_tables(rows)
+    _print_accuracy()
+    with open(out / "nonlinearities.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    _draw_all(out / "nonlinearities.png")
+    _draw_accuracy(out / "accuracy.png")
+    console.print(f"\nsaved in {out}: accuracy.png, nonlinearities.csv, nonlinearities.png")
+    return 0
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+
+def _row(name: str, shown: Shown) -> dict[str, str]:
+    """One line of the table."""
+    y, d = curve(shown, np.array(AT))
+    far = np.arange(-5000, 5001) / 100
+    slopes = np.abs(curve(shown, far)[1])
+    row = {"name": name, "formula": shown.formula}
+    row |= {f"y({x:g})": f"{v + 0.0:.4g}" for x, v in zip(AT, y, strict=True)}
+    row |= {f"y'({x:g})": f"{v + 0.0:.3g}" for x, v in zip(AT, d, strict=True)}
+    top = float(slopes.max())
+    row["largest |y'|"] = f"{top:.4g}"
+    row["kinks"] = "; ".join(_kink(shown, x) for x in shown.kinks) or "none"
+    row["saturates"] = _saturation(far, slopes < SATURATED)
+    return row
+
+
+def _kink(shown: Shown, x: float) -> str:
+    """The derivative at a kink, with the slopes on both sides of it."""
+    y, d = curve(shown, x + np.array([-1e-3, 0.0, 1e-3]))
+    text = f"at {x:g}: {d[1]:.3g} ({d[0]:.3g} | {d[2]:.3g})"
+    return f"{text}, jump" if abs(y[2] - y[0]) > 0.5 else text
+
+
+def _saturation(x: np.ndarray, flat: np.ndarray) -> str:
+    """Where the derivative stays below `SATURATED` from some point on, to either side."""
+    if flat.all():
+        return "everywhere"
+    first, last = np.argmin(flat), len(x) - 1 - np.argmin(flat[::-1])
+    sides = []
+    if first > 0:
+        sides.append(f"x < {x[first] + 0.0:.1f}")
+    if last < len(x) - 1:
+        sides.append(f"x > {x[last]:.1f}")
+    return ", ".join(sides) or "nowhere"
+
+
+def _print_tables(rows: list[dict[str, str]]) -> None:
+    names = [f"{x:g}" for x in AT]
+    table(
+        "Values y(x); of softmax and log_softmax, the first of two logits (x, 0)", ("", *names),
+        [(r["name"], *(r[f"y({x})"] for x in names)) for r in rows],
+    )  # fmt: skip
+    table(
+        "Derivatives y'(x), as backward gives them", ("", *names, "max |y'|"),
+        [(r["name"], *(r[f"y'({x})"] for x in names), r["largest |y'|"]) for r in rows],
+    )  # fmt: skip
+    table(
+        f"Kinks, and saturation: where |y'| stays below {SATURATED:g}, so that little is learned",
+        ("", "saturates", "y' at kinks (left | right)"),
+        [(r["name"], r["saturates"], r["kinks"].replace("; ", "\n")) for r in rows],
+    )
+
+
+class Shortcut(NamedTuple):
+    """The derivative in terms of the output, and the truth in terms of the input."""
+
+    formula: str
+    from_output: Callable[[np.ndarray], np.ndarray]
+    truth: Callable[[np.ndarray], np.ndarray]
+
+
+SHORTCUTS = {
+    "logistic": Shortcut(
+        "y (1 - y)", lambda y: y * (1 - y), lambda x: np.exp(-x) / (1 + np.exp(-x)) ** 2
+    ),
+    "tanh": Shortcut("1 - y y", lambda y: 1 - y * y, lambda x: 1 / np.cosh(x) ** 2),
+}
+
+
+def _print_accuracy() -> None:
+    """The derivative of a saturated unit, by fnn and by the textbook's shortcut."""
+    rows = []
+    for name, shortcut in SHORTCUTS.items():
+        for x in (1.0, 5.0, 10.0, 20.0):
+            y, by_fnn = curve(NONLINEARITIES[name], np.array([x]))
+            true = shortcut.truth(np.array([x]))[0]
+            short = shortcut.from_output(y)[0]
+            rows.append(
+                (f"{name}'({x:g})", f"{true:.7g}", f"{by_fnn[0]:.7g}", shortcut.formula,
+                 f"{short:.7g}")
+            )  # fmt: skip
+    table(
+        "Why derivatives are computed from the input (float32)",
+        ("", "true", "fnn", "shortcut", "gives"),
+        rows,
+    )
+
+
+# ---- pictures --------------------------------------------------------------------------------
+
+
+def _draw_all(path: Path) -> None:
+    columns = 4
+    figure, axes = plt.subplots(
+        len(NONLINEARITIES) // columns, columns, figsize=(13, 14.5), sharex=True
+    )
+    for axis, (name, shown) in zip(axes.flat, NONLINEARITIES.items(), strict=True):
+        # A line is broken at every kink, so that a jump is drawn as one.
+        edges = (-5.0, *shown.kinks, 5.0)
+        for left, right in itertools.pairwise(edges):
+            x = np.linspace(left, right, 401)
+            x[0], x[-1] = left + 1e-4, right - 1e-4
+            y, d = curve(shown, x)
+            axis.plot(x, y, color=pictures.BLUE, lw=2.2)
+            axis.plot(x, d, color=pictures.ORANGE, lw=1.8, ls="--")
+        for kink in shown.kinks:
+            y, d = curve(shown, np.array([kink]))
+            axis.plot(kink, y[0], "o", color=pictures.BLUE, ms=6)
+            axis.plot(kink, d[0], "o", color=pictures.ORANGE, ms=5, mec="black", mew=0.8)
+        axis.axhline(0, color="black", lw=0.6)
+        axis.axvline(0, color="black", lw=0.6)
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, -2.2), min(high, 2.6))
+        axis.set_title(f"{name}\n", fontsize=12, weight="bold")
+        axis.text(
+            0.5, 1.03, shown.formula, transform=axis.transAxes, ha="center", fontsize=9,
+            color=pictures.GREY,
+        )  # fmt: skip
+        axis.grid(alpha=0.25)
+    handles = [
+        plt.Line2D([], [], color=pictures.BLUE, lw=2.2, label="y"),
+        plt.Line2D([], [], color=pictures.ORANGE, lw=1.8, ls="--", label="y', by backward"),
+        plt.Line2D(
+            [], [], color=pictures.ORANGE, marker="o", mec="black", lw=0,
+            label="y' at a kink, as declared",
+        ),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="upper center", ncols=3, fontsize=12, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.975))
+    pictures.save(figure, path)
+
+
+def _draw_accuracy(path: Path) -> None:
+    """The relative error of both ways to the derivative, in float32."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
+    x32 = np.linspace(0, 40, 1601, dtype=np.float32)
+    for axis, (name, shortcut) in zip(axes, SHORTCUTS.items(), strict=True):
+        y, by_fnn = curve(NONLINEARITIES[name], x32)
+        truth = shortcut.truth(x32.astype(np.float64))
+        for label, derivative, color in (
+            (f"{shortcut.formula}, from the output", shortcut.from_output(y), pictures.RED),
+            ("fnn, from the input", by_fnn, pictures.BLUE),
+        ):
+            error = np.abs(derivative.astype(np.float64) - truth) / truth
+            axis.semilogy(x32, np.maximum(error, 1e-9), color=color, lw=1.6, label=label)
+        lost = x32[np.flatnonzero(shortcut.from_output(y) == 0)[0]]
+        axis.axvline(lost, color=pictures.GREY, ls=":", lw=1)
+        axis.text(
+            lost + 0.4, 2e-3, f"0 from x = {lost:.1f} on:\nthe unit stops learning",
+            color=pictures.GREY,
+        )  # fmt: skip
+        axis.axhline(float(jnp.finfo("float32").eps), color="black", lw=0.7, ls="--")
+        axis.text(40, 1.5e-7, "float32's precision", ha="right", fontsize=8)
+        axis.set(xlabel="x", title=f"{name}'", ylim=(5e-10, 10))
+        axis.legend(loc="center right", bbox_to_anchor=(1, 0.42))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("relative error in float32")
+    figure.suptitle("Why compute a derivative from the input, not from the output")
+    figure.tight_layout()
+    pictures.save(figure, path)
