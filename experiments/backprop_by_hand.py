@@ -308,9 +308,7 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
     pictures.save(figure, path)
 
 
-def _arrow(
-    axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str
-) -> None:
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
     axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": color})
 
 

@@ -43,6 +43,8 @@ class Options:
     """the value of every variable: x=1.5 y=-2"""
     out: Path = Path("results/circuit")
     """folder for the picture"""
+    seed: int = 0
+    """taken as by every experiment; nothing here is random"""
 
 
 def main(options: Options) -> int:

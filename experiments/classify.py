@@ -29,9 +29,7 @@ def classify_images(options: Training, net: Block, data: Dataset) -> int:
     pictures.confusion_matrix(logits.argmax(-1), data.test.target, names, out / "confusion.png")
     probabilities = np.asarray(jax.nn.softmax(logits))
     images = data.test.x.reshape(-1, *data.image_shape[:2])
-    pictures.worst_mistakes(
-        images, probabilities, data.test.target, names, out / "mistakes.png"
-    )
+    pictures.worst_mistakes(images, probabilities, data.test.target, names, out / "mistakes.png")
     first = np.asarray(jax.tree.leaves(fitted.params["hidden_1"])[-1])
     pictures.filters(
         first, data.image_shape[:2], out / "filters.png",

@@ -14,8 +14,12 @@ from experiments.options import Training
 
 @dataclass
 class Options(Training):
-    hidden: tuple[int, ...] = (64, 32)
+    # Of the widths, depths and dropout rates tried, these had the highest validation accuracy,
+    # averaged over six splits: with 1,258 images a wide layer is fine if dropout holds it back.
+    hidden: tuple[int, ...] = (256,)
     """units of each hidden layer"""
+    dropout: float = 0.3
+    """the fraction of hidden units switched off at random in each step; 0 for none"""
     epochs: int = 60
     out: Path = Path("results/digits")
 
@@ -28,4 +32,5 @@ def main(options: Options) -> int:
         f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged "
         "on. Every gradient comes from fnn's hand-written backward pass."
     )
-    return classify_images(options, fnn.models.mlp((*options.hidden, 10), fnn.relu()), data)
+    net = fnn.models.mlp((*options.hidden, 10), fnn.relu(), dropout=options.dropout)
+    return classify_images(options, net, data)

@@ -51,9 +51,7 @@ def main(options: Options) -> int:
         f"cell nuclei, benign (1) or malignant (0).\n{len(data.train.x)} examples to learn from, "
         f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
     )
-    fitted = train(
-        options, net, loss, data.train, data.validation, {"accuracy": fnn.accuracy}
-    )
+    fitted = train(options, net, loss, data.train, data.validation, {"accuracy": fnn.accuracy})
     z = predict(net, fitted.params, data.test.x, options.jax_dtype)
     accuracy = fnn.accuracy(z, data.test.target)
     if fitted.history:
@@ -182,7 +180,7 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
     probability.plot(line, 1 / (1 + np.exp(-line)), color="black", lw=2, label="logistic(z)")
     probability.set(ylim=(0, 1.04), ylabel=f"probability of {data.class_names[1]}")
     handles = [a.get_legend_handles_labels() for a in (axis, probability)]
-    axis.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="upper left")
+    axis.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="center left")
     pictures.save(figure, path)
 
 

@@ -33,6 +33,8 @@ SATURATED = 1e-3
 class Options:
     out: Path = Path("results/nonlinearities")
     """folder for the pictures and the table as CSV"""
+    seed: int = 0
+    """taken as by every experiment; nothing here is random"""
 
 
 class Shown(NamedTuple):
