@@ -19,11 +19,17 @@ endif
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
 
+# Most tests compile much and run little, so they are compiled without LLVM's optimisations. The
+# others say how the library behaves as its users compile it: digits, experiments, doctests.
+QUICK = XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(PYTEST)
+AS_COMPILED = tests/test_nonlinearities.py $(wildcard tests/test_experiments*.py)
+
 test: $(VENV)/.test
-	$(PYTEST)
+	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))
+	$(PYTEST) fnn $(AS_COMPILED)
 
 smoke: $(VENV)/.test
-	$(PYTEST) fnn tests/test_graph.py tests/test_losses.py tests/test_training.py tests/test_fit.py
+	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

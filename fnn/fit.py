@@ -15,7 +15,7 @@ import numpy as np
 
 from fnn.backprop import with_loss
 from fnn.block import Block, Key, Params, Value
-from fnn.check.finite import all_finite, first_nonfinite
+from fnn.check.finite import NonFinite, all_finite, first_nonfinite
 from fnn.optimizers import sgd
 from fnn.training import make_epoch, make_predict
 from fnn.validate import check_target, examples, parameters
@@ -251,13 +251,16 @@ def _post_mortem(
     def params_at(step: int) -> Params:
         return epoch(*start, *data, rows[: step * batch_size], key)[0] if step else start[0]
 
-    # A loss is not finite in this step, or an update was not in the one before.
-    for step in range(max(bad - 1, 0), min(bad + 1, len(losses))):
-        batch = jax.tree.map(lambda a, i=step: a[rows[i * batch_size :][:batch_size]], data)
-        inputs = {"net": params_at(step)}, batch, jax.random.fold_in(key, step)
-        found = first_nonfinite(with_loss(net, loss), *inputs)
-        if found is not None:
-            break
+    def examine(step: int) -> NonFinite | None:
+        batch = jax.tree.map(lambda a: a[rows[step * batch_size :][:batch_size]], data)
+        step_key = jax.random.fold_in(key, step)
+        return first_nonfinite(with_loss(net, loss), {"net": params_at(step)}, batch, step_key)
+
+    # Either a gradient of the step before was not finite, or its update, or else this loss.
+    step = max(bad - 1, 0)
+    found = examine(step)
+    if found is None and bad > step and all_finite(params_at(bad)):
+        step, found = bad, examine(bad)
     cause = found or "the optimiser's update is not finite"
     return params_at(max(bad - 1, 0)), f"step {step + 1}: {cause}"
 

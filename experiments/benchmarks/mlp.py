@@ -167,6 +167,12 @@ def run(settings: Settings) -> None:
     networks: tuple[str, ...] = settings.networks
     problems = {name: problem_of(name, threads, device) for name in networks}
     measured = Measured([Row(n, c) for n in networks for c in settings.contenders])
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if busy > 0.5:
+        # OpenMP and OpenBLAS wait by spinning: with a core short they become ten times slower,
+        # XLA hardly two, so the ratios would flatter the JAX libraries.
+        measured.warnings.append(f"other work on this machine: load average {busy:.1f} at start")
+        print(f"WARNING: {measured.warnings[-1]}")
     where = f"{machine()}, {threads} threads"
     if device != "cpu":
         where += f", {jax.devices()[0].device_kind}; scikit-learn on the CPU"

@@ -1,0 +1,222 @@
+"""The whole pipeline on small real data: it learns, reproducibly, and refuses what is bad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_digits
+
+import fnn
+from fnn.block import Block
+
+CE = fnn.softmax_cross_entropy()
+
+
+def digits(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    x, target = load_digits(return_X_y=True)
+    return (x[:n] / 16).astype(np.float32), target[:n].astype(np.int32)
+
+
+def fit(net: Block, loss: Block, x: Any, target: Any, **options: Any) -> fnn.Fitted:
+    return fnn.fit(net, loss, x, target, progress=options.pop("progress", False), **options)
+
+
+def small_net(**options: Any) -> Block:
+    return fnn.models.mlp((16, 10), fnn.relu(), **options)
+
+
+FAST = {"optimizer": fnn.sgd(0.1, 0.9), "batch_size": 32}
+
+
+def test_digits_are_learned_and_the_best_is_kept() -> None:
+    x, target = digits(600)
+    fitted = fit(
+        small_net(), CE, x[:450], target[:450], epochs=15, **FAST,
+        validation=(x[450:], target[450:]), metrics={"accuracy": fnn.accuracy},
+    )  # fmt: skip
+    assert fitted.ok
+    assert fitted.stopped == "after 15 epochs"
+    assert [row["epoch"] for row in fitted.history] == list(range(1, 16))
+    assert list(fitted.history[0]) == [
+        "epoch", "loss", "validation_loss", "validation_accuracy", "seconds"
+    ]  # fmt: skip
+    validation = [row["validation_loss"] for row in fitted.history]
+    assert fitted.best_epoch == int(np.argmin(validation)) + 1
+    logits = fnn.make_predict(small_net())(fitted.params, jnp.asarray(x[450:]))
+    value, _ = CE.forward({}, (logits, jnp.asarray(target[450:])))
+    assert float(value) == pytest.approx(min(validation), rel=1e-5)
+    assert fnn.accuracy(logits, target[450:]) > 0.85
+
+
+def test_one_neuron_learns_breast_cancer() -> None:
+    x, target = load_breast_cancer(return_X_y=True)
+    x = (x - x.mean(0)) / x.std(0)
+    net = fnn.models.logistic_regression()
+    fitted = fit(net, fnn.binary_cross_entropy(), x, target, epochs=20, batch_size=64)
+    assert fnn.accuracy(net.forward(fitted.params, jnp.asarray(x))[0], target) > 0.96
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_dtypes(dtype: str) -> None:
+    x, target = digits(100)
+    fitted = fit(small_net(), CE, x, target, epochs=3, dtype=dtype, **FAST)
+    wide = jnp.dtype("float64" if dtype == "float64" else "float32")
+    assert {p.dtype for p in jax.tree.leaves(fitted.params)} == {wide}
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+
+
+def test_the_key_decides_everything() -> None:
+    x, target = digits(100)
+    net = small_net(dropout=0.3)
+    runs = [
+        fit(net, CE, x, target, epochs=2, key=jax.random.key(seed), **FAST, **options)
+        for seed, options in ((1, {}), (1, {}), (2, {}))
+    ]
+    first, again, other = (np.asarray(run.params["out"]["w"]) for run in runs)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    raw = fit(net, CE, x, target, epochs=2, key=jax.random.PRNGKey(1), **FAST)
+    assert raw.ok
+
+
+def test_an_epoch_in_pieces_is_the_same() -> None:
+    x, target = digits(110)
+    whole = fit(small_net(), CE, x, target, epochs=2, **FAST)
+    pieces = fit(small_net(), CE, x, target, epochs=2, steps_per_call=2, **FAST)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        whole.params,
+        pieces.params,
+    )
+    assert pieces.history[1]["loss"] == pytest.approx(whole.history[1]["loss"], rel=1e-6)
+
+
+def test_the_mean_loss_counts_every_example_once() -> None:
+    x, target = digits(70)  # batches of 32, 32 and 6
+    optimizer = fnn.sgd(1e-30)  # stands still
+    fitted = fit(small_net(), CE, x, target, epochs=1, optimizer=optimizer, batch_size=32)
+    value, _ = CE.forward({}, (small_net().forward(fitted.params, x)[0], jnp.asarray(target)))
+    assert fitted.history[0]["loss"] == pytest.approx(float(value), rel=1e-5)
+
+
+def test_it_stops_at_convergence() -> None:
+    x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
+    fitted = fit(
+        fnn.linear(1), fnn.squared_error(), x, 2 * x, epochs=500, batch_size=32,
+        tolerance=0.01, patience=3, optimizer=fnn.sgd(1.0),
+    )  # fmt: skip
+    assert fitted.ok
+    assert "converged" in fitted.stopped
+    assert len(fitted.history) < 500
+
+
+def test_no_epochs_give_the_initial_parameters() -> None:
+    x, target = digits(20)
+    params = small_net().init(jax.random.key(3), x)
+    fitted = fit(small_net(), CE, x, target, epochs=0, params=params)
+    assert fitted.history == []
+    assert fitted.best_epoch == 0
+    assert np.array_equal(fitted.params["out"]["w"], params["out"]["w"])
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interrupt_keeps_what_was_learned(at: int) -> None:
+    x, target = digits(100)
+
+    def interrupt(row: dict[str, float], left: float) -> None:
+        if row["epoch"] == at:
+            raise KeyboardInterrupt
+
+    fitted = fit(small_net(), CE, x, target, epochs=9, progress=interrupt, **FAST)
+    assert not fitted.ok
+    assert fitted.stopped == f"by an interrupt in epoch {at + 1}"
+    expected = fit(small_net(), CE, x, target, epochs=at, **FAST)
+    assert np.array_equal(fitted.params["out"]["w"], expected.params["out"]["w"])
+
+
+def exploding(after: float) -> Block:
+    """The identity until its input gets large, and infinite from there on."""
+    return Block(
+        lambda key, x: {},
+        lambda params, x, key=None: (jnp.where(jnp.abs(x) > after, jnp.inf, x), ()),
+        lambda params, residuals, dy: ({}, dy),
+        "exploding",
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    x, target = digits(100)
+    net = fnn.serial(hidden=fnn.linear(8), drop=fnn.dropout(0.1), fuse=exploding(5.0))
+    net = fnn.serial(body=net, out=fnn.linear(10))
+    with pytest.warns(RuntimeWarning, match="first non-finite value: output of net/body/fuse"):
+        fitted = fit(net, CE, x, target, epochs=50, optimizer=fnn.sgd(0.5), batch_size=10)
+    assert not fitted.ok
+    assert "net/body/fuse (forward)" in fitted.stopped
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
+    prediction = fnn.make_predict(net)(fitted.params, x)
+    assert np.isfinite(CE.forward({}, (prediction, jnp.asarray(target)))[0])
+
+
+def test_an_update_that_is_not_finite_stops_the_run() -> None:
+    x, target = digits(40)
+    optimizer = fnn.sgd(lambda step: jnp.where(step < 2, 0.1, jnp.inf).astype(jnp.float32))
+    with pytest.warns(RuntimeWarning, match="epoch 1, step 3: the optimiser's update"):
+        fitted = fit(small_net(), CE, x, target, epochs=2, optimizer=optimizer, batch_size=10)
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
+
+
+def test_progress_is_printed_with_the_time_left(capsys: Any) -> None:
+    x, target = digits(40)
+    fit(small_net(), CE, x, target, epochs=2, progress=True)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("epoch 1/2  loss ")
+    assert "at most" in first
+    assert "left" not in last
+
+
+X, T = digits(20)
+NAN = np.where(np.arange(20)[:, None] == 7, np.nan, X).astype(np.float32)
+OTHER = fnn.models.mlp((9, 10)).init(jax.random.key(0), X)
+BAD_INPUT = {
+    "feature count": ((X, T), {"validation": (X[:, :5], T)}, r"x has 5 features .* w needs 64"),
+    "label too high": ((X, T + 5), {}, "labels go from 5 to 14; 10 classes need labels from 0 to"),
+    "label negative": ((X, T - 1), {}, "labels go from -1 to 8"),
+    "float labels": ((X, T.astype(np.float32)), {}, r"needs integer labels .*astype\('int32'\)"),
+    "boolean labels": ((X, T > 4), {}, "need integer labels"),
+    "nan": ((NAN, T), {}, "x has 64 values that are NaN or infinite, the first in example 7"),
+    "validation nan": ((X, T), {"validation": (NAN, T)}, "validation x has 64 values"),
+    "empty": ((X[:0], T[:0]), {}, "x is empty; training needs at least one example"),
+    "lengths": ((X, T[:19]), {}, r"one entry per example each, got shapes \[\(20, 64\), \(19,\)\]"),
+    "scalar": ((X, T[0]), {}, "needs a first axis of examples"),
+    "integer x": (((X * 16).astype(np.uint8), T), {}, "x has dtype uint8 and needs a floating"),
+    "validation labels": ((X, T), {"validation": (X, T + 1)}, "validation target: labels go from"),
+    "other parameters": ((X, T), {"params": OTHER}, "hidden_1/b: params hold .* another network's"),
+    "no parameters": ((X, T), {"params": {}}, "params hold nothing"),
+    "epochs": ((X, T), {"epochs": -1}, "epochs is -1"),
+    "batch size": ((X, T), {"batch_size": 0}, "batch_size is 0"),
+    "patience": ((X, T), {"patience": 0}, "patience is 0"),
+    "steps per call": ((X, T), {"steps_per_call": 0}, "steps_per_call is 0"),
+    "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "there is no validation"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_refused_before_training(case: str) -> None:
+    data, options, message = BAD_INPUT[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit(small_net(), CE, *data, epochs=options.pop("epochs", 1), **options)
+
+
+def test_float64_that_is_switched_off_is_refused() -> None:
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
+        fit(small_net(), CE, X, T, epochs=1, dtype="float64")
+
+
+def test_targets_that_are_not_probabilities_are_refused() -> None:
+    for target in (T[:, None].astype(float), np.full((20, 1), np.nan)):
+        with pytest.raises(ValueError, match="targets go from|NaN or infinite"):
+            fit(fnn.linear(1), fnn.binary_cross_entropy(), X, target)
