@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -14,11 +16,11 @@ from experiments.run import conclude, predict, train
 from fnn.block import Block
 
 
-def classify_images(options: Training, net: Block, data: Dataset) -> int:
+def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any = None) -> int:
     """Trains on the training images, keeps the best on validation, judges once on the test."""
     fitted = train(
         options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
-        {"accuracy": fnn.accuracy},
+        {"accuracy": fnn.accuracy}, optimizer=optimizer,
     )  # fmt: skip
     logits = predict(net, fitted.params, data.test.x, options.jax_dtype)
     accuracy = fnn.accuracy(logits, data.test.target)

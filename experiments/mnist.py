@@ -11,6 +11,7 @@ from experiments.classify import classify_images
 from experiments.console import console
 from experiments.data import load
 from experiments.options import Training
+from experiments.run import scheduled
 
 
 @dataclass
@@ -19,6 +20,10 @@ class Options(Training):
     """which data set"""
     hidden: tuple[int, ...] = (128, 64)
     """units of each hidden layer"""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """of the learning rate: constant, or falling along a half cosine to 0"""
+    weight_decay: float = 3e-4
+    """pulls every parameter towards 0: this much of it is added to its gradient"""
     data_dir: Path | None = None
     """folder that holds mnist/ and fashion_mnist/; else $FNN_DATA, the cache, or a download"""
     batch_size: int = 64
@@ -29,9 +34,14 @@ class Options(Training):
 def main(options: Options) -> int:
     options.out = options.out or Path("results") / options.data
     options.prepare()
+    if options.weight_decay < 0:
+        raise ValueError(f"--weight-decay is {options.weight_decay}, needs 0 or more")
     data = load(options.data, options.seed, options.data_dir)
     console.print(
         f"[bold]{data.about}[/bold] {len(data.train.x)} images to learn from, "
         f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
     )
-    return classify_images(options, fnn.models.mlp((*options.hidden, 10), fnn.relu()), data)
+    steps = options.epochs * -(-len(data.train.x) // options.batch_size)
+    net = fnn.models.mlp((*options.hidden, 10), fnn.relu())
+    optimizer = scheduled(options, options.schedule, steps, options.weight_decay)
+    return classify_images(options, net, data, optimizer)

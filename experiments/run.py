@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import warnings
@@ -31,13 +32,15 @@ def train(
     metrics: Mapping[str, Metric] | None = None,
     *,
     name: str = "",
+    optimizer: Any = None,
     **fit_options: Any,
 ) -> fnn.Fitted:
     """Shows the network, checks its gradients, trains it, and saves what was learned.
 
     Writes ``history.csv`` and the parameters into ``options.out``, below ``name`` if there is
     one. They are written also when training was interrupted or went wrong, which the caller
-    sees in the answer's ``ok`` and the reader in the message.
+    sees in the answer's ``ok`` and the reader in the message. ``optimizer`` is that of the
+    options by default.
     """
     out = options.out / name
     out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def train(
         warnings.simplefilter("ignore", RuntimeWarning)  # the reason is printed below
         fitted = fnn.fit(
             net, loss, *train,
-            optimizer=options.make_optimizer(), epochs=options.epochs,
+            optimizer=optimizer or options.make_optimizer(), epochs=options.epochs,
             batch_size=options.batch_size, key=key, params=params, dtype=options.jax_dtype,
             validation=None if validation is None or not len(validation.x) else validation,
             metrics=metrics, progress=progress, **fit_options,
@@ -60,6 +63,27 @@ def train(
     console.print(f"stopped {fitted.stopped}{best if fitted.history else ''}")
     save(out, fitted.params, fitted.history)
     return fitted
+
+
+def scheduled(options: Training, schedule: str, steps: int, weight_decay: float = 0.0) -> Any:
+    """The optimiser of the options, with a schedule of the learning rate and weight decay.
+
+    Args:
+      schedule: "constant", or "cosine": falling to 0 over ``steps``. Large steps to begin with,
+        and at the end steps so small that the noise of the batches averages out (Loshchilov
+        and Hutter 2017).
+      weight_decay: adds this times each parameter to its gradient, as if the loss had a term
+        weight_decay/2 |params|^2.
+    """
+    import optax
+
+    if schedule == "cosine":
+        falling: Any = optax.cosine_decay_schedule(options.learning_rate, steps)
+        options = dataclasses.replace(options, learning_rate=falling)
+    optimizer = options.make_optimizer()
+    if not weight_decay:
+        return optimizer
+    return optax.chain(optax.add_decayed_weights(weight_decay), optimizer)
 
 
 def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None:

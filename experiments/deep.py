@@ -1,0 +1,216 @@
+"""50 layers: where gradients vanish, and what residual connections do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import fnn
+from experiments import pictures
+from experiments.console import console, table
+from experiments.data import Split, load
+from experiments.options import Training
+from experiments.run import conclude, predict, scheduled, train
+from fnn.block import Block, Key, Params, Residuals
+
+NONLINEARITIES = {"logistic": fnn.logistic, "tanh": fnn.tanh, "relu": fnn.relu}
+COLORS = {"logistic": pictures.RED, "tanh": pictures.BLUE, "relu": pictures.GREEN}
+Norms = dict[str, np.ndarray]
+
+
+@dataclass
+class Options(Training):
+    depth: int = 50
+    """hidden layers"""
+    width: int = 64
+    """units of each"""
+    epochs: int = 20
+    learning_rate: float = 0.01
+    """step size to begin with; it falls along a half cosine to 0"""
+    out: Path = Path("results/deep")
+
+
+def tap() -> Block:
+    """The identity, with a parameter of zeros added to x: its gradient is dE/dx.
+
+    A place to read the upstream gradient in the middle of a network; inside ``repeat`` it
+    comes back stacked, one slice per layer.
+
+    >>> import jax.numpy as jnp
+    >>> net = fnn.serial(tap=tap(), square=fnn.square())
+    >>> x = jnp.array([3.0])
+    >>> params = net.init(jax.random.key(0), x)
+    >>> _, residuals = net.forward(params, x)
+    >>> net.backward(params, residuals, jnp.ones(1))[0]
+    {'tap': Array([6.], dtype=float32)}
+    """
+
+    def init(key: Key, x: Any) -> Params:
+        return jnp.zeros(x.shape, x.dtype)
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
+        return x + params, ()
+
+    def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
+        return dy, dy  # forward: y = x + params
+
+    return Block(init, forward, backward, "tap")
+
+
+def network(nonlinearity: Block, residual: bool, options: Options, tapped: bool = False) -> Block:
+    """``depth`` layers between an input and an output layer.
+
+    Plain: h = f(h W + b). Residual: h = h + f(h) W + b, the nonlinearity first, so that nothing
+    stands in the way of h (He et al. 2016, "Identity mappings"). Each adds only a little to
+    begin with, variance 1 / (10 depth), so that the sum of all branches stays small.
+
+    Args:
+      tapped: also gives the gradient of every layer's output, at ``deep/tap``.
+    """
+    blocks: dict[str, Block]
+    if residual:
+        small = jax.nn.initializers.variance_scaling(0.1 / options.depth, "fan_in", "normal")
+        branch = fnn.serial(
+            **{nonlinearity.name: nonlinearity}, linear=fnn.linear(options.width, w_init=small)
+        )
+        blocks = {"layer": fnn.residual(branch)}
+    else:
+        blocks = {"layer": fnn.layer(options.width, nonlinearity)}
+    if tapped:
+        blocks["tap"] = tap()
+    return fnn.serial(
+        first=fnn.linear(options.width),
+        deep=fnn.repeat(fnn.serial(**blocks), options.depth),
+        out=fnn.linear(10),
+    )
+
+
+def gradient_norms(net: Block, data: Split, key: Key) -> Norms:
+    """|dE/dW| and |dE/dh| of every hidden layer of a tapped network at its initialisation.
+
+    In float64, where a gradient of 1e-45 is still a number.
+    """
+    with jax.enable_x64(True):
+        x = np.asarray(data.x, np.float64)
+        params = jax.jit(net.init)(key, x)
+        _, grads = jax.jit(fnn.value_and_grad(net, fnn.softmax_cross_entropy()))(
+            params, x, data.target
+        )
+        # repeat stacks its parameters, so one array holds the gradients of all layers.
+        (w,) = (
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(grads["deep"])
+            if jax.tree_util.keystr(path, simple=True, separator="/").endswith("/w")
+        )
+        stacks = {"W": w, "h": grads["deep"]["tap"]}
+        return {k: np.sqrt(np.sum(np.square(v), axis=(1, 2))) for k, v in stacks.items()}
+
+
+def main(options: Options) -> int:
+    options.prepare()
+    if options.depth < 2:
+        raise ValueError(f"--depth is {options.depth}, needs at least 2")
+    data = load("digits", options.seed)
+    console.print(
+        f"[bold]{options.depth} layers[/bold] of {options.width} units, three nonlinearities, each "
+        "plain and with residual connections.\nGoing back, every plain layer multiplies the "
+        "gradient by W and by the local gradient f'(z):\nfor the logistic function that is at "
+        f"most 1/4, and 0.25^{options.depth} = {0.25**options.depth:.0e}."
+    )
+    norms: dict[str, Norms] = {}
+    fits: dict[str, fnn.Fitted] = {}
+    accuracy: dict[str, float] = {}
+    few = Split(data.train.x[:256], data.train.target[:256])
+    steps = options.epochs * -(-len(data.train.x) // options.batch_size)
+    for name, nonlinearity in NONLINEARITIES.items():
+        for residual in (False, True):
+            label = f"{name} residual" if residual else name
+            console.print(f"\n[bold]{label}[/bold]")
+            key = jax.random.key(options.seed)
+            tapped = network(nonlinearity(), residual, options, tapped=True)
+            norms[label] = gradient_norms(tapped, few, key)
+            net = network(nonlinearity(), residual, options)
+            fits[label] = train(
+                options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
+                {"accuracy": fnn.accuracy}, name=label.replace(" ", "_"),
+                optimizer=scheduled(options, "cosine", steps),
+            )  # fmt: skip
+            logits = predict(net, fits[label].params, data.test.x, options.jax_dtype)
+            accuracy[label] = fnn.accuracy(logits, data.test.target)
+    console.print()
+    table(
+        "Gradient at the start, and what training made of it",
+        ("network", "|dE/dW| first layer", "last layer", "first / last", "test accuracy"),
+        [
+            (n, f"{w[0]:.1e}", f"{w[-1]:.1e}", f"{w[0] / w[-1]:.1e}", f"{accuracy[n]:.3f}")
+            for n, w in ((n, v["W"]) for n, v in norms.items())
+        ],
+    )
+    _draw_gradients(norms, options.out / "gradients.png")
+    _draw_learning(fits, accuracy, options.out / "learning.png")
+    # A variant that does not learn is what this shows; the residual ReLU one has to.
+    results = {f"test accuracy, {n}": a for n, a in accuracy.items()}
+    interrupted = next((f for f in fits.values() if f.stopped.startswith("interrupted")), None)
+    return conclude(options.out, results, interrupted or fits["relu residual"])
+
+
+def _style(label: str) -> dict[str, Any]:
+    name, *residual = label.split()
+    return {"color": COLORS[name], "ls": "-" if residual else "--", "lw": 1.8, "label": label}
+
+
+def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True)
+    smallest, largest = np.inf, 0.0
+    for axis, of, what in zip(axes, "Wh", ("weights", "output"), strict=True):
+        for label, norm in norms.items():
+            values = norm[of]
+            axis.semilogy(np.arange(1, len(values) + 1), values, **_style(label))
+            smallest = min(smallest, values[values > 0].min(initial=np.inf))
+            largest = max(largest, values.max())
+        # A float32 weight of 0.1 does not change by less than this in one step.
+        axis.axhspan(1e-99, 1e-9, color=pictures.GREY, alpha=0.15, lw=0)
+        axis.set(
+            xlabel="layer (1 is next to the input; gradients come from the right)",
+            title=f"Gradient of each layer's {what}, |dE/d{of}|",
+        )
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(max(smallest / 10, 1e-60), largest * 10)
+    axes[0].set_ylabel("norm, before training")
+    axes[0].text(
+        0.98, 0.03, "grey: lost beside a float32 weight", transform=axes[0].transAxes,
+        ha="right", va="bottom", fontsize=9, color="#555555",
+    )  # fmt: skip
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="lower center", ncols=6, frameon=False,
+        bbox_to_anchor=(0.5, -0.06),
+    )  # fmt: skip
+    figure.suptitle("Where gradients vanish: the same loss, seen from every layer")
+    figure.tight_layout()
+    pictures.save(figure, path)
+
+
+def _draw_learning(
+    fits: Mapping[str, fnn.Fitted], accuracy: Mapping[str, float], path: Path
+) -> None:
+    figure, (loss, right) = plt.subplots(1, 2, figsize=(12, 4.4))
+    for label, fitted in fits.items():
+        epochs = [row["epoch"] for row in fitted.history]
+        loss.semilogy(epochs, [row["loss"] for row in fitted.history], **_style(label))
+        style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%} on the test images"}
+        right.plot(epochs, [row["validation_accuracy"] for row in fitted.history], **style)
+    loss.axhline(np.log(10), color=pictures.GREY, lw=1, ls=":")
+    loss.text(1, np.log(10) * 1.06, "ln 10: knows nothing", fontsize=9, color="#555555")
+    loss.set(xlabel="epoch", ylabel="loss", title="Training loss")
+    right.set(xlabel="epoch", ylim=(0, 1.02), title="Accuracy on validation examples")
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    for axis in (loss, right):
+        axis.grid(alpha=0.3)
+    pictures.save(figure, path)

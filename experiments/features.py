@@ -1,0 +1,191 @@
+"""Features learned rather than designed: one linear classifier on pixels, PCA, hidden units."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import fnn
+from experiments import pictures
+from experiments.console import console, table
+from experiments.data import Dataset, Split, load
+from experiments.options import Training
+from experiments.run import conclude, predict, train
+from fnn.block import Block
+
+
+@dataclass
+class Options(Training):
+    data: Literal["digits", "mnist"] = "digits"
+    """which data set"""
+    hidden: int = 48
+    """units of the hidden layer, and as many principal components"""
+    dropout: float = 0.3
+    """the fraction of hidden units switched off at random in each step of the first training"""
+    epochs: int = 60
+    """to learn the features"""
+    linear_epochs: int = 100
+    """to learn each linear classifier, at most: it stops where its loss no longer falls"""
+    data_dir: Path | None = None
+    """folder that holds mnist/; else $FNN_DATA, the cache, or a download"""
+    out: Path | None = None  # type: ignore[assignment]
+    """folder for history.csv, the parameters and the pictures; results/features_DATA by default"""
+
+
+def up_to(net: Block, name: str) -> Block:
+    """The network up to the node ``name``: its wiring is data, so a part of it is a slice.
+
+    It reads the same parameters, less those of the nodes that are gone.
+
+    >>> import jax.numpy as jnp
+    >>> net = fnn.serial(a=fnn.square(), b=fnn.negate(), c=fnn.exp())
+    >>> float(up_to(net, "b").forward({}, 3.0)[0])
+    -9.0
+    """
+    assert net.graph is not None
+    names = [node.name for node in net.graph.nodes]
+    kept = net.graph.nodes[: names.index(name) + 1]
+    return fnn.graph(
+        net.graph.inputs,
+        [(node.name, node.block, node.inputs, node.params_of) for node in kept],
+        name,
+    )
+
+
+def main(options: Options) -> int:
+    options.out = options.out or Path("results") / f"features_{options.data}"
+    options.prepare()
+    for name in ("hidden", "linear_epochs"):
+        if getattr(options, name) < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {getattr(options, name)}, needs at least 1")
+    data = load(options.data, options.seed, options.data_dir)
+    pixels = data.train.x.shape[1]
+    if options.hidden > pixels:
+        raise ValueError(f"--hidden is {options.hidden}, but there are {pixels} components at most")
+    console.print(
+        "[bold]Where do good features come from?[/bold] Three descriptions of the same images: "
+        "the pixels, their\nprincipal components (PCA), which keep what varies most, and the "
+        "hidden units of a network, which\nlearned what tells the classes apart. On each the same "
+        "linear classifier, trained the same way."
+    )
+    console.print("\n[bold]First, a network learns the features[/bold]")
+    net = fnn.models.mlp((options.hidden, 10), fnn.relu(), dropout=options.dropout)
+    fitted = train(
+        options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
+        {"accuracy": fnn.accuracy}, name="network",
+    )  # fmt: skip
+    if not fitted.ok:
+        return conclude(options.out, {"stopped": fitted.stopped}, fitted)
+    body = up_to(net, "relu_1")
+    learned = {"hidden_1": fitted.params["hidden_1"]}
+    components, center = _principal_components(data.train.x, options.hidden, options.seed)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    features: dict[str, dict[str, np.ndarray]] = {
+        "pixels": {name: s.x for name, s in splits.items()},
+        "PCA": {name: (s.x - center) @ components for name, s in splits.items()},
+        "hidden units": {
+            name: predict(body, learned, s.x, options.jax_dtype) for name, s in splits.items()
+        },
+    }
+    accuracy: dict[str, float] = {}
+    learning: dict[str, float] = {}
+    for name, found in features.items():
+        console.print(f"\n[bold]A linear classifier of {name}[/bold]")
+        # The same spread for all, from the training images, so that one step size suits all.
+        mean, spread = found["train"].mean(0), float(found["train"].std(0).mean() or 1.0)
+        scaled = {k: ((v - mean) / spread).astype(np.float32) for k, v in found.items()}
+        linear = fnn.linear(len(data.class_names))
+        plain = dataclasses.replace(
+            options, epochs=options.linear_epochs, optimizer="sgd", learning_rate=0.01
+        )
+        classifier = train(
+            plain, linear, fnn.softmax_cross_entropy(),
+            Split(scaled["train"], data.train.target),
+            Split(scaled["validation"], data.validation.target),
+            {"accuracy": fnn.accuracy}, name=f"linear_{name.replace(' ', '_')}",
+            tolerance=1e-3,
+        )  # fmt: skip
+        for part, into in (("train", learning), ("test", accuracy)):
+            logits = predict(linear, classifier.params, scaled[part], options.jax_dtype)
+            into[name] = fnn.accuracy(logits, splits[part].target)
+    console.print()
+    table(
+        "The same linear classifier on three kinds of features",
+        ("features", "how many", "training accuracy", "test accuracy"),
+        [
+            (n, features[n]["test"].shape[1], f"{learning[n]:.4f}", f"{accuracy[n]:.4f}")
+            for n in features
+        ],
+    )
+    console.print(
+        "PCA is a linear function of the pixels: a linear classifier cannot do more with it than "
+        "with the\npixels themselves. The hidden units are not, and were learned for the task."
+    )
+    w = np.asarray(fitted.params["hidden_1"]["w"], np.float32)
+    _draw_filters(w, components, data, options.out / "filters.png")
+    _draw_scatter(features, data, options.seed, options.out / "scatter.png")
+    pictures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
+    results = {f"test accuracy, linear on {n}": a for n, a in accuracy.items()}
+    return conclude(options.out, results, fitted)
+
+
+def _principal_components(x: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The directions in which x varies most, as columns (d, count), and the mean (d,)."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(count, *x.shape), random_state=seed).fit(x)
+    return pca.components_.T.astype(np.float32), pca.mean_.astype(np.float32)
+
+
+def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Path) -> None:
+    """The hidden units' weights and the principal components, side by side."""
+    assert data.image_shape is not None
+    shape = data.image_shape[:2]
+    columns = 6
+    rows = min(6, -(-w.shape[1] // columns))
+    figure, axes = plt.subplots(
+        rows, 2 * columns + 1, figsize=(11, 0.82 * rows + 0.5), squeeze=False,
+        width_ratios=[1] * columns + [0.4] + [1] * columns,  # a gap in the middle
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.axis("off")
+    # The units with the largest weights, and the components with the largest variance.
+    strongest = w[:, np.argsort(-np.linalg.norm(w, axis=0))]
+    for side, filters in ((axes[:, :columns], strongest), (axes[:, columns + 1 :], components)):
+        for axis, column in zip(side.flat, filters.T, strict=False):
+            pictures.image(axis, column.reshape(shape))
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.92, wspace=0.12, hspace=0.12)
+    figure.text(0.24, 0.95, "Learned: weights of hidden units", ha="center", fontsize=12)
+    figure.text(0.76, 0.95, "Designed: principal components", ha="center", fontsize=12)
+    pictures.save(figure, path)
+
+
+def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path) -> None:
+    """Test images in the plane in which each kind of features varies most, by class."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.6))
+    colors = plt.get_cmap("tab10")
+    target = data.test.target[:1500]
+    for axis, name in zip(axes, ("pixels", "hidden units"), strict=True):
+        plane, center = _principal_components(features[name]["train"], 2, seed)
+        points = (features[name]["test"][:1500] - center) @ plane
+        if points.shape[1] < 2:  # a single hidden unit
+            points = np.c_[points, np.zeros(len(points))]
+        for k, label in enumerate(data.class_names):
+            mine = points[target == k]
+            axis.scatter(*mine.T, s=14, color=colors(k), alpha=0.7, lw=0, label=label)
+            if len(mine):
+                axis.text(
+                    *np.median(mine, axis=0), label, fontsize=13, weight="bold", ha="center",
+                    va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "white",
+                                       "ec": colors(k), "alpha": 0.9},
+                )  # fmt: skip
+        axis.set(xticks=[], yticks=[], title=f"Two principal components of the {name}")
+    figure.suptitle("Test images by class: what the hidden layer has pulled apart")
+    figure.tight_layout()
+    pictures.save(figure, path)

@@ -1,0 +1,278 @@
+"""Squared error: predicting a number, by one neuron and by a committee of networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import fnn
+from experiments import pictures
+from experiments.console import console, table
+from experiments.data import Split, load
+from experiments.options import Training
+from experiments.run import conclude, predict, save, train
+from fnn.block import Block
+
+
+@dataclass
+class Options(Training):
+    hidden: int = 64
+    """units of each network's hidden layer"""
+    dropout: float = 0.3
+    """the fraction of hidden units switched off at random in each step"""
+    folds: int = 10
+    """of cross-validation"""
+    members: int = 4
+    """networks for each fold"""
+    neuron_epochs: int = 600
+    """steps of gradient descent, on all examples at once, for the single neuron"""
+    epochs: int = 60
+    learning_rate: float = 0.003
+    out: Path = Path("results/regression")
+
+
+class Committee(NamedTuple):
+    """Networks trained on all folds but one each, at the epoch that suits them best together.
+
+    held_out: (n,) for every example the mean of those that never saw it.
+    curve: (epochs,) the mean squared error of such predictions after each epoch.
+    params: stacked, (folds, members, ...).
+    """
+
+    held_out: np.ndarray
+    curve: np.ndarray
+    params: Any
+    epoch: int
+
+
+def least_squares(x: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The weights of the exact solution and, last, its bias: (d + 1, 1), float64."""
+    rows = np.c_[x, np.ones(len(x))].astype(np.float64)
+    return np.linalg.lstsq(rows, target.astype(np.float64), rcond=None)[0]
+
+
+def affine(wb: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64) @ wb[:-1] + wb[-1]
+
+
+def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) -> Committee:
+    """Trains folds x members networks at once: one program, mapped twice by ``jax.vmap``.
+
+    A network is a pure function of its parameters, so many are the same function of stacked
+    parameters. The examples of a network's own fold are there with weight 0.
+
+    Args:
+      fold: (n,) the fold of each example, 0, 1, ...
+    """
+    n = len(data.x)
+    optimizer = options.make_optimizer()
+    step = fnn.make_step(net, fnn.squared_error(), optimizer)
+    batch = min(options.batch_size, n)
+    x = jnp.asarray(data.x, options.jax_dtype)
+    target = jnp.asarray(data.target, options.jax_dtype)
+    rng = np.random.default_rng(options.seed)
+    # The same order for all; the examples beyond the last full batch wait for the next epoch.
+    orders = np.stack([rng.permutation(n)[: n // batch * batch] for _ in range(options.epochs)])
+    orders = orders.reshape(options.epochs, -1, batch)
+
+    def fit(weights: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
+        params = net.init(key, x)
+
+        def one_step(carry: Any, rows_and_number: Any) -> tuple[Any, None]:
+            rows, number = rows_and_number
+            step_key = jax.random.fold_in(key, number)
+            params, state, _ = step(*carry, x[rows], target[rows], step_key, weights[rows])
+            return (params, state), None
+
+        def one_epoch(carry: Any, epoch: jax.Array) -> tuple[Any, Any]:
+            numbers = epoch * orders.shape[1] + jnp.arange(orders.shape[1])
+            carry, _ = jax.lax.scan(one_step, carry, (jnp.asarray(orders)[epoch], numbers))
+            return carry, (carry[0], fnn.inference(net).forward(carry[0], x)[0][:, 0])
+
+        start = params, optimizer.init(params)
+        return jax.lax.scan(one_epoch, start, jnp.arange(options.epochs))[1]
+
+    names = np.arange(fold.max() + 1)
+    weights = jnp.asarray(fold[None] != names[:, None], options.jax_dtype)
+    keys = jax.random.split(jax.random.key(options.seed), (len(names), options.members))
+    members = jax.vmap(fit, in_axes=(None, 0))  # the same examples, different initial weights
+    params, predictions = jax.jit(jax.vmap(members))(weights, keys)
+    # (folds, members, epochs, n): keep for each example the fold that it was held out of.
+    means = np.asarray(predictions, np.float64).mean(1)
+    held_out = means[fold, :, np.arange(n)]  # (n, epochs)
+    curve = np.mean(np.square(held_out - data.target), axis=0)
+    best = int(curve.argmin())
+    kept = jax.tree.map(lambda p: p[:, :, best], params)
+    return Committee(held_out[:, best], curve, kept, best + 1)
+
+
+def main(options: Options) -> int:
+    options.prepare()
+    for name, least in (("folds", 2), ("members", 1), ("neuron_epochs", 1)):
+        if getattr(options, name) < least:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {getattr(options, name)}, needs at least {least}")
+    data = load("diabetes", options.seed, validation=0)
+    n = len(data.train.x)
+    assert data.target_scale is not None
+    spread = float(data.target_scale.std[0])
+    console.print(
+        f"[bold]How far will diabetes progress in a year?[/bold] {n} patients to learn from, "
+        f"{len(data.test.x)} to be judged on,\n{data.train.x.shape[1]} measurements each. "
+        f"The target has a standard deviation of {spread:.0f}; errors below are in that unit."
+    )
+
+    console.print("\n[bold]One neuron[/bold] without a nonlinearity, by gradient descent")
+    slow = dataclasses.replace(
+        options, optimizer="sgd", learning_rate=0.3, batch_size=n, epochs=options.neuron_epochs
+    )
+    neuron = fnn.linear(1)
+    converged = train(slow, neuron, fnn.squared_error(), data.train, name="neuron")
+    exact = least_squares(*data.train)
+    difference = _half_squares(
+        np.concatenate([converged.params["w"], converged.params["b"][None]]), data.train
+    ) - _half_squares(exact, data.train)
+    console.print(
+        f"Its loss is {_half_squares(exact, data.train):.6f}, above the least-squares solution's "
+        f"by {difference:.1e}:\nthe loss is a bowl with one lowest point, and both find it."
+    )
+
+    console.print("\n[bold]A network with a hidden layer[/bold], a tenth held out to watch it by")
+    net = fnn.models.mlp((options.hidden, 1), fnn.relu(), dropout=options.dropout)
+    fold = np.random.default_rng(options.seed).permutation(n) % min(options.folds, n)
+    seen, unseen = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
+    fitted = train(options, net, fnn.squared_error(), seen, unseen, {"r2": fnn.r2}, name="network")
+
+    count = (fold.max() + 1) * options.members
+    console.print(
+        f"\n[bold]A committee of {count} networks[/bold]: {options.members} for each of "
+        f"{fold.max() + 1} folds, trained at once, none on its own fold"
+    )
+    committee = cross_validate(net, options, data.train, fold)
+    y = data.train.target[:, 0].astype(np.float64)
+    linear_held_out = np.empty(n)
+    for k in range(fold.max() + 1):
+        wb = least_squares(*(a[fold != k] for a in data.train))
+        linear_held_out[fold == k] = affine(wb, data.train.x[fold == k])[:, 0]
+    # Paired: the same examples for both, so what makes an example hard for both cancels.
+    gain = np.square(linear_held_out - y) - np.square(committee.held_out - y)
+    standard_error = float(gain.std(ddof=1) / np.sqrt(n))
+    sure = bool(gain.mean() > 2 * standard_error)
+
+    x_test = jnp.asarray(data.test.x, options.jax_dtype)
+    each = jax.vmap(jax.vmap(lambda p: fnn.inference(net).forward(p, x_test)[0]))
+    votes = np.asarray(jax.jit(each)(committee.params), np.float64)
+    predictions = {
+        "least squares": affine(exact, data.test.x),
+        "neuron": predict(neuron, converged.params, data.test.x, options.jax_dtype),
+        "one network": predict(net, fitted.params, data.test.x, options.jax_dtype),
+        "committee": votes.mean((0, 1)),
+    }
+    r2 = {name: fnn.r2(p, data.test.target) for name, p in predictions.items()}
+    cv = {
+        "least squares": fnn.r2(linear_held_out, y),
+        "committee": fnn.r2(committee.held_out, y),
+    }
+    table(
+        "R2: the fraction of the variance explained",
+        ("model", "cross-validated", "test"),
+        [(m, f"{cv[m]:.4f}" if m in cv else "", f"{v:.4f}") for m, v in r2.items()],
+    )
+    chosen = "committee" if sure else "neuron"
+    console.print(
+        f"In cross-validation the committee's squared error is lower by {gain.mean():.4f} ± "
+        f"{standard_error:.4f} (standard error):\n"
+        + ("more than" if sure else "not")
+        + " two standard errors. The rule: the simpler model stays unless the other is better "
+        f"by two.\nChosen, without the test patients: [bold]{chosen}[/bold]."
+    )
+    (options.out / "committee").mkdir(exist_ok=True)
+    save(options.out / "committee", committee.params, [
+        {"epoch": i, "cross_validated_loss": v / 2} for i, v in enumerate(committee.curve, 1)
+    ])  # fmt: skip
+    _draw_predictions(predictions, r2, data.test.target, options.out / "predictions.png",
+                      data.target_scale)  # fmt: skip
+    _draw_curves(converged, _half_squares(exact, data.train), fitted, committee,
+                 float(np.mean(np.square(linear_held_out - y)) / 2),
+                 options.out / "learning.png")  # fmt: skip
+    return conclude(
+        options.out,
+        {
+            "test R2": r2[chosen],
+            "chosen by cross-validation": chosen,
+            "test R2, least squares": r2["least squares"],
+            "test R2, committee": r2["committee"],
+            "neuron's loss above least squares": f"{difference:.1e}",
+        },
+        fitted if converged.ok else converged,
+    )
+
+
+def _half_squares(wb: np.ndarray, data: Split) -> float:
+    """The loss of the affine function on the examples, in float64."""
+    return float(np.mean(np.square(affine(np.asarray(wb, np.float64), data.x) - data.target)) / 2)
+
+
+def _draw_predictions(
+    predictions: dict[str, np.ndarray], r2: dict[str, float], target: np.ndarray, path: Path,
+    scale: Any,
+) -> None:  # fmt: skip
+    """True against predicted, in the units of the data: on the diagonal, all is right."""
+    shown = ("neuron", "committee")
+    figure, axes = plt.subplots(1, len(shown), figsize=(9.5, 4.9), sharex=True, sharey=True)
+    true = target * scale.std + scale.mean
+    ends = [true.min() - 10, true.max() + 10]
+    for axis, name, color in zip(axes, shown, (pictures.ORANGE, pictures.BLUE), strict=True):
+        axis.plot(ends, ends, color=pictures.GREY, lw=1, ls="--", label="predicted = true")
+        guess = predictions[name] * scale.std + scale.mean
+        axis.scatter(true, guess, s=22, color=color, alpha=0.75, lw=0)
+        axis.set(
+            xlim=ends, ylim=ends, aspect="equal", xlabel="true",
+            title=f"{name}: test R² = {r2[name]:.3f}",
+        )  # fmt: skip
+        axis.grid(alpha=0.3)
+        axis.legend(loc="upper left", frameon=False)
+    axes[0].set_ylabel("predicted")
+    figure.suptitle("Progression of diabetes after a year, for patients never seen")
+    figure.tight_layout()
+    pictures.save(figure, path)
+
+
+def _draw_curves(
+    neuron: fnn.Fitted, lowest: float, network: fnn.Fitted, committee: Committee,
+    linear: float, path: Path,
+) -> None:  # fmt: skip
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    losses = np.array([row["loss"] for row in neuron.history])
+    left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=pictures.ORANGE)
+    left.set(
+        xlabel="step of gradient descent", ylabel="loss above least squares",
+        title="One neuron reaches least squares",
+    )  # fmt: skip
+    epochs = [row["epoch"] for row in network.history]
+    right.plot(
+        epochs, [row["loss"] for row in network.history], color=pictures.GREEN,
+        label="one network, training (with dropout)",
+    )  # fmt: skip
+    curve = committee.curve / 2
+    right.plot(
+        np.arange(1, len(curve) + 1),
+        curve,
+        color=pictures.BLUE,
+        label="committee, examples held out",
+    )
+    right.plot(committee.epoch, curve[committee.epoch - 1], "o", color=pictures.BLUE)
+    right.axhline(linear, color=pictures.GREY, ls="--", label="least squares, held out")
+    right.set(xlabel="epoch", ylabel="loss", title="A hidden layer, cross-validated")
+    right.legend(fontsize=9)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    pictures.save(figure, path)

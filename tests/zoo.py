@@ -1,0 +1,485 @@
+"""The one table of every public block, with inputs. tests/test_zoo.py crosses it with every
+property; a public block without a row here fails the suite (test_every_public_block_has_a_row).
+
+A new block needs one row per way of using it, no more: ``Case(id, make, inputs)``, where the id
+starts with the block's public name, and what makes the block special (see ``Case``).
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fnn
+from fnn.block import Block, is_floating
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+Shape = tuple[int, ...]
+
+# ---- how inputs are drawn --------------------------------------------------------------------
+
+
+def away_from(*kinks: float, scale: float = 1.0) -> Draw:
+    """Normal numbers, none within 0.05 of a kink, where finite differences mean nothing."""
+
+    def draw(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+        x = scale * rng.standard_normal(shape)
+        for kink in kinks:
+            x = np.where(np.abs(x - kink) < 0.05, kink + np.where(x < kink, -0.1, 0.1), x)
+        return x
+
+    return draw
+
+
+def between(low: float, high: float) -> Draw:
+    return lambda rng, shape: rng.uniform(low, high, shape)
+
+
+def labels(classes: int) -> Draw:
+    return lambda rng, shape: rng.integers(0, classes, shape).astype(np.int32)
+
+
+def probability_rows(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    p = rng.uniform(0.1, 1, shape)
+    return p / p.sum(-1, keepdims=True)
+
+
+def mask(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """True and False, both at least once."""
+    return np.arange(int(np.prod(shape))).reshape(shape) % 3 != 1
+
+
+normal, positive, unit = away_from(), between(0.3, 3), between(0.1, 0.9)
+
+
+class In(NamedTuple):
+    """An input array: the batch axes (if batched), then ``shape``."""
+
+    shape: Shape = ()
+    draw: Draw = normal
+    batched: bool = True
+
+
+def fixed(*shape: int, draw: Draw = normal) -> In:
+    return In(shape, draw, batched=False)
+
+
+# ---- the rows --------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A row of the table.
+
+    ``inputs``: one is given as it is, several as a tuple. ``batch``: the batch axes of every
+    batched input. ``batches``: other batch axes with which the block works as well.
+    ``separable``: what a batch is of its parts: "rows" of outputs, their "mean" (a loss), or
+    None where the question has no meaning. ``frozen``: the beginnings of the paths of parameters
+    that have no gradient. ``surrogate``: backward is on purpose not forward's derivative.
+    ``plain``: ``(params, x) -> y``, the formula as one would write it in JAX; its values are
+    compared, and what jax.vjp keeps for it bounds the residuals. ``ulps``: how many units of the
+    lower precision low-precision results may be off, relative to the largest in their array.
+    ``unused``: residuals that backward does not use, with the reason. ``bytes_over``: why more
+    residual bytes are kept than jax.vjp would keep.
+    """
+
+    id: str
+    make: Callable[[], Block]
+    inputs: tuple[In, ...] = (In(),)
+    batch: Shape = (2, 3)
+    batches: tuple[Shape, ...] = ()
+    separable: str | None = "rows"
+    needs_key: bool = False
+    frozen: tuple[str, ...] = ()
+    surrogate: bool = False
+    plain: Callable[[Any, Any], Any] | None = None
+    ulps: float = 4.0
+    unused: str = ""
+    bytes_over: str = ""
+
+    @property
+    def name(self) -> str:
+        """The public name of the block that this row is about."""
+        return self.id.split("/")[0]
+
+
+ANY = ((), (1,), (0,), (2, 1, 2), (1, 2, 1, 2))  # ranks 0 to 4, batch 1, batch 0
+ROWS = ((3,), (1,), (0,), (2, 1, 2))  # for losses, whose batch is at least one axis
+XY = (In(), In())
+
+
+def nonlinearities() -> list[Case]:
+    def row(
+        id: str, make: Callable[[], Block], plain: Any = None, draw: Draw = normal, **more: Any
+    ):
+        plain = plain and (lambda params, x, f=plain: f(x))
+        return Case(id, make, (In((), draw),), batches=ANY, plain=plain, **more)
+
+    kink = away_from(0)
+    classes = {"inputs": (In((4,), away_from(scale=2)),), "batch": (2,), "batches": ANY}
+    return [
+        row("identity", fnn.identity, lambda x: x),
+        row("step", fnn.step, lambda x: (x >= 0).astype(x.dtype), kink),
+        row("logistic", fnn.logistic, jax.nn.sigmoid),
+        row("tanh", fnn.tanh, jnp.tanh),
+        row("relu", fnn.relu, lambda x: jnp.maximum(x, 0), kink),
+        row("leaky_relu", fnn.leaky_relu, jax.nn.leaky_relu, kink),
+        row("leaky_relu/slope", lambda: fnn.leaky_relu(0.3),
+            lambda x: jax.nn.leaky_relu(x, 0.3), kink),
+        row("hard_tanh", fnn.hard_tanh, lambda x: jnp.clip(x, -1, 1), away_from(-1, 1)),
+        row("hard_sigmoid", fnn.hard_sigmoid, jax.nn.hard_sigmoid, away_from(-3, 3, scale=3)),
+        row("absolute", fnn.absolute, jnp.abs, kink),
+        row("elu", fnn.elu, jax.nn.elu, kink),
+        row("elu/alpha", lambda: fnn.elu(0.4), lambda x: jax.nn.elu(x, 0.4), kink),
+        row("selu", fnn.selu, jax.nn.selu, kink),
+        row("celu", fnn.celu, jax.nn.celu, kink),
+        row("celu/alpha", lambda: fnn.celu(1.7), lambda x: jax.nn.celu(x, 1.7), kink),
+        row("softplus", fnn.softplus, jax.nn.softplus),
+        row("softsign", fnn.softsign, jax.nn.soft_sign, kink),
+        row("silu", fnn.silu, jax.nn.silu),
+        row("mish", fnn.mish, lambda x: x * jnp.tanh(jnp.log1p(jnp.exp(x)))),
+        row("gelu", fnn.gelu, lambda x: x * jax.scipy.stats.norm.cdf(x)),
+        row("gelu/approximate", lambda: fnn.gelu(approximate=True), jax.nn.gelu),
+        row("elementwise", lambda: fnn.elementwise("cube", lambda x: x * x * x,
+                                                   lambda x: 3 * x * x), lambda x: x**3),
+        row("straight_through", lambda: fnn.straight_through(fnn.step(), fnn.logistic()),
+            lambda x: (x >= 0).astype(x.dtype), kink, surrogate=True,
+            bytes_over="what the surrogate needs; a plain step needs nothing"),
+        Case("softmax", fnn.softmax, plain=lambda _, x: jax.nn.softmax(x), **classes),
+        Case("softmax/axis", lambda: fnn.softmax(axis=0), separable=None,
+             plain=lambda _, x: jax.nn.softmax(x, axis=0)),
+        Case("log_softmax", fnn.log_softmax, plain=lambda _, x: jax.nn.log_softmax(x),
+             ulps=8, **classes),
+        Case("log_softmax/axis", lambda: fnn.log_softmax(axis=0), separable=None, ulps=8,
+             plain=lambda _, x: jax.nn.log_softmax(x, axis=0)),
+    ]  # fmt: skip
+
+
+def gates() -> list[Case]:
+    apart = (In((), between(-2, -0.1)), In((), between(0.1, 2)))  # no ties
+    divisor, stretch = In((), positive), (fixed(3, 1), fixed(2, 3, 4))
+
+    def two(
+        id: str, make: Callable[[], Block], inputs: tuple[In, ...], f: Any, **more: Any
+    ) -> Case:
+        def plain(params: Any, x: Any) -> Any:
+            with jax.numpy_rank_promotion("allow"):
+                return f(*x)
+
+        free = all(i.batched for i in inputs)
+        more = {"batches": ANY if free else (), "separable": "rows" if free else None} | more
+        return Case(id, make, inputs, plain=plain, **more)
+
+    def reduction(make: Callable[..., Block], f: Any, id: str, shape: Shape, **args: Any) -> Case:
+        plain = lambda params, x: f(x, **args)  # noqa: E731
+        return Case(id, lambda: make(**args), (fixed(*shape),), separable=None, plain=plain)
+
+    def reductions(name: str, make: Callable[..., Block], f: Any) -> list[Case]:
+        return [
+            reduction(make, f, name, (2, 3)),
+            reduction(make, f, f"{name}/axis", (2, 3, 2), axis=1),
+            reduction(make, f, f"{name}/negative axis", (2, 3), axis=-1),
+            reduction(make, f, f"{name}/axes", (2, 3, 2), axis=(0, -1)),
+            reduction(make, f, f"{name}/keepdims", (2, 3, 2), axis=(1,), keepdims=True),
+            reduction(make, f, f"{name}/all, keepdims", (2, 3), keepdims=True),
+            reduction(make, f, f"{name}/no axes", (2, 3), axis=()),
+            reduction(make, f, f"{name}/scalar", ()),
+            reduction(make, f, f"{name}/empty axis", (0, 3), axis=1),
+        ]
+
+    def single(id: str, make: Callable[[], Block], f: Any, draw: Draw = normal) -> Case:
+        return Case(id, make, (In((), draw),), batches=ANY, plain=lambda _, x: f(x))
+
+    return [
+        two("add", fnn.add, XY, lambda x, y: x + y),
+        two("add/broadcast", fnn.add, stretch, lambda x, y: x + y),
+        two("add/scalar", fnn.add, (fixed(), fixed(2, 3)), lambda x, y: x + y),
+        two("add/outer", fnn.add, (fixed(3, 1), fixed(1, 2)), lambda x, y: x + y),
+        two("add/three", fnn.add, (In(), In(), In()), lambda x, y, z: x + y + z),
+        two("add/four, broadcast", fnn.add, (fixed(), fixed(3), fixed(2, 1), fixed(2, 3)),
+            lambda a, b, c, d: a + b + c + d),
+        two("subtract", fnn.subtract, XY, lambda x, y: x - y),
+        two("subtract/broadcast", fnn.subtract, stretch, lambda x, y: x - y),
+        two("multiply", fnn.multiply, XY, lambda x, y: x * y),
+        two("multiply/broadcast", fnn.multiply, stretch, lambda x, y: x * y),
+        two("multiply/scalar", fnn.multiply, (fixed(2, 3), fixed()), lambda x, y: x * y),
+        two("multiply/empty", fnn.multiply, (fixed(0, 3), fixed(1, 3)), lambda x, y: x * y),
+        two("divide", fnn.divide, (In(), divisor), lambda x, y: x / y),
+        two("divide/broadcast", fnn.divide, (fixed(2, 3), fixed(2, 1, draw=positive)),
+            lambda x, y: x / y),
+        two("maximum", fnn.maximum, apart, jnp.maximum),
+        two("maximum/broadcast", fnn.maximum, (fixed(3, 1, draw=between(-2, -0.1)),
+                                               fixed(2, 3, 2, draw=between(0.1, 2))), jnp.maximum),
+        two("minimum", fnn.minimum, apart, jnp.minimum),
+        two("minimum/scalar", fnn.minimum, (fixed(), fixed(2, 3, draw=between(3, 4))), jnp.minimum),
+        two("power", fnn.power, (In((), positive), In()), jnp.power, ulps=8),
+        two("power/broadcast", fnn.power, (fixed(3, 1, draw=positive), fixed(2, 1, 2)), jnp.power,
+            ulps=8),
+        single("power/2", lambda: fnn.power(2), jnp.square),
+        single("power/-1", lambda: fnn.power(-1), jnp.reciprocal, positive),
+        single("power/0", lambda: fnn.power(0), jnp.ones_like),
+        single("power/0.5", lambda: fnn.power(0.5), jnp.sqrt, positive),
+        single("negate", fnn.negate, jnp.negative),
+        single("exp", fnn.exp, jnp.exp),
+        single("log", fnn.log, jnp.log, positive),
+        single("square", fnn.square, jnp.square),
+        single("sqrt", fnn.sqrt, jnp.sqrt, positive),
+        *reductions("sum", fnn.sum, jnp.sum),
+        *reductions("mean", fnn.mean, jnp.mean),
+        Case("flatten", fnn.flatten, (In((2, 2)),), batch=(2,), batches=((1,), (0,))),
+        Case("flatten/keep", lambda: fnn.flatten(keep=2), (In((2, 2)),), batch=(2, 1)),
+        Case("concatenate", fnn.concatenate, (In((2,)), In((3,))), batch=(2,), batches=ANY),
+        Case("concatenate/three, axis", lambda: fnn.concatenate(axis=1),
+             (In((1, 2)), In((3, 2)), In((2, 2))), batch=(2,), batches=((1,), (0,))),
+    ]  # fmt: skip
+
+
+def layers() -> list[Case]:
+    def affine(params: Any, x: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return x @ params["w"] + params["b"]
+
+    features = {"inputs": (In((4,)),), "batch": (2,), "batches": ANY}
+    return [
+        Case("linear", lambda: fnn.linear(3), plain=affine, **features),
+        Case("linear/rank 4", lambda: fnn.linear(3), (In((4,)),), batch=(2, 1, 3), plain=affine),
+        Case("linear/one vector", lambda: fnn.linear(3), (In((4,)),), batch=(), separable=None),
+        Case("linear/no bias", lambda: fnn.linear(3, use_bias=False),
+             plain=lambda params, x: x @ params["w"], **features),
+        Case("neuron", lambda: fnn.neuron(fnn.logistic()), **features),
+        Case("neuron/no bias", lambda: fnn.neuron(fnn.tanh(), use_bias=False), **features),
+        Case("layer", lambda: fnn.layer(3, fnn.tanh()), **features),
+        Case("layer/no bias", lambda: fnn.layer(3, fnn.relu(), use_bias=False), **features),
+        Case("dropout", lambda: fnn.dropout(0.4), needs_key=True, separable=None, batches=ANY),
+        Case("dropout/0", lambda: fnn.dropout(0), needs_key=True, batches=ANY),
+    ]  # fmt: skip
+
+
+def losses() -> list[Case]:
+    """A row per kind of prediction, target and weights."""
+    logits, p = In((4,), away_from(scale=2)), In((4,), probability_rows)
+    weights, some = In((), positive), In((), mask)
+    hot = lambda t, z: jax.nn.one_hot(t, z.shape[-1], dtype=z.dtype)  # noqa: E731
+
+    def loss(id: str, make: Callable[[], Block], *inputs: In, f: Any, **more: Any) -> Case:
+        """``f(prediction, target)``: the losses of the examples, as one would write them."""
+
+        def plain(params: Any, x: Any) -> Any:
+            values = f(x[0], x[1])
+            if len(x) == 2:
+                return jnp.sum(values) / max(values.size, 1)
+            w = x[2].astype(values.dtype)
+            return jnp.sum(w * values) / jnp.sum(w)
+
+        separable = "mean" if len(inputs) == 2 else None
+        options = {"batch": (2,), "batches": ROWS, "separable": separable, "plain": plain}
+        return Case(id, make, inputs, **(options | more))
+
+    def half_square(y: Any, t: Any) -> Any:
+        return jnp.sum((y - t) ** 2, -1) / 2
+
+    def entropy(z: Any, t: Any) -> Any:
+        rows = t if is_floating(t) else hot(t, z)
+        return -jnp.sum(rows * jax.nn.log_softmax(z), -1)
+
+    def plain_entropy(q: Any, t: Any) -> Any:
+        return -jnp.sum((t if is_floating(t) else hot(t, q)) * jnp.log(q), -1)
+
+    def binary(z: Any, t: Any) -> Any:
+        t = t.astype(z.dtype)
+        return t * jax.nn.softplus(-z) + (1 - t) * jax.nn.softplus(z)
+
+    def binary_p(q: Any, t: Any) -> Any:
+        t = t.astype(q.dtype)
+        return -t * jnp.log(q) - (1 - t) * jnp.log1p(-q)
+
+    squared, softmax, bce = fnn.squared_error, fnn.softmax_cross_entropy, fnn.binary_cross_entropy
+    of_p = lambda: fnn.binary_cross_entropy(from_logits=False)  # noqa: E731
+    three, one = In((3,)), In()
+    zero_one, between_them = In((), labels(2)), In((), unit)
+    return [
+        loss("squared_error", squared, three, three, f=half_square),
+        loss("squared_error/numbers", squared, one, one, f=lambda y, t: (y - t) ** 2 / 2,
+             batches=((1,), (0,), (5,))),
+        loss("squared_error/weights", squared, three, three, weights, f=half_square,
+             batches=((3,), (2, 1, 2))),
+        loss("squared_error/mask", squared, three, three, some, f=half_square, batches=()),
+        loss("squared_error/integer target", squared, one, In((), labels(5)),
+             f=lambda y, t: (y - t.astype(y.dtype)) ** 2 / 2, batches=((1,), (0,))),
+        loss("binary_cross_entropy", bce, one, zero_one, f=binary, batches=((1,), (0,))),
+        loss("binary_cross_entropy/mask target", bce, one, In((), mask), f=binary, batches=()),
+        loss("binary_cross_entropy/probabilities", bce, one, between_them, f=binary,
+             batches=((1,), (0,))),
+        loss("binary_cross_entropy/several outputs", bce, three, In((3,), labels(2)),
+             f=lambda z, t: jnp.sum(binary(z, t), -1)),
+        loss("binary_cross_entropy/weights", bce, one, zero_one, weights, f=binary, batches=()),
+        loss("binary_cross_entropy/mask", bce, three, In((3,), unit), some,
+             f=lambda z, t: jnp.sum(binary(z, t), -1), batches=()),
+        loss("binary_cross_entropy/of probabilities", of_p, between_them, zero_one, f=binary_p,
+             batches=((1,), (0,))),
+        loss("binary_cross_entropy/of and to probabilities, weights", of_p, between_them,
+             between_them, weights, f=binary_p, batches=()),
+        loss("softmax_cross_entropy", softmax, logits, In((), labels(4)), f=entropy),
+        loss("softmax_cross_entropy/probabilities", softmax, logits, p, f=entropy),
+        loss("softmax_cross_entropy/weights", softmax, logits, In((), labels(4)), weights,
+             f=entropy, batches=((3,), (2, 1, 2))),
+        loss("softmax_cross_entropy/mask", softmax, logits, In((), labels(4)), some,
+             f=entropy, batches=()),
+        loss("softmax_cross_entropy/probabilities, weights", softmax, logits, p, weights,
+             f=entropy, batches=()),
+        loss("cross_entropy", fnn.cross_entropy, p, In((), labels(4)), f=plain_entropy),
+        loss("cross_entropy/probabilities, weights", fnn.cross_entropy, p, p, weights,
+             f=plain_entropy, batches=()),
+    ]  # fmt: skip
+
+
+def combinators() -> list[Case]:
+    features = {"inputs": (In((3,)),), "batch": (2,)}
+    empty = {**features, "batches": ((), (1,), (0,), (2, 1, 2))}
+    hidden = lambda: fnn.layer(3, fnn.tanh())  # noqa: E731
+
+    def fork_and_join() -> Block:
+        return fnn.graph(
+            "x",
+            [("a", fnn.linear(3), "x"), ("b", fnn.tanh(), "a"), ("c", fnn.square(), "a"),
+             ("d", fnn.multiply(), ("b", "c")), ("e", fnn.add(), ("d", "x", "a"))],
+            "e",
+        )  # fmt: skip
+
+    def tied() -> Block:
+        return fnn.graph("x", [("first", hidden(), "x"), ("again", hidden(), "first", "first"),
+                               ("last", fnn.linear(3), "again")], "last")  # fmt: skip
+
+    def siamese() -> Block:
+        return fnn.graph(("u", "v"), [("f", hidden(), "u"), ("g", hidden(), "v", "f"),
+                                      ("gap", fnn.subtract(), ("f", "g"))], "gap")  # fmt: skip
+
+    def nested() -> Block:
+        inner = fnn.graph("x", [("l", fnn.linear(3), "x"), ("y", fnn.add(), ("l", "x"))], "y")
+        return fnn.graph("x", [("one", inner, "x"), ("two", inner, "one"),
+                               ("out", fnn.multiply(), ("one", "two"))], "out")  # fmt: skip
+
+    def tuple_node() -> Block:
+        both = fnn.fan_out(f=fnn.linear(2), g=fnn.exp())
+        return fnn.graph("x", [("both", both, "x"), ("y", fnn.concatenate(), "both")], "y")
+
+    def several_outputs() -> Block:
+        return fnn.graph(("u", "v"), [("s", fnn.multiply(), ("u", "v"))], ("s", "u", "s"))
+
+    def noisy() -> Block:
+        return fnn.serial(fnn.linear(3), fnn.dropout(0.4), fnn.tanh(), fnn.dropout(0.2))
+
+    def half_frozen() -> Block:
+        return fnn.serial(body=fnn.freeze(fnn.serial(hidden(), hidden())), head=fnn.linear(2))
+
+    def doubled() -> Block:
+        twice = lambda name, block: fnn.serial(block, fnn.negate())  # noqa: E731
+        return fnn.map_nodes(fnn.serial(a=fnn.linear(3), b=fnn.square()), twice)
+
+    pair = {"inputs": (In((3,)), In((3,))), "batch": (2,)}
+    frozen_x = "freeze(block) keeps what block keeps, also for a gradient that is not computed"
+    return [
+        Case("serial", lambda: fnn.serial(fnn.linear(4), fnn.tanh(), fnn.linear(2)), **empty),
+        Case("serial/named", lambda: fnn.serial(a=fnn.linear(4), b=fnn.gelu()), **features),
+        Case("serial/no blocks", fnn.serial, **features),
+        Case("serial/dropout", noisy, needs_key=True, **(features | {"separable": None})),
+        Case("graph/fork and join", fork_and_join, **empty, ulps=16),
+        Case("graph/tied", tied, **features, ulps=8),
+        Case("graph/siamese", siamese, **pair, ulps=16),
+        Case("graph/nested", nested, **features, ulps=16),
+        Case("graph/tuple-valued node", tuple_node, **features),
+        Case("graph/several outputs", several_outputs, **pair),
+        Case("map_nodes", doubled, **features),
+        Case("fan_out", lambda: fnn.fan_out(fnn.square(), fnn.linear(2)), **features),
+        Case("residual", lambda: fnn.residual(hidden()), **features),
+        Case("residual/shortcut", lambda: fnn.residual(fnn.layer(2, fnn.tanh()), fnn.linear(2)),
+             **features),
+        Case("repeat", lambda: fnn.repeat(hidden(), 3), **empty, ulps=8),
+        Case("repeat/no parameters", lambda: fnn.repeat(fnn.tanh(), 2), **features),
+        Case("repeat/dropout", lambda: fnn.repeat(noisy(), 2), needs_key=True,
+             **(features | {"separable": None}), ulps=8),
+        Case("repeat/once", lambda: fnn.repeat(hidden(), 1), **features),
+        Case("rematerialize", lambda: fnn.rematerialize(fnn.serial(hidden(), fnn.square())),
+             **empty, ulps=8),
+        Case("rematerialize/dropout", lambda: fnn.rematerialize(noisy()), needs_key=True,
+             **(features | {"separable": None})),
+        Case("rematerialize/repeat", lambda: fnn.rematerialize(fnn.repeat(hidden(), 2)),
+             **features, ulps=8),
+        Case("freeze", lambda: fnn.freeze(fnn.linear(2)), **features, frozen=("",),
+             unused=frozen_x),
+        Case("freeze/body", half_frozen, **features, frozen=("body/",), unused=frozen_x, ulps=8),
+        Case("freeze/repeat", lambda: fnn.freeze(fnn.repeat(hidden(), 2)), **features,
+             frozen=("",), unused=frozen_x, ulps=8),
+        Case("inference", lambda: fnn.inference(noisy()), **features),
+    ]  # fmt: skip
+
+
+def networks() -> list[Case]:
+    features = {"inputs": (In((4,)),), "batch": (2,)}
+    mlp = functools.partial(fnn.models.mlp, (4, 3))
+    mean = {"batch": (2,), "separable": "mean"}
+    logistic = fnn.models.logistic_regression
+    return [
+        Case("logistic_regression", logistic, **features, batches=((1,), (0,))),
+        Case("logistic_regression/3 classes", lambda: logistic(3), **features),
+        Case("mlp", lambda: mlp(fnn.tanh()), **features, batches=((1,), (0,)), ulps=8),
+        Case("mlp/relu, no bias", lambda: mlp(use_bias=False), **features, ulps=8),
+        Case("mlp/dropout", lambda: mlp(fnn.gelu(), dropout=0.3), needs_key=True, ulps=8,
+             **(features | {"separable": None})),
+        Case("with_loss", lambda: fnn.with_loss(mlp(fnn.tanh()), fnn.softmax_cross_entropy()),
+             (In((4,)), In((), labels(3))), **mean, batches=((1,), (0,)), ulps=8),
+        Case("with_loss/neuron", lambda: fnn.with_loss(logistic(), fnn.binary_cross_entropy()),
+             (In((4,)), In((), labels(2))), **mean),
+        Case("with_loss/weights",
+             lambda: fnn.with_loss(fnn.linear(2), fnn.squared_error(), weighted=True),
+             (In((4,)), In((2,)), In((), positive)), batch=(2,), separable=None, ulps=8),
+        Case("with_loss/graph", lambda: fnn.with_loss(
+            fnn.residual(fnn.layer(4, fnn.silu())), fnn.squared_error()),
+            (In((4,)), In((4,))), **mean, ulps=8),
+    ]  # fmt: skip
+
+
+CASES: list[Case] = [
+    *nonlinearities(), *gates(), *layers(), *losses(), *combinators(), *networks()
+]  # fmt: skip
+
+
+# ---- numbers for a row -----------------------------------------------------------------------
+
+
+class Sample(NamedTuple):
+    """Arguments of forward and backward, in float64."""
+
+    params: Any
+    x: Any
+    key: Any
+    dy: Any
+
+
+def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
+    """The row's parameters, inputs and an upstream cotangent, all random and always the same.
+
+    The parameters do not depend on the batch or the seed.
+    """
+    block = case.make()
+    batch = case.batch if batch is None else batch
+    fixed_rng = np.random.default_rng(zlib.crc32(case.id.encode()))
+    rng = np.random.default_rng([zlib.crc32(case.id.encode()), seed, *batch])
+
+    def array(spec: In) -> jax.Array:
+        return jnp.asarray(spec.draw(rng, (*batch, *spec.shape) if spec.batched else spec.shape))
+
+    x = tuple(map(array, case.inputs))
+    x = x if len(x) > 1 else x[0]
+    key = jax.random.key(seed) if case.needs_key else None
+    # Away from where init starts: a bias of 0 would hide what is wrong with it.
+    start = jax.eval_shape(block.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda p: jnp.asarray(0.7 * fixed_rng.standard_normal(p.shape)), start)
+    y = jax.eval_shape(block.forward, params, x, key)[0]
+    dy = jax.tree.map(lambda v: jnp.asarray(rng.standard_normal(v.shape)), y)
+    return Sample(params, x, key, dy)
