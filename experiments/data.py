@@ -230,7 +230,7 @@ def check_examples(where: object, x: Array, target: Array, classes: int = 0) -> 
                 "finite numbers",
                 "remove or fill these examples",
             )
-    if classes and not (0 <= target.min() and target.max() < classes):
+    if classes and not (target.min() >= 0 and target.max() < classes):
         raise _error(
             where,
             f"labels from {target.min()} to {target.max()}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,6 +36,10 @@ def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dic
             )
     width = len(str(len(blocks) - 1))  # so that the names sort in order
     positional = {f"{i:0{width}}_{block.name}": block for i, block in enumerate(blocks)}
+    if twice := sorted(positional.keys() & named.keys()):
+        raise BlockValueError(
+            kind, f"the name {twice[0]!r} is used twice: by keyword and by position; rename one"
+        )
     return {**positional, **named}
 
 
@@ -212,15 +217,46 @@ def rematerialize(block: Block) -> Block:
         return block.forward(params, x, key)[0], (x, key)
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        # The barrier ties the second forward to dy. Without it the compiler sees the same
-        # forward twice, merges the two, and keeps everything alive after all.
-        (x, key), dy = lax.optimization_barrier((residuals, dy))
-        return block.backward(params, block.forward(params, x, key)[1], dy)
+        def again(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+            x, key = residuals
+            return block.backward(params, block.forward(params, x, key)[1], dy)
+
+        return _unmerged(again, params, residuals, dy)
 
     return Block(
         block.init, forward, backward, f"rematerialize_{block.name}",
         inference=lambda: rematerialize(inference(block)), validate=block.validate,
     )  # fmt: skip
+
+
+def _unmerged(again: Callable[..., Any], params: Params, residuals: Residuals, dy: Value) -> Any:
+    """``again(params, residuals, dy)``, which the compiler must not merge with what has run.
+
+    It would see the same forward twice, run it once, and keep everything alive after all. A
+    barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes
+    barriers first and merges then (so ``jax.checkpoint`` saves nothing there), but not across
+    the edge of a conditional: one branch is ``again``, the other is never taken, which only
+    dy, known late, could tell.
+    """
+    leaves = jax.tree.leaves((params, residuals, dy))
+    first = next((d for d in jax.tree.leaves(dy) if d.size), None)
+    if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return again(params, residuals, dy)  # run as it is written: nothing is merged
+
+    def behind_a_barrier(*arguments: Any) -> Any:
+        return again(*lax.optimization_barrier(arguments))
+
+    def behind_a_condition(*arguments: Any) -> Any:
+        empty = jax.tree.map(
+            lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(again, *arguments)
+        )
+        number = first.ravel()[0]
+        always = jnp.isnan(number) | (number <= jnp.inf)
+        return lax.cond(always, again, lambda *_: empty, *arguments)
+
+    return lax.platform_dependent(
+        params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier
+    )
 
 
 def freeze(block: Block) -> Block:

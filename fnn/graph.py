@@ -98,11 +98,9 @@ def _executor(g: Graph, name: str) -> Block:
                     node_params = node.block.init(node_key, node_x)
                     if jax.tree.leaves(node_params):
                         params[node.name] = node_params
-                if _is_read(g, node.name):
-                    shared = params.get(node.params_of, {})
-                    values[node.name] = jax.eval_shape(
-                        node.block.forward, shared, node_x, node_key
-                    )[0]
+                # Also of the last node, which nobody reads: what does not fit is refused here.
+                shared = params.get(node.params_of, {})
+                values[node.name] = jax.eval_shape(node.block.forward, shared, node_x, node_key)[0]
         return params
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:

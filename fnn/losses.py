@@ -255,15 +255,20 @@ def _mean_loss(
         examples = 1
         for size in batch:
             examples *= size
-        dw: tuple[Any, ...] = ()
         if weighing is None:
+            dw: tuple[Any, ...] = ()
             share = jnp.full((1,) * len(batch), dy / max(examples, 1), wide)
         else:
             # forward: E = sum(w l) / sum(w), so dE/dl = w / sum(w), dE/dw = (l - E) / sum(w).
             w, losses, value = weighing
             total = _nonzero(jnp.sum(w.astype(wide)))
             share = dy * (w.astype(wide) / total)
-            dw = ((dy * ((losses - value) / total)).astype(w.dtype),) if is_floating(w) else (None,)
+            dw = (None,)
+            if is_floating(w):
+                # The mean is taken out twice: the second takes what rounding left of the first.
+                gap = losses - value
+                gap = gap - jnp.sum(_times(w.astype(wide), gap)) / total
+                dw = ((dy * (gap / total)).astype(w.dtype),)
         share = share[..., None] if len(y.shape) > 1 else share
         scaled = (lambda d: share * d) if weighing is None else (lambda d: _times(share, d))
         dprediction = scaled(slopes[0]).astype(y.dtype)

@@ -41,7 +41,7 @@ def test_the_mask_does_not_depend_on_the_precision() -> None:
 
 def test_raw_keys_work() -> None:
     old = jax.random.PRNGKey(0)
-    y, residuals = fnn.serial(fnn.dropout(0.5)).forward({}, jnp.ones(9), old)
+    y, _ = fnn.serial(fnn.dropout(0.5)).forward({}, jnp.ones(9), old)
     assert y.shape == (9,)
 
 

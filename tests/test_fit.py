@@ -218,5 +218,5 @@ def test_float64_that_is_switched_off_is_refused() -> None:
 
 def test_targets_that_are_not_probabilities_are_refused() -> None:
     for target in (T[:, None].astype(float), np.full((20, 1), np.nan)):
-        with pytest.raises(ValueError, match="targets go from|NaN or infinite"):
+        with pytest.raises(ValueError, match=r"targets go from|NaN or infinite"):
             fit(fnn.linear(1), fnn.binary_cross_entropy(), X, target)

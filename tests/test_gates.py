@@ -143,6 +143,6 @@ def test_what_is_refused() -> None:
 
 @pytest.mark.parametrize("make", [fnn.add, fnn.subtract, fnn.multiply, fnn.divide, fnn.maximum])
 def test_upstream_cotangents_may_be_python_numbers(make: Any) -> None:
-    y, residuals = make().forward({}, (6.0, 3.0))
+    _, residuals = make().forward({}, (6.0, 3.0))
     by_number, by_array = (make().backward({}, residuals, d)[1] for d in (2.0, jnp.array(2.0)))
     assert jax.tree.map(float, by_number) == jax.tree.map(float, by_array)
