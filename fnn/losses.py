@@ -299,8 +299,10 @@ def _rows(t: jax.Array, z: jax.Array) -> jax.Array:
     """Labels as one-hot rows (NaN for a label out of range); probability rows as they are."""
     if is_floating(t):
         return t
-    labels, classes = t[..., None], z.shape[-1]
-    ids = jax.lax.broadcasted_iota(t.dtype, z.shape, z.ndim - 1)
+    # int8 cannot count to 300 classes: numbers of classes and labels meet in 32 bits at least.
+    wide = t.dtype if t.dtype.itemsize >= 4 else jnp.int32
+    labels, classes = t.astype(wide)[..., None], z.shape[-1]
+    ids = jax.lax.broadcasted_iota(wide, z.shape, z.ndim - 1)
     valid = (labels >= 0) & (labels < classes)
     return jnp.where(valid, (ids == labels).astype(z.dtype), jnp.nan)
 

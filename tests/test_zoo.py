@@ -376,8 +376,9 @@ def init_reads_shapes_only(case: Case) -> None:
     here = lab(case)
     if not jax.tree.leaves(here.sample.params):
         return
-    shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, jnp.float32), here.sample.x)
-    x = jax.tree.map(lambda v: np.ones(v.shape, np.float32), shape)
+    single = cast(here.sample.x, jnp.float32)
+    shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), single)
+    x = jax.tree.map(lambda v: np.ones(v.shape, v.dtype), shape)
     init = here.block.init
     from_shape, from_array = jax.jit(lambda k, x: (init(k, shape), init(k, x)))(
         jax.random.key(3), x
