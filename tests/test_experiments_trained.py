@@ -89,9 +89,8 @@ def test_bits() -> None:
 
 def test_regression_reaches_least_squares(tmp_path: Path) -> None:
     results = run("regression", tmp_path, "--members", "2", "--folds", "5", "--epochs", "30")
-    # The chosen model may be the neuron, which is least squares up to float32 rounding.
-    assert results["test R2"] >= results["test R2, least squares"] - 1e-4
-    assert abs(float(results["neuron's loss above least squares"])) < 1e-5
+    assert results["test R2"] == pytest.approx(results["test R2, least squares"], abs=1e-9)
+    assert abs(float(results["neuron's loss above least squares"])) < 1e-14
     check_files(tmp_path, ["predictions.png", "learning.png"], ["neuron", "network", "committee"])
 
 
