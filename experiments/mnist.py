@@ -27,6 +27,7 @@ class Options(Training):
     data_dir: Path | None = None
     """folder that holds mnist/ and fashion_mnist/; else $FNN_DATA, the cache, or a download"""
     batch_size: int = 64
+    learning_rate: float = 0.05
     out: Path | None = None  # type: ignore[assignment]
     """folder for history.csv, the parameters and the pictures; results/DATA by default"""
 

@@ -49,6 +49,8 @@ class Block(NamedTuple):
     ``inference``: makes the block that this one is at inference; ``None`` means itself.
     ``validate``: looks at concrete data on the host before training, for blocks (losses)
     that can refuse bad values; raises :class:`BlockError`.
+    ``subgradient``: ``(x, dy) -> dx`` at points without a derivative, as the block declares it;
+    :mod:`fnn.check` holds ``backward`` to it there.
 
     Example: a block that doubles its input, and its use.
 
@@ -72,6 +74,7 @@ class Block(NamedTuple):
     graph: Graph | None = None
     inference: Callable[[], Block] | None = None
     validate: Callable[[Value], None] | None = None
+    subgradient: Callable[[Value, Value], Value] | None = None
 
 
 def no_params(key: Key, x: Value) -> Params:

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.backprop import with_loss
 from fnn.block import Block, Key, Params, Value
-from fnn.check.finite import NonFinite, all_finite, first_nonfinite
+from fnn.check.finite import NonFinite, all_finite, finite
 from fnn.optimizers import sgd
 from fnn.training import make_epoch, make_predict
 from fnn.validate import check_target, examples, parameters
@@ -245,8 +244,9 @@ def _post_mortem(
 
     Everything is a function of the key, so the steps up to the bad one are taken again.
     """
-    finite = np.isfinite(losses)
-    bad = len(losses) if finite.all() else int(np.argmin(finite))
+    good = np.isfinite(losses)
+    bad = len(losses) if good.all() else int(np.argmin(good))
+    watch = jax.jit(finite(net, loss))
 
     def params_at(step: int) -> Params:
         return epoch(*start, *data, rows[: step * batch_size], key)[0] if step else start[0]
@@ -254,7 +254,7 @@ def _post_mortem(
     def examine(step: int) -> NonFinite | None:
         batch = jax.tree.map(lambda a: a[rows[step * batch_size :][:batch_size]], data)
         step_key = jax.random.fold_in(key, step)
-        return first_nonfinite(with_loss(net, loss), {"net": params_at(step)}, batch, step_key)
+        return watch(params_at(step), *batch, step_key).first
 
     # Either a gradient of the step before was not finite, or its update, or else this loss.
     step = max(bad - 1, 0)

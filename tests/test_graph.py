@@ -110,7 +110,7 @@ def test_nothing_flows_through_an_integer() -> None:
     params = net.init(jax.random.key(0), (X, X))
     _, dparams, (dx, dz) = run(net, params, (X, X), 1.0)
     assert dparams == {"scores": None} and dx is None and dz.shape == X.shape
-    assert fnn.check.first_nonfinite(net, params, (X, X)) is None
+    assert fnn.check.finite(net)(params, (X, X)).first is None
 
 
 # ---- randomness ------------------------------------------------------------------------------

@@ -1,6 +1,22 @@
 """Proving a backward rule right, and finding where a number went wrong."""
 
-from fnn.check.finite import NonFinite as NonFinite
-from fnn.check.finite import first_nonfinite as first_nonfinite
+from fnn.check.checks import PROPERTIES, block, cases, function, pair
+from fnn.check.finite import Finite, NonFinite, finite
+from fnn.check.report import Problem, Report, Result, WrongGradient
+from fnn.check.rule import CheckError
 
-__all__ = ["NonFinite", "first_nonfinite"]
+__all__ = [
+    "PROPERTIES",
+    "CheckError",
+    "Finite",
+    "NonFinite",
+    "Problem",
+    "Report",
+    "Result",
+    "WrongGradient",
+    "block",
+    "cases",
+    "finite",
+    "function",
+    "pair",
+]

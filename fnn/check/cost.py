@@ -1,0 +1,197 @@
+"""What a rule keeps and costs, beside autodiff; and residuals that it could do without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import is_floating
+from fnn.check.lab import Lab, cast, is_none, path_of
+from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
+from fnn.check.values import Trial
+
+try:
+    from jax.interpreters.partial_eval import dce_jaxpr
+except ImportError:  # newer JAX
+    from jax._src.interpreters.partial_eval import dce_jaxpr
+
+
+def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
+    """Residuals that backward does not read, or that are parameters once more."""
+    params, x, key = lab.sample
+    dy = tried[0].dy
+    kept = jax.eval_shape(lab.rule.forward, params, x, key)[1]
+    leaves, tree = jax.tree.flatten(kept)
+    named = jax.tree_util.tree_leaves_with_path(kept)
+    if not leaves:
+        return Result("residuals", RIGHT, "none are kept")
+
+    def backward(leaves: list[Any]) -> Any:
+        return jax.tree.leaves(lab.rule.backward(params, tree.unflatten(leaves), dy))
+
+    jaxpr = jax.make_jaxpr(backward)(leaves).jaxpr
+    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    problems = []
+    for (path, leaf), read in zip(named, used, strict=True):
+        if not read and np.prod(leaf.shape) * leaf.dtype.itemsize > 0:
+            size = f"{leaf.dtype}{list(leaf.shape)}"
+            text = f"is kept and never read by backward ({size}): do not return it"
+            problems.append(Problem(path_of(path, "residuals"), text))
+    again = _again(lab, named)
+    figure = f"{len(leaves)} arrays, {_bytes(_size(leaves))}"
+    if again:
+        figure += f"; could be had without keeping: {'; '.join(again)}"
+    if problems:
+        return Result("residuals", WRONG, figure, tuple(problems))
+    return Result("residuals", SHOWN if again else RIGHT, figure)
+
+
+def _again(lab: Lab, named: Any) -> list[str]:
+    """Residuals that equal a parameter, another residual, or a function of parameters alone."""
+    values = jax.tree.leaves(lab.rule.forward(*lab.sample)[1])
+    params = jax.tree_util.tree_leaves_with_path(lab.sample.params)
+    found, seen = [], list[tuple[str, np.ndarray]]()
+    for (path, _), value in zip(named, values, strict=True):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            continue
+        value, name = np.asarray(value), path_of(path) or "the residual"
+        for other_path, other in params:
+            if value.ndim and np.array_equal(value, other):
+                found.append(f"{name} is params/{path_of(other_path)}")
+            elif value.ndim > 1 and np.array_equal(value, np.asarray(other).T):
+                found.append(f"{name} is params/{path_of(other_path)}, transposed")
+        for other_name, other in seen:
+            if value.ndim and value.size > 1 and np.array_equal(value, other):
+                found.append(f"{name} is {other_name} once more")
+        seen.append((name, value))
+    return found
+
+
+def cost(lab: Lab, tried: Sequence[Trial], timed: bool) -> Result:
+    """Bytes kept, compiled FLOPs, temporary bytes and time, as this rule / autodiff."""
+    sample, dy = cast(tuple(lab.sample), np.float32), cast(tried[0].dy, np.float32)
+    params, x, key = sample
+    params, x = jax.tree.map(jnp.asarray, (params, x))
+    parts = {"by hand": lambda p, v, k, d: lab.traced(p, v, k, d)}
+    kept = {"by hand": _kept_by_hand(lab, params, x, key)}
+    if not lab.no_autodiff:
+        parts["autodiff"] = _by_autodiff(lab)
+        kept["autodiff"] = _kept_by_autodiff(lab, params, x, key)
+    figures: dict[str, tuple[float, float, float]] = {}
+    compiled = {}
+    for name, f in parts.items():
+        try:
+            compiled[name] = jax.jit(f).lower(params, x, key, dy).compile()
+        except Exception as error:
+            return Result("cost", SKIPPED, f"{name} does not compile in float32: {error!s:.80}")
+        analysis = compiled[name].cost_analysis() or {}
+        if isinstance(analysis, list):
+            analysis = analysis[0]
+        memory = compiled[name].memory_analysis()
+        figures[name] = (
+            float(analysis.get("flops", 0.0)), float(getattr(memory, "temp_size_in_bytes", 0)), 0.0
+        )  # fmt: skip
+    seconds = _seconds(compiled, (params, x, key, dy)) if timed else dict.fromkeys(compiled, 0.0)
+    words = [f"keeps {_bytes(kept['by hand'])}"]
+    flops, temporary, _ = figures["by hand"]
+    words += [f"{flops:.4g} FLOP", f"{_bytes(int(temporary))} temporary"]
+    if timed:
+        words.append(f"{1e6 * seconds['by hand']:.0f} us")
+    if "autodiff" in figures:
+        other_flops, other_temporary, _ = figures["autodiff"]
+        beside = [f"{_bytes(kept['autodiff'])}", f"{other_flops:.4g} FLOP",
+                  f"{_bytes(int(other_temporary))}"]  # fmt: skip
+        if timed:
+            beside.append(f"{1e6 * seconds['autodiff']:.0f} us")
+        words = [f"{a} (autodiff {b})" for a, b in zip(words, beside, strict=True)]
+    return Result("cost", SHOWN, ", ".join(words))
+
+
+def _kept_by_hand(lab: Lab, params: Any, x: Any, key: Any) -> int:
+    kept: list[int] = []
+
+    def trace(params: Any, x: Any) -> None:
+        kept.append(_without(jax.tree.leaves(lab.rule.forward(params, x, key)[1]), params))
+
+    jax.eval_shape(trace, params, x)
+    return kept[0]
+
+
+def _kept_by_autodiff(lab: Lab, params: Any, x: Any, key: Any) -> int:
+    kept: list[int] = []
+
+    def trace(params: Any, x: Any) -> None:
+        leaves, tree = jax.tree.flatten((params, x))
+        places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
+
+        def f(*floats: Any) -> Any:
+            filled = list(leaves)
+            for i, value in zip(places, floats, strict=True):
+                filled[i] = value
+            return lab.rule.primal(*tree.unflatten(filled), key)
+
+        pull_back = jax.vjp(f, *[leaves[i] for i in places])[1]
+        kept.append(_without(jax.tree.leaves(pull_back), params))
+
+    jax.eval_shape(trace, params, x)
+    return kept[0]
+
+
+def _without(values: Sequence[Any], params: Any) -> int:
+    """Bytes of arrays that are not parameters; the same array twice counts once."""
+    known = {id(leaf) for leaf in jax.tree.leaves(params)}
+    return _size({id(v): v for v in values if id(v) not in known}.values())
+
+
+def _size(arrays: Any) -> int:
+    sizes = (
+        int(np.prod(a.shape)) * a.dtype.itemsize
+        for a in arrays
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+    )
+    return sum(sizes)
+
+
+def _by_autodiff(lab: Lab) -> Callable[..., Any]:
+    def f(params: Any, x: Any, key: Any, dy: Any) -> Any:
+        leaves, tree = jax.tree.flatten((params, x))
+        places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
+
+        def primal(*floats: Any) -> Any:
+            filled = list(leaves)
+            for i, value in zip(places, floats, strict=True):
+                filled[i] = value
+            return lab.rule.primal(*tree.unflatten(filled), key)
+
+        y, pull_back = jax.vjp(primal, *[leaves[i] for i in places])
+        return y, pull_back(dy)
+
+    return f
+
+
+def _seconds(compiled: dict[str, Any], arguments: Any) -> dict[str, float]:
+    """The fastest of a few runs each, alternating."""
+    best = dict.fromkeys(compiled, np.inf)
+    for _ in range(7):
+        for name, f in compiled.items():
+            began = time.perf_counter()
+            jax.block_until_ready(f(*arguments))
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1024 or unit == "GB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
+
+
+__all__ = ["cost", "is_none", "residuals"]

@@ -1,0 +1,454 @@
+"""What a wrong cotangent looks like, in words: the rule's most likely mistake.
+
+Each explanation compares what the rule gave with what is right and returns a sentence, or ''.
+They are tried from the most specific to the least; the first that fits the numbers to several
+digits is given, so that it is true also where it is not the whole story.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+CLOSE = 1e-6
+
+
+class Case(NamedTuple):
+    """A wrong cotangent and what is known around it.
+
+    ``at``: the leaf that it belongs to. ``others``: right cotangents of the other leaves, by
+    name. ``known``: arrays by name that may be a factor or a term: inputs, outputs, dy, what
+    the parts of a graph contribute. ``sizes``: sizes of axes by what they are. ``again``: the
+    same for another dy or another batch, as (got, want, sizes).
+    """
+
+    got: np.ndarray
+    want: np.ndarray
+    at: np.ndarray
+    others: Mapping[str, np.ndarray]
+    known: Mapping[str, np.ndarray]
+    sizes: Mapping[str, int]
+    again: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, int]]] = ()
+    same_for_any_dy: bool = False
+
+
+def explain(case: Case) -> str:
+    """The first explanation that fits."""
+    for explanation in _EXPLANATIONS:
+        with np.errstate(all="ignore"):
+            if text := explanation(case):
+                return text
+    return _unexplained(case)
+
+
+def worst_entry(case: Case) -> str:
+    """Where it is furthest off: index, got, expected, the input there."""
+    if not case.got.size or case.got.shape != case.want.shape:
+        return f"got shape {case.got.shape}, expected {case.want.shape}"
+    with np.errstate(all="ignore"):
+        off = np.abs(case.got - case.want)
+    off = np.where(np.isfinite(off), off, np.where(case.got == case.want, 0, np.inf))
+    place = np.unravel_index(np.argmax(off), off.shape)
+    index = ", ".join(str(int(i)) for i in place)
+    text = f"worst at [{index}]: got {case.got[place]:.9g}, expected {case.want[place]:.9g}"
+    if case.at.shape == case.got.shape:
+        text += f"; the input there is {case.at[place]:.9g}"
+    return text
+
+
+def alike(a: np.ndarray, b: np.ndarray, tolerance: float = CLOSE) -> bool:
+    """Equal to some digits, relative to the largest entry; and not both zero."""
+    if a.shape != b.shape or not a.size:
+        return False
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    size = np.max(np.abs(b))
+    return bool(size > 0 and np.max(np.abs(a - b)) <= tolerance * size)
+
+
+def constant_ratio(got: np.ndarray, want: np.ndarray) -> float | None:
+    """r with got = r want, or None."""
+    if got.shape != want.shape or not np.isfinite(got).all() or not np.isfinite(want).all():
+        return None
+    power = np.sum(want * want)
+    if not power > 0:
+        return None
+    r = float(np.sum(got * want) / power)
+    return r if r and alike(got, r * want) else None
+
+
+# ---- the explanations ------------------------------------------------------------------------
+
+
+def _not_finite(case: Case) -> str:
+    bad = ~np.isfinite(case.got)
+    if case.got.shape != case.want.shape or not (bad & np.isfinite(case.want)).any():
+        return ""
+    kinds = "NaN" if np.isnan(case.got).any() else "infinite"
+    where = _where(case, bad)
+    return f"{kinds} in {int(bad.sum())} of {bad.size} entries where the truth is finite{where}"
+
+
+def _no_cotangent(case: Case) -> str:
+    if not np.any(case.got) and np.any(case.want):
+        return "is zero everywhere: the term was dropped, or the upstream cotangent never reached it"
+    if np.any(case.got) and not np.any(case.want):
+        return "should be zero everywhere: the output does not depend on it"
+    return ""
+
+
+def _ignores_dy(case: Case) -> str:
+    if case.same_for_any_dy:
+        return (
+            "is the same for every upstream cotangent dy: multiply the local derivative by dy "
+            "(it is right for dy = 1 only)"
+        )
+    return ""
+
+
+def _ratio(case: Case) -> str:
+    r = constant_ratio(case.got, case.want)
+    if r is None or abs(r - 1) < CLOSE:
+        return ""
+    names = _names_of(r, case.sizes)
+    for got, want, sizes in case.again:
+        other = constant_ratio(got, want)
+        if other is None:
+            if alike(got, want):
+                return _hard_coded(case, r)
+            continue
+        there = _names_of(other, sizes)
+        names = [name for name in names if name in there]
+    if not names and case.again:
+        if any(alike(got, want) for got, want, _ in case.again):
+            return _hard_coded(case, r)
+        ratios = [constant_ratio(got, want) for got, want, _ in case.again]
+        if any(q is not None and abs(q - r) > CLOSE * abs(r) for q in ratios):
+            others = ", ".join(f"{q:.6g}" for q in ratios if q is not None)
+            return (
+                f"is {r:.6g} times the truth here and {others} times at another batch size: the "
+                "batch size is hard-coded, or counted in the wrong place"
+            )
+    meaning = f": {'; or '.join(names)}" if names else ": a constant factor is missing or extra"
+    return f"is {r:.6g} times the truth everywhere{meaning}"
+
+
+def _hard_coded(case: Case, r: float) -> str:
+    return f"is right for one batch size and {r:.6g} times the truth for another: hard-coded size"
+
+
+def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
+    """What a constant ratio means."""
+    found = []
+    sign, size = ("the sign is wrong, and " if r < 0 else ""), abs(r)
+
+    def equals(value: float) -> bool:
+        return abs(size / value - 1) < 1e-5
+
+    if equals(1):
+        return ["the sign is wrong"]
+    if equals(2):
+        found.append(f"{sign}it is counted twice (or a factor 1/2 is missing)")
+    if equals(0.5):
+        found.append(f"{sign}a half is lost (or a factor 2 is missing)")
+    for name, n in sizes.items():
+        if n > 1 and equals(n):
+            found.append(f"{sign}a sum where a mean is needed: {name} is not divided by")
+        if n > 1 and equals(1 / n):
+            found.append(f"{sign}a mean where a sum is needed: it is divided by {name}")
+        if n > 1 and equals(n * n):
+            found.append(f"{sign}{name} enters twice too often")
+        if n > 1 and (equals(n**0.5) or equals(n**-0.5)):
+            found.append(f"{sign}off by the square root of {name}")
+        if n > 1 and (equals(n / (n - 1)) or equals((n - 1) / n)):
+            found.append(f"{sign}n - 1 in place of n, for {name}")
+    return found
+
+
+def _permuted(case: Case) -> str:
+    axes = range(case.want.ndim)
+    for order in itertools.permutations(axes):
+        if list(order) != list(axes) and alike(case.got, case.want.transpose(order)):
+            if case.want.ndim == 2:
+                return "is transposed: write it the other way round (x^T dy, not dy^T x)"
+            return f"has its axes in the order {order}: transposed"
+    if case.want.ndim <= 4:
+        for count in range(1, case.want.ndim + 1):
+            for some in itertools.combinations(axes, count):
+                if alike(case.got, np.flip(case.want, some)):
+                    return f"is reversed along axis {', '.join(map(str, some))}"
+    return ""
+
+
+def _shifted(case: Case) -> str:
+    for axis, n in enumerate(case.want.shape):
+        for offset in (1, -1, 2, -2):
+            if abs(offset) >= n:
+                continue
+            for got, truth, verb in (
+                (case.got, np.roll(case.want, offset, axis), "rolled"),
+                (case.got, _shift(case.want, offset, axis), "shifted"),
+            ):
+                if alike(got, truth):
+                    return f"is {verb} by {offset} along axis {axis}: an index is off by one"
+            # Entries at the edge may be anything: compare what overlaps.
+            a = _slice(case.got, axis, offset)
+            b = _slice(case.want, axis, -offset)
+            if n > 2 * abs(offset) + 1 and a.size > 1 and np.ptp(b) > 0 and alike(a, b):
+                return f"is shifted by {offset} along axis {axis}: an index is off by one"
+    return ""
+
+
+def _shift(a: np.ndarray, offset: int, axis: int) -> np.ndarray:
+    out = np.zeros_like(a)
+    to, source = [slice(None)] * a.ndim, [slice(None)] * a.ndim
+    to[axis] = slice(offset, None) if offset > 0 else slice(None, offset)
+    source[axis] = slice(None, -offset) if offset > 0 else slice(-offset, None)
+    out[tuple(to)] = a[tuple(source)]
+    return out
+
+
+def _slice(a: np.ndarray, axis: int, offset: int) -> np.ndarray:
+    cut = [slice(None)] * a.ndim
+    cut[axis] = slice(offset, None) if offset > 0 else slice(None, offset)
+    return a[tuple(cut)]
+
+
+def _reduced(case: Case) -> str:
+    """A sum or mean over axes that should have stayed, copied back over them."""
+    for count in range(1, case.want.ndim + 1):
+        for axes in itertools.combinations(range(case.want.ndim), count):
+            for name, reduce in (("summed", np.sum), ("averaged", np.mean)):
+                whole = np.broadcast_to(reduce(case.want, axes, keepdims=True), case.want.shape)
+                n = int(np.prod([case.want.shape[a] for a in axes]))
+                if n > 1 and alike(case.got, whole):
+                    where = ", ".join(map(str, axes))
+                    return f"is {name} over axis {where} and copied back: reduced too much"
+    return ""
+
+
+def _swapped(case: Case) -> str:
+    for name, other in case.others.items():
+        if alike(case.got, other):
+            return f"is what belongs to {name}: inputs or cotangents are swapped"
+        if alike(case.got, -other):
+            return f"is minus what belongs to {name}: inputs or cotangents are swapped"
+    return ""
+
+
+def _term(case: Case) -> str:
+    """A term that is missing or extra, and equals something known."""
+    if case.got.shape != case.want.shape or not np.isfinite(case.got - case.want).all():
+        return ""
+    missing = case.want - case.got
+    for name, term in case.known.items():
+        if alike(missing, term):
+            return f"lacks a term, which equals {name}"
+        if alike(missing, -term):
+            return f"has a term too many, which equals {name}"
+        if alike(missing, 2 * term):
+            return f"has a term of the wrong sign, which equals {name}"
+    terms = {n: t for n, t in case.known.items() if n.startswith("the part through")}
+    for count in range(2, len(terms)):
+        for some in itertools.combinations(terms.items(), count):
+            if alike(case.got, np.sum([t for _, t in some], axis=0)):
+                left = [n for n in terms if n not in dict(some)]
+                return f"lacks {', '.join(left)}: the cotangents of a value that forks add"
+    return ""
+
+
+def _factor(case: Case) -> str:
+    """A factor that is missing or extra, entry by entry, and equals something known."""
+    if case.got.shape != case.want.shape:
+        return ""
+    for name, factor in case.known.items():
+        if factor.shape != case.got.shape or not np.isfinite(factor).all():
+            continue
+        for sign, minus in ((1, ""), (-1, "minus ")):
+            for text, f in _functions(name, factor):
+                if np.ptp(f) > 0 and alike(case.got, sign * case.want * f):
+                    return f"has the factor {minus}{text} too often"
+                if np.ptp(f) > 0 and alike(case.got * f, sign * case.want):
+                    return f"lacks the factor {minus}{text}"
+    return ""
+
+
+def _functions(name: str, a: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield name, a
+    yield f"({name})^2", a * a
+    yield f"(1 - {name})", 1 - a
+    yield f"(1 + {name})", 1 + a
+    yield f"{name} (1 - {name})", a * (1 - a)
+    yield f"(1 - ({name})^2)", 1 - a * a
+    yield f"|{name}|", np.abs(a)
+    yield f"the sign of {name}", np.sign(a)
+    with np.errstate(all="ignore"):
+        root = np.sqrt(np.abs(a))
+        exponential = np.exp(a)
+    yield f"the root of |{name}|", root
+    if np.isfinite(exponential).all():
+        yield f"exp({name})", exponential
+
+
+def _clipped(case: Case) -> str:
+    if case.got.shape != case.want.shape or not np.isfinite(case.got).all():
+        return ""
+    low, high = case.got.min(), case.got.max()
+    if low < high and alike(case.got, np.clip(case.want, low, high)):
+        ends = [e for e in (low, high) if np.sum(case.got == e) > 1]
+        if ends or low < 0 < high:
+            return f"is cut off at {low:.4g} and {high:.4g}: a gradient rule must be linear in dy"
+    return ""
+
+
+def _partly(case: Case) -> str:
+    """Wrong in some entries only: which, and what it is there."""
+    if case.got.shape != case.want.shape:
+        return ""
+    size = np.max(np.abs(case.want), initial=0)
+    wrong = np.abs(case.got - case.want) > 1e-7 * np.abs(case.want) + 1e-9 * size
+    if not wrong.any() or wrong.all():
+        return ""
+    inside = case._replace(
+        got=case.got[wrong], want=case.want[wrong],
+        at=case.at[wrong] if case.at.shape == wrong.shape else np.zeros(0),
+        others={}, known={}, again=(), same_for_any_dy=False,
+    )  # fmt: skip
+    what = ""
+    r = constant_ratio(inside.got, inside.want)
+    if not np.any(inside.got):
+        what = ", where it is 0"
+    elif not np.any(inside.want):
+        what = ", where it should be 0"
+    elif r is not None:
+        what = f", where it is {r:.6g} times the truth"
+    where = _where(case, wrong) or " (no pattern found)"
+    return f"is wrong only in {int(wrong.sum())} of {wrong.size} entries{where}{what}"
+
+
+def _where(case: Case, marked: np.ndarray) -> str:
+    """Words for a set of entries: by their place, or by the inputs there."""
+    if marked.all():
+        return ""
+    if case.at.shape == marked.shape:
+        x = case.at
+        sets = (
+            ("the input is 0", x == 0), ("the input is NaN", np.isnan(x)),
+            ("the input is -inf", x == -np.inf), ("the input is inf", x == np.inf),
+            ("the input is negative", x < 0), ("the input is positive", x > 0),
+            ("the input is not positive", x <= 0), ("the input is not negative", x >= 0),
+            ("the input is a tie (equal to another)", _tied(x)),
+        )  # fmt: skip
+        for text, members in sets:
+            if members.any() and not members.all() and np.array_equal(members, marked):
+                return f": where {text}"
+    if text := _by_place(marked):
+        return text
+    if case.at.shape == marked.shape:
+        x = np.abs(case.at)
+        inside, outside = x[marked], x[~marked]
+        if inside.size and outside.size and inside.min() > outside.max():
+            return f": where |input| is large (from {inside.min():.4g} on): in saturation"
+        if inside.size and outside.size and inside.max() < outside.min():
+            return f": where |input| is small (up to {inside.max():.4g})"
+        for text, members in sets[4:]:
+            if members.any() and not members.all() and not (marked & ~members).any():
+                return f": only where {text}"
+    return ""
+
+
+def _by_place(marked: np.ndarray) -> str:
+    for axis, n in enumerate(marked.shape):
+        if n < 2:
+            continue
+        others = tuple(i for i in range(marked.ndim) if i != axis)
+        some = np.flatnonzero(marked.any(others))
+        full = marked.all(others)
+        if len(some) in (0, n):
+            continue
+        if some[0] == 0 and some[-1] == len(some) - 1 and full[some].any():
+            which = "the first" if len(some) == 1 else f"the first {len(some)}"
+            return f": at {which} of {n} along axis {axis}"
+        if some[-1] == n - 1 and some[0] == n - len(some) and full[some].any():
+            which = "the last" if len(some) == 1 else f"the last {len(some)}"
+            return f": at {which} of {n} along axis {axis}, a ragged end or an edge"
+        if set(some) == {0, n - 1}:
+            return f": at the first and the last of {n} along axis {axis}, the edges"
+        step = np.diff(some)
+        if len(some) > 2 and (step == step[0]).all():
+            return f": at every {step[0]}th of {n} along axis {axis}, from {some[0]} on"
+        if full[some].all() and len(some) == 1:
+            return f": at index {some[0]} along axis {axis}"
+    return ""
+
+
+def _tied(x: np.ndarray) -> np.ndarray:
+    values, counts = np.unique(x, return_counts=True)
+    return np.isin(x, values[counts > 1])
+
+
+def _drift(case: Case) -> str:
+    """Right to the digits of a narrower dtype."""
+    if case.got.shape != case.want.shape or not np.isfinite(case.got).all():
+        return ""
+    size = np.max(np.abs(case.want), initial=0)
+    if not size > 0:
+        return ""
+    off = np.max(np.abs(case.got - case.want)) / size
+    for name, unit in (("float32", 2**-24), ("float16", 2**-11), ("bfloat16", 2**-8)):
+        if off <= 8 * unit:
+            if not unit / 64 <= off:
+                return f"is off by {off:.1e} of the largest entry: rounding, or a small wrong term"
+            return f"has the accuracy of {name} ({off:.1e}): it is cast to it on the way"
+    return ""
+
+
+def _unexplained(case: Case) -> str:
+    if case.got.shape != case.want.shape:
+        return f"has shape {case.got.shape}, needs {case.want.shape}"
+    with np.errstate(all="ignore"):
+        size = np.max(np.abs(case.want), initial=0) or 1.0
+        off = np.max(np.abs(case.got - case.want), initial=0) / size
+        norms = np.linalg.norm(case.got) * np.linalg.norm(case.want)
+        cosine = np.sum(case.got * case.want) / norms if norms else 0.0
+    return f"is wrong, by {off:.2g} of its largest entry (cosine with the truth {cosine:.3f})"
+
+
+_EXPLANATIONS: tuple[Callable[[Case], str], ...] = (
+    _not_finite, _no_cotangent, _ignores_dy, _ratio, _permuted, _swapped, _reduced, _shifted,
+    _term, _factor, _clipped, _drift, _partly,
+)  # fmt: skip
+
+
+# ---- wrong shapes ----------------------------------------------------------------------------
+
+
+def explain_shape(got: np.ndarray, want: np.ndarray) -> str:
+    """Why a cotangent has another shape than what it belongs to."""
+    if got.shape == want.shape:
+        return ""
+    text = f"has shape {got.shape}, needs {want.shape}"
+    if got.ndim == want.ndim and sorted(got.shape) == sorted(want.shape):
+        for order in itertools.permutations(range(got.ndim)):
+            if got.transpose(order).shape == want.shape and alike(got.transpose(order), want):
+                return f"{text}: it is transposed"
+    for count in range(1, got.ndim + 1):
+        for axes in itertools.combinations(range(got.ndim), count):
+            for keepdims in (False, True):
+                total = np.sum(got, axes, keepdims=keepdims)
+                if total.shape == want.shape and alike(total, want):
+                    where = ", ".join(map(str, axes))
+                    return f"{text}: not summed over axis {where}, along which it was copied"
+    if want.ndim >= got.ndim:
+        for count in range(1, want.ndim + 1):
+            for axes in itertools.combinations(range(want.ndim), count):
+                for keepdims in (False, True):
+                    if alike(np.sum(want, axes, keepdims=keepdims), got):
+                        where = ", ".join(map(str, axes))
+                        return f"{text}: summed over axis {where}, which it should keep"
+    if got.size == want.size:
+        text += ": reshape it" if alike(got.reshape(want.shape), want) else ""
+    return text

@@ -1,0 +1,284 @@
+"""Fewer digits and extreme inputs: is the rule as good as its dtype allows, and never silent?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import is_floating
+from fnn.check.lab import Cotangents, Lab, cast
+from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
+from fnn.check.rule import Sample
+from fnn.check.values import Trial
+
+NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+MAGNITUDES = (1.0, 1e-3, 8.0, 30.0)
+STIRS = 6  # random changes of the inputs, which tell how far rounding may carry a result
+ALLOWED = 24  # units that many roundings may add up to; one rule rounds a few times
+ROWS = 1024  # of a long batch, over which a narrow sum would lose its digits
+
+
+def precision(lab: Lab, dtype_name: str) -> Result:
+    """The rule in a narrower dtype against itself in float64, from the same rounded numbers."""
+    dtype = NARROW[dtype_name]
+    unit = float(jnp.finfo(dtype).eps) / 2
+    problems, worst, relative = dict[str, Problem](), 0.0, 0.0
+    for what, sample in _samples(lab):
+        try:
+            low, dy = _lowered(lab, sample, dtype)
+            y, got = lab.run(low, dy)
+        except Exception as error:
+            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+            if what == "as given":
+                return Result(dtype_name, SKIPPED, f"does not run in {dtype_name}: {text}")
+            continue
+        wide, wide_dy = _widened(lab, low), cast(dy, np.float64)
+        truth = lab.run(wide, wide_dy)[1]
+        spread = _spread(lab, wide, wide_dy, unit, truth)
+        for i, name in enumerate(lab.names):
+            if got[i] is None or truth[i] is None or not got[i].size:
+                continue
+            ulps, off, place = _units_off(got[i], truth[i], spread[i], unit, dtype)
+            if np.isfinite(off):
+                relative = max(relative, off)
+            worst = max(worst, min(ulps, 1e12))
+            if ulps > ALLOWED and name not in problems:
+                at = lab.floats(low)[i]
+                problems[name] = Problem(
+                    name,
+                    _words(dtype_name, what, got[i][place], truth[i][place], unit),
+                    f"worst at {[int(p) for p in place]}: got {float(got[i][place]):.6g}, expected "
+                    f"{float(truth[i][place]):.6g}; the input there is {float(at[place]):.6g}",
+                )
+    figure = f"{worst:.1f} units where the inputs' last digit counts for one; relative {relative:.1e}"
+    return Result(dtype_name, WRONG if problems else RIGHT, figure, tuple(problems.values()))
+
+
+def _samples(lab: Lab) -> Iterator[tuple[str, Sample]]:
+    for factor in MAGNITUDES:
+        what = "as given" if factor == 1 else f"inputs times {factor:g}"
+        x = jax.tree.map(lambda v, f=factor: f * v if is_floating(v) else v, lab.sample.x)
+        yield what, lab.sample._replace(x=x)
+    if (long := _long(lab)) is not None:
+        yield f"a batch of {ROWS}", long
+
+
+def _long(lab: Lab) -> Sample | None:
+    """A batch so long that a sum in the narrow dtype would lose its digits."""
+    leaves = jax.tree.leaves(lab.sample.x)
+    sizes = {leaf.shape[0] if np.ndim(leaf) > 1 else 0 for leaf in leaves if is_floating(leaf)}
+    if len(sizes) != 1 or 0 in sizes or lab.sample.key is not None or not any(
+        name.startswith("params") for name in lab.names
+    ):
+        return None
+    n = sizes.pop()
+    if n >= ROWS or sum(np.size(v) for v in leaves) // n * ROWS > 2**18:
+        return None
+    if any(np.ndim(v) == 0 or v.shape[0] != n for v in leaves):
+        return None
+    rng = np.random.default_rng(lab.seed + 6)
+
+    def tiled(v: Any) -> Any:
+        rows = np.asarray(v)[np.arange(ROWS) % n]
+        # Of one sign, so that the sum is as large as its terms make it.
+        return np.abs(rows) * rng.uniform(0.5, 1.5, rows.shape) if is_floating(v) else rows
+
+    return lab.sample._replace(x=jax.tree.map(tiled, lab.sample.x))
+
+
+def _lowered(lab: Lab, sample: Sample, dtype: Any) -> tuple[Sample, Any]:
+    """x in the dtype, params and dy in those that go with it (a block may keep float32 params)."""
+    x = cast(sample.x, dtype)
+    params = cast(sample.params, dtype)
+    block = lab.rule.block
+    if block is not None:
+        start = jax.eval_shape(block.init, jax.random.key(0), x)
+        if jax.tree.structure(start) == jax.tree.structure(sample.params):
+            params = jax.tree.map(
+                lambda p, like: cast(p, like.dtype) if is_floating(p) else p, sample.params, start
+            )
+    low = Sample(params, x, sample.key)
+    rng = np.random.default_rng(lab.seed + 7)
+    dy = lab.cotangent(rng, low)
+    if any(np.ndim(d) and d.shape[0] == ROWS for d in jax.tree.leaves(dy)):
+        dy = jax.tree.map(lambda d: np.abs(d) if is_floating(d) else d, dy)
+    return low, dy
+
+
+def _widened(lab: Lab, low: Sample) -> Sample:
+    return Sample(cast(low.params, np.float64), cast(low.x, np.float64), low.key)
+
+
+def _spread(lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents) -> Cotangents:
+    """How far results move when every input moves by about its last digit: their conditioning."""
+    rng = np.random.default_rng(lab.seed + 8)
+    largest: Cotangents = [None if t is None else np.zeros_like(t) for t in truth]
+    for _ in range(STIRS):
+
+        def stir(v: Any) -> Any:
+            if not is_floating(v):
+                return v
+            return np.asarray(v) * (1 + unit * rng.choice([-1.0, 1.0], np.shape(v)))
+
+        params, x = jax.tree.map(stir, (sample.params, sample.x))
+        moved = lab.run(Sample(params, x, sample.key), jax.tree.map(stir, dy))[1]
+        for i, (m, t) in enumerate(zip(moved, truth, strict=True)):
+            if t is not None and m is not None:
+                with np.errstate(all="ignore"):
+                    change = np.nan_to_num(np.abs(m - t), nan=np.inf)
+                largest[i] = np.maximum(largest[i], change)
+    return largest
+
+
+def _units_off(
+    got: np.ndarray, truth: np.ndarray, spread: np.ndarray, unit: float, dtype: Any
+) -> tuple[float, float, Any]:
+    """(units, relative error, place) of the worst entry; a unit is rounding plus conditioning."""
+    info = jnp.finfo(dtype)
+    got = np.asarray(got, np.float64)
+    tiny, largest = float(info.tiny), float(info.max)
+    with np.errstate(all="ignore"):
+        # Entries of a leaf add up terms of about the size of the leaf's typical spread.
+        one = unit * np.abs(truth) + spread + tiny
+        off = np.abs(got - truth) / one
+        share = np.abs(got - truth) / np.abs(truth)
+    # What the dtype cannot hold is no error, nor is an infinity that is right.
+    holds = np.isfinite(truth) & (np.abs(truth) < largest / 4)
+    off = np.where(holds, np.where(np.isfinite(got), off, np.inf), 0)
+    off = np.nan_to_num(off, nan=0.0, posinf=np.inf)
+    place = np.unravel_index(np.argmax(off), off.shape)
+    normal = holds & (np.abs(truth) > tiny) & np.isfinite(share) & (spread < 4 * unit * np.abs(truth))
+    return float(off[place]), float(np.max(np.where(normal, share, 0), initial=0)), place
+
+
+def _words(dtype: str, what: str, got: Any, truth: Any, unit: float) -> str:
+    got, truth = float(got), float(truth)
+    where = "" if what == "as given" else f", {what}"
+    if not np.isfinite(got):
+        return f"is {got:g} in {dtype} where the truth is finite ({truth:.6g}){where}"
+    if got == 0 and truth != 0:
+        return (
+            f"is 0 in {dtype} where the truth is {truth:.6g}{where}: every digit is lost in "
+            "saturation; compute from the input, not from the saturated output"
+        )
+    off = abs(got - truth) / abs(truth) if truth else np.inf
+    if "batch of" in what:
+        return (
+            f"loses its digits over {what} in {dtype} (relative error {off:.1e}): a sum is "
+            "accumulated in the narrow dtype; accumulate in float32"
+        )
+    return (
+        f"has relative error {off:.1e} in {dtype}, {off / unit / 2:.0f} units in the last place"
+        f"{where}: digits cancel; compute from the input, not from the rounded output"
+    )
+
+
+# ---- infinities and NaN ----------------------------------------------------------------------
+
+FAR = (1e4, 1e8)  # where a limit shows
+
+
+def edges(lab: Lab, tried: Sequence[Trial]) -> Result:
+    """Infinite inputs give the limit of large ones; NaN gives NaN; zero divides nothing."""
+    trial = tried[0]
+    problems, looked = dict[str, Problem](), 0
+    floats = lab.floats(trial.sample)
+    dy = trial.dy
+    for leaf, name in enumerate(lab.names):
+        if not name.startswith("x") or not floats[leaf].size:
+            continue
+        size = floats[leaf].size
+        for place in sorted({0, size // 2, size - 1}):
+            for sign in (-1, 1):
+                found = _limit(lab, trial, leaf, place, sign)
+                looked += 1
+                if found:
+                    problems.setdefault(name, Problem(name, found))
+            if found := _nan(lab, trial, leaf, place):
+                problems.setdefault(name, Problem(name, found))
+        rows = floats[leaf].copy()
+        if rows.ndim and rows.shape[-1] > 1:
+            rows[(0,) * (rows.ndim - 1)] = -np.inf
+            y, got = lab.run(_with(lab, trial.sample, leaf, rows), dy)
+            finite = not any(np.isnan(v).any() for v in jax.tree.leaves(y) if is_floating(v))
+            if finite and got[leaf] is not None and np.isnan(got[leaf]).any():
+                text = "is NaN for a row of -inf (fully masked), where y is not NaN"
+                problems.setdefault(name, Problem(name, text))
+    if not looked:
+        return Result("edges", SKIPPED, "x has no floating entries")
+    figure = f"{looked} limits at infinity, NaN in NaN out, rows of -inf"
+    return Result("edges", WRONG if problems else RIGHT, figure, tuple(problems.values()))
+
+
+def _with(lab: Lab, sample: Sample, leaf: int, value: np.ndarray) -> Sample:
+    floats = lab.floats(sample)
+    floats[leaf] = value
+    return lab.fill(sample, floats)
+
+
+def _set(a: np.ndarray, place: int, value: float) -> np.ndarray:
+    a = np.array(a)
+    a.reshape(-1)[place] = value
+    return a
+
+
+def _limit(lab: Lab, trial: Trial, leaf: int, place: int, sign: int) -> str:
+    base = lab.floats(trial.sample)[leaf]
+
+    def at(value: float) -> tuple[Any, Cotangents]:
+        return lab.run(_with(lab, trial.sample, leaf, _set(base, place, value)), trial.dy)
+
+    (_, near), (_, far) = (at(sign * f) for f in FAR)
+    y, got = at(sign * np.inf)
+    if any(np.isnan(v).any() for v in jax.tree.leaves(y) if is_floating(v)):
+        return ""
+    for i, other in enumerate(lab.names):
+        if near[i] is None or got[i] is None or far[i] is None or not near[i].size:
+            continue
+        with np.errstate(all="ignore"):
+            size = np.max(np.abs(far[i]), initial=0) + 1e-300
+            settled = np.isfinite(far[i]) & (np.abs(near[i] - far[i]) <= 1e-3 * size)
+            off = np.abs(got[i] - far[i])
+            wrong = settled & ~(off <= 2e-3 * size)
+        if wrong.any():
+            spot = np.unravel_index(np.argmax(wrong), wrong.shape)
+            infinity = "-inf" if sign < 0 else "inf"
+            value = got[i][spot]
+            return (
+                f"with an input of {infinity}, {other}{[int(p) for p in spot]} is {value:g}, where "
+                f"the limit is {far[i][spot]:.6g} and y is not NaN"
+            )
+    return ""
+
+
+def _nan(lab: Lab, trial: Trial, leaf: int, place: int) -> str:
+    """A NaN must show in y; and in the cotangent, where that depends on the input."""
+    base = lab.floats(trial.sample)[leaf]
+
+    def at(value: float) -> tuple[Any, np.ndarray | None]:
+        y, got = lab.run(_with(lab, trial.sample, leaf, _set(base, place, value)), trial.dy)
+        d = got[leaf]
+        flat = np.concatenate([np.ravel(v) for v in jax.tree.leaves(y) if is_floating(v)])
+        return flat, None if d is None else np.ravel(d)
+
+    value = float(base.reshape(-1)[place])
+    probes = [at(value), at(-value + 0.37), at(3 * value - 0.21)]
+    probes = [(y, d) for y, d in probes if np.isfinite(y).all()]
+    y, d = at(np.nan)
+    depends = any(not np.array_equal(a, probes[0][0]) for a, _ in probes[1:])
+    if depends and not np.isnan(y).any():
+        return "forward turns a NaN into a number: NaN in must be NaN out"
+    ds = [p[1] for p in probes]
+    if d is None or any(p is None for p in ds) or len(ds) < 2:
+        return ""
+    varies = any(p[place] != ds[0][place] for p in ds[1:])
+    if varies and not np.isnan(d[place]):
+        return f"is {d[place]:g} where the input is NaN: NaN in must be NaN out, never a number"
+    return ""
+
+
+__all__ = ["SHOWN", "edges", "precision"]

@@ -1,0 +1,86 @@
+"""What a check found: a result for every property, and the diagnosis of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+RIGHT, WRONG, SKIPPED, SHOWN = "right", "WRONG", "skipped", "shown"
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: where, what it looks like, and the worst entry.
+
+    ``leaf``: the path of the cotangent, such as ``params/hidden/w`` or ``x/0``.
+    ``diagnosis``: what the error looks like, in words.
+    ``worst``: the entry that is furthest off: index, got, expected, the inputs there.
+    """
+
+    leaf: str
+    diagnosis: str
+    worst: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.leaf}: {self.diagnosis}" + (f"\n  {self.worst}" if self.worst else "")
+
+
+class Result(NamedTuple):
+    """One property: ``status`` is right, WRONG, skipped, or shown (a figure without a verdict)."""
+
+    property: str
+    status: str
+    figure: str
+    problems: tuple[Problem, ...] = ()
+
+
+class WrongGradient(AssertionError):
+    """A backward rule that is not forward's derivative; the message is the report."""
+
+
+class Report(NamedTuple):
+    """What was checked and every result, in the order of the properties."""
+
+    name: str
+    results: tuple[Result, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no property is wrong."""
+        return not any(result.status == WRONG for result in self.results)
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """The names of the properties that do not hold."""
+        return tuple(result.property for result in self.results if result.status == WRONG)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Every problem once, in the order found."""
+        return tuple(dict.fromkeys(p for result in self.results for p in result.problems))
+
+    def __getitem__(self, name: object) -> Result:  # type: ignore[override]
+        """The result of a property, by its name."""
+        for result in self.results:
+            if result.property == name:
+                return result
+        known = ", ".join(result.property for result in self.results)
+        raise KeyError(f"no property {name!r}; there are: {known}")
+
+    def assert_correct(self) -> None:
+        """Raises :class:`WrongGradient` (an AssertionError) with the report if anything is wrong."""
+        if not self.ok:
+            raise WrongGradient(str(self))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        verdict = "right" if self.ok else f"WRONG in {', '.join(self.wrong)}"
+        yield f"{self.name}: {verdict}"
+        width = max((len(result.property) for result in self.results), default=0)
+        for result in self.results:
+            yield f"  {result.property:<{width}}  {result.status:<7}  {result.figure}"
+        for number, problem in enumerate(self.problems, start=1):
+            first, *rest = str(problem).split("\n")
+            yield f"{number}. {first}"
+            yield from (f"   {line}" for line in rest)

@@ -1,0 +1,199 @@
+"""What is checked: a forward and a backward, wherever they come from, and inputs for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jax_core
+
+from fnn.block import Block, is_floating
+
+
+class CheckError(Exception):
+    """The check could not be run: what was given does not fit; the message says the fix."""
+
+
+class Rule(NamedTuple):
+    """A forward and a backward in fnn's protocol, and what autodiff may differentiate.
+
+    ``primal(params, x, key) -> y`` is forward's value without custom derivative rules in it;
+    None where there is none, and then ``why_not`` says why.
+    """
+
+    name: str
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[[Any, Any, Any], tuple[Any, Any]]
+    primal: Callable[[Any, Any, Any], Any]
+    block: Block | None = None
+    subgradient: Callable[..., Any] | None = None
+
+
+class Sample(NamedTuple):
+    """Where a rule is evaluated."""
+
+    params: Any
+    x: Any
+    key: Any
+
+
+def of_block(block: Block, name: str = "") -> Rule:
+    """A block's own functions."""
+
+    def primal(params: Any, x: Any, key: Any) -> Any:
+        return block.forward(params, x, key)[0]
+
+    return Rule(
+        name or block.name, block.forward, block.backward, primal, block, block.subgradient
+    )
+
+
+def of_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str) -> Rule:
+    """Two plain functions: ``forward(*args) -> (y, residuals)``, ``backward(residuals, dy) -> dargs``."""
+
+    def block_forward(params: Any, x: Any, key: Any = None) -> Any:
+        answer = forward(*x)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise CheckError(f"{name}: forward needs to return (y, residuals), got {answer!r:.80}")
+        return answer
+
+    def block_backward(params: Any, residuals: Any, dy: Any) -> Any:
+        dx = backward(residuals, dy)
+        return {}, dx if isinstance(dx, tuple) else (dx,)
+
+    return Rule(name, block_forward, block_backward, lambda _, x, key: forward(*x)[0])
+
+
+def of_function(f: Callable[..., Any], name: str) -> Rule:
+    """A JAX function whose derivative is a custom rule: backward is what ``jax.vjp`` uses.
+
+    The residuals are those of ``jax.vjp``; the primal is ``f`` with its custom rules taken out.
+    """
+
+    def forward(params: Any, x: Any, key: Any = None) -> Any:
+        floats, put = split_floats(x)
+        y, pull_back = jax.vjp(lambda *floats: f(*put(floats)), *floats)
+        return y, (pull_back, jax.tree.map(lambda v: None if is_floating(v) else v, x))
+
+    def backward(params: Any, residuals: Any, dy: Any) -> Any:
+        pull_back, rest = residuals
+        cotangents = iter(pull_back(dy))
+        dx = jax.tree.map(
+            lambda v: next(cotangents) if v is None else None, rest, is_leaf=lambda v: v is None
+        )
+        return {}, dx
+
+    return Rule(name, forward, backward, lambda _, x, key: f(*x))
+
+
+def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
+    """The floating leaves of a pytree, and the function that puts others in their place."""
+    leaves, tree = jax.tree.flatten(x)
+    places = [i for i, leaf in enumerate(leaves) if is_floating(jnp.asarray(leaf))]
+
+    def put(floats: Any) -> Any:
+        filled = list(leaves)
+        for i, value in zip(places, floats, strict=True):
+            filled[i] = value
+        return tree.unflatten(filled)
+
+    return [leaves[i] for i in places], put
+
+
+# ---- custom rules taken out ------------------------------------------------------------------
+
+_CUSTOM = ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call")
+
+
+def has_custom_rule(f: Callable[..., Any], *args: Any) -> str:
+    """The name of a primitive with a custom derivative in ``f``, or ''."""
+    return next((p for p in _primitives(jax.make_jaxpr(f)(*args).jaxpr) if p in _CUSTOM[:2]), "")
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _primitives(inner)
+
+
+def without_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
+    """``f`` with every ``custom_vjp`` in it replaced by the function that it decorates.
+
+    So that autodiff derives the derivative from the value. Looks inside ``jit``; in a loop or a
+    branch a rule stays, and :func:`has_custom_rule` of the result tells.
+    """
+
+    def plain(*args: Any) -> Any:
+        jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+        out = _evaluate(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), out)
+
+    return plain
+
+
+def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
+    values: dict[Any, Any] = {}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jax_core.Literal) else values[atom]
+
+    values.update(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        name = equation.primitive.name
+        inner = equation.params.get("call_jaxpr" if name in _CUSTOM else "jaxpr")
+        if name in _CUSTOM[:2] or name in ("jit", "pjit", "closed_call", "remat", "checkpoint"):
+            outputs = _evaluate(
+                getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs
+            )
+        else:
+            functions, options = equation.primitive.get_bind_params(equation.params)
+            outputs = equation.primitive.bind(*functions, *inputs, **options)
+            outputs = outputs if equation.primitive.multiple_results else [outputs]
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+# ---- inputs ----------------------------------------------------------------------------------
+
+
+def draw(spec: Any, rng: np.random.Generator) -> Any:
+    """Numbers for a pytree of arrays and ``jax.ShapeDtypeStruct``s: arrays are kept.
+
+    Floats are standard normal, integers 0 or 1, booleans both.
+    """
+
+    def one(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return rng.standard_normal(leaf.shape)
+        return rng.integers(0, 2, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(one, spec)
+
+
+def redraw(value: Any, rng: np.random.Generator) -> Any:
+    """Other numbers like the given ones: each float changed by some tenths of itself.
+
+    Signs stay, so what was positive is; a leaf of zeros (a bias) is drawn anew, so that what is
+    wrong with it shows.
+    """
+
+    def one(leaf: Any) -> Any:
+        if not is_floating(leaf):
+            return leaf
+        leaf = np.asarray(leaf, np.float64)
+        if not np.any(leaf):
+            return 0.5 * rng.standard_normal(leaf.shape)
+        return leaf * np.exp(0.3 * rng.standard_normal(leaf.shape))
+
+    return jax.tree.map(one, value)
