@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 # Name -> what it shows. The module of the same name has an ``Options`` dataclass, from which
 # the command line is made, and ``main(options)``. Only the one that runs is imported.
@@ -40,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in EXPERIMENTS:
         close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        hint = f"did you mean {close[0]}?" if close else "see --list"
+        hint = f"did you mean {close[0]}" if close else "see --list"
         print(
-            f"error: there is no experiment {name!r}; {hint} There are: {', '.join(EXPERIMENTS)}",
+            f"error: there is no experiment {name!r}; {hint}; there are: {', '.join(EXPERIMENTS)}",
             file=sys.stderr,
         )
         return 2
+    options: Any = None
     try:
         import tyro
 
@@ -59,13 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):
             raise
         return _refuse(f"{error}; install it with: pip install 'fnn[experiments]'")
-    except (ValueError, TypeError, OSError) as error:
-        # What fnn, the data and the options refuse. FNN_TRACEBACK=1 shows where.
+    except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
+        # What fnn, the data, the options or XLA refuse. FNN_TRACEBACK=1 shows where.
         if os.environ.get("FNN_TRACEBACK"):
             raise
         return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("interrupted before training: nothing was saved", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        out = getattr(options, "out", None)
+        kept = f"; what was saved before stays in {out}" if out else ""
+        print(str(error) or f"interrupted{kept}", file=sys.stderr)
         return 130
 
 

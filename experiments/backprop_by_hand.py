@@ -26,7 +26,7 @@ from experiments import pictures
 from experiments.circuit import RED
 from experiments.console import console, table
 from experiments.data import load
-from experiments.options import writable
+from experiments.options import seeded, writable
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 EXAMPLES, UNITS = 6, 4
@@ -109,6 +109,7 @@ def by_blocks(
 
 
 def main(options: Options) -> int:
+    seeded(options)
     writable(options.out)
     x, t = _batch(options.seed)
     rng = np.random.default_rng(options.seed)

@@ -275,6 +275,8 @@ def _values(circuit: Circuit, at: Iterable[str]) -> dict[str, float]:
     values: dict[str, float] = {}
     for entry in at:
         name, equals, text = entry.partition("=")
+        if name.strip() in values:
+            raise ValueError(f"--at gives {name.strip()} twice; give each variable one value")
         try:
             values[name.strip()] = float(text)
         except ValueError:

@@ -32,7 +32,7 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     probabilities = np.asarray(jax.nn.softmax(logits))
     images = data.test.x.reshape(-1, *data.image_shape[:2])
     pictures.worst_mistakes(images, probabilities, data.test.target, names, out / "mistakes.png")
-    first = np.asarray(jax.tree.leaves(fitted.params["hidden_1"])[-1])
+    first = np.asarray(fitted.params[min(fitted.params)]["w"])  # of hidden_1, or of out alone
     pictures.filters(
         first, data.image_shape[:2], out / "filters.png",
         "What the units of the first layer look for (red: ink wanted, blue: not wanted)",

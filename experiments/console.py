@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from types import TracebackType
@@ -16,8 +17,19 @@ from rich.table import Table
 import fnn
 from fnn.block import Block
 
+
+class PatientConsole(Console):
+    """Goes on in silence when its reader leaves (``| head``): a training is not lost to that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 # Where the output is a file or a pipe there is no width to fit, and rich would cut at 80.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+console = PatientConsole(
+    highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120
+)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -479,7 +479,7 @@ def _fix(name: str, path: Path) -> str:
 def _locate(name: str, file: str, data_dir: str | os.PathLike[str] | None) -> Path:
     """Finds an IDX file, or downloads it into the cache folder."""
     folders = []
-    for what, root in (("data_dir", data_dir), ("FNN_DATA", os.environ.get("FNN_DATA"))):
+    for what, root in (("--data-dir", data_dir), ("FNN_DATA", os.environ.get("FNN_DATA"))):
         if not root:
             continue
         if not Path(root).is_dir():
@@ -502,7 +502,7 @@ def _download(name: str, file: str, looked: list[Path]) -> Path:
     """
     url = f"{IDX[name].url}{file}.gz"
     path = _cache(name) / file
-    fix = f"put the file into a folder {name}/ and set FNN_DATA (or data_dir) to its parent"
+    fix = f"put the file into a folder {name}/ and set FNN_DATA (or --data-dir) to its parent"
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             data = _read(response, f"{name}/{file}")

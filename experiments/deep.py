@@ -16,7 +16,7 @@ import fnn
 from experiments import pictures
 from experiments.console import console, table
 from experiments.data import Split, load
-from experiments.options import Training
+from experiments.options import Training, at_least
 from experiments.run import conclude, predict, scheduled, train
 from fnn.block import Block, Key, Params, Residuals
 
@@ -115,8 +115,7 @@ def gradient_norms(net: Block, data: Split, key: Key) -> Norms:
 
 def main(options: Options) -> int:
     options.prepare()
-    if options.depth < 2:
-        raise ValueError(f"--depth is {options.depth}, needs at least 2")
+    at_least(options, "depth", 2)
     data = load("digits", options.seed)
     console.print(
         f"[bold]{options.depth} layers[/bold] of {options.width} units, three nonlinearities, each "
@@ -157,8 +156,7 @@ def main(options: Options) -> int:
     _draw_learning(fits, accuracy, options.out / "learning.png")
     # A variant that does not learn is what this shows; the residual ReLU one has to.
     results = {f"test accuracy, {n}": a for n, a in accuracy.items()}
-    interrupted = next((f for f in fits.values() if f.stopped.startswith("interrupted")), None)
-    return conclude(options.out, results, interrupted or fits["relu residual"])
+    return conclude(options.out, results, fits["relu residual"])
 
 
 def _style(label: str) -> dict[str, Any]:
@@ -202,6 +200,8 @@ def _draw_learning(
 ) -> None:
     figure, (loss, right) = plt.subplots(1, 2, figsize=(12, 4.4))
     for label, fitted in fits.items():
+        if not fitted.history:  # diverged in its first epoch
+            continue
         epochs = [row["epoch"] for row in fitted.history]
         loss.semilogy(epochs, [row["loss"] for row in fitted.history], **_style(label))
         style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%} on the test images"}

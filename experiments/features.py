@@ -14,7 +14,7 @@ import fnn
 from experiments import pictures
 from experiments.console import console, table
 from experiments.data import Dataset, Split, load
-from experiments.options import Training
+from experiments.options import Training, at_least
 from experiments.run import conclude, predict, train
 from fnn.block import Block
 
@@ -60,10 +60,7 @@ def up_to(net: Block, name: str) -> Block:
 def main(options: Options) -> int:
     options.out = options.out or Path("results") / f"features_{options.data}"
     options.prepare()
-    for name in ("hidden", "linear_epochs"):
-        if getattr(options, name) < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} is {getattr(options, name)}, needs at least 1")
+    at_least(options, "linear_epochs", 1)
     data = load(options.data, options.seed, options.data_dir)
     pixels = data.train.x.shape[1]
     if options.hidden > pixels:

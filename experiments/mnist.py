@@ -35,7 +35,7 @@ class Options(Training):
 def main(options: Options) -> int:
     options.out = options.out or Path("results") / options.data
     options.prepare()
-    if options.weight_decay < 0:
+    if not 0 <= options.weight_decay < float("inf"):
         raise ValueError(f"--weight-decay is {options.weight_decay}, needs 0 or more")
     data = load(options.data, options.seed, options.data_dir)
     console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import tempfile
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fnn
 
@@ -37,13 +39,19 @@ class Training:
 
     def prepare(self) -> None:
         """Refuses what cannot work, and makes ``out``, before any data is read."""
+        seeded(self)
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}, needs at least 1"
-                )
-        if not self.learning_rate > 0:
+            at_least(self, name, 1)
+        if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"--learning-rate is {self.learning_rate}, needs a number above 0")
+        for name in ("dropout", "momentum"):
+            value = getattr(self, name, 0.0)
+            if not 0 <= value < 1:
+                raise ValueError(f"--{name} is {value}, needs 0 <= {name} < 1")
+        for name in ("hidden", "width"):
+            for units in np.atleast_1d(getattr(self, name, 1)):
+                if units < 1:
+                    raise ValueError(f"--{name} is {units}, needs at least 1")
         if self.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
         self.make_optimizer()
@@ -55,26 +63,42 @@ class Training:
             return fnn.sgd(self.learning_rate, self.momentum)
         import optax
 
-        factory = getattr(optax, self.optimizer, None)
-        takes_rate = callable(factory) and "learning_rate" in inspect.signature(factory).parameters
-        if not takes_rate:
+        names = _optax_names(optax)
+        if self.optimizer not in names:
+            close = difflib.get_close_matches(self.optimizer.strip(), ["sgd", *names], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: sgd, {', '.join(names)}"
             raise ValueError(
-                f"--optimizer {self.optimizer!r} is not one; use sgd or an Optax optimiser that "
-                f"takes a learning rate, such as {', '.join(_optax_names(optax)[:12])}, ..."
+                f"--optimizer {self.optimizer!r} is not one; needs sgd or an Optax optimiser that "
+                f"needs a learning rate alone; {hint}"
             )
-        return factory(self.learning_rate)  # type: ignore[misc]
+        return getattr(optax, self.optimizer)(self.learning_rate)
 
     @property
     def jax_dtype(self) -> Any:
         return jnp.dtype(self.dtype)
 
 
+def seeded(options: Any) -> None:
+    """Refuses a seed that NumPy's generators would not take."""
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed is {options.seed}, needs a whole number from 0 to {2**32 - 1}")
+
+
+def at_least(options: Any, name: str, least: int) -> None:
+    """Refuses a number on the command line that is too small."""
+    if getattr(options, name) < least:
+        flag = "--" + name.replace("_", "-")
+        raise ValueError(f"{flag} is {getattr(options, name)}, needs at least {least}")
+
+
 def _optax_names(optax: Any) -> list[str]:
+    """Optax's functions that make an optimiser of a learning rate."""
     names = []
     for name, value in vars(optax).items():
-        if inspect.isfunction(value) and not name.startswith(("_", "inject")):
-            parameters = list(inspect.signature(value).parameters)
-            if parameters[:1] == ["learning_rate"]:
+        if inspect.isfunction(value) and not name.startswith(("_", "inject", "scale")):
+            parameters = list(inspect.signature(value).parameters.values())
+            takes_rate = bool(parameters) and parameters[0].name == "learning_rate"
+            if takes_rate and all(p.default is not p.empty for p in parameters[1:] if p.kind < 2):
                 names.append(name)
     return sorted(names)
 

@@ -21,7 +21,7 @@ import fnn
 from experiments import pictures
 from experiments.console import console, table
 from experiments.data import Split, load
-from experiments.options import Training
+from experiments.options import Training, at_least
 from experiments.run import conclude, predict, save, train
 from fnn.block import Block
 
@@ -115,7 +115,7 @@ def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) 
     means = np.asarray(predictions, np.float64).mean(1)
     held_out = means[fold, :, np.arange(n)]  # (n, epochs)
     curve = np.mean(np.square(held_out - data.target), axis=0)
-    best = int(curve.argmin())
+    best = int(np.nan_to_num(curve, nan=np.inf).argmin())
     kept = jax.tree.map(lambda p: p[:, :, best], params)
     return Committee(held_out[:, best], curve, kept, best + 1)
 
@@ -123,11 +123,11 @@ def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) 
 def main(options: Options) -> int:
     options.prepare()
     for name, least in (("folds", 2), ("members", 1), ("neuron_epochs", 1)):
-        if getattr(options, name) < least:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} is {getattr(options, name)}, needs at least {least}")
+        at_least(options, name, least)
     data = load("diabetes", options.seed, validation=0)
     n = len(data.train.x)
+    if options.folds > n:
+        raise ValueError(f"--folds is {options.folds}, but there are {n} patients to learn from")
     assert data.target_scale is not None
     spread = float(data.target_scale.std[0])
     console.print(
@@ -157,7 +157,7 @@ def main(options: Options) -> int:
 
     console.print("\n[bold]A network with a hidden layer[/bold], a tenth held out to watch it by")
     net = fnn.models.mlp((options.hidden, 1), fnn.relu(), dropout=options.dropout)
-    fold = np.random.default_rng(options.seed).permutation(n) % min(options.folds, n)
+    fold = np.random.default_rng(options.seed).permutation(n) % options.folds
     seen, unseen = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
     fitted = train(options, net, fnn.squared_error(), seen, unseen, {"r2": fnn.r2}, name="network")
 
@@ -167,6 +167,11 @@ def main(options: Options) -> int:
         f"{fold.max() + 1} folds, trained at once, none on its own fold"
     )
     committee = cross_validate(net, options, data.train, fold)
+    if not np.isfinite(committee.held_out).all():
+        raise ValueError(
+            "the committee's predictions are not finite: its training diverged; try a lower "
+            f"--learning-rate than {options.learning_rate:g} (the neuron and the network are saved)"
+        )
     y = data.train.target[:, 0].astype(np.float64)
     linear_held_out = np.empty(n)
     for k in range(fold.max() + 1):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -17,8 +20,10 @@ import numpy as np
 import fnn
 from experiments.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.data import Split
-from experiments.options import Training
-from fnn.block import Block
+from experiments.options import Training, writable
+from fnn.block import Block, BlockError
+from fnn.fit import ADVICE
+from fnn.interrupts import deferred
 
 Metric = Callable[[Any, Any], float]
 
@@ -41,28 +46,62 @@ def train(
     one. They are written also when training was interrupted or went wrong, which the caller
     sees in the answer's ``ok`` and the reader in the message. ``optimizer`` is that of the
     options by default.
+
+    Raises:
+      Interrupted: after saving, where this is one network of several (it has a ``name``).
     """
-    out = options.out / name
-    out.mkdir(parents=True, exist_ok=True)
+    out = writable(options.out / name)
+    optimizer = optimizer or options.make_optimizer()
     key = jax.random.key(options.seed)
     # The first examples stand for all: shapes for the summary, numbers for the check.
     few = jax.tree.map(lambda a: a[: min(options.batch_size, 32)], tuple(train))
     print_summary(net, jax.ShapeDtypeStruct((options.batch_size, *train.x.shape[1:]), few[0].dtype))
     params = jax.jit(net.init)(key, few[0])
+    _try_out(optimizer, options.optimizer, net, loss, params, *few)
     gradient_check(net, loss, params, *few)
     with TrainingProgress(options.epochs) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the reason is printed below
         fitted = fnn.fit(
             net, loss, *train,
-            optimizer=optimizer or options.make_optimizer(), epochs=options.epochs,
+            optimizer=optimizer, epochs=options.epochs,
             batch_size=options.batch_size, key=key, params=params, dtype=options.jax_dtype,
             validation=None if validation is None or not len(validation.x) else validation,
             metrics=metrics, progress=progress, **fit_options,
         )  # fmt: skip
-    best = f"; the parameters kept are those of epoch {fitted.best_epoch}"
-    console.print(f"stopped {fitted.stopped}{best if fitted.history else ''}")
+    kept = f"of epoch {fitted.best_epoch}" if fitted.history else "the last that were finite"
+    console.print(f"stopped {fitted.stopped}; the parameters kept are those {kept}")
+    if fitted.ended == "diverged":
+        console.print(f"[bold red]{ADVICE}[/bold red]")
     save(out, fitted.params, fitted.history)
+    if name and fitted.ended == "interrupted":
+        raise Interrupted(options.out)
     return fitted
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended the training of one of several networks; what was learned is in ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(f"interrupted; what was learned so far is saved in {out}")
+
+
+def _try_out(
+    optimizer: Any, name: str, net: Block, loss: Block, params: Any, x: Any, target: Any
+) -> None:
+    """Refuses an optimiser that does not work with these parameters, before training."""
+    step = fnn.make_step(net, loss, optimizer)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = jax.eval_shape(optimizer.init, params)
+            jax.eval_shape(step, params, state, x, target, jax.random.key(0))
+    except BlockError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"--optimizer {name} does not work here: {reason}; choose another, such as adam"
+        ) from error
 
 
 def scheduled(options: Training, schedule: str, steps: int, weight_decay: float = 0.0) -> Any:
@@ -87,21 +126,39 @@ def scheduled(options: Training, schedule: str, steps: int, weight_decay: float 
 
 
 def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None:
-    """Writes ``history.csv`` and ``params`` (an Orbax checkpoint) into ``out``.
+    """Writes ``params`` (an Orbax checkpoint) and ``history.csv`` into ``out``.
 
-    Each is complete before it takes the place of an earlier one.
+    Each is complete before it takes the place of an earlier one, and Ctrl-C waits until both are.
     """
     import orbax.checkpoint as ocp
 
-    if history:
-        part = out / "history.csv.part"
+    with deferred():
+        part, last, old = (out / name for name in ("params.part", "params", "params.old"))
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(part.absolute(), params, force=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if last.exists():
+            last.rename(old)
+        part.rename(last)
+        shutil.rmtree(old, ignore_errors=True)
+        if history:
+            with replacing(out / "history.csv") as file:
+                writer = csv.DictWriter(file, list(history[0]))
+                writer.writeheader()
+                writer.writerows(history)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of ``path`` when it is complete."""
+    part = path.with_name(f"{path.name}.part")
+    try:
         with open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(history[0]))
-            writer.writeheader()
-            writer.writerows(history)
-        os.replace(part, out / "history.csv")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((out / "params").absolute(), params, force=True)
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written ({error.strerror}); move it away") from error
 
 
 def predict(net: Block, params: Any, x: Any, dtype: Any) -> np.ndarray:
@@ -119,9 +176,17 @@ def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted | None = 
     for label, value in results.items():
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
         console.print(f"[bold]{label}[/bold]: {text}")
-    part = out / "results.json.part"
-    part.write_text(json.dumps(dict(results), indent=2) + "\n")
-    os.replace(part, out / "results.json")
+    with replacing(out / "results.json") as results_file:
+        json.dump(_finite(results), results_file, indent=2, allow_nan=False)
+        results_file.write("\n")
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
     console.print(f"saved in {out}: {', '.join(files)}, params")
     return 0 if fitted is None or fitted.ok else 1
+
+
+def _finite(results: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null in its place."""
+    return {
+        name: None if isinstance(v, float) and not math.isfinite(v) else v
+        for name, v in results.items()
+    }

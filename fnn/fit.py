@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,14 @@ import numpy as np
 
 from fnn.block import Block, Key, Params, Value
 from fnn.check.finite import NonFinite, all_finite, finite
+from fnn.interrupts import deferred
 from fnn.optimizers import sgd
 from fnn.training import make_epoch, make_predict
-from fnn.validate import check_target, examples, parameters
+from fnn.validate import check_target, examples, options, parameters, random_key
 
 Metric = Callable[[Any, Any], float]
 Row = dict[str, float]
+ADVICE = "Try a lower learning rate, or look at the data and that block."
 
 
 class Fitted(NamedTuple):
@@ -30,16 +33,21 @@ class Fitted(NamedTuple):
     is no validation). ``state``: the optimiser's state at the end. ``history``: one dict per
     epoch: ``epoch``, ``loss`` (mean over the epoch), ``validation_loss`` and a
     ``validation_...`` per metric, ``seconds``. ``best_epoch``: where ``params`` is from, 0 for
-    the start. ``stopped``: why training ended. ``ok``: whether it ended as asked, not by an
-    interrupt or a loss that is not finite.
+    the start. ``ended``: "finished" (all epochs), "converged", "interrupted" or "diverged" (a
+    loss or an update that is not finite). ``stopped``: the same in words.
     """
 
     params: Params
     state: Any
     history: list[Row]
     best_epoch: int
+    ended: Literal["finished", "converged", "interrupted", "diverged"]
     stopped: str
-    ok: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether training ended as asked."""
+        return self.ended in ("finished", "converged")
 
 
 def fit(
@@ -94,12 +102,17 @@ def fit(
     >>> round(float(fitted.params["w"][0, 0]), 2), round(float(fitted.params["b"][0]), 2)
     (3.0, 1.0)
     """
-    if epochs < 0:
-        raise ValueError(f"fit: epochs is {epochs}, needs 0 or more")
-    if patience < 1:
-        raise ValueError(f"fit: patience is {patience}, needs at least 1")
     optimizer = sgd(0.1) if optimizer is None else optimizer
-    key = jax.random.key(0) if key is None else key
+    counts = {"epochs": (epochs, 0), "batch_size": (batch_size, 1), "patience": (patience, 1)}
+    if steps_per_call is not None:
+        counts["steps_per_call"] = (steps_per_call, 1)
+    options(net, loss, optimizer, **counts)
+    epochs = int(epochs)
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"fit: tolerance is {tolerance}, needs 0 or more")
+    if validation is not None and len(validation) != 2:
+        raise ValueError(f"fit: validation has {len(validation)} parts, needs (x, target)")
+    key = random_key(key)
     x, target = examples("x", x, target, dtype)
     n = jax.tree.leaves(x)[0].shape[0]
     params = parameters(net, params, key, x)
@@ -113,58 +126,59 @@ def fit(
         raise ValueError("fit: metrics are of validation predictions, and there is no validation")
 
     state = optimizer.init(params)
-    batch_size = min(batch_size, n)
+    batch_size = min(int(batch_size), n)
     epoch = make_epoch(net, loss, optimizer, batch_size)
     cuts = _cuts(n, batch_size, steps_per_call)
     shuffle = np.random.default_rng(_seed(key))
     report = _print_progress(epochs) if progress is True else progress or (lambda row, left: None)
     converged = _Convergence(tolerance, patience)
     x, target = jax.tree.map(jnp.asarray, (x, target))
+    post_mortem = functools.partial(_post_mortem, net, loss, epoch, (x, target), batch_size)
 
     best, best_epoch, lowest = params, 0, math.inf
     history: list[Row] = []
-    stopped, ok = f"after {epochs} epochs", True
+    ended: Literal["finished", "converged", "interrupted", "diverged"] = "finished"
+    stopped = f"after {epochs} epoch{'s' * (epochs != 1)}"
     start = time.perf_counter()
     try:
-        for number in range(1, epochs + 1):
-            order = shuffle.permutation(n).astype(np.int32)
-            losses: list[np.ndarray] = []
-            for call, rows in enumerate(np.split(order, cuts)):
-                call_key = jax.random.fold_in(jax.random.fold_in(key, number), call)
-                start_of_call = params, state
-                params, state, values = epoch(params, state, x, target, rows, call_key)
-                losses.append(np.asarray(values))
-                if not (np.isfinite(losses[-1]).all() and all_finite(params)):
-                    params, cause = _post_mortem(
-                        net, loss, epoch, start_of_call, (x, target), rows, batch_size, losses[-1],
-                        call_key,
-                    )  # fmt: skip
-                    raise _NonFiniteLoss(f"epoch {number}, {cause}")
-            row = {"epoch": number, "loss": _mean(losses, n, batch_size)}
-            if judge is not None:
-                row |= judge(params)
-            row["seconds"] = time.perf_counter() - start
-            history.append(row)
-            if (monitored := row.get("validation_loss", row["loss"])) < lowest:
-                best, best_epoch, lowest = params, number, monitored
-            report(row, _seconds_left(history, epochs))
-            if converged(row["loss"]):
-                stopped = f"as converged: loss within {tolerance:g} for {patience} epochs"
-                break
-    except (KeyboardInterrupt, _NonFiniteLoss) as error:
-        ok = False
-        best = best if history else params
-        if isinstance(error, KeyboardInterrupt):
-            stopped = f"by an interrupt in epoch {len(history) + 1}"
-        else:
-            stopped = f"in {error}"
-            warnings.warn(
-                f"fit stopped in {error}. The best parameters so far are kept. "
-                "Try a lower learning rate, or look at the data and that block.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return Fitted(best, state, history, best_epoch, stopped, ok)
+        with deferred() as check_interrupt:
+            for number in range(1, epochs + 1):
+                order = shuffle.permutation(n).astype(np.int32)
+                losses: list[np.ndarray] = []
+                for call, rows in enumerate(np.split(order, cuts)):
+                    call_key = jax.random.fold_in(jax.random.fold_in(key, number), call)
+                    before = params, state
+                    params, state, values = epoch(*before, x, target, rows, call_key)
+                    losses.append(np.asarray(values))
+                    if not (np.isfinite(losses[-1]).all() and all_finite(params)):
+                        params, cause = post_mortem(before, rows, losses[-1], call_key)
+                        raise _NonFiniteLoss(f"epoch {number}, {cause}")
+                    check_interrupt()
+                row = {"epoch": number, "loss": _mean(losses, n, batch_size)}
+                if judge is not None:
+                    row |= judge(params)
+                row["seconds"] = time.perf_counter() - start
+                history.append(row)
+                if (monitored := row.get("validation_loss", row["loss"])) < lowest:
+                    best, best_epoch, lowest = params, number, monitored
+                report(row, _seconds_left(history, epochs))
+                check_interrupt()
+                if converged(row["loss"]):
+                    ended = "converged"
+                    stopped = f"as converged: loss within {tolerance:g} for {patience} epochs"
+                    break
+    except KeyboardInterrupt:
+        ended, stopped = "interrupted", f"by an interrupt in epoch {len(history) + 1}"
+    except _NonFiniteLoss as error:
+        ended, stopped = "diverged", f"in {error}"
+        warnings.warn(
+            f"fit stopped {stopped}. The best parameters so far are kept. {ADVICE}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if not history:  # no epoch was finished: the last good parameters are all there is
+        best = params
+    return Fitted(best, state, history, best_epoch, ended, stopped)
 
 
 class _NonFiniteLoss(Exception):
@@ -209,8 +223,6 @@ def _cuts(n: int, batch_size: int, steps: int | None) -> list[int]:
     """Where to cut an epoch's order into compiled calls of ``steps`` steps."""
     if steps is None:
         return []
-    if steps < 1:
-        raise ValueError(f"fit: steps_per_call is {steps}, needs at least 1")
     return list(range(steps * batch_size, n, steps * batch_size))
 
 
@@ -233,10 +245,10 @@ def _post_mortem(
     net: Block,
     loss: Block,
     epoch: Callable[..., Any],
-    start: tuple[Params, Any],
     data: Value,
-    rows: np.ndarray,
     batch_size: int,
+    start: tuple[Params, Any],
+    rows: np.ndarray,
     losses: np.ndarray,
     key: Key,
 ) -> tuple[Params, str]:
@@ -262,7 +274,10 @@ def _post_mortem(
     if found is None and bad > step and all_finite(params_at(bad)):
         step, found = bad, examine(bad)
     cause = found or "the optimiser's update is not finite"
-    return params_at(max(bad - 1, 0)), f"step {step + 1}: {cause}"
+    last = max(bad - 1, 0)
+    while last and not all_finite(params_at(last)):  # a loss may have hidden what was not finite
+        last //= 2
+    return params_at(last), f"step {step + 1}: {cause}"
 
 
 def _seed(key: Key) -> list[int]:

@@ -124,6 +124,22 @@ def layer(
     return serial(linear=first, **{nonlinearity.name: nonlinearity})._replace(name="layer")
 
 
+def contract(a: jax.Array, b: jax.Array, axes: Any) -> jax.Array:
+    """The matrix product over ``axes``, its sums in float32 at least."""
+    wide = compute_dtype(a.dtype)
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
+
+    if a.dtype == wide:
+        return product(a, b)
+    # XLA on CPU has no batched product of bfloat16 with float32 sums (vmap makes one); products
+    # of widened bfloat16 are the same numbers. On GPU and TPU narrow operands are the fast ones.
+    return lax.platform_dependent(
+        a, b, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
+    )
+
+
 def _affine(
     name: str, out: tuple[int, ...], use_bias: bool, w_init: Initializer, b_init: Initializer
 ) -> Block:
@@ -160,10 +176,6 @@ def _affine(
             wide = dy.astype(compute_dtype(dy.dtype))
             dparams["b"] = jnp.sum(wide, batch).astype(params["b"].dtype)
         return dparams, dx
-
-    def contract(a: jax.Array, b: jax.Array, axes: Any) -> jax.Array:
-        wide = compute_dtype(a.dtype)
-        return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
 
     def check(x: Any) -> None:
         require_floating(name, "x", x)

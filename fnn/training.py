@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.backprop import backpropagate, with_zeros
+from fnn.backprop import as_function, backpropagate, with_loss, with_zeros
 from fnn.block import Block, Key, Params, Value, inference
 from fnn.optimizers import apply_updates
 
@@ -21,21 +21,36 @@ def _step(net: Block, loss: Block, optimizer: Any) -> Step:
     """The lecture's step: 2a forward, 2b backward, 2c gradient descent."""
     run = backpropagate(net, loss)
     accepted = inspect.signature(optimizer.update).parameters
-    # Some of Optax's optimisers look at the loss (reduce_on_plateau); the protocol passes it
-    # by keyword to those that take one.
-    takes_value = "value" in accepted or any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()
-    )
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
 
     def step(
         params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[Params, Any, jax.Array]:
         value, grads = run(params, x, target, key, weights)  # 2a and 2b
-        extra = {"value": value} if takes_value else {}
-        updates, state = optimizer.update(with_zeros(grads, params), state, params, **extra)
+
+        def value_fn(params: Params) -> jax.Array:
+            return _loss_of(net, loss)(params, x, target, key, weights)
+
+        # Some of Optax's optimisers look at the loss (reduce_on_plateau) or evaluate it again (a
+        # line search): the protocol passes these by keyword to those that take them.
+        full = with_zeros(grads, params)
+        offered = {"value": value, "grad": full, "value_fn": value_fn}
+        extra = {name: v for name, v in offered.items() if takes_any or name in accepted}
+        updates, state = optimizer.update(full, state, params, **extra)
         return _keep_frozen(params, apply_updates(params, updates), grads), state, value  # 2c
 
     return step
+
+
+def _loss_of(net: Block, loss: Block) -> Callable[..., jax.Array]:
+    """The loss as a function of the parameters, on which ``jax.grad`` uses the blocks' rules."""
+
+    def value(params: Params, x: Value, target: Value, key: Key, weights: Any) -> jax.Array:
+        whole = with_loss(net, loss, weighted=weights is not None)
+        inputs = (x, target) if weights is None else (x, target, weights)
+        return as_function(whole)({"net": params}, inputs, key)
+
+    return value
 
 
 def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:

@@ -288,7 +288,8 @@ def test_named_folder_must_exist(
     missing = tmp_path / "typo"
     if what == "FNN_DATA":
         monkeypatch.setenv(what, str(missing))
-    with fails(str(missing), "no folder", f"correct {what}"):
+    fix = "correct " + ("--data-dir" if what == "data_dir" else what)
+    with fails(str(missing), "no folder", fix):
         load("mnist", data_dir=missing if what == "data_dir" else None)
 
 

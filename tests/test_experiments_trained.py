@@ -3,8 +3,13 @@
 import csv
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +19,10 @@ import pytest
 import fnn
 from experiments import deep, features, four_neurons
 from experiments.__main__ import EXPERIMENTS, main
+from experiments.console import TrainingProgress
+from experiments.run import save
 
+pytestmark = pytest.mark.as_users
 needs_mnist = pytest.mark.skipif(
     not os.environ.get("FNN_DATA"), reason="FNN_DATA does not name a folder with mnist/"
 )
@@ -171,10 +179,85 @@ def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_unknown_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["digit"]) == 2
     complaint = capsys.readouterr().err
-    assert "did you mean digits?" in complaint and complaint.count("\n") == 1
+    assert "did you mean digits;" in complaint and complaint.count("\n") == 1
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in EXPERIMENTS)
+
+
+# ---- interrupts and what is saved ------------------------------------------------------------
+
+
+def read_params(out: Path) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((out / "params").absolute())
+
+
+def test_an_interrupt_while_saving_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, {"w": jnp.ones(3)}, [{"epoch": 1}])
+    remove = shutil.rmtree
+
+    def interrupted(path: Path, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # between the old parameters and the new
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, {"w": jnp.zeros(3)}, [{"epoch": 1}, {"epoch": 2}])
+    np.testing.assert_array_equal(read_params(tmp_path)["w"], np.zeros(3))
+    assert len(history(tmp_path)) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "params"]
+
+
+def test_a_failure_while_saving_keeps_the_earlier_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, {"w": jnp.ones(3)}, [{"epoch": 1}])
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, {"w": jnp.zeros(3)}, [{"epoch": 1}])
+    np.testing.assert_array_equal(read_params(tmp_path)["w"], np.ones(3))
+
+
+def test_an_interrupt_ends_a_run_of_several_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(progress: TrainingProgress, row: dict[str, float], left: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainingProgress, "__call__", press)
+    assert main(["four_neurons", "--out", str(tmp_path)]) == 130
+    assert f"what was learned so far is saved in {tmp_path}" in capsys.readouterr().err
+    assert len(history(tmp_path / "one_layer")) == 1
+    assert read_params(tmp_path / "one_layer")["w"].shape == (64, 4)
+    assert not (tmp_path / "hidden_layer").exists()
+
+
+def test_a_diverging_run_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["digits", "--learning-rate", "1e30", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "Try a lower learning rate" in printed
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(read_params(tmp_path)))
+
+
+def test_a_closed_pipe_does_not_lose_a_training(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments", "digits", "--epochs", "2", "--out", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.stdout.close()
+    assert child.returncode == 0
+    assert (tmp_path / "results.json").exists()

@@ -181,15 +181,24 @@ def test_progress_is_printed_with_the_time_left(capsys: Any) -> None:
 X, T = digits(20)
 NAN = np.where(np.arange(20)[:, None] == 7, np.nan, X).astype(np.float32)
 OTHER = fnn.models.mlp((9, 10)).init(jax.random.key(0), X)
+NAN_PARAMS = jax.tree.map(lambda p: np.full_like(p, np.nan), small_net().init(jax.random.key(0), X))
 BAD_INPUT = {
     "feature count": ((X, T), {"validation": (X[:, :5], T)}, r"x has 5 features .* w needs 64"),
     "label too high": ((X, T + 5), {}, "labels go from 5 to 14; 10 classes need labels from 0 to"),
     "label negative": ((X, T - 1), {}, "labels go from -1 to 8"),
     "float labels": ((X, T.astype(np.float32)), {}, r"needs integer labels .*astype\('int32'\)"),
     "boolean labels": ((X, T > 4), {}, "need integer labels"),
-    "nan": ((NAN, T), {}, "x has 64 values that are NaN or infinite, the first in example 7"),
+    "nan": (
+        (NAN, T),
+        {},
+        "x has 64 values that are NaN or infinite in float32, the first in example 7",
+    ),
     "validation nan": ((X, T), {"validation": (NAN, T)}, "validation x has 64 values"),
-    "empty": ((X[:0], T[:0]), {}, "x is empty; training needs at least one example"),
+    "empty": (
+        (X[:0], T[:0]),
+        {},
+        r"x is empty \(shape \(0, 64\)\); training needs at least one example",
+    ),
     "lengths": ((X, T[:19]), {}, r"one entry per example each, got shapes \[\(20, 64\), \(19,\)\]"),
     "scalar": ((X, T[0]), {}, "needs a first axis of examples"),
     "integer x": (((X * 16).astype(np.uint8), T), {}, "x has dtype uint8 and needs a floating"),
@@ -200,6 +209,19 @@ BAD_INPUT = {
     "batch size": ((X, T), {"batch_size": 0}, "batch_size is 0"),
     "patience": ((X, T), {"patience": 0}, "patience is 0"),
     "steps per call": ((X, T), {"steps_per_call": 0}, "steps_per_call is 0"),
+    "overflow": ((X.astype(float) * 1e300, T), {"dtype": "float32"}, "infinite in float32"),
+    "lists": ((X.tolist(), T), {}, "holds a list, needs arrays"),
+    "nothing": ((None, T), {}, "holds a NoneType, needs arrays"),
+    "names": ((X, T.astype(str)), {}, "turn names of classes into labels"),
+    "no features": ((X[:, :0], T), {}, r"empty \(shape \(20, 0\)\)"),
+    "nan params": ((X, T), {"params": NAN_PARAMS}, "hidden_1/b: params hold values that are NaN"),
+    "batch size as text": ((X, T), {"batch_size": "8"}, "batch_size is '8', needs a whole number"),
+    "half an epoch": ((X, T), {"epochs": 1.5}, "epochs is 1.5, needs a whole number"),
+    "a name of an optimizer": ((X, T), {"optimizer": "adam"}, "needs one with init and update"),
+    "an uncalled optimizer": ((X, T), {"optimizer": fnn.sgd}, "call it with its learning rate"),
+    "a number as key": ((X, T), {"key": 0}, r"needs one made by jax.random.key"),
+    "three validation parts": ((X, T), {"validation": (X, T, T)}, r"3 parts, needs \(x, target\)"),
+    "tolerance": ((X, T), {"tolerance": np.nan}, "tolerance is nan"),
     "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "there is no validation"),
 }
 
@@ -209,6 +231,43 @@ def test_bad_input_is_refused_before_training(case: str) -> None:
     data, options, message = BAD_INPUT[case]
     with pytest.raises((ValueError, TypeError), match=message):
         fit(small_net(), CE, *data, epochs=options.pop("epochs", 1), **options)
+
+
+def test_an_uncalled_block_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"loss needs a Block, got function \(call it"):
+        fit(small_net(), fnn.softmax_cross_entropy, X, T)
+
+
+def test_numpy_integers_are_whole_numbers() -> None:
+    assert fit(small_net(), CE, X, T, epochs=np.int64(1), batch_size=np.int32(4)).ok
+
+
+def test_a_row_of_nan_is_not_taken_for_a_masked_one() -> None:
+    """XLA's maximum passes over NaN in large arrays, and -inf is what a masked row has."""
+    for dtype in ("float32", "float64"):
+        z = jnp.full((1024, 10), jnp.nan, dtype)
+        assert np.isnan(CE.forward({}, (z, jnp.zeros(1024, int)))[0])
+        z = jnp.zeros((1024, 10), dtype).at[5].set(jnp.nan)
+        assert np.isnan(CE.forward({}, (z, jnp.zeros(1024, int)))[0])
+
+
+def test_large_batches_that_diverge_keep_finite_parameters() -> None:
+    rng = np.random.default_rng(0)
+    x, target = rng.random((4096, 6), np.float32), rng.integers(0, 10, 4096)
+    with pytest.warns(RuntimeWarning, match="step 2"):
+        fitted = fit(small_net(), CE, x, target, optimizer=fnn.sgd(1e38), batch_size=1024)
+    assert fitted.ended == "diverged"
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
+
+
+def test_bfloat16_can_be_mapped() -> None:
+    """XLA on CPU has no batched product of bfloat16 with float32 sums."""
+    x, target = digits(20)
+    params = small_net().init(jax.random.key(0), x)
+    x = jnp.asarray(x, jnp.bfloat16)
+    f = jax.jit(jax.vmap(fnn.value_and_grad(small_net(), CE), in_axes=(None, 0, 0)))
+    value, _ = f(params, x[:, None], jnp.asarray(target)[:, None])
+    assert value.shape == (20,)
 
 
 def test_float64_that_is_switched_off_is_refused() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check.lab import Lab, cast, is_none, path_of
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
+from fnn.check.rule import flat
 from fnn.check.values import Trial
 
 try:
@@ -26,7 +27,7 @@ def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
     params, x, key = lab.sample
     dy = tried[0].dy
     kept = jax.eval_shape(lab.rule.forward, params, x, key)[1]
-    leaves, tree = jax.tree.flatten(kept)
+    leaves, tree = flat(kept)
     named = jax.tree_util.tree_leaves_with_path(kept)
     if not leaves:
         return Result("residuals", RIGHT, "none are kept")
@@ -126,14 +127,14 @@ def _kept_by_autodiff(lab: Lab, params: Any, x: Any, key: Any) -> int:
     kept: list[int] = []
 
     def trace(params: Any, x: Any) -> None:
-        leaves, tree = jax.tree.flatten((params, x))
+        leaves, tree = flat((params, x))
         places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
 
         def f(*floats: Any) -> Any:
             filled = list(leaves)
             for i, value in zip(places, floats, strict=True):
                 filled[i] = value
-            return lab.rule.primal(*tree.unflatten(filled), key)
+            return lab.rule.primal(*(*tree.unflatten(filled), key))
 
         pull_back = jax.vjp(f, *[leaves[i] for i in places])[1]
         kept.append(_without(jax.tree.leaves(pull_back), params))
@@ -159,14 +160,14 @@ def _size(arrays: Any) -> int:
 
 def _by_autodiff(lab: Lab) -> Callable[..., Any]:
     def f(params: Any, x: Any, key: Any, dy: Any) -> Any:
-        leaves, tree = jax.tree.flatten((params, x))
+        leaves, tree = flat((params, x))
         places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
 
         def primal(*floats: Any) -> Any:
             filled = list(leaves)
             for i, value in zip(places, floats, strict=True):
                 filled[i] = value
-            return lab.rule.primal(*tree.unflatten(filled), key)
+            return lab.rule.primal(*(*tree.unflatten(filled), key))
 
         y, pull_back = jax.vjp(primal, *[leaves[i] for i in places])
         return y, pull_back(dy)

@@ -94,7 +94,9 @@ def _not_finite(case: Case) -> str:
 
 def _no_cotangent(case: Case) -> str:
     if not np.any(case.got) and np.any(case.want):
-        return "is zero everywhere: the term was dropped, or the upstream cotangent never reached it"
+        return (
+            "is zero everywhere: the term was dropped, or the upstream cotangent never reached it"
+        )
     if np.any(case.got) and not np.any(case.want):
         return "should be zero everywhere: the output does not depend on it"
     return ""
@@ -366,7 +368,7 @@ def _by_place(marked: np.ndarray) -> str:
             continue
         others = tuple(i for i in range(marked.ndim) if i != axis)
         some = np.flatnonzero(marked.any(others))
-        full = marked.all(others)
+        full = np.asarray(marked.all(others))
         if len(some) in (0, n):
             continue
         if some[0] == 0 and some[-1] == len(some) - 1 and full[some].any():

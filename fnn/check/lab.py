@@ -66,7 +66,7 @@ class Lab:
         named = leaves_of(sample.params, sample.x)
         self.places = [i for i, (_, leaf) in enumerate(named) if is_floating(leaf)]
         self.names = [named[i][0] for i in self.places]
-        self.tree = jax.tree.structure((sample.params, sample.x))
+        self.tree: Any = jax.tree.structure((sample.params, sample.x))
 
         def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
             y, residuals = rule.forward(params, x, key)
@@ -84,7 +84,8 @@ class Lab:
         leaves = jax.tree.leaves((sample.params, sample.x))
         for i, value in zip(self.places, floats, strict=True):
             leaves[i] = value
-        return Sample(*self.tree.unflatten(leaves), sample.key)
+        params, x = self.tree.unflatten(leaves)
+        return Sample(params, x, sample.key)
 
     def cotangents(self, dparams: Any, dx: Any) -> Cotangents:
         leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
@@ -188,8 +189,9 @@ class Lab:
                 parts.append(part.reshape(leaf.shape))
                 start += leaf.size
             else:
-                key = jax.random.fold_in(jax.random.key(second), number)
-                part = jax.random.uniform(key, leaf.shape, leaf.dtype, -1, 1)
+                # Irrational steps around a circle: cheap to compile, and no two alike.
+                angle = jnp.arange(leaf.size, dtype=leaf.dtype) * 2.399963229728653
+                part = jnp.sin(angle + 1.7 * second + number).reshape(leaf.shape)
                 scale = jnp.sqrt(jnp.mean(jnp.square(leaf))) + 1e-3 if leaf.size else 1.0
                 parts.append(jnp.where(first == number, scale * part, 0.0))
         return parts

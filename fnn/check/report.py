@@ -67,7 +67,7 @@ class Report(NamedTuple):
         raise KeyError(f"no property {name!r}; there are: {known}")
 
     def assert_correct(self) -> None:
-        """Raises :class:`WrongGradient` (an AssertionError) with the report if anything is wrong."""
+        """Raises :class:`WrongGradient`, an AssertionError, with the report if it is not ok."""
         if not self.ok:
             raise WrongGradient(str(self))
 

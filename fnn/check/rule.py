@@ -46,13 +46,12 @@ def of_block(block: Block, name: str = "") -> Rule:
     def primal(params: Any, x: Any, key: Any) -> Any:
         return block.forward(params, x, key)[0]
 
-    return Rule(
-        name or block.name, block.forward, block.backward, primal, block, block.subgradient
-    )
+    return Rule(name or block.name, block.forward, block.backward, primal, block, block.subgradient)
 
 
 def of_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str) -> Rule:
-    """Two plain functions: ``forward(*args) -> (y, residuals)``, ``backward(residuals, dy) -> dargs``."""
+    """Two plain functions, ``forward(*args) -> (y, residuals)`` and
+    ``backward(residuals, dy) -> dargs``."""
 
     def block_forward(params: Any, x: Any, key: Any = None) -> Any:
         answer = forward(*x)
@@ -89,9 +88,14 @@ def of_function(f: Callable[..., Any], name: str) -> Rule:
     return Rule(name, forward, backward, lambda _, x, key: f(*x))
 
 
+def flat(tree: Any) -> tuple[list[Any], Any]:
+    """``jax.tree.flatten``, for type checkers."""
+    return jax.tree.flatten(tree)
+
+
 def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
     """The floating leaves of a pytree, and the function that puts others in their place."""
-    leaves, tree = jax.tree.flatten(x)
+    leaves, tree = flat(x)
     places = [i for i, leaf in enumerate(leaves) if is_floating(jnp.asarray(leaf))]
 
     def put(floats: Any) -> Any:

@@ -22,17 +22,13 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
-def _compare(
-    lab: Lab, name: str, got: Any, want: Any, tolerance: float, words: str
-) -> Result:
+def _compare(lab: Lab, name: str, got: Any, want: Any, tolerance: float, words: str) -> Result:
     """Two (y, dparams, dx) that should be the same numbers."""
     problems, largest = [], 0.0
-    pairs = zip(
-        leaves_of(got[1], got[2]) + leaves_of(got[0], ()),
-        leaves_of(want[1], want[2]) + leaves_of(want[0], ()), strict=True,
-    )  # fmt: skip
+    left = leaves_of(got[1], got[2]) + leaves_of(got[0], ())
+    right = leaves_of(want[1], want[2]) + leaves_of(want[0], ())
     outputs = len(leaves_of(got[0], ()))
-    pairs = list(pairs)
+    pairs = list(zip(left, right, strict=True))
     for i, ((path, a), (_, b)) in enumerate(pairs):
         if a is None or b is None:
             if (a is None) != (b is None):
@@ -74,13 +70,12 @@ def vmap(lab: Lab, tried: Sequence[Trial]) -> Result:
     a, b = tried[0], tried[1]
     stack = lambda *v: np.stack(v)  # noqa: E731
     try:
-        xs, dys = jax.tree.map(stack, a.sample.x, tried[2].sample.x), jax.tree.map(
-            stack, a.dy, b.dy
+        xs, dys = (
+            jax.tree.map(stack, a.sample.x, tried[2].sample.x),
+            jax.tree.map(stack, a.dy, b.dy),
         )
         axes = (None, 0, None, 0)
-        together = fast(jax.vmap(lab.traced, in_axes=axes))(
-            a.sample.params, xs, a.sample.key, dys
-        )
+        together = fast(jax.vmap(lab.traced, in_axes=axes))(a.sample.params, xs, a.sample.key, dys)
     except Exception as error:
         problem = Problem("backward", f"cannot be mapped by jax.vmap: {_first_line(error)}")
         return Result("vmap", WRONG, "raises", (problem,))
@@ -118,11 +113,12 @@ def batches(lab: Lab, tried: Sequence[Trial]) -> list[Result]:
     size, why = _batch_size(lab, trial)
     if why:
         return [Result("microbatches", SKIPPED, why), Result("batch sizes", SKIPPED, why)]
-    halves = [_rows(trial.sample, slice(0, size // 2)), _rows(trial.sample, slice(size // 2, size))]
+    cuts = (slice(0, size // 2), slice(size // 2, size))
+    halves = [_rows(trial.sample, cut) for cut in cuts]
     try:
-        ys = [lab.rule.forward(*half)[0] for half in halves]
+        ys = [lab.run(half, lab.cotangent(np.random.default_rng(0), half))[0] for half in halves]
     except Exception as error:
-        why = f"forward of half a batch raises {_first_line(error)}"
+        why = f"half a batch raises {_first_line(error)}"
         return [Result("microbatches", SKIPPED, why), Result("batch sizes", SKIPPED, why)]
     kind = _kind(trial.y, ys, [size // 2, size - size // 2])
     if not kind:
@@ -135,8 +131,10 @@ def _batch_size(lab: Lab, trial: Trial) -> tuple[int, str]:
     leaves = jax.tree.leaves(trial.sample.x)
     sizes = {leaf.shape[0] if np.ndim(leaf) else 0 for leaf in leaves}
     if len(sizes) != 1 or sizes <= {0, 1} or trial.sample.key is not None:
-        why = "a random key: other batches draw other numbers" if trial.sample.key is not None else (
-            "the inputs have no common first axis of two or more"
+        why = (
+            "a random key: other batches draw other numbers"
+            if trial.sample.key is not None
+            else ("the inputs have no common first axis of two or more")
         )
         return 0, why
     return sizes.pop(), ""
@@ -255,9 +253,7 @@ def second_order(lab: Lab, tried: Sequence[Trial]) -> Result:
         return Result("second order", WRONG, "raises", (problem,))
     values = []
     for t in differences.steps():
-        there = lab.fill(
-            trial.sample, [f + t * d for f, d in zip(floats, lines[0], strict=True)]
-        )
+        there = lab.fill(trial.sample, [f + t * d for f, d in zip(floats, lines[0], strict=True)])
         values.append([c for c in lab.run(there, trial.dy)[1] if c is not None])
     problems, largest = [], 0.0
     names = [n for n, none in zip(lab.names, absent, strict=True) if not none]

@@ -39,7 +39,7 @@ def cotangents(lab: Lab) -> Result:
     shapes = jax.eval_shape(lab.traced, params, x, key, dy)
     wanted, got = leaves_of(params, x), leaves_of(*shapes[1:])
     for what, needed, given in (("params", params, shapes[1]), ("x", x, shapes[2])):
-        left, right = (jax.tree.structure(t, is_leaf=is_none) for t in (needed, given))
+        left, right = (str(jax.tree.structure(t, is_leaf=is_none)) for t in (needed, given))
         if left != right:
             text = f"the cotangent has the structure {right}, needs {left}"
             return Result("cotangents", WRONG, "structure", (Problem(what, text),))
@@ -107,7 +107,7 @@ def autodiff(lab: Lab, tried: Sequence[Trial]) -> tuple[Result, list[Case]]:
     if lab.no_autodiff:
         return Result("autodiff", SKIPPED, lab.no_autodiff), []
     wants = [lab.autodiff(trial.sample, trial.dy) for trial in tried]
-    worst, bad = 0.0, {}
+    worst, bad = 0.0, dict[int, int]()
     for number, (trial, want) in enumerate(zip(tried, wants, strict=True)):
         noise = _noise(lab, trial)
         for leaf, (got, right, slack) in enumerate(zip(trial.got, want, noise, strict=True)):
@@ -148,10 +148,15 @@ def _noise(lab: Lab, trial: Trial) -> list[np.ndarray]:
         return np.asarray(v) * (1 + 2.0**-50 * rng.uniform(-1, 1, np.shape(v)))
 
     params, x, key = trial.sample
-    moved = lab.run(Sample(*jax.tree.map(stir, (params, x)), key), jax.tree.map(stir, trial.dy))[1]
+    params, x = jax.tree.map(stir, (params, x))
+    moved = lab.run(Sample(params, x, key), jax.tree.map(stir, trial.dy))[1]
     size = max(
         [np.max(np.abs(d), initial=0) for d in jax.tree.leaves(trial.dy) if is_floating(d)]
-        + [np.max(np.abs(c), initial=0) for c in trial.got if c is not None and np.isfinite(c).all()]
+        + [
+            np.max(np.abs(c), initial=0)
+            for c in trial.got
+            if c is not None and np.isfinite(c).all()
+        ]
         + [0.0]
     )
     return [
@@ -376,7 +381,7 @@ class _Kinks:
 
     def _entries(self) -> list[int]:
         """Some entries of x, counted over all floating leaves."""
-        start, entries = 0, []
+        start, entries = 0, list[int]()
         for name, leaf in zip(self.lab.names, self.lab.floats(self.lab.sample), strict=True):
             if name.startswith("x"):
                 entries += range(start, start + leaf.size)
@@ -439,7 +444,7 @@ class _Kinks:
         outside = sure & ~absent & ~((given >= low) & (given <= high))
         where = self._names(sample, entries)
         for i in np.flatnonzero(outside)[:1]:
-            leaf, value = where[i]
+            leaf, value = where[int(i)]
             if kink[i]:
                 text = (
                     f"wrong only at a kink: at {leaf} = {value:g} the slopes are {left[i]:.6g} "
@@ -523,10 +528,9 @@ class _Kinks:
         where: Sequence[tuple[str, float]], left: np.ndarray, right: np.ndarray, given: np.ndarray,
     ) -> None:  # fmt: skip
         for i in np.flatnonzero(kink):
-            leaf, value = where[i]
-            self.shown.setdefault(
-                f"{leaf} = {value:g}: slopes {left[i]:.3g} | {right[i]:.3g}, backward {given[i]:.3g}"
-            )
+            leaf, value = where[int(i)]
+            slopes = f"slopes {left[i]:.3g} | {right[i]:.3g}"
+            self.shown.setdefault(f"{leaf} = {value:g}: {slopes}, backward {given[i]:.3g}")
         if self.lab.rule.subgradient is None or not kink.any():
             return
         declared = self.lab.rule.subgradient(sample.x, dy)
@@ -536,7 +540,7 @@ class _Kinks:
         wanted = np.concatenate(leaves)[np.asarray(entries) - before]
         for i in np.flatnonzero(kink):
             if not abs(given[i] - wanted[i]) <= 1e-9 * (1 + abs(wanted[i])):
-                leaf, value = where[i]
+                leaf, value = where[int(i)]
                 text = (
                     f"wrong only at a kink: at {leaf} = {value:g} backward gives {given[i]:.6g}, "
                     f"and the declared subgradient is {wanted[i]:.6g}"
