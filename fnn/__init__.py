@@ -2,7 +2,7 @@
 
 from fnn import check, models
 from fnn.backprop import as_function, value_and_grad, with_loss
-from fnn.block import Block, BlockError, inference
+from fnn.block import Block, BlockError
 from fnn.combinators import (
     concatenate,
     fan_out,
@@ -32,7 +32,7 @@ from fnn.gates import (
     subtract,
     sum,
 )
-from fnn.graph import graph, map_nodes
+from fnn.graph import graph, inference, map_nodes
 from fnn.linear import layer, linear, neuron
 from fnn.losses import (
     binary_cross_entropy,

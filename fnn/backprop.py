@@ -106,6 +106,7 @@ def as_function(block: Block) -> Callable[..., Value]:
 
     def backward(kept: Residuals, dy: Value) -> tuple[Params, Value, None]:
         params, residuals = kept
+        dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
         return (*block.backward(params, residuals, dy), None)  # None: JAX's zero cotangent
 
     f.defvjp(forward, backward)

@@ -7,6 +7,7 @@ A gate, a layer, a loss, a whole network, a network with its loss: each has an `
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,13 +41,14 @@ class Block(NamedTuple):
         The chain rule through this block: from the cotangent of ``y`` to those of ``params``
         and ``x``, each of the shape and dtype of what it belongs to. ``None`` stands for a
         cotangent that does not exist (an integer input) or is not computed (a frozen
-        parameter).
+        parameter). Where ``y`` is a tuple, ``dy`` has None for an output without a gradient.
 
     The other fields are optional:
 
     ``name``: what the block is called in paths and messages.
     ``graph``: the :class:`~fnn.graph.Graph` inside, where the block is made of others.
-    ``inference``: makes the block that this one is at inference; ``None`` means itself.
+    ``inference``: makes the block that this one is at inference; ``None`` means itself, or the
+    graph of what its nodes are.
     ``validate``: looks at concrete data on the host before training, for blocks (losses)
     that can refuse bad values; raises :class:`BlockError`.
     ``subgradient``: ``(x, dy) -> dx`` at points without a derivative, as the block declares it;
@@ -80,21 +82,6 @@ class Block(NamedTuple):
 def no_params(key: Key, x: Value) -> Params:
     """The ``init`` of a block without parameters."""
     return {}
-
-
-def inference(block: Block) -> Block:
-    """The block as it is at inference, reading the same parameters.
-
-    Dropout becomes the identity; every network made of blocks is rebuilt from what its
-    blocks become. No ``train`` flag runs through ``forward``.
-
-    >>> import jax.numpy as jnp
-    >>> from fnn import dropout, inference
-    >>> y, _ = inference(dropout(0.5)).forward({}, jnp.ones(3))  # no key, nothing dropped
-    >>> y
-    Array([1., 1., 1.], dtype=float32)
-    """
-    return block.inference() if block.inference is not None else block
 
 
 class BlockError(Exception):
@@ -164,12 +151,29 @@ def is_floating(x: Any) -> bool:
 
 def require_floating(name: str, what: str, x: Any) -> None:
     """Refuses an input without a gradient, with the cast that mends it."""
+    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        raise BlockTypeError(
+            name, f"{what} is a {type(x).__name__}, needs one array: jax.numpy.asarray(...)"
+        )
     if not is_floating(x):
         raise BlockTypeError(
             name,
             f"{what} has dtype {x.dtype} and needs a floating dtype; cast it first, for example "
             f"{what}.astype(jax.numpy.float32) (and scale bytes: / 255)",
         )
+
+
+def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
+    """The number as an int (of NumPy's kinds too), or a refusal."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise BlockValueError(
+            name, f"{what} is {value!r}, needs a whole number of at least {least}"
+        )
+    return number
 
 
 def compute_dtype(dtype: Any) -> Any:

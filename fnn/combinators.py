@@ -18,11 +18,11 @@ from fnn.block import (
     Residuals,
     Shape,
     Value,
-    inference,
     no_params,
+    whole_number,
 )
 from fnn.gates import add
-from fnn.graph import graph, map_nodes
+from fnn.graph import graph, inference, map_nodes
 
 
 def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dict[str, Block]:
@@ -112,7 +112,7 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         branch, way_around = x
-        if branch.shape != way_around.shape:
+        if jnp.shape(branch) != jnp.shape(way_around):
             raise BlockValueError(
                 "residual",
                 f"the block's output has shape {branch.shape} and the shortcut's "
@@ -146,8 +146,7 @@ def repeat(block: Block, n: int) -> Block:
     >>> params["linear"]["w"].shape
     (200, 8, 8)
     """
-    if not isinstance(n, int) or n < 1:
-        raise BlockValueError("repeat", f"n is {n!r}, needs a whole number of at least 1")
+    n = whole_number("repeat", "n", n)
 
     def check(y: Value, x: Value) -> None:
         got, needed = (jax.tree.map(Shape.of, v) for v in (y, x))
@@ -304,7 +303,7 @@ def concatenate(axis: int = -1) -> Block:
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        if not isinstance(x, (tuple, list)):
+        if not isinstance(x, (tuple, list)) or not x:
             raise BlockTypeError("concatenate", f"needs a tuple of arrays, got {_describe(x)}")
         shapes = [v.shape for v in x]
         rank = len(shapes[0])

@@ -14,10 +14,10 @@ from fnn.block import (
     Residuals,
     Value,
     compute_dtype,
-    inference,
     no_params,
     require_floating,
 )
+from fnn.graph import inference
 
 
 def elementwise(

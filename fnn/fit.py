@@ -29,12 +29,13 @@ ADVICE = "Try a lower learning rate, or look at the data and that block."
 class Fitted(NamedTuple):
     """What training gave.
 
-    ``params``: the best parameters (of the lowest validation loss, or training loss when there
-    is no validation). ``state``: the optimiser's state at the end. ``history``: one dict per
-    epoch: ``epoch``, ``loss`` (mean over the epoch), ``validation_loss`` and a
-    ``validation_...`` per metric, ``seconds``. ``best_epoch``: where ``params`` is from, 0 for
-    the start. ``ended``: "finished" (all epochs), "converged", "interrupted" or "diverged" (a
-    loss or an update that is not finite). ``stopped``: the same in words.
+    ``params``: the best parameters at the end of an epoch: of the lowest validation loss or, when
+    there is no validation, training loss (that of the epoch that begins with them). ``state``:
+    the optimiser's state at the end. ``history``: one dict per epoch: ``epoch``, ``loss`` (mean
+    over the epoch), ``validation_loss`` and a ``validation_...`` per metric, ``seconds``.
+    ``best_epoch``: where ``params`` is from, 0 for the start. ``ended``: "finished" (all epochs),
+    "converged", "interrupted" or "diverged" (a loss or an update that is not finite, or a loss
+    that rises). ``stopped``: the same in words.
     """
 
     params: Params
@@ -145,13 +146,13 @@ def fit(
             for number in range(1, epochs + 1):
                 order = shuffle.permutation(n).astype(np.int32)
                 losses: list[np.ndarray] = []
-                for call, rows in enumerate(np.split(order, cuts)):
-                    call_key = jax.random.fold_in(jax.random.fold_in(key, number), call)
-                    before = params, state
-                    params, state, values = epoch(*before, x, target, rows, call_key)
+                at_start, epoch_key = params, jax.random.fold_in(key, number)
+                for first, rows in zip([0, *cuts], np.split(order, cuts), strict=True):
+                    before, first = (params, state), first // batch_size
+                    params, state, values = epoch(*before, x, target, rows, epoch_key, first)
                     losses.append(np.asarray(values))
                     if not (np.isfinite(losses[-1]).all() and all_finite(params)):
-                        params, cause = post_mortem(before, rows, losses[-1], call_key)
+                        params, cause = post_mortem(before, rows, losses[-1], epoch_key, first)
                         raise _NonFiniteLoss(f"epoch {number}, {cause}")
                     check_interrupt()
                 row = {"epoch": number, "loss": _mean(losses, n, batch_size)}
@@ -159,13 +160,21 @@ def fit(
                     row |= judge(params)
                 row["seconds"] = time.perf_counter() - start
                 history.append(row)
-                if (monitored := row.get("validation_loss", row["loss"])) < lowest:
-                    best, best_epoch, lowest = params, number, monitored
+                # An epoch's loss is that of the parameters it began with, updated on the way.
+                candidate = (at_start, number - 1, row["loss"])
+                if judge is not None:
+                    candidate = (params, number, row["validation_loss"])
+                if candidate[2] < lowest:
+                    best, best_epoch, lowest = candidate
                 report(row, _seconds_left(history, epochs))
                 check_interrupt()
                 if converged(row["loss"]):
-                    ended = "converged"
-                    stopped = f"as converged: loss within {tolerance:g} for {patience} epochs"
+                    if row["loss"] > history[0]["loss"]:
+                        ended, first_loss = "diverged", history[0]["loss"]
+                        stopped = f"as the loss rises: from {first_loss:.4g} to {row['loss']:.4g}"
+                    else:
+                        ended = "converged"
+                        stopped = f"as converged: loss within {tolerance:g} for {patience} epochs"
                     break
     except KeyboardInterrupt:
         ended, stopped = "interrupted", f"by an interrupt in epoch {len(history) + 1}"
@@ -178,6 +187,14 @@ def fit(
         )
     if not history:  # no epoch was finished: the last good parameters are all there is
         best = params
+    elif judge is None and ended != "diverged":
+        last = _judge(net, loss, x, target, {})(params)["validation_loss"]
+        if last <= lowest:
+            best, best_epoch = params, len(history)
+    elif best_epoch == 0 and ended in ("finished", "converged"):
+        ended, stopped = "diverged", f"{stopped}; the validation loss was never finite"
+        best, best_epoch = params, len(history)
+        warnings.warn(f"fit stopped {stopped}. {ADVICE}", RuntimeWarning, stacklevel=2)
     return Fitted(best, state, history, best_epoch, ended, stopped)
 
 
@@ -251,6 +268,7 @@ def _post_mortem(
     rows: np.ndarray,
     losses: np.ndarray,
     key: Key,
+    first: int,
 ) -> tuple[Params, str]:
     """The last parameters whose loss and update were finite, and what went wrong after them.
 
@@ -261,11 +279,12 @@ def _post_mortem(
     watch = jax.jit(finite(net, loss))
 
     def params_at(step: int) -> Params:
-        return epoch(*start, *data, rows[: step * batch_size], key)[0] if step else start[0]
+        some = rows[: step * batch_size]
+        return epoch(*start, *data, some, key, first)[0] if step else start[0]
 
     def examine(step: int) -> NonFinite | None:
         batch = jax.tree.map(lambda a: a[rows[step * batch_size :][:batch_size]], data)
-        step_key = jax.random.fold_in(key, step)
+        step_key = jax.random.fold_in(key, first + step)
         return watch(params_at(step), *batch, step_key).first
 
     # Either a gradient of the step before was not finite, or its update, or else this loss.
@@ -277,7 +296,7 @@ def _post_mortem(
     last = max(bad - 1, 0)
     while last and not all_finite(params_at(last)):  # a loss may have hidden what was not finite
         last //= 2
-    return params_at(last), f"step {step + 1}: {cause}"
+    return params_at(last), f"step {first + step + 1}: {cause}"
 
 
 def _seed(key: Key) -> list[int]:

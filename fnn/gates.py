@@ -7,6 +7,7 @@ In the rules below ``dy`` is the upstream cotangent and ``y`` the gate's output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from fnn.block import (
     Shape,
     Value,
     compute_dtype,
+    is_floating,
     no_params,
     require_floating,
 )
@@ -31,7 +33,10 @@ Axis = int | Sequence[int] | None
 
 
 def unbroadcast(dy: jax.Array, shape: Shape) -> jax.Array:
-    """The cotangent of an input that was broadcast: summed over the axes of its copies."""
+    """The cotangent of an input that was broadcast: summed over the axes of its copies.
+
+    ``dy`` is wide; it is rounded to the input's dtype once, at the end.
+    """
     added = tuple(range(dy.ndim - len(shape.shape)))
     dy = jnp.sum(dy, added) if added else dy
     stretched = tuple(i for i, size in enumerate(shape.shape) if size == 1 != dy.shape[i])
@@ -45,11 +50,20 @@ def _as_array(name: str, x: Any) -> jax.Array:
     return x
 
 
-def _as_arrays(name: str, x: Value) -> tuple[jax.Array, ...]:
+def _is_number(v: Any) -> bool:
+    """A Python number, or what jit makes of one: it takes the dtype of what it meets."""
+    return isinstance(v, (int, float)) or (
+        isinstance(v, jax.Array) and bool(jax.typeof(v).weak_type)
+    )
+
+
+def _as_arrays(name: str, x: Value, count: int | None = None) -> tuple[jax.Array, ...]:
     """Two or more inputs as arrays of one dtype and of shapes that broadcast."""
     if not isinstance(x, (tuple, list)) or len(x) < 2:
         raise BlockTypeError(name, "needs a tuple of inputs, such as (x, y)")
-    python = [isinstance(v, (int, float)) for v in x]
+    if count is not None and len(x) != count:
+        raise BlockTypeError(name, f"got {len(x)} inputs, needs {count}")
+    python = [_is_number(v) for v in x]
     arrays = [_as_array(name, v) for v in x]
     dtypes = {v.dtype for v, number in zip(arrays, python, strict=True) if not number}
     if len(dtypes) > 1:
@@ -69,9 +83,9 @@ def _as_arrays(name: str, x: Value) -> tuple[jax.Array, ...]:
 
 
 def _shapes(x: Value) -> tuple[Shape, ...]:
-    dtypes = {v.dtype for v in x if not isinstance(v, (int, float))}
+    dtypes = {v.dtype for v in x if not _is_number(v)}
     dtype = dtypes.pop() if dtypes else jnp.zeros(()).dtype
-    return tuple(Shape(jnp.shape(v), dtype) for v in x)
+    return tuple(Shape(jnp.shape(v), getattr(v, "dtype", dtype)) for v in x)
 
 
 def _joining(
@@ -81,19 +95,36 @@ def _joining(
 ) -> Block:
     """A gate of several inputs: ``value(*x) -> y, kept`` and ``local(kept, dy) -> dx's``.
 
-    The dx's have the broadcast shape; each is reduced to its input's here, in one place.
+    The dx's have the broadcast shape; each is reduced to its input's here, in one place. As in
+    ``_single``, what is narrower than float32 is computed in float32 and rounded once.
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        y, kept = value(*_as_arrays(name, x))
-        return y, (kept, _shapes(x))
+        arrays = _as_arrays(name, x, 2)
+        y, kept = value(*(v.astype(compute_dtype(v.dtype)) for v in arrays))
+        dtype = arrays[0].dtype
+        return y.astype(dtype), (_narrowed(kept, dtype), _shapes(x))
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
         kept, shapes = residuals
-        dxs = local(kept, jnp.asarray(dy, shapes[0].dtype))
+        dxs = local(_widened(kept), _wide_cotangent(dy, shapes))
         return {}, tuple(unbroadcast(dx, shape) for dx, shape in zip(dxs, shapes, strict=True))
 
     return Block(no_params, forward, backward, name)
+
+
+def _narrowed(kept: Any, dtype: Any) -> Any:
+    """Inputs that are kept go back to the dtype they came in, which is smaller and exact."""
+    return jax.tree.map(lambda v: v.astype(dtype) if is_floating(v) else v, kept)
+
+
+def _widened(kept: Any) -> Any:
+    return jax.tree.map(lambda v: v.astype(compute_dtype(v.dtype)) if is_floating(v) else v, kept)
+
+
+def _wide_cotangent(dy: Any, shapes: Sequence[Shape]) -> jax.Array:
+    dtype = getattr(dy, "dtype", None) or shapes[0].dtype
+    return jnp.asarray(dy, compute_dtype(dtype))
 
 
 def _single(
@@ -103,19 +134,23 @@ def _single(
 ) -> Block:
     """A gate of one input: ``value(x) -> y, kept`` and ``local(kept, dy) -> dx``.
 
-    Computed in float32 where the input is narrower, and rounded once.
+    Computed in float32 where the input is narrower, and rounded once. There the input is kept,
+    and ``kept`` had from it again: an output rounded to 16 bits would be worth less.
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         x = _as_array(name, x)
-        y, kept = value(x.astype(compute_dtype(x.dtype)))
-        return y.astype(x.dtype), jax.tree.map(lambda v: v.astype(x.dtype), kept)
+        wide = compute_dtype(x.dtype)
+        y, kept = value(x.astype(wide))
+        narrow = x.dtype != wide and bool(jax.tree.leaves(kept))
+        return y.astype(x.dtype), x if narrow else kept
 
     def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, Value]:
         dy = jnp.asarray(dy)
         wide = compute_dtype(dy.dtype)
-        dx = local(jax.tree.map(lambda v: v.astype(wide), kept), dy.astype(wide))
-        return {}, dx.astype(dy.dtype)
+        if any(v.dtype != compute_dtype(v.dtype) for v in jax.tree.leaves(kept)):
+            kept = value(kept.astype(wide))[1]
+        return {}, local(kept, dy.astype(wide)).astype(dy.dtype)
 
     return Block(no_params, forward, backward, name)
 
@@ -132,13 +167,14 @@ def add() -> Block:
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        first, *rest = _as_arrays("add", x)
+        first, *rest = arrays = _as_arrays("add", x)
+        total = first.astype(compute_dtype(first.dtype))
         for term in rest:
-            first = first + term
-        return first, _shapes(x)
+            total = total + term.astype(total.dtype)
+        return total.astype(arrays[0].dtype), _shapes(x)
 
     def backward(params: Params, shapes: Residuals, dy: jax.Array) -> tuple[Params, Value]:
-        dy = jnp.asarray(dy, shapes[0].dtype)
+        dy = _wide_cotangent(dy, shapes)
         return {}, tuple(unbroadcast(dy, shape) for shape in shapes)
 
     return Block(no_params, forward, backward, "add")
@@ -199,8 +235,11 @@ def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax
         return choose(x1, x2), jnp.where(jnp.isnan(x1) | jnp.isnan(x2), jnp.uint8(3), code)
 
     def local(code: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        share = jnp.where(code == 3, jnp.nan, code.astype(dy.dtype) / 2)
-        return dy * share, dy * (1 - share)
+        nan = jnp.where(code == 3, jnp.nan, 0.0).astype(dy.dtype)
+        shares = code.astype(dy.dtype) / 2, 1 - code.astype(dy.dtype) / 2
+        # The loser's 0 stays 0 also where dy is infinite.
+        first, second = (jnp.where(share > 0, dy * share, 0) + nan for share in shares)
+        return first, second
 
     return _joining(name, value, local)
 
@@ -294,7 +333,7 @@ def log() -> Block:
     >>> float(y), float(fnn.log().backward({}, residuals, 3.0)[1])
     (0.0, 3.0)
     """
-    return _single("log", lambda x: (jnp.log(x), x), lambda x, dy: dy / x)
+    return _single("log", lambda x: (jnp.log(x), x), lambda x, dy: _quotient(dy, x))
 
 
 def square() -> Block:
@@ -321,7 +360,12 @@ def sqrt() -> Block:
         y = jnp.sqrt(x)
         return y, y
 
-    return _single("sqrt", value, lambda y, dy: dy / (2 * y))
+    return _single("sqrt", value, lambda y, dy: _quotient(dy, 2 * jnp.abs(y)))
+
+
+def _quotient(dy: jax.Array, x: jax.Array) -> jax.Array:
+    """dy / x, and 0 for 0 / 0: where nothing comes from above, nothing goes down."""
+    return jnp.where((dy == 0) & (x == 0), 0, dy / x)
 
 
 def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
@@ -337,15 +381,14 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, Value]:
         # forward: y = sum over the axes, so every term gets the same dy: copy it back.
-        dy = jnp.asarray(dy, x.dtype)
+        wide = jnp.asarray(dy, compute_dtype(x.dtype))
         dims = range(len(x.shape)) if axes is None else (axes,) if isinstance(axes, int) else axes
         reduced = {d % len(x.shape) for d in dims}
         shape = tuple(1 if d in reduced else size for d, size in enumerate(x.shape))
-        count = 1
-        for d in reduced:
-            count *= x.shape[d]
-        dx = jnp.broadcast_to(dy.reshape(shape), x.shape)
-        return {}, dx / count if mean and count else dx
+        # A float, and divided in float32: float16 and int32 do not hold every count.
+        count = float(max(math.prod(x.shape[d] for d in reduced), 1)) if mean else 1.0
+        part = (wide / count).astype(x.dtype)
+        return {}, jnp.broadcast_to(part.reshape(shape), x.shape)
 
     return Block(no_params, forward, backward, name)
 

@@ -21,7 +21,6 @@ from fnn.block import (
     Params,
     Residuals,
     Value,
-    inference,
     located,
 )
 
@@ -79,8 +78,15 @@ def graph(
     >>> [float(d) for d in f.backward({}, residuals, 1.0)[1]]
     [-4.0, -4.0, 3.0]
     """
-    structure = Graph(_names(inputs), tuple(_node(name, entry) for entry in nodes), _names(outputs))
+    made = tuple(_node(name, entry) for entry in nodes)
+    structure = Graph(_names(inputs), made, _names(outputs))
     _check(structure, name)
+    # Sharing with a node that shares itself is sharing with the node that has the parameters.
+    owner: dict[str, str] = {}
+    for node in made:
+        owner[node.name] = owner.get(node.params_of, node.params_of)
+    shared = tuple(node._replace(params_of=owner[node.name]) for node in made)
+    structure = structure._replace(nodes=shared)
     return _executor(structure, name)
 
 
@@ -120,7 +126,7 @@ def _executor(g: Graph, name: str) -> Block:
         # Forward handed every value to its readers, so each node's upstream cotangent is
         # the sum of what its readers send back; in reverse order all of them have done so.
         cotangents: dict[str, Value] = {}
-        dparams: dict[str, Params] = dict.fromkeys(params)
+        dparams: Any = type(params)(dict.fromkeys(params))
         _send(cotangents, g.outputs, dy)
         for _, node in reversed(live):
             upstream = cotangents.get(node.name)
@@ -135,8 +141,27 @@ def _executor(g: Graph, name: str) -> Block:
                 dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
         return dparams, _pick(cotangents, g.inputs)
 
-    block = Block(init, forward, backward, name, graph=g)
-    return block._replace(inference=lambda: map_nodes(block, lambda _, inner: inference(inner)))
+    forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
+    return Block(init, forward, backward, name, graph=g)
+
+
+def inference(block: Block) -> Block:
+    """The block as it is at inference, reading the same parameters.
+
+    Dropout becomes the identity; every network made of blocks is rebuilt from what its
+    blocks become. No ``train`` flag runs through ``forward``.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import dropout, inference
+    >>> y, _ = inference(dropout(0.5)).forward({}, jnp.ones(3))  # no key, nothing dropped
+    >>> y
+    Array([1., 1., 1.], dtype=float32)
+    """
+    if block.inference is not None:
+        return block.inference()
+    if block.graph is not None:
+        return map_nodes(block, lambda _, inner: inference(inner))
+    return block
 
 
 def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
@@ -151,10 +176,17 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     >>> float(loud.forward({}, 3.0)[0])
     -9.0
     """
-    if block.graph is None:
+    structure = block.graph
+    if structure is None:
         raise BlockTypeError(block.name, "is not a graph of blocks, so it has no nodes to map")
-    nodes = tuple(node._replace(block=change(node.name, node.block)) for node in block.graph.nodes)
-    return _executor(block.graph._replace(nodes=nodes), block.name)
+    if any(getattr(f, "graph", None) is not structure for f in (block.forward, block.backward)):
+        raise BlockTypeError(
+            block.name,
+            "has a forward or backward of its own in place of its graph's, which rebuilding it "
+            "would lose: say so with block._replace(graph=None), or change a node instead",
+        )
+    nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
+    return _executor(structure._replace(nodes=nodes), block.name)
 
 
 def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:
@@ -184,12 +216,9 @@ def _plus(a: Any, b: Any) -> Any:
     """The sum of two cotangents, leaf by leaf; None stands for none."""
     if a is None or b is None:
         return b if a is None else a
-    return jax.tree.map(
-        lambda u, v: v if u is None else u if v is None else u + v,
-        a,
-        b,
-        is_leaf=lambda leaf: leaf is None,
-    )
+    if jax.tree_util.all_leaves([a]):
+        return a + b
+    return jax.tree.map(_plus, a, b, is_leaf=lambda part: part is not a)  # one level down
 
 
 def _live(g: Graph) -> list[tuple[int, Node]]:

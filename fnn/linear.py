@@ -20,6 +20,7 @@ from fnn.block import (
     Params,
     compute_dtype,
     require_floating,
+    whole_number,
 )
 from fnn.combinators import serial
 
@@ -32,13 +33,19 @@ zeros = jax.nn.initializers.zeros
 # Variance-preserving scales: He et al. 2015 for units that are half the time off, LeCun for
 # selu's self-normalisation, Glorot and Bengio 2010 for the rest.
 _INITIALIZERS = {
-    **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "silu", "mish", "gelu", "softplus"), he),
+    **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "silu", "mish", "softplus"), he),
+    **dict.fromkeys(("gelu", "gelu_tanh"), he),
     "selu": jax.nn.initializers.lecun_normal(),
 }
 
 
 def initializer_for(nonlinearity: Block) -> Initializer:
     """The weight initialiser that suits the nonlinearity that follows: He, LeCun or Glorot."""
+    if not isinstance(nonlinearity, Block):
+        hint = " (call it: blocks are made by functions)" if callable(nonlinearity) else ""
+        raise BlockTypeError(
+            "layer", f"nonlinearity needs a Block, got {type(nonlinearity).__name__}{hint}"
+        )
     return _INITIALIZERS.get(nonlinearity.name, glorot)
 
 
@@ -75,10 +82,7 @@ def linear(
     >>> dx, dparams["b"]
     (Array([[1., 3.]], dtype=float32), Array([1., 0.], dtype=float32))
     """
-    if not isinstance(features, int) or features < 1:
-        raise BlockValueError(
-            "linear", f"features is {features!r}, needs a whole number of at least 1"
-        )
+    features = whole_number("linear", "features", features)
     return _affine("linear", (features,), use_bias, w_init, b_init)
 
 
@@ -179,8 +183,10 @@ def _affine(
 
     def check(x: Any) -> None:
         require_floating(name, "x", x)
-        if len(x.shape) == 0:
-            raise BlockValueError(name, "x is a scalar, needs a last axis of features")
+        if len(x.shape) == 0 or x.shape[-1] == 0:
+            raise BlockValueError(
+                name, f"x has shape {x.shape}, needs a last axis of at least one feature"
+            )
 
     def check_params(params: Params, x: jax.Array) -> None:
         needed = {"w", "b"} if use_bias else {"w"}

@@ -10,6 +10,7 @@ over which an example's loss is summed. A prediction with one axis is a batch of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,7 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     # The losses of a sure 1 and a sure 0, and their derivatives. E weighs them by t and 1 - t.
     costs = _logit_costs if from_logits else _probability_costs
     slopes = _logit_slopes if from_logits else _probability_slopes
+    by_target = _logit_by_target if from_logits else _probability_by_target
 
     def mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
         t = t.astype(one.dtype)
@@ -103,8 +105,7 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
 
     def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
         y, t = kept
-        one, zero = costs(y)
-        return mixed(t, *slopes(y)), one - zero
+        return mixed(t, *slopes(y)), by_target(y)
 
     def validate(x: Value) -> None:
         _finite_target(name)(x)
@@ -122,6 +123,16 @@ def _logit_slopes(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     e = jnp.exp(-jnp.abs(z))
     small, large = e / (1 + e), 1 / (1 + e)
     return -jnp.where(z > 0, small, large), jnp.where(z > 0, large, small)
+
+
+def _logit_by_target(z: jax.Array) -> jax.Array:
+    return -z  # softplus(-z) - softplus(z)
+
+
+def _probability_by_target(p: jax.Array) -> jax.Array:
+    """ln(1 - p) - ln p, near 1/2 as one logarithm: there the two cancel, and 1 - 2p is exact."""
+    near = jnp.abs(p - 0.5) < 0.25
+    return jnp.where(near, jnp.log1p((1 - 2 * p) / p), jnp.log1p(-p) - jnp.log(p))
 
 
 def _probability_costs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -173,17 +184,18 @@ def softmax_cross_entropy() -> Block:
         return _times(_rows(t, z), cost), (z, t)
 
     def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
-        # dE/dz_j = p_j sum(t) - t_j = p_j (the others' t) - t_j (the others' p): no cancelling.
+        # dE/dz_j = p_j sum(t) - t_j = p_j (the others' t) - t_j (the others' p): where one of
+        # them dominates, what is left of its sum is summed, not subtracted.
         z, t = kept
         e, gap, rest, masked = exponentials(z)
         rows = _rows(t, z)
         total = 1 + rest
         others_e = jnp.where(gap == 0, rest, total - e)
-        others_t = jnp.sum(rows, -1, keepdims=True) - rows
+        others_t = _others(rows) if is_floating(t) else 1 - rows
         dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / total)
         return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
 
-    return _mean_loss(name, _check_classes(name), each, local, _class_target(name))
+    return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
 
 
 def cross_entropy() -> Block:
@@ -210,7 +222,7 @@ def cross_entropy() -> Block:
         p, t = kept
         return _times(_rows(t, p), -1 / p), -jnp.log(p)
 
-    return _mean_loss(name, _check_classes(name), each, local, _class_target(name))
+    return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
 
 
 def _mean_loss(
@@ -219,12 +231,17 @@ def _mean_loss(
     each: Callable[[jax.Array, jax.Array], tuple[jax.Array, Residuals]],
     local: Callable[[Residuals], tuple[jax.Array, jax.Array]],
     validate: Callable[[Value], None],
+    rows: bool = False,
 ) -> Block:
     """The (weighted) mean over examples of a loss given entry by entry.
 
     ``each(prediction, target) -> (entries, kept)``: the loss of every entry of the prediction;
-    ``local(kept)``: the derivatives of the entries by prediction and target.
+    ``local(kept)``: the derivatives of the entries by prediction and target. ``rows``: an example
+    is always a row (of classes); else with a single axis an example is a number.
     """
+
+    def batch_of(y: Any) -> tuple[int, ...]:
+        return tuple(y.shape[:-1] if rows or len(y.shape) > 1 else y.shape)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         y, t, w = _inputs(name, x)
@@ -232,10 +249,11 @@ def _mean_loss(
         wide = compute_dtype(y.dtype)
         entries, kept = each(y.astype(wide), t.astype(wide) if is_floating(t) else t)
         shapes = (Shape.of(y), Shape.of(t))
-        losses = jnp.sum(entries, -1) if y.ndim > 1 else entries
+        losses = jnp.sum(entries, -1) if batch_of(y) != y.shape else entries
         if w is None:
             # The mean of no examples is 0, as is the mean of examples of no weight.
-            return jnp.sum(losses) / max(losses.size, 1), (_narrow(kept, y, t), shapes, None)
+            value = jnp.sum(losses) / float(max(losses.size, 1))
+            return value, (_narrow(kept, y, t), shapes, None)
         if w.shape != losses.shape:
             raise BlockValueError(
                 name, f"weights have shape {w.shape}, need one number per example: {losses.shape}"
@@ -252,13 +270,11 @@ def _mean_loss(
         kept = jax.tree.map(lambda v: v.astype(wide) if is_floating(v) else v, kept)
         slopes = local(kept)
         dy = jnp.asarray(dy, wide)
-        batch = y.shape[:-1] if len(y.shape) > 1 else y.shape
-        examples = 1
-        for size in batch:
-            examples *= size
+        batch = batch_of(y)
+        examples = float(max(math.prod(batch), 1))  # a float: int32 does not hold every count
         if weighing is None:
             dw: tuple[Any, ...] = ()
-            share = jnp.full((1,) * len(batch), dy / max(examples, 1), wide)
+            share = jnp.full((1,) * len(batch), dy / examples, wide)
         else:
             # forward: E = sum(w l) / sum(w), so dE/dl = w / sum(w), dE/dw = (l - E) / sum(w).
             w, losses, value = weighing
@@ -270,7 +286,7 @@ def _mean_loss(
                 gap = losses - value
                 gap = gap - jnp.sum(_times(w.astype(wide), gap)) / total
                 dw = ((dy * (gap / total)).astype(w.dtype),)
-        share = share[..., None] if len(y.shape) > 1 else share
+        share = share[..., None] if batch != y.shape else share
         scaled = (lambda d: share * d) if weighing is None else (lambda d: _times(share, d))
         dprediction = scaled(slopes[0]).astype(y.dtype)
         floating = jnp.issubdtype(t.dtype, jnp.floating)
@@ -290,6 +306,14 @@ def _narrow(kept: Residuals, y: jax.Array, t: jax.Array) -> Residuals:
 def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
     """weight * x, and 0 where the weight is 0, also when x is infinite or NaN."""
     return jnp.where(weight == 0, 0, weight * x)
+
+
+def _others(t: jax.Array) -> jax.Array:
+    """For every entry of a row the sum of the others; of the largest without a difference."""
+    places = jax.lax.broadcasted_iota(jnp.int32, t.shape, t.ndim - 1)
+    largest = places == jnp.argmax(t, -1, keepdims=True).astype(jnp.int32)
+    rest = jnp.sum(jnp.where(largest, 0, t), -1, keepdims=True)
+    return jnp.where(largest, rest, jnp.sum(t, -1, keepdims=True) - t)
 
 
 def _nonzero(total: jax.Array) -> jax.Array:

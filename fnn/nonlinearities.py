@@ -161,7 +161,7 @@ def leaky_relu(slope: float = 0.01) -> Block:
     """
     return piecewise_linear(
         "leaky_relu",
-        lambda x: jnp.where(x > 0, x, slope * x),
+        lambda x: jnp.where(x > 0, x, slope * x) if slope else jnp.maximum(x, 0),
         lambda x: x > 0,
         (slope, 1.0),
     )

@@ -50,7 +50,8 @@ def sgd(
     >>> fnn.apply_updates(params, updates)
     {'w': Array(2., dtype=float32)}
     """
-    if not callable(learning_rate) and not learning_rate > 0:
+    traced = isinstance(learning_rate, jax.core.Tracer)  # mapped over, say
+    if not callable(learning_rate) and not traced and not learning_rate > 0:
         raise ValueError(f"sgd: learning_rate is {learning_rate}, needs a number above 0")
     if not 0 <= momentum < 1:
         raise ValueError(f"sgd: momentum is {momentum}, needs 0 <= momentum < 1")
@@ -58,7 +59,7 @@ def sgd(
         raise ValueError("sgd: nesterov needs a momentum above 0")
 
     def init(params: Params) -> SGDState:
-        rate = None if callable(learning_rate) else jnp.asarray(learning_rate)
+        rate = None if callable(learning_rate) else jnp.asarray(1.0 * learning_rate)
         velocity = jax.tree.map(jnp.zeros_like, params) if momentum else None
         return SGDState(jnp.zeros((), jnp.int32), rate, velocity)
 

@@ -2,8 +2,8 @@
 
 Both compute ``exp(x - max)``, and both meet three kinds of row that the plain formula spoils:
 
-- Masked entries, x = -inf: probability 0, gradient 0. Where a whole row is masked the
-  probabilities are all 0 (log: -inf), the gradients too.
+- Masked entries, x = -inf: probability 0 (log: -inf). softmax gives them the gradient 0,
+  log_softmax hands their dy through, its limit. Where a whole row is masked, so is every entry.
 - Entries x = +inf share the row between them, the limit of equal logits that grow.
 - Confident rows, one probability near 1: what matters is 1 - p, which is the sum of the other
   probabilities and must not be computed as a difference.

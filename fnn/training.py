@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.backprop import as_function, backpropagate, with_loss, with_zeros
-from fnn.block import Block, Key, Params, Value, inference
+from fnn.block import Block, Key, Params, Value, whole_number
+from fnn.graph import inference
 from fnn.optimizers import apply_updates
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
@@ -90,11 +91,12 @@ def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step
     """A whole epoch in one compiled ``lax.scan``.
 
     Returns:
-      ``epoch(params, state, x, target, order, key=None) -> (params, state, losses)``:
+      ``epoch(params, state, x, target, order, key=None, first=0) -> (params, state, losses)``:
       ``order`` holds the indices of the examples in the order of use (a permutation made on
-      the host: cheaper to compile and run than one on the device). Every example counts: when
-      the last batch is smaller it is one more step. ``losses`` has one entry per step, each
-      the loss before that step's update.
+      the host: cheaper to compile and run than one on the device; indices out of range are not
+      looked for). Every example counts: when the last batch is smaller it is one more step.
+      ``losses`` has one entry per step, each the loss before that step's update. Step i draws
+      its randomness from ``fold_in(key, first + i)``, so an epoch in several calls is the same.
 
     >>> import fnn, jax, jax.numpy as jnp, numpy as np
     >>> net, optimizer = fnn.linear(1), fnn.sgd(0.1)
@@ -105,20 +107,20 @@ def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step
     >>> losses.shape
     (3,)
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"make_epoch: batch_size is {batch_size!r}, needs a whole number above 0")
+    batch_size = whole_number("make_epoch", "batch_size", batch_size)
     step = _step(net, loss, optimizer)
 
     @jax.jit
     def epoch(
-        params: Params, state: Any, x: Value, target: Value, order: jax.Array, key: Key = None
-    ) -> tuple[Params, Any, jax.Array]:
+        params: Params, state: Any, x: Value, target: Value, order: jax.Array, key: Key = None,
+        first: Any = 0,
+    ) -> tuple[Params, Any, jax.Array]:  # fmt: skip
         steps, rest = divmod(order.shape[0], batch_size)
 
         def body(carry: Any, rows_and_place: Any) -> tuple[Any, jax.Array]:
             rows, place = rows_and_place
             batch_x, batch_target = jax.tree.map(lambda a: _rows(a, rows), (x, target))
-            step_key = None if key is None else jax.random.fold_in(key, place)
+            step_key = None if key is None else jax.random.fold_in(key, first + place)
             params, state, value = step(*carry, batch_x, batch_target, step_key)
             return (params, state), value
 
@@ -148,6 +150,7 @@ def make_predict(net: Block, batch_size: int = 4096) -> Callable[[Params, Value]
     >>> predict({}, jnp.array([1.0, 2.0, 3.0]))
     Array([1., 4., 9.], dtype=float32)
     """
+    batch_size = whole_number("make_predict", "batch_size", batch_size)
     reading = inference(net)
 
     @jax.jit

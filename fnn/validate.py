@@ -15,9 +15,9 @@ from fnn.block import (
     Key,
     Params,
     Value,
-    inference,
     is_floating,
 )
+from fnn.graph import inference
 
 
 def examples(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:

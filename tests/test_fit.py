@@ -279,3 +279,46 @@ def test_targets_that_are_not_probabilities_are_refused() -> None:
     for target in (T[:, None].astype(float), np.full((20, 1), np.nan)):
         with pytest.raises(ValueError, match=r"targets go from|NaN or infinite"):
             fit(fnn.linear(1), fnn.binary_cross_entropy(), X, target)
+
+
+def test_a_loss_that_rises_has_not_converged() -> None:
+    x = 10 * np.linspace(-1, 1, 64)[:, None]
+    fitted = fit(
+        fnn.linear(1), fnn.squared_error(), x, 3 * x + 1, epochs=30, batch_size=64,
+        optimizer=fnn.sgd(0.07), tolerance=1e-3,
+    )  # fmt: skip
+    assert fitted.ended == "diverged"
+    assert "the loss rises" in fitted.stopped
+
+
+@pytest.mark.parametrize("batch_size", [64, 32])
+def test_the_parameters_kept_have_the_lowest_training_loss(batch_size: int) -> None:
+    x = np.linspace(-1, 1, 64)[:, None]
+    target = 30 * x + 1
+    net, loss = fnn.linear(1), fnn.squared_error()
+    start = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}
+    for rate in (0.1, 6.5):  # that one diverges
+        fitted = fit(net, loss, x, target, epochs=6, batch_size=batch_size, params=start,
+                     optimizer=fnn.sgd(rate))  # fmt: skip
+        reached = float(
+            loss.forward({}, (net.forward(fitted.params, x)[0], jnp.asarray(target)))[0]
+        )
+        begun = float(loss.forward({}, (net.forward(start, x)[0], jnp.asarray(target)))[0])
+        assert reached <= begun
+
+
+def test_a_validation_loss_that_is_never_finite_is_said() -> None:
+    x, target = np.ones((8, 1)), np.ones((8, 1))
+    far = (np.full((3, 1), 1e200), target[:3])  # squared, beyond float64
+    with pytest.warns(RuntimeWarning, match="never finite"):
+        fitted = fit(fnn.linear(1), fnn.squared_error(), x, target, epochs=2, validation=far)
+    assert fitted.ended == "diverged"
+    assert fitted.best_epoch == 2
+
+
+def test_dropout_does_not_depend_on_how_an_epoch_is_cut() -> None:
+    x, target = digits(96)
+    net = small_net(dropout=0.4)
+    runs = [fit(net, CE, x, target, epochs=2, steps_per_call=n, **FAST) for n in (None, 1, 2)]
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.params["out"]["w"], runs[0].params["out"]["w"], rtol=1e-6)

@@ -146,3 +146,49 @@ def test_upstream_cotangents_may_be_python_numbers(make: Any) -> None:
     _, residuals = make().forward({}, (6.0, 3.0))
     by_number, by_array = (make().backward({}, residuals, d)[1] for d in (2.0, jnp.array(2.0)))
     assert jax.tree.map(float, by_number) == jax.tree.map(float, by_array)
+
+
+# ---- sixteen bits ----------------------------------------------------------------------------
+
+
+def sixteen(block: Any, *x: Any, dy: float, dtype: str = "float16") -> list[np.ndarray]:
+    arrays = tuple(jnp.asarray(v, dtype) for v in x)
+    y, residuals = block.forward({}, arrays if len(arrays) > 1 else arrays[0])
+    dx = block.backward({}, residuals, jnp.broadcast_to(jnp.asarray(dy, dtype), y.shape))[1]
+    return [np.asarray(v, np.float64) for v in (y, *jax.tree.leaves(dx))]
+
+
+def test_sixteen_bits_are_computed_in_thirty_two() -> None:
+    """What overflows, underflows or loses its digits on the way only, and not in the result."""
+    assert sixteen(fnn.add(), 256, *[1] * 8, dy=1, dtype="bfloat16")[0] == 264
+    assert sixteen(fnn.add(), 60000, 60000, -60000, dy=1)[0] == 60000
+    np.testing.assert_allclose(sixteen(fnn.divide(), 1, 1e-3, dy=1e-3)[2], -1e3, rtol=2e-3)
+    np.testing.assert_allclose(sixteen(fnn.power(), 300, 2, dy=1e-3)[2], 513.3, rtol=2e-3)
+    np.testing.assert_allclose(sixteen(fnn.exp(), 11.5, dy=0.01)[1], 987.2, rtol=2e-3)
+    np.testing.assert_allclose(sixteen(fnn.exp(), -16, dy=1000)[1], 1.1254e-4, rtol=2e-3)
+    wide = jnp.full(4, 300, jnp.float16)
+    _, residuals = fnn.multiply().forward({}, (wide, jnp.float16(1)))
+    dy = jnp.array([300, -300, 300, -300], jnp.float16)
+    assert float(fnn.multiply().backward({}, residuals, dy)[1][1]) == 0
+
+
+def test_the_mean_of_more_than_float16_can_count() -> None:
+    mean = fnn.mean()
+    _, residuals = mean.forward({}, jnp.ones(70000, jnp.float16))
+    dx = mean.backward({}, residuals, jnp.float16(1))[1]
+    np.testing.assert_allclose(np.asarray(dx, np.float64), 1 / 70000, rtol=2e-3)
+
+
+def test_numbers_mix_with_narrow_arrays_under_jit_too() -> None:
+    x = jnp.ones(3, jnp.bfloat16)
+    f = jax.jit(lambda x, c: fnn.multiply().forward({}, (x, c))[0])
+    assert f(x, 2.0).dtype == jnp.bfloat16
+
+
+def test_where_nothing_comes_from_above_nothing_goes_down() -> None:
+    for block in (fnn.sqrt(), fnn.log()):
+        _, residuals = block.forward({}, jnp.zeros(1))
+        assert block.backward({}, residuals, jnp.zeros(1))[1] == 0
+    _, residuals = fnn.maximum().forward({}, (jnp.ones(1), jnp.zeros(1)))
+    winner, loser = fnn.maximum().backward({}, residuals, jnp.array([INF]))[1]
+    assert (float(winner[0]), float(loser[0])) == (INF, 0)

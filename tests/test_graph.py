@@ -274,3 +274,39 @@ def test_a_foreign_error_keeps_its_type_and_gets_a_note() -> None:
         net.backward({}, residuals, X)
     assert type(error.value) is ValueError
     assert error.value.__notes__ == ["in block 'user'", "in block 'outer'"]
+
+
+def test_a_rule_put_in_place_of_a_graphs_is_not_lost_in_silence() -> None:
+    net = fnn.serial(square=fnn.square())
+    swapped = net._replace(backward=lambda params, residuals, dy: ({}, 100 * dy))
+    with pytest.raises(BlockTypeError, match=r"block\._replace\(graph=None\)"):
+        fnn.inference(swapped)
+    opaque = swapped._replace(graph=None)
+    assert fnn.inference(opaque).backward is swapped.backward
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_one_use_of_shared_parameters_may_have_no_gradient(order: tuple[str, str]) -> None:
+    stop = Block(
+        no_params, lambda params, x, key=None: (x, ()),
+        lambda params, residuals, dy: ({}, None), "stop",
+    )  # fmt: skip
+    blocks = {
+        "one": fnn.serial(l=fnn.linear(3), stop=stop),
+        "two": fnn.serial(l=fnn.linear(3)),
+    }
+    first, second = order
+    net = fnn.graph("x", [(first, blocks[first], "x"), (second, blocks[second], "x", first),
+                          ("gap", fnn.subtract(), ("one", "two"))], "gap")  # fmt: skip
+    params = net.init(jax.random.key(0), X)
+    _, dparams, _ = run(net, params, X, np.ones((2, 3)))
+    np.testing.assert_allclose(dparams[first]["l"]["b"], -2 * np.ones(3))
+
+
+def test_sharing_with_a_node_that_shares() -> None:
+    nodes = [("a", fnn.linear(3), "x"), ("b", fnn.linear(3), "a", "a"),
+             ("c", fnn.linear(3), "b", "b")]  # fmt: skip
+    net = fnn.graph("x", nodes, "c")
+    params = net.init(jax.random.key(0), X)
+    assert list(params) == ["a"]
+    assert net.forward(params, X)[0].shape == (2, 3)

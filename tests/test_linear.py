@@ -95,7 +95,7 @@ def test_inputs_and_parameters_that_do_not_fit_are_refused() -> None:
     params = net.init(KEY(0), x)
     wrong: list[tuple[Any, Any, type[BlockError], str]] = [
         (params, jnp.ones((2, 5)), BlockValueError, r"x has 5 features \(shape \(2, 5\)\)"),
-        (params, jnp.ones(()), BlockValueError, "needs a last axis of features"),
+        (params, jnp.ones(()), BlockValueError, "needs a last axis of at least one feature"),
         (params, jnp.ones((2, 4), jnp.int32), BlockTypeError, "needs a floating dtype"),
         ({"w": params["w"]}, x, BlockTypeError, r"params hold \['w'\], need \['b', 'w'\]"),
         (params["w"], x, BlockTypeError, "make them with init"),

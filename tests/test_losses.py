@@ -223,3 +223,53 @@ def test_a_label_out_of_range_is_never_a_silent_number(label: int) -> None:
 def test_what_does_not_fit_is_refused(block: Block, x: Any, message: str) -> None:
     with pytest.raises(BlockError, match=message):
         block.forward({}, x)
+
+
+@pytest.mark.parametrize("loss", [fnn.softmax_cross_entropy(), fnn.cross_entropy()])
+def test_one_example_alone_is_a_batch_of_one(loss: Block) -> None:
+    p, t = jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array(2)
+    alone, batch = loss_and_slope(loss, p, t), loss_and_slope(loss, p[None], t[None])
+    assert alone[0] == pytest.approx(batch[0], rel=1e-15)
+    np.testing.assert_allclose(alone[1], batch[1][0], rtol=1e-15)
+
+
+def test_per_example_gradients_add_up_to_the_batch() -> None:
+    """The README's recipe: vmap over examples without a batch axis."""
+    rng = np.random.default_rng(4)
+    x, t = jnp.asarray(rng.normal(size=(6, 5))), jnp.asarray(rng.integers(0, 4, 6))
+    net = fnn.linear(4)
+    params = net.init(jax.random.key(0), x)
+    f = fnn.value_and_grad(net, fnn.softmax_cross_entropy())
+    value, grads = f(params, x, t)
+    each = jax.vmap(f, in_axes=(None, 0, 0))(params, x, t)
+    means = jax.tree.map(lambda a: jnp.mean(a, 0), each)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), (value, grads), means)
+
+
+def test_a_confident_teacher_keeps_the_students_digits() -> None:
+    """dE/dz = p sum(t) - t where one of t dominates: its others are summed, not subtracted."""
+    for z, t in (([20.0, 0.0], [1.0, 1e-8]), ([20.0, 0.0, 1.0], [0.99999999, 1.5e-9, 2.5e-9])):
+        _, dz = loss_and_slope(fnn.softmax_cross_entropy(), np.array([z]), np.array([t]))
+        with mpmath.workdps(50):
+            e = [mpmath.exp(v) for v in z]
+            weights = [mpmath.mpf(v) for v in t]
+            expected = [
+                float(v / mpmath.fsum(e) * mpmath.fsum(weights) - w)
+                for v, w in zip(e, weights, strict=True)
+            ]
+        np.testing.assert_allclose(dz[0], expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("z", [1e-8, -1e-8, 1e-4, 3.0, -40.0])
+def test_the_target_of_binary_cross_entropy_has_an_exact_gradient(z: float) -> None:
+    entropy = fnn.binary_cross_entropy()
+    _, residuals = entropy.forward({}, (jnp.array([z]), jnp.array([0.5])))
+    assert float(entropy.backward({}, residuals, 1.0)[1][1][0]) == -z
+    p = 0.5 + z if abs(z) < 0.1 else 0.3
+    entropy = fnn.binary_cross_entropy(from_logits=False)
+    _, residuals = entropy.forward({}, (jnp.array([p]), jnp.array([0.5])))
+    with mpmath.workdps(40):
+        expected = float(mpmath.log((1 - mpmath.mpf(p)) / p))
+    assert float(entropy.backward({}, residuals, 1.0)[1][1][0]) == pytest.approx(
+        expected, rel=1e-14
+    )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, Key, Params, Residuals, Value, is_floating
+from fnn.block import Block, Key, Params, Residuals, Value, compute_dtype, is_floating
 from fnn.graph import graph, map_nodes
 
 
@@ -133,7 +133,7 @@ def _all_finite(value: Value) -> jax.Array:
 
 
 def _statistics(a: jax.Array) -> jax.Array:
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    a = a.astype(compute_dtype(a.dtype))
     good = jnp.isfinite(a)
     count = jnp.maximum(jnp.sum(good, dtype=a.dtype), 1)
     known = jnp.where(good, a, 0)

@@ -63,6 +63,12 @@ def mlp(
         raise BlockTypeError(
             "mlp", f"nonlinearity is {nonlinearity!r}, needs a Block such as relu()"
         )
+    if nonlinearity.name in ("hidden", "dropout"):
+        raise BlockValueError(
+            "mlp",
+            f"a nonlinearity cannot be named {nonlinearity.name!r}, as other blocks here "
+            "are; rename it: nonlinearity._replace(name='act')",
+        )
     *hidden, out = sizes
     blocks: dict[str, Block] = {}
     for i, features in enumerate(hidden, start=1):
