@@ -163,7 +163,7 @@ def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
             found.append(f"{sign}a mean where a sum is needed: it is divided by {name}")
         if n > 1 and equals(n * n):
             found.append(f"{sign}{name} enters twice too often")
-        if n > 1 and (equals(n**0.5) or equals(n**-0.5)):
+        if n > 1 and not found and (equals(n**0.5) or equals(n**-0.5)):
             found.append(f"{sign}off by the square root of {name}")
         if n > 1 and (equals(n / (n - 1)) or equals((n - 1) / n)):
             found.append(f"{sign}n - 1 in place of n, for {name}")
