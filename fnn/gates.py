@@ -292,9 +292,12 @@ def power(exponent: float | None = None) -> Block:
 
     def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, p = kept
-        slope = jnp.where(p == 0, 0, p * jnp.power(x, jnp.where(p == 0, 1, p - 1)))
-        log_x = jnp.log(jnp.where((x == 0) & (p > 0), 1, x))
-        return dy * slope, dy * (jnp.power(x, p) * log_x)
+        # A power that is 0 stays 0 times an infinite exponent or logarithm: its limit.
+        below = jnp.power(x, jnp.where(p == 0, 1, p - 1))
+        slope = jnp.where((p == 0) | (below == 0), 0, p * below)
+        y = jnp.power(x, p)
+        by_exponent = jnp.where((y == 0) & (x >= 0), 0, y * jnp.log(x))
+        return dy * slope, dy * by_exponent
 
     return _joining("power", lambda x, p: (jnp.power(x, p), (x, p)), local)
 

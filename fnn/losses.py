@@ -175,8 +175,8 @@ def softmax_cross_entropy() -> Block:
         e = jnp.where(z == -jnp.inf, 0, e)
         ties = jnp.sum(at_max, -1, keepdims=True, dtype=z.dtype)
         rest = jnp.sum(jnp.where(at_max, 0, e), -1, keepdims=True) + (ties - 1)
-        # Not m == -inf: XLA's maximum may pass over NaN, and a row of NaN is not a masked one.
-        return e, gap, rest, jnp.all(z == -jnp.inf, -1, keepdims=True)
+        # XLA's maximum may pass over NaN: where no entry equals it, the row is NaN, not masked.
+        return e, gap, rest, (m == -jnp.inf) & (ties > 0)
 
     def each(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
         _, gap, rest, masked = exponentials(z)

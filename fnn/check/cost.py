@@ -38,8 +38,9 @@ def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
     jaxpr = jax.make_jaxpr(backward)(leaves).jaxpr
     _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     problems = []
+    frozen = any(c is None for c in tried[0].got)  # then what it would need is kept as well
     for (path, leaf), read in zip(named, used, strict=True):
-        if not read and np.prod(leaf.shape) * leaf.dtype.itemsize > 0:
+        if not read and not frozen and np.prod(leaf.shape) * leaf.dtype.itemsize > 0:
             size = f"{leaf.dtype}{list(leaf.shape)}"
             text = f"is kept and never read by backward ({size}): do not return it"
             problems.append(Problem(path_of(path, "residuals"), text))

@@ -75,6 +75,13 @@ class Lab:
         self.traced = run
         self.run_tree = fast(run)
 
+    @property
+    def composite(self) -> bool:
+        """Whether the block is made of others."""
+        block = self.rule.block
+        made = ("repeat_", "rematerialize_", "freeze_")
+        return block is not None and (block.graph is not None or block.name.startswith(made))
+
     def floats(self, sample: Sample) -> list[np.ndarray]:
         leaves = jax.tree.leaves((sample.params, sample.x))
         return [np.asarray(leaves[i]) for i in self.places]

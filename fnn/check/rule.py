@@ -159,7 +159,10 @@ def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
                 getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs
             )
         else:
-            functions, options = equation.primitive.get_bind_params(equation.params)
+            options = equation.primitive.get_bind_params(equation.params)
+            functions: Any = ()
+            if isinstance(options, tuple):  # older JAX
+                functions, options = options
             outputs = equation.primitive.bind(*functions, *inputs, **options)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))

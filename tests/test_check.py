@@ -1,0 +1,199 @@
+"""fnn.check: right rules pass, wrong ones are caught and explained, and bad input is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn.block import Block
+from fnn.check import CheckError, Report
+
+FLOATS = jax.ShapeDtypeStruct((4, 6), jnp.float32)
+LABELS = np.array([0, 5, 2, 3])
+QUICK = {"timed": False}
+
+
+def check(block: Block, x: Any = FLOATS, **options: Any) -> Report:
+    return fnn.check.block(block, x, **(QUICK | options))
+
+
+def broken(block: Block, change: Callable[[Any, Any], tuple[Any, Any]]) -> Block:
+    def backward(params: Any, residuals: Any, dy: Any) -> Any:
+        return change(*block.backward(params, residuals, dy))
+
+    return block._replace(backward=backward)
+
+
+@pytest.mark.parametrize(
+    "block, x",
+    [
+        (fnn.linear(3), FLOATS),
+        (fnn.relu(), FLOATS),
+        (fnn.logistic(), FLOATS),
+        (fnn.maximum(), (FLOATS, FLOATS)),
+        (fnn.softmax_cross_entropy(), (FLOATS, LABELS)),
+        (fnn.serial(fnn.layer(5, fnn.tanh()), fnn.linear(2)), FLOATS),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_right_rules_pass(block: Block, x: Any) -> None:
+    report = check(block, x)
+    assert report.ok, str(report)
+    assert {result.property for result in report.results} == set(fnn.check.PROPERTIES)
+
+
+def saturated(params: Any, x: jax.Array, key: Any = None) -> Any:
+    y = jax.nn.sigmoid(x)
+    return y, y
+
+
+def tie_to_both(params: Any, residuals: Any, dy: Any) -> Any:
+    x1, x2 = residuals
+    return {}, (jnp.where(x1 >= x2, dy, 0), jnp.where(x2 >= x1, dy, 0))
+
+
+def nan_at_minus_infinity(params: Any, x: Any, dy: Any) -> Any:
+    return {}, dy * jnp.exp(x) * (x / x)
+
+
+WRONG: dict[str, tuple[Block, Any, str, str]] = {
+    "sign": (
+        broken(fnn.linear(3), lambda dp, dx: (dp, -dx)), FLOATS, "autodiff",
+        r"-1 times the truth everywhere: the sign is wrong",
+    ),
+    "bias not summed": (
+        broken(fnn.linear(3), lambda dp, dx: (dp | {"b": jnp.ones((4, 1)) * dp["b"][None]}, dx)),
+        FLOATS, "cotangents", r"has shape \(4, 3\), needs \(3,\)",
+    ),
+    "mean for sum": (
+        broken(fnn.linear(3), lambda dp, dx: (dp | {"b": dp["b"] / dx.shape[0]}, dx)), FLOATS,
+        "autodiff", r"a mean where a sum is needed: it is divided by the batch size",
+    ),
+    "transposed": (
+        broken(fnn.linear(6), lambda dp, dx: (dp | {"w": dp["w"].T}, dx)), FLOATS, "autodiff",
+        "is transposed",
+    ),
+    "dropped": (
+        broken(fnn.linear(3), lambda dp, dx: (dp | {"b": 0 * dp["b"]}, dx)), FLOATS, "autodiff",
+        "is zero everywhere",
+    ),
+    "right for dy = 1 only": (
+        fnn.square()._replace(backward=lambda params, x, dy: ({}, 2 * x)), FLOATS, "linear",
+        "same for every upstream cotangent",
+    ),
+    "swapped": (
+        broken(fnn.multiply(), lambda dp, dx: (dp, (dx[1], dx[0]))), (FLOATS, FLOATS), "autodiff",
+        "swapped",
+    ),
+    "off by one": (
+        broken(fnn.square(), lambda dp, dx: (dp, jnp.roll(dx, 1, -1))), FLOATS, "autodiff",
+        "by 1 along axis 1: an index is off by one",
+    ),
+    "hard-coded batch": (
+        broken(fnn.mean(), lambda dp, dx: (dp, dx * dx.shape[0] / 4)), FLOATS, "batch sizes",
+        "hard-coded|batch size",
+    ),
+    "saturated tail": (
+        fnn.logistic()._replace(
+            forward=saturated, backward=lambda params, y, dy: ({}, dy * y * (1 - y))
+        ), FLOATS, "float32", "saturation|digits cancel",
+    ),
+    "a tie to both": (
+        fnn.maximum()._replace(
+            forward=lambda params, x, key=None: (jnp.maximum(*x), x), backward=tie_to_both
+        ), (FLOATS, FLOATS), "kinks", "only at ties|only at a kink",
+    ),
+    "NaN at -inf": (
+        fnn.exp()._replace(
+            forward=lambda params, x, key=None: (jnp.exp(x), x), backward=nan_at_minus_infinity
+        ), FLOATS, "edges", r"-inf, x\[.*\] is nan",
+    ),
+    "float32 on the way": (
+        broken(fnn.square(), lambda dp, dx: (dp, dx.astype(jnp.float32).astype(dx.dtype))),
+        FLOATS, "autodiff", "accuracy of float32",
+    ),
+    "only negative inputs": (
+        fnn.square()._replace(
+            backward=lambda params, x, dy: ({}, jnp.where(x < 0, 0, 2 * x * dy))
+        ), FLOATS, "autodiff", "where the input is negative, where it is 0",
+    ),
+    "a missing term": (
+        broken(fnn.residual(fnn.layer(6, fnn.tanh())), lambda dp, dx: (dp, dx))._replace(
+            backward=lambda params, residuals, dy: (
+                lambda out: (out[0], out[1] - dy)
+            )(fnn.residual(fnn.layer(6, fnn.tanh())).backward(params, residuals, dy))
+        ), FLOATS, "autodiff", "lacks a term, which equals dy",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_rules_are_caught_and_explained(name: str) -> None:
+    block, x, property, words = WRONG[name]
+    report = check(block, x)
+    assert property in report.wrong, str(report)
+    assert any(re.search(words, problem.diagnosis) for problem in report.problems), str(report)
+    with pytest.raises(AssertionError, match="WRONG in"):
+        report.assert_correct()
+
+
+def test_a_residual_that_nobody_reads_is_named() -> None:
+    block = fnn.square()
+    more = block._replace(
+        forward=lambda params, x, key=None: (x * x, {"x": x, "spare": 2 * x}),
+        backward=lambda params, kept, dy: ({}, 2 * kept["x"] * dy),
+    )
+    problem = check(more)["residuals"].problems[0]
+    assert problem.leaf == "residuals/spare"
+
+
+def test_functions_with_a_custom_rule() -> None:
+    @jax.custom_vjp
+    def softplus(x: jax.Array) -> jax.Array:
+        return jnp.log1p(jnp.exp(x))
+
+    softplus.defvjp(lambda x: (jnp.log1p(jnp.exp(x)), x), lambda x, dy: (dy * jax.nn.sigmoid(x),))
+    report = fnn.check.function(softplus, jax.ShapeDtypeStruct((5,), jnp.float32), timed=False)
+    assert report["autodiff"].status == "right", str(report)
+    assert report["differences"].status == "right", str(report)
+
+
+def test_pairs_of_plain_functions() -> None:
+    report = fnn.check.pair(
+        lambda x, w: (x @ w, (x, w)),
+        lambda kept, dy: (dy @ kept[1].T, kept[0].T @ dy),
+        FLOATS, jax.ShapeDtypeStruct((6, 3), jnp.float32), timed=False,
+    )  # fmt: skip
+    assert report["autodiff"].status == "right"
+    assert report["differences"].status == "right"
+
+
+@pytest.mark.parametrize(
+    "run, message",
+    [
+        (lambda: check(fnn.relu), r"needs a Block, got function \(call it"),
+        (lambda: check(fnn.linear(3), np.ones((4, 6), int)), "floating"),
+        (lambda: check(fnn.multiply(), (FLOATS, jax.ShapeDtypeStruct((5,), "float32"))),
+         "do not broadcast"),
+        (lambda: check(fnn.relu(), {}), "empty pytree"),
+        (lambda: check(fnn.relu(), "x"), "arrays or jax.ShapeDtypeStruct"),
+        (lambda: check(fnn.dropout(0.5)), "needs a key"),
+        (lambda: check(fnn.relu(), skip=("autodif",)), "no property 'autodif'"),
+        (lambda: fnn.check.pair(lambda x: x, lambda r, dy: (dy,), FLOATS), "return \\(y, res"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_checked_is_refused(run: Callable[[], Report], message: str) -> None:
+    with pytest.raises(CheckError, match=message):
+        run()
+
+
+@pytest.mark.parametrize("holds", fnn.check.cases(fnn.square(), FLOATS, timed=False))
+def test_cases_are_tests(holds: Callable[[], None]) -> None:
+    holds()
