@@ -191,6 +191,14 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- interrupts and what is saved ------------------------------------------------------------
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def read_params(out: Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
@@ -198,6 +206,7 @@ def read_params(out: Path) -> dict[str, np.ndarray]:
         return checkpointer.restore((out / "params").absolute())
 
 
+@pytest.mark.usefixtures("listening")
 def test_an_interrupt_while_saving_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +239,7 @@ def test_a_failure_while_saving_keeps_the_earlier_parameters(
     np.testing.assert_array_equal(read_params(tmp_path)["w"], np.ones(3))
 
 
+@pytest.mark.usefixtures("listening")
 def test_an_interrupt_ends_a_run_of_several_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
