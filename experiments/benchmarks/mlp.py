@@ -31,6 +31,7 @@ from experiments.benchmarks.report import Table, limit_threads, machine, record,
 NETWORKS = {"784-128-64-10": 128, "784-1024-1024-10": 256}  # sizes: batch
 PACKAGES = ("jax", "equinox", "flax", "optax", "torch", "scikit-learn", "numpy")
 ACCURACY = 0.97
+PAUSE = 0.5  # seconds before a measurement, in which threads of the one before fall asleep
 MOST_EPOCHS = 20  # that a process may take to reach it
 RESULTS = Path(__file__).with_name("RESULTS.md")
 COLUMNS = (
@@ -46,7 +47,7 @@ COLUMNS = (
 )
 ABOUT = """\
 - s/epoch: the median of the repeats and their quartiles. In each repeat every contender trains
-  from the same weights in the same order; which one comes first rotates.
+  from the same weights in the same order; which follows which changes, after a pause.
 - ratio: the median of each repeat's time over fnn's in the same repeat; above 1 is slower.
 - first epoch: the first one in this process, with tracing and compilation, without imports.
 - to 97 %: from the start of a new process to a test accuracy of 97 % known: import, data,
@@ -303,8 +304,11 @@ def measure_epochs(
     running = [row for row in rows if row.contender in trainers]
     for repeat in range(settings.repeats):
         rates.append(matmul())
-        shift = repeat % max(1, len(running))
-        for row in running[shift:] + running[:shift]:
+        # In a new order every time: in rotation each would always follow the same one, and OpenMP
+        # and OpenBLAS leave threads spinning for a while; so there is a pause as well.
+        for i in np.random.default_rng(repeat).permutation(len(running)):
+            row = running[i]
+            time.sleep(PAUSE)
             tick(f"{row.network} {row.contender}: repeat {repeat + 1} of {settings.repeats}", 0)
             trainer = trainers[row.contender]
             trainer.start(weights)
