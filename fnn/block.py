@@ -163,6 +163,13 @@ def require_floating(name: str, what: str, x: Any) -> None:
         )
 
 
+def require_block(name: str, what: str, value: Any) -> None:
+    """Refuses what is no block, and says how to make one of a function that makes them."""
+    if not isinstance(value, Block):
+        hint = " (call it: blocks are made by functions)" if callable(value) else ""
+        raise BlockTypeError(name, f"{what} needs a Block, got {type(value).__name__}{hint}")
+
+
 def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
     """The number as an int (of NumPy's kinds too), or a refusal."""
     try:

@@ -19,6 +19,7 @@ from fnn.block import (
     Shape,
     Value,
     no_params,
+    require_block,
     whole_number,
 )
 from fnn.gates import add
@@ -28,12 +29,7 @@ from fnn.graph import graph, inference, map_nodes
 def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dict[str, Block]:
     """Names for blocks given by position: the position and the block's own name."""
     for position, block in enumerate(blocks):
-        if not isinstance(block, Block):
-            hint = " (call it: blocks are made by functions)" if callable(block) else ""
-            raise BlockTypeError(
-                kind,
-                f"argument {position} needs to be a Block, got {type(block).__name__}{hint}",
-            )
+        require_block(kind, f"argument {position}", block)
     width = len(str(len(blocks) - 1))  # so that the names sort in order
     positional = {f"{i:0{width}}_{block.name}": block for i, block in enumerate(blocks)}
     if twice := sorted(positional.keys() & named.keys()):
@@ -115,8 +111,8 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
         if jnp.shape(branch) != jnp.shape(way_around):
             raise BlockValueError(
                 "residual",
-                f"the block's output has shape {branch.shape} and the shortcut's "
-                f"{way_around.shape}; they need the same: give residual(block, "
+                f"the block's output has shape {jnp.shape(branch)} and the shortcut's "
+                f"{jnp.shape(way_around)}; they need the same: give residual(block, "
                 "shortcut=linear(features)) or change the block",
             )
         return plus.forward(params, x)
@@ -233,7 +229,7 @@ def _unmerged(again: Callable[..., Any], params: Params, residuals: Residuals, d
 
     It would see the same forward twice, run it once, and keep everything alive after all. A
     barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes
-    barriers first and merges then (so ``jax.checkpoint`` saves nothing there), but not across
+    barriers first and merges then (so ``jax.checkpoint`` saves little there), but not across
     the edge of a conditional: one branch is ``again``, the other is never taken, which only
     dy, known late, could tell.
     """

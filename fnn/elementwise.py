@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +49,13 @@ def piecewise_linear(
     value: Callable[[jax.Array], jax.Array],
     piece: Callable[[jax.Array], jax.Array],
     slopes: Sequence[float],
+    kinks: Mapping[float, float],
 ) -> Block:
     """A block from a function made of straight pieces.
 
     forward: y = value(x), with x on piece number ``piece(x)`` (0, 1, ...);
-    backward: dx = slopes[piece] * dy, and NaN where x was NaN.
+    backward: dx = slopes[piece] * dy, and NaN where x was NaN. ``kinks``: the slope declared
+    at each point between two pieces.
 
     Residuals: the number of the piece, one byte an element. A NaN has a number of its own,
     ``len(slopes)``, because NaN must not turn into a silent 0 on the way back. Where a slope
@@ -72,7 +74,24 @@ def piecewise_linear(
             dx = jnp.where(code == number, slope * wide if slope else 0.0, dx)
         return {}, dx.astype(dy.dtype)
 
-    return Block(no_params, forward, backward, name)
+    return Block(no_params, forward, backward, name, subgradient=declared(kinks))
+
+
+def declared(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A block's ``subgradient``: the slope declared at each point without a derivative.
+
+    >>> import jax.numpy as jnp
+    >>> declared({0.0: 0.5})(jnp.array([0.0]), jnp.array([3.0]))
+    Array([1.5], dtype=float32)
+    """
+
+    def subgradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        dx = jnp.zeros_like(dy)
+        for point, slope in kinks.items():
+            dx = jnp.where(x == point, slope * dy, dx)
+        return dx
+
+    return subgradient
 
 
 def straight_through(block: Block, surrogate: Block) -> Block:

@@ -241,7 +241,12 @@ def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax
         first, second = (jnp.where(share > 0, dy * share, 0) + nan for share in shares)
         return first, second
 
-    return _joining(name, value, local)
+    def half_each(x: Value, dy: jax.Array) -> Value:
+        tie = jnp.equal(*_as_arrays(name, x))
+        halves = jnp.where(tie, dy / 2, 0)
+        return tuple(unbroadcast(halves, shape) for shape in _shapes(x))
+
+    return _joining(name, value, local)._replace(subgradient=half_each)
 
 
 def maximum() -> Block:

@@ -22,6 +22,7 @@ from fnn.block import (
     Residuals,
     Value,
     located,
+    require_block,
 )
 
 
@@ -248,11 +249,7 @@ def _node(block: str, entry: Sequence[Any]) -> Node:
             f"got {entry!r}",
         )
     name, node_block, inputs, *params_of = entry
-    if not isinstance(node_block, Block):
-        hint = " (call it: blocks are made by functions)" if callable(node_block) else ""
-        raise BlockTypeError(
-            block, f"node {name!r} needs a Block, got {type(node_block).__name__}{hint}"
-        )
+    require_block(block, f"node {name!r}", node_block)
     return Node(name, node_block, _names(inputs), params_of[0] if params_of else name)
 
 

@@ -19,6 +19,7 @@ from fnn.block import (
     Key,
     Params,
     compute_dtype,
+    require_block,
     require_floating,
     whole_number,
 )
@@ -41,11 +42,7 @@ _INITIALIZERS = {
 
 def initializer_for(nonlinearity: Block) -> Initializer:
     """The weight initialiser that suits the nonlinearity that follows: He, LeCun or Glorot."""
-    if not isinstance(nonlinearity, Block):
-        hint = " (call it: blocks are made by functions)" if callable(nonlinearity) else ""
-        raise BlockTypeError(
-            "layer", f"nonlinearity needs a Block, got {type(nonlinearity).__name__}{hint}"
-        )
+    require_block("layer", "nonlinearity", nonlinearity)
     return _INITIALIZERS.get(nonlinearity.name, glorot)
 
 

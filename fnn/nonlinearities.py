@@ -37,7 +37,7 @@ from fnn.block import (
     no_params,
     require_floating,
 )
-from fnn.elementwise import elementwise, piecewise_linear
+from fnn.elementwise import declared, elementwise, piecewise_linear
 from fnn.precise import FAR, exp_parts, expm1, head_of, is_single, magnitude, split
 
 # ---- the lecture's four ----------------------------------------------------------------------
@@ -65,7 +65,7 @@ def step() -> Block:
     def backward(params: Params, residuals: tuple[()], dy: jax.Array) -> tuple[Params, jax.Array]:
         return {}, jnp.zeros_like(dy)
 
-    return Block(no_params, forward, backward, "step")
+    return Block(no_params, forward, backward, "step", subgradient=declared({0.0: 0.0}))
 
 
 def logistic() -> Block:
@@ -141,7 +141,9 @@ def relu() -> Block:
     >>> relu().backward({}, code, jnp.ones(3))[1]
     Array([0., 0., 1.], dtype=float32)
     """
-    return piecewise_linear("relu", lambda x: jnp.maximum(x, 0), lambda x: x > 0, (0.0, 1.0))
+    return piecewise_linear(
+        "relu", lambda x: jnp.maximum(x, 0), lambda x: x > 0, (0.0, 1.0), {0.0: 0.0}
+    )
 
 
 # ---- piecewise linear ------------------------------------------------------------------------
@@ -164,6 +166,7 @@ def leaky_relu(slope: float = 0.01) -> Block:
         lambda x: jnp.where(x > 0, x, slope * x) if slope else jnp.maximum(x, 0),
         lambda x: x > 0,
         (slope, 1.0),
+        {0.0: slope},
     )
 
 
@@ -180,7 +183,11 @@ def hard_tanh() -> Block:
     Array([-1. ,  0.5,  1. ], dtype=float32)
     """
     return piecewise_linear(
-        "hard_tanh", lambda x: jnp.clip(x, -1, 1), lambda x: jnp.abs(x) < 1, (0.0, 1.0)
+        "hard_tanh",
+        lambda x: jnp.clip(x, -1, 1),
+        lambda x: jnp.abs(x) < 1,
+        (0.0, 1.0),
+        {-1.0: 0.0, 1.0: 0.0},
     )
 
 
@@ -202,6 +209,7 @@ def hard_sigmoid() -> Block:
         lambda x: jnp.clip(x + 3, 0, 6) / 6,
         lambda x: jnp.abs(x) < 3,
         (0.0, 1 / 6),
+        {-3.0: 0.0, 3.0: 0.0},
     )
 
 
@@ -222,7 +230,7 @@ def absolute() -> Block:
     def piece(x: jax.Array) -> jax.Array:
         return (x >= 0).astype(jnp.uint8) + (x > 0).astype(jnp.uint8)
 
-    return piecewise_linear("absolute", jnp.abs, piece, (-1.0, 0.0, 1.0))
+    return piecewise_linear("absolute", jnp.abs, piece, (-1.0, 0.0, 1.0), {0.0: 0.0})
 
 
 def identity() -> Block:
@@ -270,7 +278,8 @@ def _exponential_unit(name: str, scale: float, alpha: float, width: float) -> Bl
         power, shift = exp_parts(*exponent(x))
         return jnp.where(x > 0, scale, scale * alpha / width * shift * power)
 
-    return elementwise(name, value, derivative)
+    at_zero = scale * alpha / width  # from the left
+    return elementwise(name, value, derivative)._replace(subgradient=declared({0.0: at_zero}))
 
 
 def elu(alpha: float = 1.0) -> Block:

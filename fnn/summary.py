@@ -31,10 +31,10 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         header = ("block", "kind", "output", "parameters", "kept for backward")
         cells = [
-            (r.path, r.block, r.output, f"{r.parameters:,}", _bytes(r.residual_bytes))
+            (r.path, r.block, r.output, f"{r.parameters:,}", readable_bytes(r.residual_bytes))
             for r in self.rows
         ]
-        total = ("total", "", "", f"{self.parameters:,}", _bytes(self.residual_bytes))
+        total = ("total", "", "", f"{self.parameters:,}", readable_bytes(self.residual_bytes))
         table = [header, *cells, total]
         widths = [max(len(row[i]) for row in table) for i in range(len(header))]
 
@@ -98,7 +98,8 @@ def _size(residuals: Residuals) -> int:
     return sum(math.prod(r.shape) * r.dtype.itemsize for r in jax.tree.leaves(residuals))
 
 
-def _bytes(count: int) -> str:
+def readable_bytes(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
     size = float(count)
     for unit in ("B", "KB", "MB", "GB"):
         if size < 1024 or unit == "GB":

@@ -30,7 +30,7 @@ def _step(net: Block, loss: Block, optimizer: Any) -> Step:
         value, grads = run(params, x, target, key, weights)  # 2a and 2b
 
         def value_fn(params: Params) -> jax.Array:
-            return _loss_of(net, loss)(params, x, target, key, weights)
+            return _loss_of(net, loss, params, x, target, key, weights)
 
         # Some of Optax's optimisers look at the loss (reduce_on_plateau) or evaluate it again (a
         # line search): the protocol passes these by keyword to those that take them.
@@ -43,15 +43,13 @@ def _step(net: Block, loss: Block, optimizer: Any) -> Step:
     return step
 
 
-def _loss_of(net: Block, loss: Block) -> Callable[..., jax.Array]:
+def _loss_of(
+    net: Block, loss: Block, params: Params, x: Value, target: Value, key: Key, weights: Any
+) -> jax.Array:
     """The loss as a function of the parameters, on which ``jax.grad`` uses the blocks' rules."""
-
-    def value(params: Params, x: Value, target: Value, key: Key, weights: Any) -> jax.Array:
-        whole = with_loss(net, loss, weighted=weights is not None)
-        inputs = (x, target) if weights is None else (x, target, weights)
-        return as_function(whole)({"net": params}, inputs, key)
-
-    return value
+    whole = with_loss(net, loss, weighted=weights is not None)
+    inputs = (x, target) if weights is None else (x, target, weights)
+    return as_function(whole)({"net": params}, inputs, key)
 
 
 def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:

@@ -16,6 +16,8 @@ from fnn.block import (
     Params,
     Value,
     is_floating,
+    require_block,
+    whole_number,
 )
 from fnn.graph import inference
 
@@ -87,9 +89,7 @@ def _refuse_nonfinite(what: str, a: np.ndarray) -> None:
 def options(net: Any, loss: Any, optimizer: Any, **counts: Any) -> None:
     """The kinds of fit's arguments: blocks, an optimiser, whole numbers."""
     for what, block in (("net", net), ("loss", loss)):
-        if not isinstance(block, Block):
-            hint = " (call it: blocks are made by functions)" if callable(block) else ""
-            raise TypeError(f"fit: {what} needs a Block, got {type(block).__name__}{hint}")
+        require_block("fit", what, block)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         hint = " (call it with its learning rate)" if callable(optimizer) else ""
         raise TypeError(
@@ -97,8 +97,7 @@ def options(net: Any, loss: Any, optimizer: Any, **counts: Any) -> None:
             "fnn.sgd(0.1) or one of Optax's"
         )
     for name, (value, least) in counts.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"fit: {name} is {value!r}, needs a whole number of at least {least}")
+        whole_number("fit", name, value, least)
 
 
 def random_key(key: Any) -> Key:

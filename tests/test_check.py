@@ -144,6 +144,39 @@ def test_wrong_rules_are_caught_and_explained(name: str) -> None:
         report.assert_correct()
 
 
+@pytest.mark.parametrize(
+    "block, wrong",
+    [
+        (fnn.relu(), lambda params, x, dy: ({}, jnp.where(x >= 0, dy, 0))),
+        (fnn.absolute(), lambda params, x, dy: ({}, jnp.where(x >= 0, dy, -dy))),
+        (fnn.hard_tanh(), lambda params, x, dy: ({}, jnp.where(jnp.abs(x) <= 1, dy, 0))),
+        (fnn.selu(), lambda params, x, dy: ({}, jnp.where(x >= 0, 1.0507009873554805 * dy,
+                                                         1.7580993408473766 * jnp.exp(x) * dy))),
+    ],
+    ids=["relu", "absolute", "hard_tanh", "selu"],
+)  # fmt: skip
+def test_another_subgradient_than_the_declared_is_named(block: Block, wrong: Any) -> None:
+    """Each lies between the slopes from both sides, so only the declaration tells."""
+    assert check(block)["kinks"].status == "right"
+    other = block._replace(
+        forward=lambda params, x, key=None: (block.forward(params, x)[0], x), backward=wrong
+    )
+    report = check(other)
+    assert "kinks" in report.wrong, str(report)
+    assert "the declared subgradient" in report["kinks"].problems[0].diagnosis
+
+
+def test_a_tie_that_goes_to_one_side_is_not_what_maximum_declares() -> None:
+    assert check(fnn.maximum(), (FLOATS, FLOATS))["kinks"].status == "right"
+    first = fnn.maximum()._replace(
+        forward=lambda params, x, key=None: (jnp.maximum(*x), x),
+        backward=lambda params, x, dy: (
+            {}, (jnp.where(x[0] >= x[1], dy, 0), jnp.where(x[0] >= x[1], 0, dy))
+        ),
+    )  # fmt: skip
+    assert "kinks" in check(first, (FLOATS, FLOATS)).wrong
+
+
 def test_a_residual_that_nobody_reads_is_named() -> None:
     block = fnn.square()
     more = block._replace(

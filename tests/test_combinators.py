@@ -206,7 +206,7 @@ def test_names_say_position_and_kind() -> None:
 
 @pytest.mark.parametrize("combine", [fnn.serial, fnn.fan_out])
 def test_an_uncalled_factory_is_refused(combine: Any) -> None:
-    with pytest.raises(BlockTypeError, match=r"argument 1 needs to be a Block.*call it"):
+    with pytest.raises(BlockTypeError, match=r"argument 1 needs a Block.*call it"):
         combine(fnn.relu(), fnn.tanh)
     with pytest.raises(BlockTypeError, match="'act' needs a Block"):
         combine(fnn.relu(), act=fnn.tanh)

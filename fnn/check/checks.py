@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, is_floating
-from fnn.check import cost, precision, rule, transformations, values
+from fnn.block import Block, BlockTypeError, is_floating, require_block
+from fnn.check import cost, kinks, precision, rule, transformations, values
 from fnn.check.lab import Lab, cast
-from fnn.check.report import SKIPPED, WRONG, Problem, Report, Result
+from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
 
 PROPERTIES = (
@@ -61,9 +61,10 @@ def block(
     >>> report.problems[0].diagnosis
     'is -1 times the truth everywhere: the sign is wrong'
     """
-    if not isinstance(block, Block):
-        hint = " (call it: blocks are made by functions)" if callable(block) else ""
-        raise CheckError(f"fnn.check.block needs a Block, got {type(block).__name__}{hint}")
+    try:
+        require_block("fnn.check.block", "block", block)
+    except BlockTypeError as error:
+        raise CheckError(str(error)) from None
     return _check(rule.of_block(block, name), x, params, key, dtype, seed, skip, timed)
 
 
@@ -243,7 +244,7 @@ def _results(lab: Lab, skip: set[str], timed: bool) -> Iterator[Result]:
     if want("differences"):
         yield values.by_differences(lab, tried)
     if want("kinks"):
-        yield values.kinks(lab)
+        yield kinks.kinks(lab)
     if want("linear"):
         yield values.linear(lab, tried)
     if want("jit"):
@@ -264,6 +265,3 @@ def _results(lab: Lab, skip: set[str], timed: bool) -> Iterator[Result]:
         yield cost.cost(lab, tried, timed)
     if want("residuals"):
         yield cost.residuals(lab, tried)
-
-
-__all__ = ["PROPERTIES", "CheckError", "Problem", "block", "cases", "function", "pair"]

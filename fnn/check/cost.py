@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
-from fnn.check.lab import Lab, cast, is_none, path_of
+from fnn.check.lab import Lab, cast, path_of
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import flat
+from fnn.check.rule import flat, split_floats
 from fnn.check.values import Trial
+from fnn.summary import readable_bytes
 
 try:
     from jax.interpreters.partial_eval import dce_jaxpr
@@ -45,7 +45,7 @@ def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
             text = f"is kept and never read by backward ({size}): do not return it"
             problems.append(Problem(path_of(path, "residuals"), text))
     again = _again(lab, named)
-    figure = f"{len(leaves)} arrays, {_bytes(_size(leaves))}"
+    figure = f"{len(leaves)} arrays, {readable_bytes(_size(leaves))}"
     if again:
         figure += f"; could be had without keeping: {'; '.join(again)}"
     if problems:
@@ -79,12 +79,17 @@ def cost(lab: Lab, tried: Sequence[Trial], timed: bool) -> Result:
     sample, dy = cast(tuple(lab.sample), np.float32), cast(tried[0].dy, np.float32)
     params, x, key = sample
     params, x = jax.tree.map(jnp.asarray, (params, x))
-    parts = {"by hand": lambda p, v, k, d: lab.traced(p, v, k, d)}
+    parts: dict[str, Callable[..., Any]] = {"by hand": lab.traced}
     kept = {"by hand": _kept_by_hand(lab, params, x, key)}
     if not lab.no_autodiff:
-        parts["autodiff"] = _by_autodiff(lab)
+
+        def autodiff(params: Any, x: Any, key: Any, dy: Any) -> Any:
+            y, pull_back = _by_autodiff(lab, params, x, key)
+            return y, pull_back(dy)
+
+        parts["autodiff"] = autodiff
         kept["autodiff"] = _kept_by_autodiff(lab, params, x, key)
-    figures: dict[str, tuple[float, float, float]] = {}
+    figures: dict[str, tuple[float, float]] = {}
     compiled = {}
     for name, f in parts.items():
         try:
@@ -95,23 +100,20 @@ def cost(lab: Lab, tried: Sequence[Trial], timed: bool) -> Result:
         if isinstance(analysis, list):
             analysis = analysis[0]
         memory = compiled[name].memory_analysis()
-        figures[name] = (
-            float(analysis.get("flops", 0.0)), float(getattr(memory, "temp_size_in_bytes", 0)), 0.0
-        )  # fmt: skip
+        temporary = float(getattr(memory, "temp_size_in_bytes", 0))
+        figures[name] = float(analysis.get("flops", 0.0)), temporary
     seconds = _seconds(compiled, (params, x, key, dy)) if timed else dict.fromkeys(compiled, 0.0)
-    words = [f"keeps {_bytes(kept['by hand'])}"]
-    flops, temporary, _ = figures["by hand"]
-    words += [f"{flops:.4g} FLOP", f"{_bytes(int(temporary))} temporary"]
-    if timed:
-        words.append(f"{1e6 * seconds['by hand']:.0f} us")
+
+    def words(name: str) -> list[str]:
+        flops, temporary = figures[name]
+        found = [readable_bytes(kept[name]), f"{flops:.4g} FLOP", readable_bytes(int(temporary))]
+        return [*found, f"{1e6 * seconds[name]:.0f} us"] if timed else found
+
+    labels = ("keeps", "takes", "temporary", "in")
+    own = [f"{label} {word}" for label, word in zip(labels, words("by hand"), strict=False)]
     if "autodiff" in figures:
-        other_flops, other_temporary, _ = figures["autodiff"]
-        beside = [f"{_bytes(kept['autodiff'])}", f"{other_flops:.4g} FLOP",
-                  f"{_bytes(int(other_temporary))}"]  # fmt: skip
-        if timed:
-            beside.append(f"{1e6 * seconds['autodiff']:.0f} us")
-        words = [f"{a} (autodiff {b})" for a, b in zip(words, beside, strict=True)]
-    return Result("cost", SHOWN, ", ".join(words))
+        own = [f"{a} (autodiff {b})" for a, b in zip(own, words("autodiff"), strict=True)]
+    return Result("cost", SHOWN, ", ".join(own))
 
 
 def _kept_by_hand(lab: Lab, params: Any, x: Any, key: Any) -> int:
@@ -128,20 +130,17 @@ def _kept_by_autodiff(lab: Lab, params: Any, x: Any, key: Any) -> int:
     kept: list[int] = []
 
     def trace(params: Any, x: Any) -> None:
-        leaves, tree = flat((params, x))
-        places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
-
-        def f(*floats: Any) -> Any:
-            filled = list(leaves)
-            for i, value in zip(places, floats, strict=True):
-                filled[i] = value
-            return lab.rule.primal(*(*tree.unflatten(filled), key))
-
-        pull_back = jax.vjp(f, *[leaves[i] for i in places])[1]
+        pull_back = _by_autodiff(lab, params, x, key)[1]
         kept.append(_without(jax.tree.leaves(pull_back), params))
 
     jax.eval_shape(trace, params, x)
     return kept[0]
+
+
+def _by_autodiff(lab: Lab, params: Any, x: Any, key: Any) -> tuple[Any, Callable[..., Any]]:
+    """(y, pull_back) by ``jax.vjp`` of the forward as it is."""
+    floats, put = split_floats((params, x))
+    return jax.vjp(lambda *some: lab.rule.primal(*(*put(some), key)), *floats)
 
 
 def _without(values: Sequence[Any], params: Any) -> int:
@@ -159,23 +158,6 @@ def _size(arrays: Any) -> int:
     return sum(sizes)
 
 
-def _by_autodiff(lab: Lab) -> Callable[..., Any]:
-    def f(params: Any, x: Any, key: Any, dy: Any) -> Any:
-        leaves, tree = flat((params, x))
-        places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
-
-        def primal(*floats: Any) -> Any:
-            filled = list(leaves)
-            for i, value in zip(places, floats, strict=True):
-                filled[i] = value
-            return lab.rule.primal(*(*tree.unflatten(filled), key))
-
-        y, pull_back = jax.vjp(primal, *[leaves[i] for i in places])
-        return y, pull_back(dy)
-
-    return f
-
-
 def _seconds(compiled: dict[str, Any], arguments: Any) -> dict[str, float]:
     """The fastest of a few runs each, alternating."""
     best = dict.fromkeys(compiled, np.inf)
@@ -185,15 +167,3 @@ def _seconds(compiled: dict[str, Any], arguments: Any) -> dict[str, float]:
             jax.block_until_ready(f(*arguments))
             best[name] = min(best[name], time.perf_counter() - began)
     return best
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1024 or unit == "GB":
-            break
-        size /= 1024
-    return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
-
-
-__all__ = ["cost", "is_none", "residuals"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check.lab import Cotangents, Lab, cast
-from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
+from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample
 from fnn.check.values import Trial
 
@@ -296,6 +296,3 @@ def _nan(lab: Lab, trial: Trial, leaf: int, place: int) -> str:
     if varies and not np.isnan(d[place]):
         return f"is {d[place]:g} where the input is NaN: NaN in must be NaN out, never a number"
     return ""
-
-
-__all__ = ["SHOWN", "edges", "precision"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 RIGHT, WRONG, SKIPPED, SHOWN = "right", "WRONG", "skipped", "shown"
@@ -37,7 +38,8 @@ class WrongGradient(AssertionError):
     """A backward rule that is not forward's derivative; the message is the report."""
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """What was checked and every result, in the order of the properties."""
 
     name: str
@@ -58,7 +60,7 @@ class Report(NamedTuple):
         """Every problem once, in the order found."""
         return tuple(dict.fromkeys(p for result in self.results for p in result.problems))
 
-    def __getitem__(self, name: object) -> Result:  # type: ignore[override]
+    def __getitem__(self, name: str) -> Result:
         """The result of a property, by its name."""
         for result in self.results:
             if result.property == name:

@@ -20,8 +20,7 @@ class CheckError(Exception):
 class Rule(NamedTuple):
     """A forward and a backward in fnn's protocol, and what autodiff may differentiate.
 
-    ``primal(params, x, key) -> y`` is forward's value without custom derivative rules in it;
-    None where there is none, and then ``why_not`` says why.
+    ``primal(params, x, key) -> y`` is forward's value. ``subgradient``: see :class:`Block`.
     """
 
     name: str

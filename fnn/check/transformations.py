@@ -12,7 +12,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.lab import Cotangents, Lab, cast, fast, leaves_of
+from fnn.check.lab import Lab, fast, is_none, leaves_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample
 from fnn.check.values import Trial, sizes_of
@@ -68,7 +68,10 @@ def jit(lab: Lab, tried: Sequence[Trial]) -> Result:
 def vmap(lab: Lab, tried: Sequence[Trial]) -> Result:
     """``jax.vmap`` over two samples equals one after the other."""
     a, b = tried[0], tried[1]
-    stack = lambda *v: np.stack(v)  # noqa: E731
+
+    def stack(*v: Any) -> np.ndarray:
+        return np.stack(v)
+
     try:
         xs, dys = (
             jax.tree.map(stack, a.sample.x, tried[2].sample.x),
@@ -178,11 +181,15 @@ def _parts(lab: Lab, trial: Trial, halves: Sequence[Sample], kind: str, size: in
         )  # fmt: skip
         results.append(lab.run_tree(*half, dy))
     (_, dp1, dx1), (_, dp2, dx2) = results
-    none = lambda leaf: leaf is None  # noqa: E731
-    add = lambda a, b: None if a is None else np.asarray(a) + np.asarray(b)  # noqa: E731
-    join = lambda a, b: None if a is None else np.concatenate([a, b])  # noqa: E731
-    want = (trial.y, jax.tree.map(add, dp1, dp2, is_leaf=none),
-            jax.tree.map(join, dx1, dx2, is_leaf=none))  # fmt: skip
+
+    def add(a: Any, b: Any) -> Any:
+        return None if a is None else np.asarray(a) + np.asarray(b)
+
+    def join(a: Any, b: Any) -> Any:
+        return None if a is None else np.concatenate([a, b])
+
+    want = (trial.y, jax.tree.map(add, dp1, dp2, is_leaf=is_none),
+            jax.tree.map(join, dx1, dx2, is_leaf=is_none))  # fmt: skip
     got = (trial.y, *lab.run_tree(*trial.sample, trial.dy)[1:])
     return _compare(lab, "microbatches", got, want, 1e-9,
                     "of the whole batch is not that of its halves together")  # fmt: skip
@@ -292,6 +299,3 @@ def second_order(lab: Lab, tried: Sequence[Trial]) -> Result:
 def _line(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     scale = np.sqrt(np.mean(np.square(leaf))) + 1e-3 if leaf.size else 1.0
     return 0.3 * scale * rng.uniform(-1, 1, leaf.shape)
-
-
-__all__ = ["Cotangents", "batches", "cast", "jit", "scan", "second_order", "vmap"]

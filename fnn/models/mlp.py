@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.block import Block, BlockTypeError, BlockValueError
+from fnn.block import Block, BlockTypeError, BlockValueError, require_block
 from fnn.combinators import serial
 from fnn.dropout import dropout as dropout_block
 from fnn.linear import initializer_for, linear, neuron
@@ -59,10 +59,7 @@ def mlp(
     if isinstance(sizes, int) or not sizes:
         raise BlockTypeError("mlp", f"sizes is {sizes!r}, needs features per layer: (128, 10)")
     nonlinearity = relu() if nonlinearity is None else nonlinearity
-    if not isinstance(nonlinearity, Block):
-        raise BlockTypeError(
-            "mlp", f"nonlinearity is {nonlinearity!r}, needs a Block such as relu()"
-        )
+    require_block("mlp", "nonlinearity", nonlinearity)
     if nonlinearity.name in ("hidden", "dropout"):
         raise BlockValueError(
             "mlp",
