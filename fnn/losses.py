@@ -166,33 +166,38 @@ def softmax_cross_entropy() -> Block:
     """
     name = "softmax_cross_entropy"
 
-    def exponentials(z: jax.Array) -> tuple[jax.Array, ...]:
-        """e^{z - m}, the gaps m - z, and the sum of the e's less the 1 of the largest."""
+    def exponentials(z: jax.Array, pivot: jax.Array) -> tuple[jax.Array, ...]:
+        """e^{z - m}, the gaps m - z, and the sum of the e's less 1, row by row.
+
+        Where the pivot is a largest logit, its e is that 1 and what is left is the others' sum,
+        to the last digit. Where it is not, another's e is 1, and there is nothing to lose.
+        """
         m = jnp.max(z, -1, keepdims=True, initial=-jnp.inf)
-        at_max = z == m  # spares inf - inf
-        gap = jnp.where(at_max, 0, m - z)
-        e = jnp.where(at_max & (m > -jnp.inf), 1, jnp.exp(-gap))
-        e = jnp.where(z == -jnp.inf, 0, e)
-        ties = jnp.sum(at_max, -1, keepdims=True, dtype=z.dtype)
-        rest = jnp.sum(jnp.where(at_max, 0, e), -1, keepdims=True) + (ties - 1)
-        # XLA's maximum may pass over NaN: where no entry equals it, the row is NaN, not masked.
-        return e, gap, rest, (m == -jnp.inf) & (ties > 0)
+        m = jnp.where(m == -jnp.inf, 0, m)  # a masked row: every e is 0, and rest is -1
+        gap = jnp.where(z == m, 0, m - z)  # spares inf - inf
+        e = jnp.exp(-gap)
+        return e, gap, jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
+
+    def pivot_of(rows: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
+        """The entry of each row that may dominate: the label's, else the largest logit's."""
+        return _is_largest(z) if is_floating(t) else rows == 1
 
     def each(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
-        _, gap, rest, masked = exponentials(z)
-        cost = jnp.where(masked, 0, gap + jnp.log1p(rest))
-        return _times(_rows(t, z), cost), (z, t)
+        rows = _rows(t, z)
+        _, gap, rest = exponentials(z, pivot_of(rows, t, z))
+        return _times(rows, jnp.where(rest == -1, 0, gap + jnp.log1p(rest))), (z, t)
 
     def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
         # dE/dz_j = p_j sum(t) - t_j = p_j (the others' t) - t_j (the others' p): where one of
         # them dominates, what is left of its sum is summed, not subtracted.
         z, t = kept
-        e, gap, rest, masked = exponentials(z)
         rows = _rows(t, z)
-        total = 1 + rest
-        others_e = jnp.where(gap == 0, rest, total - e)
+        pivot = pivot_of(rows, t, z)
+        e, gap, rest = exponentials(z, pivot)
+        others_e = rest + (1 - e)
         others_t = _others(rows) if is_floating(t) else 1 - rows
-        dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / total)
+        masked = rest == -1
+        dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / (1 + rest))
         return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
 
     return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
@@ -310,10 +315,15 @@ def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
 
 def _others(t: jax.Array) -> jax.Array:
     """For every entry of a row the sum of the others; of the largest without a difference."""
-    places = jax.lax.broadcasted_iota(jnp.int32, t.shape, t.ndim - 1)
-    largest = places == jnp.argmax(t, -1, keepdims=True).astype(jnp.int32)
+    largest = _is_largest(t)
     rest = jnp.sum(jnp.where(largest, 0, t), -1, keepdims=True)
     return jnp.where(largest, rest, jnp.sum(t, -1, keepdims=True) - t)
+
+
+def _is_largest(x: jax.Array) -> jax.Array:
+    """Where the largest entry of every row is, the first of them if there are several."""
+    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    return places == jnp.argmax(x, -1, keepdims=True).astype(jnp.int32)
 
 
 def _nonzero(total: jax.Array) -> jax.Array:

@@ -7,6 +7,8 @@ import sys
 
 import tyro
 
+from experiments.data import DataError
+
 # To add one: a module beside this file with a dataclass `Settings` and `run(settings)`.
 BENCHMARKS = {
     "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
@@ -19,7 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     if name in BENCHMARKS:
         module = importlib.import_module(f"experiments.benchmarks.{name}")
         program = f"python -m experiments.benchmarks {name}"
-        module.run(tyro.cli(module.Settings, prog=program, args=rest))
+        try:
+            module.run(tyro.cli(module.Settings, prog=program, args=rest))
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         return 0
     print("usage: python -m experiments.benchmarks NAME [OPTIONS]   (NAME --help lists them)\n")
     for known, summary in BENCHMARKS.items():
