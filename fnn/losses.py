@@ -32,6 +32,7 @@ from fnn.block import (
     no_params,
     require_floating,
 )
+from fnn.precise import magnitude
 
 
 def squared_error() -> Block:
@@ -115,14 +116,14 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
 
 
 def _logit_costs(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    tail = jnp.log1p(jnp.exp(-jnp.abs(z)))
-    return jnp.maximum(-z, 0) + tail, jnp.maximum(z, 0) + tail
+    tail = jnp.log1p(jnp.exp(-magnitude(z)))
+    return jnp.where(z < 0, -z, 0) + tail, jnp.where(z < 0, 0, z) + tail
 
 
 def _logit_slopes(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    e = jnp.exp(-jnp.abs(z))
+    e = jnp.exp(-magnitude(z))  # jnp.abs would spoil the second derivative at 0
     small, large = e / (1 + e), 1 / (1 + e)
-    return -jnp.where(z > 0, small, large), jnp.where(z > 0, large, small)
+    return -jnp.where(z < 0, large, small), jnp.where(z < 0, small, large)
 
 
 def _logit_by_target(z: jax.Array) -> jax.Array:
