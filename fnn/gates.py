@@ -293,7 +293,7 @@ def power(exponent: float | None = None) -> Block:
         p = exponent
 
         def local_fixed(x: jax.Array, dy: jax.Array) -> jax.Array:
-            return dy * (p * jnp.power(x, p - 1)) if p != 0 else jnp.zeros_like(dy)
+            return _product(dy, p * jnp.power(x, p - 1)) if p != 0 else jnp.zeros_like(dy)
 
         return _single("power", lambda x: (jnp.power(x, p), x if p != 0 else ()), local_fixed)
 
@@ -332,7 +332,7 @@ def exp() -> Block:
         y = jnp.exp(x)
         return y, y
 
-    return _single("exp", value, lambda y, dy: dy * y)
+    return _single("exp", value, lambda y, dy: _product(dy, y))
 
 
 def log() -> Block:
@@ -347,14 +347,14 @@ def log() -> Block:
 
 
 def square() -> Block:
-    """y = x^2. Local derivative: 2x. Residuals: x.
+    """y = x^2. Local derivative: 2x; at 0 nothing passes, also of an infinite dy. Residuals: x.
 
     >>> import fnn
     >>> y, residuals = fnn.square().forward({}, 3.0)
     >>> float(y), float(fnn.square().backward({}, residuals, 1.0)[1])
     (9.0, 6.0)
     """
-    return _single("square", lambda x: (jnp.square(x), x), lambda x, dy: dy * (2 * x))
+    return _single("square", lambda x: (jnp.square(x), x), lambda x, dy: _product(dy, 2 * x))
 
 
 def sqrt() -> Block:
@@ -371,6 +371,13 @@ def sqrt() -> Block:
         return y, y
 
     return _single("sqrt", value, lambda y, dy: _quotient(dy, 2 * jnp.abs(y)))
+
+
+def _product(dy: jax.Array, slope: jax.Array) -> jax.Array:
+    """dy * slope, and 0 for 0 times infinity: what comes from above, or what this gate lets
+    through, is nothing. So a norm, sqrt of a sum of squares, has gradient 0 at 0."""
+    nothing = ((dy == 0) & jnp.isinf(slope)) | ((slope == 0) & jnp.isinf(dy))
+    return jnp.where(nothing, 0, dy * slope)
 
 
 def _quotient(dy: jax.Array, x: jax.Array) -> jax.Array:

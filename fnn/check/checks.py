@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -167,7 +168,7 @@ def _check(
     unknown = [name for name in skip if name not in PROPERTIES]
     if unknown:
         raise CheckError(f"no property {unknown[0]!r} to skip; there are: {', '.join(PROPERTIES)}")
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with _exactly():
         lab = _lab(made, x, params, key, dtype, seed)
         return Report(made.name, tuple(_results(lab, set(skip), timed)))
 
@@ -176,10 +177,21 @@ def first_wrong(
     block: Block, x: Any, params: Any = None, *, key: Any = None, seed: int = 0, name: str = ""
 ) -> Result | None:
     """The first property that does not hold, after which nothing more is looked at."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with _exactly():
         lab = _lab(rule.of_block(block, name), x, params, key, np.float64, seed)
         results = _results(lab, {"cost"}, timed=False)
         return next((result for result in results if result.status == WRONG), None)
+
+
+@contextmanager
+def _exactly() -> Iterator[None]:
+    """float64, whole products, and no warnings of NumPy's: infinities are tried on purpose."""
+    with (
+        jax.enable_x64(True),
+        jax.default_matmul_precision("highest"),
+        np.errstate(all="ignore"),
+    ):
+        yield
 
 
 def _lab(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Lab:

@@ -392,6 +392,19 @@ def _tied(x: np.ndarray) -> np.ndarray:
     return np.isin(x, values[counts > 1])
 
 
+def _offset(case: Case) -> str:
+    """The same number added to every entry."""
+    if case.got.shape != case.want.shape or case.got.size < 2:
+        return ""
+    off = case.got - case.want
+    size = np.max(np.abs(off))
+    if not np.isfinite(size) or not size > 1e-9 * np.max(np.abs(case.want)):
+        return ""
+    if np.ptp(off) > 1e-6 * size:
+        return ""
+    return f"has {off.flat[0]:.6g} added in every entry: a term that does not contain dy"
+
+
 def _drift(case: Case) -> str:
     """Right to the digits of a narrower dtype."""
     if case.got.shape != case.want.shape or not np.isfinite(case.got).all():
@@ -425,7 +438,7 @@ def _unexplained(case: Case) -> str:
 
 
 _EXPLANATIONS: tuple[Callable[[Case], str], ...] = (
-    _not_finite, _no_cotangent, _ignores_dy, _drift, _ratio, _permuted, _swapped, _reduced,
+    _not_finite, _no_cotangent, _ignores_dy, _offset, _drift, _ratio, _permuted, _swapped, _reduced,
     _shifted, _term, _factor, _clipped, _partly,
 )  # fmt: skip
 

@@ -112,6 +112,15 @@ class _Kinks:
         high = np.maximum(right, left) + 10 * (e1 + e2) + 1e-6 * size
         outside = sure & ~absent & ~((given >= low) & (given <= high))
         where = self._names(sample, entries)
+        for slope, side, error in ((right, "right", e1), (left, "left", e2)):
+            nan = ~sure & ~absent & np.isnan(given) & (error <= 1e-6 * size)
+            for i in np.flatnonzero(nan)[:1]:
+                leaf, value = where[int(i)]
+                text = (
+                    f"is NaN at {leaf} = {value:g}, an edge of the domain, where y is finite and "
+                    f"the slope from the {side} is {slope[i]:.6g}"
+                )
+                self.problems.append(Problem(leaf, text))
         for i in np.flatnonzero(outside)[:1]:
             leaf, value = where[int(i)]
             if kink[i] and self.lab.composite:

@@ -16,7 +16,7 @@ from fnn.check.rule import Sample
 from fnn.check.values import Trial
 
 NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-MAGNITUDES = (1.0, 1e-3, 8.0, 30.0)
+MAGNITUDES = (1.0, 1e-3, 0.1, 0.5, 8.0, 30.0)
 SMALL_INPUTS = "inputs times 0.001"
 STIRS = 6  # random changes of the inputs, which tell how far rounding may carry a result
 ALLOWED = 24  # units that many roundings may add up to; one rule rounds a few times
@@ -219,9 +219,9 @@ def edges(lab: Lab, tried: Sequence[Trial]) -> Result:
         if rows.ndim and rows.shape[-1] > 1 and trial.sample.key is None:
             rows[(0,) * (rows.ndim - 1)] = -np.inf
             y, got = lab.run(_with(lab, trial.sample, leaf, rows), dy)
-            finite = not any(np.isnan(v).any() for v in jax.tree.leaves(y) if is_floating(v))
+            finite = all(np.isfinite(v).all() for v in jax.tree.leaves(y) if is_floating(v))
             if finite and got[leaf] is not None and np.isnan(got[leaf]).any():
-                text = "is NaN for a row of -inf (fully masked), where y is not NaN"
+                text = "is NaN for a row of -inf (fully masked), where y is finite"
                 problems.setdefault(name, Problem(name, text))
     if not looked:
         return Result("edges", SKIPPED, "x has no floating entries")
