@@ -1,0 +1,137 @@
+"""Errors in units in the last place, counted over many inputs at once.
+
+The unit is the distance between neighbouring numbers of the dtype at the size of the truth.
+Infinity counts as the number after the largest, so that a result may be off by a unit there too.
+Every input belongs to one kind, by its truth:
+
+- ``normal``: a normal number of the dtype, which the target is about;
+- ``beyond``: infinity or larger than the largest number, or NaN;
+- ``small``: smaller than the smallest normal number, or 0; a result of 0 is accepted there;
+- ``subnormal input``: whatever the truth; XLA reads such an input as 0 on CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+KINDS = ("normal", "beyond", "small", "subnormal input")
+LIMITS = {"float32": 4.0, "bfloat16": 1.0, "float16": 1.0}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Inputs of one kind: how many, how many are off by more than the limit, the largest error
+    and the bit pattern of an input that has it."""
+
+    count: int = 0
+    over: int = 0
+    worst: float = 0.0
+    bits: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        worse = max(self, other, key=lambda tally: tally.worst)
+        return Tally(self.count + other.count, self.over + other.over, worse.worst, worse.bits)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A tally for every kind; of the small results, how many should be subnormal and how many
+    of those are 0."""
+
+    tallies: dict[str, Tally] = field(default_factory=lambda: dict.fromkeys(KINDS, Tally()))
+    subnormal: int = 0
+    flushed: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            {kind: self.tallies[kind] + other.tallies[kind] for kind in KINDS},
+            self.subnormal + other.subnormal,
+            self.flushed + other.flushed,
+        )
+
+
+def floats(bits: np.ndarray, dtype: str) -> np.ndarray:
+    """The numbers of the dtype that have these bit patterns."""
+    kind = jnp.dtype(dtype)
+    return bits.astype(np.dtype(f"uint{8 * kind.itemsize}")).view(kind)
+
+
+def as_float(bits: int, dtype: str) -> float:
+    """One of them as a Python number."""
+    return float(floats(np.array([bits], np.int64), dtype)[0])
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """x in float64, subnormal numbers included, which XLA on CPU would read as 0."""
+    info = jnp.finfo(x.dtype)
+    bits = _bits(x)
+    size = bits & ((1 << (info.bits - 1)) - 1)
+    small = size.astype(jnp.float64) * 2.0 ** (info.minexp - info.nmant)
+    small = jnp.where(bits >> (info.bits - 1) == 1, -small, small)
+    return jnp.where(size >> info.nmant == 0, small, x.astype(jnp.float64))
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    unsigned = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    return lax.bitcast_convert_type(x, unsigned)
+
+
+def errors(got: jax.Array, truth: jax.Array) -> jax.Array:
+    """How far ``got`` is from the float64 truth in units of its dtype; infinite for a wrong NaN."""
+    info = jnp.finfo(got.dtype)
+    beyond = 2.0**info.maxexp
+    wide = jnp.clip(widened(got), -beyond, beyond)
+    want = jnp.clip(truth, -beyond, beyond)
+    exponent = (lax.bitcast_convert_type(want, jnp.int64) >> 52 & 0x7FF) - 1023
+    exponent = jnp.clip(exponent, info.minexp, info.maxexp - 1)
+    per_unit = lax.bitcast_convert_type((1023 + info.nmant - exponent) << 52, jnp.float64)
+    error = jnp.abs(wide - want) * per_unit
+    error = jnp.where((wide == 0) & (jnp.abs(want) < 2.0**info.minexp), 0.0, error)
+    both = jnp.isnan(got) & jnp.isnan(truth)
+    return jnp.where(both, 0.0, jnp.where(jnp.isnan(error), jnp.inf, error))
+
+
+@functools.partial(jax.jit, static_argnames="limit")
+def _judge(x: jax.Array, got: jax.Array, truth: jax.Array, limit: float) -> Any:
+    info = jnp.finfo(x.dtype)
+    error, size = errors(got, truth).astype(jnp.float32), jnp.abs(truth)
+    bits = _bits(x).astype(jnp.int64)
+    pattern = bits & ((1 << (info.bits - 1)) - 1)
+    subnormal = (pattern > 0) & (pattern >> info.nmant == 0)
+    beyond = ~(size <= float(info.max))
+    small = ~beyond & (size < 2.0**info.minexp)
+    normal = ~beyond & ~small
+    # A nonnegative float orders like its bits: one maximum finds the worst error and its input.
+    key = lax.bitcast_convert_type(error, jnp.int32).astype(jnp.int64) << 32 | bits
+    # One sum counts both the inputs and those over the limit.
+    one = 1 + ((error > limit).astype(jnp.int64) << 32)
+    kinds = (normal & ~subnormal, beyond & ~subnormal, small & ~subnormal, subnormal)
+    sums = [jnp.sum(jnp.where(kind, one, 0)) for kind in kinds]
+    keys = [jnp.max(jnp.where(kind, key, 0)) for kind in kinds]
+    between = small & ~subnormal & (size > 2.0 ** (info.minexp - info.nmant - 1))
+    flushed = between & (_bits(got) << 1 == 0)
+    return jnp.stack(sums), jnp.stack(keys), jnp.sum(between), jnp.sum(flushed)
+
+
+def judge(x: jax.Array, got: jax.Array, truth: jax.Array) -> Score:
+    """The score of results ``got`` at ``x``, both of one dtype, against the float64 truth."""
+    with jax.enable_x64(True):
+        limit = LIMITS[jnp.dtype(x.dtype).name]
+        sums, keys, between, flushed = jax.device_get(_judge(x, got, truth, limit))
+    tallies = {
+        kind: Tally(
+            int(total) & 0xFFFFFFFF,
+            int(total) >> 32,
+            float(np.int32(int(key) >> 32).view(np.float32)),
+            int(key) & 0xFFFFFFFF,
+        )
+        for kind, total, key in zip(KINDS, sums, keys, strict=True)
+    }
+    return Score(tallies, int(between), int(flushed))
