@@ -228,9 +228,10 @@ def gelu(approximate: bool = False) -> Block:
     def value(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)  # exp(-40^2 / 2) is 0 in every dtype
         power, shift = density(a)
-        g = 4 * a / (a + 4)
-        tail = g * _chebyshev(_TAIL, g / 2 - 1) * shift * power  # a P(-a)
-        return jnp.where(x < 0, -tail, x - tail)
+        ratio = _chebyshev(_TAIL, 2 * a / (a + 4) - 1) * (4 / (a + 4))  # P(-a) exp(a^2 / 2)
+        # Not x - x P(-x): where that product is subnormal XLA makes it 0, and the result x.
+        above = x * (1 - ratio * shift * power)
+        return jnp.where(x < 0, -a * ratio * shift * power, above)
 
     def derivative(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)

@@ -212,7 +212,11 @@ REFERENCES: dict[str, Reference] = {
     "power(2)": Reference(lambda m, x: x * x, lambda m, x: 2 * x),
     "power(3)": Reference(lambda m, x: x * x * x, lambda m, x: 3 * x * x),
     "power(-1)": Reference(lambda m, x: 1 / x, lambda m, x: -1 / (x * x)),
-    "power(0.5)": Reference(lambda m, x: m.sqrt(x), lambda m, x: 0.5 / abs(m.sqrt(x))),
+    # (-inf)^p is inf for 0 < p and 0 for p < 0, as in IEEE 754, whose pow asks for no root.
+    "power(0.5)": Reference(
+        lambda m, x: m.where(x == -BEYOND, abs(x), m.sqrt(x)),
+        lambda m, x: m.where(x == -BEYOND, 0 * x, 0.5 / abs(m.sqrt(x))),
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import time
@@ -17,14 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import fnn
 from fnn.check import peers, ulps
 from fnn.check.references import float64
 from fnn.check.ulps import KINDS, Score, Tally
 from fnn.check.verify import Verified, verify
 from fnn.interrupts import deferred
 
-CHUNK = 2**20  # inputs: their arrays stay in the caches
+CHUNK = 2**17  # inputs: their arrays stay in the caches
 SAMPLE = 2**22  # inputs for PyTorch
 SAVED = 3.0  # seconds between two writes of the state
 
@@ -132,7 +132,7 @@ class Sweep:
         with jax.enable_x64(True):
             wide = jax.ShapeDtypeStruct((self.size,), jnp.float64)
             texts.append(float64(self.name).lower(wide).as_text())  # type: ignore[attr-defined]
-        texts += [jax.__version__, fnn.__version__, jax.devices()[0].device_kind]
+        texts += [jax.__version__, _version(), jax.devices()[0].device_kind]
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
     def chunk(self, start: int) -> Scores:
@@ -225,6 +225,13 @@ def started(job: Sweep, path: Path, again: bool = False) -> Record:
     if kept is not None and (kept.key, kept.total) == (job.key, job.total):
         return kept
     return Record(job.name, job.dtype, job.key, job.total)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("fnn")
+    except importlib.metadata.PackageNotFoundError:
+        return "a checkout"
 
 
 def _cores() -> int:

@@ -12,9 +12,7 @@ Every input belongs to one kind, by its truth:
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,40 +96,54 @@ def errors(got: jax.Array, truth: jax.Array) -> jax.Array:
     return jnp.where(both, 0.0, jnp.where(jnp.isnan(error), jnp.inf, error))
 
 
-@functools.partial(jax.jit, static_argnames="limit")
-def _judge(x: jax.Array, got: jax.Array, truth: jax.Array, limit: float) -> Any:
+@jax.jit
+def _graded(x: jax.Array, got: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For every input a key and a grade.
+
+    The key is the bits of the error in float32, which order like it, and then those of x: one
+    maximum finds the worst error and its input. The grade is the kind, in the order of
+    :data:`KINDS`, and plus 4 where the truth is subnormal, plus 8 where the result there is 0.
+    """
     info = jnp.finfo(x.dtype)
     error, size = errors(got, truth).astype(jnp.float32), jnp.abs(truth)
-    bits = _bits(x).astype(jnp.int64)
+    bits = _bits(x)
+    key = lax.bitcast_convert_type(error, jnp.int32).astype(jnp.int64) << 32
     pattern = bits & ((1 << (info.bits - 1)) - 1)
-    subnormal = (pattern > 0) & (pattern >> info.nmant == 0)
-    beyond = ~(size <= float(info.max))
-    small = ~beyond & (size < 2.0**info.minexp)
-    normal = ~beyond & ~small
-    # A nonnegative float orders like its bits: one maximum finds the worst error and its input.
-    key = lax.bitcast_convert_type(error, jnp.int32).astype(jnp.int64) << 32 | bits
-    # One sum counts both the inputs and those over the limit.
-    one = 1 + ((error > limit).astype(jnp.int64) << 32)
-    kinds = (normal & ~subnormal, beyond & ~subnormal, small & ~subnormal, subnormal)
-    sums = [jnp.sum(jnp.where(kind, one, 0)) for kind in kinds]
-    keys = [jnp.max(jnp.where(kind, key, 0)) for kind in kinds]
-    between = small & ~subnormal & (size > 2.0 ** (info.minexp - info.nmant - 1))
-    flushed = between & (_bits(got) << 1 == 0)
-    return jnp.stack(sums), jnp.stack(keys), jnp.sum(between), jnp.sum(flushed)
+    small = size < 2.0**info.minexp
+    grade = jnp.where(small, 2, jnp.where(size <= float(info.max), 0, 1))  # NaN: 1
+    between = small & (size > 2.0 ** (info.minexp - info.nmant - 1))
+    grade = grade + jnp.where(between, jnp.where(_bits(got) << 1 == 0, 12, 4), 0)
+    grade = jnp.where((pattern > 0) & (pattern >> info.nmant == 0), 3, grade)
+    return key | bits.astype(jnp.int64), grade.astype(jnp.uint8)
+
+
+@jax.jit
+def _extremes(key: jax.Array, grade: jax.Array) -> tuple[jax.Array, ...]:
+    return jnp.max(key), jnp.min(grade), jnp.max(grade)
 
 
 def judge(x: jax.Array, got: jax.Array, truth: jax.Array) -> Score:
     """The score of results ``got`` at ``x``, both of one dtype, against the float64 truth."""
+    limit = LIMITS[jnp.dtype(x.dtype).name]
     with jax.enable_x64(True):
-        limit = LIMITS[jnp.dtype(x.dtype).name]
-        sums, keys, between, flushed = jax.device_get(_judge(x, got, truth, limit))
-    tallies = {
-        kind: Tally(
-            int(total) & 0xFFFFFFFF,
-            int(total) >> 32,
-            float(np.int32(int(key) >> 32).view(np.float32)),
-            int(key) & 0xFFFFFFFF,
-        )
-        for kind, total, key in zip(KINDS, sums, keys, strict=True)
-    }
-    return Score(tallies, int(between), int(flushed))
+        key, grade = _graded(x, got, truth)
+        worst, first, last = jax.device_get(_extremes(key, grade))
+    # Neighbouring inputs are mostly of one kind and in order: their count is their number.
+    if first == last < 4 and _error(worst) <= limit:
+        tally = Tally(x.size, 0, _error(worst), int(worst) & 0xFFFFFFFF)
+        return Score(dict.fromkeys(KINDS, Tally()) | {KINDS[int(first)]: tally})
+    keys, grades = np.asarray(key), np.asarray(grade)
+    tallies = {}
+    for number, kind in enumerate(KINDS):
+        mine = keys[grades & 3 == number]
+        if mine.size:
+            over = int(np.sum((mine >> 32).astype(np.int32).view(np.float32) > limit))
+            worst = mine.max()
+            tallies[kind] = Tally(mine.size, over, _error(worst), int(worst) & 0xFFFFFFFF)
+    return Score(
+        dict.fromkeys(KINDS, Tally()) | tallies, int(np.sum(grades >= 4)), int(np.sum(grades >= 8))
+    )
+
+
+def _error(key: np.int64) -> float:
+    return float(np.int32(int(key) >> 32).view(np.float32))
