@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnn import precise
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -331,7 +332,7 @@ def exp() -> Block:
     """
 
     def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = jnp.exp(x)
+        y = precise.exp(x)
         return y, y
 
     return _single("exp", value, lambda y, dy: dy * y)

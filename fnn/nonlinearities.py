@@ -38,7 +38,7 @@ from fnn.block import (
     require_floating,
 )
 from fnn.elementwise import declared, elementwise, piecewise_linear
-from fnn.precise import FAR, exp_parts, expm1, head_of, is_single, magnitude, split
+from fnn.precise import FAR, exp_parts, exp_sum, expm1, head_of, is_single, magnitude, split
 
 # ---- the lecture's four ----------------------------------------------------------------------
 
@@ -275,8 +275,8 @@ def _exponential_unit(name: str, scale: float, alpha: float, width: float) -> Bl
         return jnp.where(x > 0, scale * x, below)
 
     def derivative(x: jax.Array) -> jax.Array:
-        power, shift = exp_parts(*exponent(x))
-        return jnp.where(x > 0, scale, scale * alpha / width * shift * power)
+        power, shift, rest = exp_sum(*exponent(x))
+        return jnp.where(x > 0, scale, scale * alpha / width * shift * (power + power * rest))
 
     at_zero = scale * alpha / width  # from the left
     return elementwise(name, value, derivative)._replace(subgradient=declared({0.0: at_zero}))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_LN2 = Fraction("0.69314718055994530941723212145817656807550013436")
 FAR = 1000.0  # exp(-FAR) is 0 in every dtype; clipping there keeps inf * 0 out of a formula
 
 
@@ -26,20 +27,37 @@ def is_single(x: jax.Array) -> bool:
     return x.dtype == jnp.float32
 
 
-def exp_parts(x: jax.Array, tail: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """exp(x + tail) for x <= 0 as a product of two factors, neither of which is subnormal.
+def exp(x: jax.Array) -> jax.Array:
+    """exp(x) up to where it overflows. (XLA's own is 5.5 units off above 88.5 in float32.)"""
+    high = x > 88 if is_single(x) else x > jnp.inf
+    y = jnp.exp(jnp.where(high, x - 3, x))
+    return jnp.where(high, y * math.exp(3), y)  # float32 holds exp(3) to 0.02 units
+
+
+def exp_parts(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """exp(x) for x <= 0 as a product of two factors, neither of which is subnormal.
 
     x exp(x) is a normal float32 down to x = -91.8, exp(x) only down to -87.3. The shift is
-    exact, because x and the shift are within a factor of two of each other. What rounding
-    takes from x + tail, where |tail| < |x|, is known exactly and put back as a factor.
+    exact, because x and the shift are within a factor of two of each other.
     """
-    total = x if tail is None else x + tail
     shift = 61.0 if is_single(x) else 512.0  # float32 holds exp(-61) to 0.02 units
-    far = total < -shift
-    power = jnp.exp(jnp.where(far, total + shift, total))
-    if tail is not None:
-        power = power + power * (tail - (total - x))
-    return power, jnp.where(far, math.exp(-shift), 1.0)
+    far = x < -shift
+    return jnp.exp(jnp.where(far, x + shift, x)), jnp.where(far, math.exp(-shift), 1.0)
+
+
+def exp_sum(x: jax.Array, tail: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """exp(x + tail) for x <= 0 and |tail| < |x| as power * shift * (1 + rest), nothing subnormal.
+
+    The shift is a power of two. What rounding takes from the sum is known exactly and is the
+    rest, which a caller adds where another sum is rounded anyway.
+    """
+    total = x + tail
+    halvings = 88 if is_single(x) else 739
+    head, small = split(halvings * _LN2, x)
+    far = total < -head
+    power = jnp.exp(jnp.where(far, total + head, total))
+    rest = (tail - (total - x)) + jnp.where(far, small, 0.0)
+    return power, jnp.where(far, 2.0**-halvings, 1.0), rest
 
 
 def expm1_series(x: jax.Array) -> jax.Array:

@@ -181,9 +181,7 @@ REFERENCES: dict[str, Reference] = {
         lambda m, x: _inside(m, x, 3, m.number(1) / 6),
         kinks=(-3.0, 3.0),
     ),
-    "absolute": Reference(
-        lambda m, x: abs(x), lambda m, x: _steps(m, x, 0.0, -1.0), kinks=(0.0,)
-    ),
+    "absolute": Reference(lambda m, x: abs(x), lambda m, x: _steps(m, x, 0.0, -1.0), kinks=(0.0,)),
     "elu": _exponential_unit("1", 1.0, 1.0),
     "elu(0.3)": _exponential_unit("1", 0.3, 1.0),
     # The constants: Klambauer et al., NeurIPS 2017.

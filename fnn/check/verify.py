@@ -96,7 +96,9 @@ def sample(name: str, dtype: str, points: int, extra: Iterable[int]) -> np.ndarr
     reference = REFERENCES[name]
     special = [*SPECIAL, *(-s for s in SPECIAL), *reference.kinks, zero_of(name) or 0.0]
     for point in special:
-        centre = int(np.array([point]).astype(np.float32).astype(jnp.dtype(dtype)).view(f"uint{bits}")[0])
+        centre = int(
+            np.array([point]).astype(np.float32).astype(jnp.dtype(dtype)).view(f"uint{bits}")[0]
+        )
         patterns.append(np.clip(centre + np.arange(-NEIGHBOURS, NEIGHBOURS + 1), 0, 2**bits - 1))
     with np.errstate(invalid="ignore"):  # NaN that warn when they are cast
         x = ulps.floats(np.concatenate(patterns), dtype).astype(np.float64)
