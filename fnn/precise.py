@@ -74,6 +74,15 @@ def expm1(x: jax.Array) -> jax.Array:
     return jnp.where(x > -0.7, expm1_series(x), jnp.exp(x) - 1)
 
 
+def rest_of_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(a - b) less what it is rounded to, exactly (Knuth, The Art of Computer Programming 2,
+    4.2.2); 0 where the difference is infinite."""
+    rounded = a - b
+    moved = rounded - a
+    rest = (a - (rounded - moved)) - (b + moved)
+    return jnp.where(jnp.isfinite(rounded), rest, 0.0)
+
+
 def head_of(x: jax.Array, bits: int | None = None) -> jax.Array:
     """x rounded to ``bits`` significant bits; by default half of them, so that the product of
     two heads is exact."""

@@ -300,8 +300,9 @@ def _gelu_tanh() -> Block:
     root = "-0.7524614220710162584879544432889160906"
 
     def exp_minus_v(a: jax.Array) -> tuple[jax.Array, ...]:
-        """v(a) as head and tail, and exp(-v(a)) as :func:`exp_sum` gives it, a >= 0: v = c u with u = a (a^2 + k).
+        """v(a) as head and tail, and exp(-v(a)) as :func:`exp_sum` gives it, a >= 0.
 
+        v = c u with u = a (a^2 + k);
         u is h (h^2 + k_head), exact for h on a coarse grid, plus a small rest; then c u is the
         product of two heads, exact, plus a small rest.
         """

@@ -72,7 +72,12 @@ class Exact:
 
 
 @functools.cache
-def _exact() -> Exact:
+def exact_functions() -> Exact:
+    """mpmath's functions at 50 digits.
+
+    Raises:
+      CheckError: mpmath is not installed.
+    """
     try:
         import mpmath
     except ModuleNotFoundError as error:
@@ -89,22 +94,24 @@ def _exact() -> Exact:
 SLOPE = 0.01  # leaky_relu's
 
 
-def _sigmoid(m: Functions, x: Number) -> Number:
+def sigmoid(m: Functions, x: Number) -> Number:
+    """1 / (1 + e^-x)."""
     return 1 / (1 + m.exp(-x))
 
 
 def _sigmoid_slope(m: Functions, x: Number) -> Number:
-    return _sigmoid(m, x) * _sigmoid(m, -x)
+    return sigmoid(m, x) * sigmoid(m, -x)
 
 
-def _softplus(m: Functions, x: Number) -> Number:
+def softplus(m: Functions, x: Number) -> Number:
+    """ln(1 + e^x)."""
     return m.where(x > 0, x, 0 * x) + m.log1p(m.exp(-abs(x)))
 
 
 def _mish_slope(m: Functions, x: Number) -> Number:
-    s = _softplus(m, x)
+    s = softplus(m, x)
     u = m.exp(-2 * s)  # sech^2 s = 4 u / (1 + u)^2
-    return m.tanh(s) + x * 4 * u / ((1 + u) * (1 + u)) * _sigmoid(m, x)
+    return m.tanh(s) + x * 4 * u / ((1 + u) * (1 + u)) * sigmoid(m, x)
 
 
 def _gelu_slope(m: Functions, x: Number) -> Number:
@@ -120,12 +127,12 @@ def _gelu_v(m: Functions, x: Number) -> tuple[Number, Number]:
 
 
 def _gelu_tanh(m: Functions, x: Number) -> Number:
-    return x * _sigmoid(m, _gelu_v(m, x)[0])
+    return x * sigmoid(m, _gelu_v(m, x)[0])
 
 
 def _gelu_tanh_slope(m: Functions, x: Number) -> Number:
     v, dv = _gelu_v(m, x)
-    return _sigmoid(m, v) + x * dv * _sigmoid_slope(m, v)
+    return sigmoid(m, v) + x * dv * _sigmoid_slope(m, v)
 
 
 def _exponential_unit(scale: str, alpha: float | str, width: float) -> Reference:
@@ -161,7 +168,7 @@ REFERENCES: dict[str, Reference] = {
     "step": Reference(
         lambda m, x: _steps(m, x, 1.0), lambda m, x: _constant(m, x, 0.0), kinks=(0.0,)
     ),
-    "logistic": Reference(_sigmoid, _sigmoid_slope),
+    "logistic": Reference(sigmoid, _sigmoid_slope),
     "tanh": Reference(lambda m, x: m.tanh(x), lambda m, x: 4 * _sigmoid_slope(m, 2 * x)),
     "relu": Reference(
         lambda m, x: m.where(x > 0, x, 0 * x), lambda m, x: _steps(m, x, 0.0), kinks=(0.0,)
@@ -189,16 +196,16 @@ REFERENCES: dict[str, Reference] = {
         "1.0507009873554804934193349852946", "1.6732632423543772848170429916717", 1.0
     ),
     "celu(1.7)": _exponential_unit("1", 1.7, 1.7),  # a width that is no power of two
-    "softplus": Reference(_softplus, _sigmoid),
+    "softplus": Reference(softplus, sigmoid),
     "softsign": Reference(
         lambda m, x: x / (1 + abs(x)), lambda m, x: 1 / ((1 + abs(x)) * (1 + abs(x)))
     ),
     "silu": Reference(
-        lambda m, x: x * _sigmoid(m, x),
-        lambda m, x: _sigmoid(m, x) + x * _sigmoid_slope(m, x),
+        lambda m, x: x * sigmoid(m, x),
+        lambda m, x: sigmoid(m, x) + x * _sigmoid_slope(m, x),
         zero=-1.278,
     ),
-    "mish": Reference(lambda m, x: x * m.tanh(_softplus(m, x)), _mish_slope, zero=-1.192),
+    "mish": Reference(lambda m, x: x * m.tanh(softplus(m, x)), _mish_slope, zero=-1.192),
     "gelu": Reference(lambda m, x: x * m.normal_cdf(x), _gelu_slope, zero=-0.752),
     "gelu_tanh": Reference(_gelu_tanh, _gelu_tanh_slope, zero=-0.752),
     "negate": Reference(lambda m, x: -x, lambda m, x: _constant(m, x, -1.0)),
@@ -242,7 +249,7 @@ def float64(name: str) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
 
 def exact(name: str, x: float) -> tuple[Any, Any]:
     """Value and derivative at one finite number, at 50 digits."""
-    m, reference = _exact(), REFERENCES[name]
+    m, reference = exact_functions(), REFERENCES[name]
     return reference.value(m, m.mpf(x)), reference.derivative(m, m.mpf(x))
 
 
@@ -257,7 +264,7 @@ def _series(name: str) -> tuple[float, tuple[float, ...]]:
     reference = REFERENCES[name]
     if reference.zero is None:
         return 0.0, ()
-    m = _exact()
+    m = exact_functions()
     derivative = functools.partial(reference.derivative, m)
     centre = float(m.findroot(derivative, reference.zero))
     return centre, tuple(float(c) for c in m.taylor(derivative, centre, TERMS))

@@ -81,13 +81,17 @@ def _bits(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(x, unsigned)
 
 
-def errors(got: jax.Array, truth: jax.Array) -> jax.Array:
-    """How far ``got`` is from the float64 truth in units of its dtype; infinite for a wrong NaN."""
+def errors(got: jax.Array, truth: jax.Array, size: jax.Array | None = None) -> jax.Array:
+    """How far ``got`` is from the float64 truth in units of its dtype; infinite for a wrong NaN.
+
+    ``size``: a number in whose last place the units are counted, by default the truth.
+    """
     info = jnp.finfo(got.dtype)
     beyond = 2.0**info.maxexp
     wide = jnp.clip(widened(got), -beyond, beyond)
     want = jnp.clip(truth, -beyond, beyond)
-    exponent = (lax.bitcast_convert_type(want, jnp.int64) >> 52 & 0x7FF) - 1023
+    size = want if size is None else size
+    exponent = (lax.bitcast_convert_type(size, jnp.int64) >> 52 & 0x7FF) - 1023
     exponent = jnp.clip(exponent, info.minexp, info.maxexp - 1)
     per_unit = lax.bitcast_convert_type((1023 + info.nmant - exponent) << 52, jnp.float64)
     error = jnp.abs(wide - want) * per_unit
