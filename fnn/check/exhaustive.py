@@ -20,11 +20,11 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from fnn.check import page
-from fnn.check.losses import LOSSES, search
+from fnn.check import page, ulps
+from fnn.check.losses import LOSSES, Found, search
 from fnn.check.peers import BLOCKS
 from fnn.check.rule import CheckError
-from fnn.check.sweep import Record, Sweep, sweep
+from fnn.check.sweep import Record, Sweep, started, sweep
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -62,15 +62,17 @@ def run(settings: Settings) -> int:
         if name in BLOCKS
     ]
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-    records = list(_swept(jobs, settings, console))
+    records: list[Record | Found] = [*_swept(jobs, settings, console)]
     if "float32" in settings.dtype:
-        records += [search(name, settings.out, settings.again) for name in names if name in LOSSES]
+        # All of them for a page, which has nothing of a search from before.
+        searched = LOSSES if settings.page else [name for name in names if name in LOSSES]
+        records += [search(name, settings.peers) for name in searched]
     console.print(page.table(records))
     misses = [miss for record in records for miss in record.misses()]
     for miss in misses:
         console.print(f"MISSED: {miss}", highlight=False)
     if settings.page:
-        page.write(settings.page, _known(settings.out, records))
+        page.write(settings.page, [*_known(settings.out, records)])
         console.print(f"written: {settings.page}")
     return 1 if misses else 0
 
@@ -112,12 +114,11 @@ def _path(out: Path, name: str, dtype: str) -> Path:
     return out / f"{name}-{dtype}.json"
 
 
-def _known(out: Path, records: Sequence[Record]) -> list[Record]:
-    """The records of this run, and the finished ones of earlier runs of the same programs."""
-    known = {(record.name, record.dtype): record for record in records}
-    for dtype in ("float32", "bfloat16", "float16"):
-        for name in [*BLOCKS, *LOSSES]:
-            kept = Record.load(_path(out, name, dtype))
-            if kept and kept.finished:
-                known.setdefault((name, dtype), kept)
-    return list(known.values())
+def _known(out: Path, records: Sequence[Record | Found]) -> Iterable[Record | Found]:
+    """The records of this run, and those of earlier runs of the same programs."""
+    done = {(record.name, record.dtype): record for record in records}
+    for dtype in ulps.LIMITS:
+        for name in BLOCKS:
+            record = done.pop((name, dtype), None)
+            yield record or started(Sweep(name, dtype), _path(out, name, dtype))
+    yield from done.values()

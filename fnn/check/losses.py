@@ -30,16 +30,16 @@ Numbers = Callable[[Functions, Inputs], tuple[Number, ...]]
 
 
 class Loss(NamedTuple):
-    """``block`` of ``inputs`` numbers between ``low`` and ``high``, in size and with a sign if
-    ``signed``. ``target`` makes the block's second input, if it is no input of the search.
+    """``block`` of ``inputs`` numbers between ``low`` and ``high``, in size, with a sign if
+    ``signed``. ``target``: the block's second input, if the search does not vary it.
 
-    ``truth``: value, then the gradient by each entry of the prediction. ``terms``: what the
-    gradient is a difference of, in whose last place its error is counted, where the truth may
-    be as small as one likes.
+    ``plain``: the textbook's formula for one example. ``truth``: value, then the gradient by
+    each entry of the prediction. ``terms``: what the gradient is a difference of, in whose last
+    place its error is counted, where the truth may be as small as one likes.
     """
 
     block: Block
-    plain: Callable[[jax.Array, jax.Array], jax.Array] | None
+    plain: Callable[[jax.Array, jax.Array], jax.Array]
     inputs: int
     truth: Numbers
     target: Any = None
@@ -104,27 +104,25 @@ def _plain_of_classes(z: jax.Array, t: jax.Array) -> jax.Array:
 def _losses() -> dict[str, Loss]:
     logits, probabilities = fnn.binary_cross_entropy(), fnn.binary_cross_entropy(False)
     losses = {
-        "squared_error": Loss(
-            fnn.squared_error(), lambda y, t: jnp.square(y - t) / 2, 2, _squared
-        )
+        "squared_error": Loss(fnn.squared_error(), lambda y, t: jnp.square(y - t) / 2, 2, _squared)
     }
     name = "binary_cross_entropy"
-    unit = {"low": 2.0**-40, "high": 1 - 2.0**-24, "signed": False}
+    below_one = 1 - 2.0**-24
     for t in (0, 1):
         losses[f"{name}(logits, {t})"] = Loss(
             logits, _plain_of_logits, 1, _fixed(_of_logits, t), np.int32(t)
         )
         losses[f"{name}(p, {t})"] = Loss(
             probabilities, _plain_of_probabilities, 1, _fixed(_of_probabilities, t), np.int32(t),
-            **unit,
+            high=below_one, signed=False,
         )  # fmt: skip
-    for t in (0.125, 0.3, 0.9):
-        losses[f"{name}(logits, {t})"] = Loss(
-            logits, _plain_of_logits, 1, _fixed(_of_logits, float(np.float32(t))), np.float32(t),
-            terms=_fixed(_of_logits_terms, float(np.float32(t))),
+    for soft in (np.float32(0.125), np.float32(0.3), np.float32(0.9)):
+        losses[f"{name}(logits, {soft})"] = Loss(
+            logits, _plain_of_logits, 1, _fixed(_of_logits, float(soft)), soft,
+            terms=_fixed(_of_logits_terms, float(soft)),
         )  # fmt: skip
     losses[f"{name}(p, t)"] = Loss(
-        probabilities, _plain_of_probabilities, 2, _of_probabilities, **unit
+        probabilities, _plain_of_probabilities, 2, _of_probabilities, high=below_one, signed=False
     )
     for classes in (2, 3):
         losses[f"softmax_cross_entropy({classes})"] = Loss(
@@ -176,7 +174,7 @@ def search(name: str, peer: bool = True, seed: int = 0) -> Found:
     loss = LOSSES[name]
     points, worst, verified = 0, dict[str, dict[str, Worst]](), 0.0
     for who, program in {"fnn": _by_block(loss), "jax.nn": _by_autodiff(loss)}.items():
-        if program is None or (who != "fnn" and not peer):
+        if who != "fnn" and not peer:
             continue
         error = functools.partial(_errors, loss, jax.jit(jax.vmap(program)))
         start = _grid(loss)
@@ -207,13 +205,9 @@ def _by_block(loss: Loss) -> Callable[[jax.Array], jax.Array]:
     return outputs
 
 
-def _by_autodiff(loss: Loss) -> Callable[[jax.Array], jax.Array] | None:
-    plain = loss.plain
-    if plain is None:
-        return None
-
+def _by_autodiff(loss: Loss) -> Callable[[jax.Array], jax.Array]:
     def outputs(x: jax.Array) -> jax.Array:
-        value, dy = jax.value_and_grad(plain)(*_split(loss, x))
+        value, dy = jax.value_and_grad(loss.plain)(*_split(loss, x))
         return jnp.concatenate([value[None], dy.ravel()])
 
     return outputs
@@ -284,4 +278,6 @@ def _verified(loss: Loss, x: np.ndarray) -> float:
         got = loss.truth(Double, [jnp.asarray(float(v)) for v in x])
     sizes = (loss.terms or loss.truth)(m, wide)
     pairs = zip(got, loss.truth(m, wide), sizes, strict=True)
-    return max((float(abs(float(a) - b) / abs(s)) for a, b, s in pairs if abs(s) > 1e-40), default=0)
+    return max(
+        (float(abs(float(a) - b) / abs(s)) for a, b, s in pairs if abs(s) > 1e-40), default=0
+    )

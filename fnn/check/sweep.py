@@ -211,8 +211,8 @@ def sweep(job: Sweep, path: Path, again: bool = False) -> Iterator[Record]:
             yield record
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted: {job.name} in {job.dtype} is {record.done / job.total:.0%} done, kept in "
-            f"{path}; run it again to go on"
+            f"interrupted: {job.name} in {job.dtype} is {record.done / job.total:.0%} done, kept "
+            f"in {path}; run it again to go on"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
