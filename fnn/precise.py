@@ -7,10 +7,12 @@ simpler way to write some of these; the tests on every float16 and a dense float
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 _LN2 = Fraction("0.69314718055994530941723212145817656807550013436")
@@ -81,6 +83,21 @@ def rest_of_difference(a: jax.Array, b: jax.Array) -> jax.Array:
     moved = rounded - a
     rest = (a - (rounded - moved)) - (b + moved)
     return jnp.where(jnp.isfinite(rounded), rest, 0.0)
+
+
+def chebyshev(
+    coefficients: Sequence[float], q: jax.Array, rest: jax.Array | float = 0.0, terms: int = 12
+) -> jax.Array:
+    """The sum of a Chebyshev series at |q| <= 1, times 1 + rest in the same last rounding.
+
+    float32 needs its first few terms.
+    """
+    some = coefficients[:terms] if is_single(q) else coefficients
+    first, *others = (float(c) for c in np.polynomial.chebyshev.cheb2poly(some))
+    y = jnp.zeros_like(q)
+    for coefficient in reversed(others):
+        y = (y + coefficient) * q
+    return first + (y + (first + y) * rest)
 
 
 def head_of(x: jax.Array, bits: int | None = None) -> jax.Array:
