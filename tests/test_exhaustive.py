@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from dataclasses import replace
 
 import jax
@@ -154,6 +155,13 @@ def test_run_and_page(tmp_path, capsys):
     page.write(tmp_path / "page.md", records)
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "## float16" in text and "| relu | 0 | 0 | 0 | 0 |" in text and "None." in text
+
+
+def test_without_mpmath(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpmath", None)
+    exact_functions.cache_clear()
+    with pytest.raises(CheckError, match=r"pip install 'fnn\[check\]'"):
+        exact("tanh", 1.0)
 
 
 def test_every_function_has_a_reference():
