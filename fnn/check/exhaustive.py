@@ -43,7 +43,8 @@ class Settings:
     again: bool = False
     """Start again, also what is finished."""
     peers: bool = True
-    """Also sweep jax.nn and sample PyTorch, if it is installed."""
+    """Also sweep jax.nn and sample PyTorch, if it is installed. A sweep with them and one without
+    them are two."""
     page: Path | None = None
     """Write what is known of all functions, from this run and earlier ones, as Markdown here."""
 

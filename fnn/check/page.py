@@ -74,6 +74,9 @@ def write(path: Path, records: Sequence[Record | Found]) -> None:
         parts += ["## Losses, float32\n", LOSSES, _markdown(("loss",), _rows(losses))]
     misses = [f"- {miss}" for record in records for miss in record.misses()]
     parts += ["## Targets missed\n", "\n".join(misses or ["None."]) + "\n"]
+    left = [f"{r.name} in {r.dtype}" for r in records if isinstance(r, Record) and not r.finished]
+    if left:
+        parts.append(f"Not run to the end: {', '.join(left)}.\n")
     path.write_text("\n".join(parts), encoding="utf-8")
 
 
