@@ -64,10 +64,11 @@ def run(settings: Settings) -> int:
     ]
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     records: list[Record | Found] = [*_swept(jobs, settings, console)]
-    if "float32" in settings.dtype:
-        # All of them for a page, which has nothing of a search from before.
-        searched = LOSSES if settings.page else [name for name in names if name in LOSSES]
-        records += [search(name, settings.peers) for name in searched]
+    if settings.page:  # all of them: nothing is kept of a search, which takes seconds
+        names = [*names, *LOSSES]
+    if settings.page or "float32" in settings.dtype:
+        losses = dict.fromkeys(name for name in names if name in LOSSES)
+        records += [search(name, settings.peers) for name in losses]
     console.print(page.table(records))
     misses = [miss for record in records for miss in record.misses()]
     for miss in misses:
