@@ -35,8 +35,8 @@ input that has it. Written by
   PyTorch one in 1,024 of float32. Each function is compiled by itself, with XLA's default options.
 - `jax.grad` is that of the counterpart in jax.nn or jax.numpy. "lost": more than a million units,
   which is every digit; "inf": infinite or NaN where the truth is a normal number.
-- At a kink the truth is the derivative that fnn declares. `jax.grad` of leaky_relu, selu and
-  elu(0.3) takes another at 0, which is no error of its own but counts here.
+- At a kink the truth is the derivative that fnn declares. `jax.grad` of leaky_relu takes 1 at 0,
+  which is as good a choice but counts as an error here.
 - Truth is a float64 reference, apart from fnn's code. It is held against mpmath at 50 digits on
   some 5,000 inputs a function, among them the worst found; the last column of the second table
   is its largest relative error there (one unit of float32 is 6e-8 to 1.2e-7).
