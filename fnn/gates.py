@@ -218,8 +218,10 @@ def divide() -> Block:
 
     def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         x1, x2 = kept
-        # (x1 / x2) / x2, not x1 / x2^2: the square of a small or large x2 leaves the range.
-        return dy / x2, -dy * (x1 / x2 / x2)
+        # x1 / x2 times dy / x2: the square of a small or large x2 leaves the range, and XLA
+        # makes one of (x1 / x2) / x2 when it compiles.
+        dx1 = dy / x2
+        return dx1, -(x1 / x2) * dx1
 
     return _joining("divide", lambda x1, x2: (x1 / x2, (x1, x2)), local)
 

@@ -32,7 +32,7 @@ from fnn.block import (
     no_params,
     require_floating,
 )
-from fnn.precise import rest_of_difference
+from fnn.precise import magnitude, rest_of_difference
 
 
 def squared_error() -> Block:
@@ -118,14 +118,14 @@ def _mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
 
 
 def _logit_costs(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    tail = jnp.log1p(jnp.exp(-jnp.abs(z)))
-    return jnp.maximum(-z, 0) + tail, jnp.maximum(z, 0) + tail
+    tail = jnp.log1p(jnp.exp(-magnitude(z)))
+    return jnp.where(z < 0, -z, 0) + tail, jnp.where(z < 0, 0, z) + tail
 
 
 def _logit_slope(z: jax.Array, t: jax.Array) -> jax.Array:
-    e = jnp.exp(-jnp.abs(z))
+    e = jnp.exp(-magnitude(z))  # jnp.abs would spoil the second derivative at 0
     small, large = e / (1 + e), 1 / (1 + e)
-    return _mixed(t, -jnp.where(z > 0, small, large), jnp.where(z > 0, large, small))
+    return _mixed(t, -jnp.where(z < 0, large, small), jnp.where(z < 0, small, large))
 
 
 def _logit_by_target(z: jax.Array) -> jax.Array:

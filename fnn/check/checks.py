@@ -168,9 +168,24 @@ def _check(
     if unknown:
         raise CheckError(f"no property {unknown[0]!r} to skip; there are: {', '.join(PROPERTIES)}")
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        lab = Lab(made, _sample(made, x, params, key, dtype, seed), seed)
-        _refuse(lab)
+        lab = _lab(made, x, params, key, dtype, seed)
         return Report(made.name, tuple(_results(lab, set(skip), timed)))
+
+
+def first_wrong(
+    block: Block, x: Any, params: Any = None, *, key: Any = None, seed: int = 0, name: str = ""
+) -> Result | None:
+    """The first property that does not hold, after which nothing more is looked at."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        lab = _lab(rule.of_block(block, name), x, params, key, np.float64, seed)
+        results = _results(lab, {"cost"}, timed=False)
+        return next((result for result in results if result.status == WRONG), None)
+
+
+def _lab(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Lab:
+    lab = Lab(made, _sample(made, x, params, key, dtype, seed), seed)
+    _refuse(lab)
+    return lab
 
 
 def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Sample:
@@ -198,7 +213,7 @@ def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) ->
 def _refuse(lab: Lab) -> None:
     """What cannot be checked, in words, before anything is compiled."""
     name = lab.rule.name
-    if not lab.places:
+    if not lab.layout.places:
         raise CheckError(
             f"{name}: neither params nor x have a floating leaf, so there is no gradient to check; "
             "give a floating input"
@@ -215,7 +230,7 @@ def _refuse(lab: Lab) -> None:
         raise CheckError(f"{name}: y has no floating output, so there is nothing to differentiate")
     try:
         dy = lab.cotangent(np.random.default_rng(0))
-        back = jax.eval_shape(lab.traced, *lab.sample, dy)
+        back = jax.eval_shape(lab.programs.traced, *lab.sample, dy)
     except Exception as error:
         raise CheckError(f"{name}: backward raises {_line(error)}") from error
     if len(back) != 3:

@@ -79,7 +79,7 @@ def cost(lab: Lab, tried: Sequence[Trial], timed: bool) -> Result:
     sample, dy = cast(tuple(lab.sample), np.float32), cast(tried[0].dy, np.float32)
     params, x, key = sample
     params, x = jax.tree.map(jnp.asarray, (params, x))
-    parts: dict[str, Callable[..., Any]] = {"by hand": lab.traced}
+    parts: dict[str, Callable[..., Any]] = {"by hand": lab.programs.traced}
     kept = {"by hand": _kept_by_hand(lab, params, x, key)}
     if not lab.no_autodiff:
 

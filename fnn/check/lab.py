@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
-from fnn.check.rule import Rule, Sample, has_custom_rule, without_custom_rules
+from fnn.check.rule import PROGRAMS, Rule, Sample, has_custom_rule, without_custom_rules
 
 Cotangents = list[Any]  # one for every floating leaf of (params, x), None where there is none
 
@@ -58,33 +58,16 @@ def quick() -> dict[str, Any] | None:
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-class Lab:
-    """A rule under test. Everything is evaluated in float64 unless a sample says otherwise."""
+class Layout(NamedTuple):
+    """Where the floating leaves of (params, x) are."""
 
-    def __init__(self, rule: Rule, sample: Sample, seed: int) -> None:
-        self.rule, self.sample, self.seed = rule, sample, seed
-        named = leaves_of(sample.params, sample.x)
-        self.places = [i for i, (_, leaf) in enumerate(named) if is_floating(leaf)]
-        self.names = [named[i][0] for i in self.places]
-        self.tree: Any = jax.tree.structure((sample.params, sample.x))
+    places: tuple[int, ...]
+    tree: Any
 
-        def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
-            y, residuals = rule.forward(params, x, key)
-            return (y, *rule.backward(params, residuals, dy))
-
-        self.traced = run
-        self.run_tree = fast(run)
-
-    @property
-    def composite(self) -> bool:
-        """Whether the block is made of others."""
-        block = self.rule.block
-        made = ("repeat_", "rematerialize_", "freeze_")
-        return block is not None and (block.graph is not None or block.name.startswith(made))
-
-    def floats(self, sample: Sample) -> list[np.ndarray]:
+    def floats(self, sample: Sample) -> list[Any]:
+        """The floating leaves."""
         leaves = jax.tree.leaves((sample.params, sample.x))
-        return [np.asarray(leaves[i]) for i in self.places]
+        return [leaves[i] for i in self.places]
 
     def fill(self, sample: Sample, floats: Sequence[Any]) -> Sample:
         """The sample with other floats."""
@@ -94,13 +77,156 @@ class Lab:
         params, x = self.tree.unflatten(leaves)
         return Sample(params, x, sample.key)
 
+
+class Programs(NamedTuple):
+    """(y, dparams, dx) of a rule: as it is, and compiled on its own, mapped, and in a loop."""
+
+    traced: Callable[..., Any]
+    run: Callable[..., Any]
+    mapped: Callable[..., Any]
+    looped: Callable[..., Any]
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Programs:
+    def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
+        y, residuals = forward(params, x, key)
+        return (y, *backward(params, residuals, dy))
+
+    def looped(params: Any, x: Any, key: Any, dy: Any) -> Any:
+        def body(carry: Any, _: Any) -> Any:
+            return carry, run(params, x, key, dy)
+
+        return jax.lax.scan(body, 0, None, length=1)[1]
+
+    mapped = jax.vmap(run, in_axes=(None, 0, None, 0))
+    return Programs(run, fast(run), fast(mapped), fast(looped))
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _plain(primal: Callable[..., Any]) -> Callable[..., Any]:
+    return without_custom_rules(primal)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _by_autodiff(primal: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """The cotangents of the floating leaves by ``jax.vjp``, not compiled."""
+
+    def cotangents(params: Any, x: Any, key: Any, dy: Any) -> Any:
+        sample = Sample(params, x, key)
+
+        def value(*floats: Any) -> Any:
+            return primal(*layout.fill(sample, floats))
+
+        return jax.vjp(value, *layout.floats(sample))[1](dy)
+
+    return cotangents
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _compiled(f: Callable[..., Any]) -> Callable[..., Any]:
+    return fast(f)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _mover(forward: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """y at sample + t direction for many (t, direction), in one compiled loop.
+
+    Flat, or where there are cotangents (stacked) projected on each: (sum, sum of sizes).
+    """
+
+    def moved(sample: Sample, ts: Any, lines: Any, dys: Any, make: str) -> Any:
+        floats = layout.floats(sample)
+
+        def at(t_and_line: Any) -> Any:
+            t, line = t_and_line
+            there = [f + t * d for f, d in zip(floats, _direction(make, line, floats), strict=True)]
+            y = forward(*layout.fill(sample, there))[0]
+            parts = [v.ravel() for v in jax.tree.leaves(y) if is_floating(v)]
+            if dys is None:
+                return jnp.concatenate(parts) if parts else jnp.zeros(0)
+            rows = [d.reshape(d.shape[0], -1) for d in dys]
+            terms = [row * part[None] for row, part in zip(rows, parts, strict=True)]
+            return (
+                sum(jnp.sum(term, 1) for term in terms),
+                sum(jnp.sum(jnp.abs(term), 1) for term in terms),
+            )
+
+        grid = tuple(jnp.repeat(line, len(ts), axis=0) for line in lines)
+        return jax.lax.map(at, (jnp.tile(ts, lines[0].shape[0]), grid))
+
+    return jax.jit(moved, static_argnames="make", compiler_options=quick())
+
+
+def _direction(make: str, line: Any, floats: Sequence[Any]) -> list[Any]:
+    """``make="entry"``: line is (flat index, step); ``make="leaf"``: (leaf number, seed)."""
+    first, second = line
+    parts, start = [], 0
+    for number, leaf in enumerate(floats):
+        if make == "entry":
+            places = start + jnp.arange(leaf.size, dtype=first.dtype)
+            part = jnp.where(places == first, second, 0.0)
+            parts.append(part.reshape(leaf.shape))
+            start += leaf.size
+        else:
+            # Irrational steps around a circle: cheap to compile, and no two alike.
+            angle = jnp.arange(leaf.size, dtype=leaf.dtype) * 2.399963229728653
+            part = jnp.sin(angle + 1.7 * second + number).reshape(leaf.shape)
+            scale = jnp.sqrt(jnp.mean(jnp.square(leaf))) + 1e-3 if leaf.size else 1.0
+            parts.append(jnp.where(first == number, scale * part, 0.0))
+    return parts
+
+
+@_compiled
+def _dots(floats: Any, lines: Any, given: Any) -> Any:
+    """Inner products of the directions within leaves with stacked cotangents."""
+
+    def one(line: Any) -> Any:
+        terms = [
+            (part[None] * c).reshape(c.shape[0], -1)
+            for part, c in zip(_direction("leaf", line, floats), given, strict=True)
+        ]
+        return (
+            sum(jnp.sum(term, 1) for term in terms),
+            sum(jnp.sum(jnp.abs(term), 1) for term in terms),
+        )
+
+    return jax.lax.map(one, lines)
+
+
+class Lab:
+    """A rule under test. Everything is evaluated in float64 unless a sample says otherwise."""
+
+    def __init__(self, rule: Rule, sample: Sample, seed: int) -> None:
+        self.rule, self.sample, self.seed = rule, sample, seed
+        named = leaves_of(sample.params, sample.x)
+        places = tuple(i for i, (_, leaf) in enumerate(named) if is_floating(leaf))
+        self.layout = Layout(places, jax.tree.structure((sample.params, sample.x)))
+        self.names = [named[i][0] for i in places]
+        self.programs = _programs(rule.forward, rule.backward)
+
+    @property
+    def composite(self) -> bool:
+        """Whether the block is made of others."""
+        block = self.rule.block
+        made = ("repeat_", "rematerialize_", "freeze_")
+        return block is not None and (block.graph is not None or block.name.startswith(made))
+
+    def floats(self, sample: Sample) -> list[np.ndarray]:
+        return [np.asarray(leaf) for leaf in self.layout.floats(sample)]
+
+    def fill(self, sample: Sample, floats: Sequence[Any]) -> Sample:
+        """The sample with other floats."""
+        return self.layout.fill(sample, floats)
+
     def cotangents(self, dparams: Any, dx: Any) -> Cotangents:
         leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
-        return [None if leaves[i] is None else np.asarray(leaves[i]) for i in self.places]
+        places = self.layout.places
+        return [None if leaves[i] is None else np.asarray(leaves[i]) for i in places]
 
     def run(self, sample: Sample, dy: Any) -> tuple[Any, Cotangents]:
         """(y, cotangents) by the rule."""
-        y, dparams, dx = self.run_tree(*sample, dy)
+        y, dparams, dx = self.programs.run(*sample, dy)
         return jax.tree.map(np.asarray, y), self.cotangents(dparams, dx)
 
     @functools.cached_property
@@ -128,7 +254,8 @@ class Lab:
         try:
             if rule := has_custom_rule(self._primal, *self.sample):
                 return f"forward has a {rule} in a loop or branch, which autodiff would use"
-            jax.eval_shape(self._autodiff, *self.sample, self.cotangent(np.random.default_rng(0)))
+            dy = self.cotangent(np.random.default_rng(0))
+            jax.eval_shape(_by_autodiff(self._primal, self.layout), *self.sample, dy)
         except Exception as error:
             return f"no autodiff of forward: {str(error).splitlines()[0][:100]}"
         return ""
@@ -136,72 +263,16 @@ class Lab:
     @functools.cached_property
     def _primal(self) -> Callable[..., Any]:
         if has_custom_rule(self.rule.primal, *self.sample):
-            return without_custom_rules(self.rule.primal)
+            return _plain(self.rule.primal)
         return self.rule.primal
-
-    def _autodiff(self, params: Any, x: Any, key: Any, dy: Any) -> Any:
-        sample = Sample(params, x, key)
-        leaves = jax.tree.leaves((params, x))
-        floats = [leaves[i] for i in self.places]
-        _, pull_back = jax.vjp(lambda *f: self._primal(*self.fill(sample, f)), *floats)
-        return pull_back(dy)
-
-    @functools.cached_property
-    def _compiled_autodiff(self) -> Callable[..., Any]:
-        return fast(self._autodiff)
 
     def autodiff(self, sample: Sample, dy: Any) -> Cotangents:
         """The cotangents by ``jax.vjp`` of the forward."""
-        return [np.asarray(d) for d in self._compiled_autodiff(*sample, dy)]
+        cotangents = _compiled(_by_autodiff(self._primal, self.layout))
+        return [np.asarray(d) for d in cotangents(*sample, dy)]
 
-    @functools.cached_property
-    def _moved(self) -> Callable[..., Any]:
-        """y at sample + t direction for many (t, direction), in one compiled loop.
-
-        Flat, or where there are cotangents (stacked) projected on each: (sum, sum of sizes).
-        """
-
-        def moved(sample: Sample, ts: Any, lines: Any, dys: Any, make: str) -> Any:
-            leaves = jax.tree.leaves((sample.params, sample.x))
-            floats = [leaves[i] for i in self.places]
-
-            def at(t_and_line: Any) -> Any:
-                t, line = t_and_line
-                direction = self._direction(make, line, floats)
-                there = [f + t * d for f, d in zip(floats, direction, strict=True)]
-                y = self.rule.forward(*self.fill(sample, there))[0]
-                parts = [v.ravel() for v in jax.tree.leaves(y) if is_floating(v)]
-                if dys is None:
-                    return jnp.concatenate(parts) if parts else jnp.zeros(0)
-                rows = [d.reshape(d.shape[0], -1) for d in dys]
-                terms = [row * part[None] for row, part in zip(rows, parts, strict=True)]
-                return (
-                    sum(jnp.sum(term, 1) for term in terms),
-                    sum(jnp.sum(jnp.abs(term), 1) for term in terms),
-                )
-
-            grid = tuple(jnp.repeat(line, len(ts), axis=0) for line in lines)
-            return jax.lax.map(at, (jnp.tile(ts, lines[0].shape[0]), grid))
-
-        return jax.jit(moved, static_argnames="make", compiler_options=quick())
-
-    def _direction(self, make: str, line: Any, floats: Sequence[Any]) -> list[Any]:
-        """``make="entry"``: line is (flat index, step); ``make="leaf"``: (leaf number, seed)."""
-        first, second = line
-        parts, start = [], 0
-        for number, leaf in enumerate(floats):
-            if make == "entry":
-                places = start + jnp.arange(leaf.size, dtype=first.dtype)
-                part = jnp.where(places == first, second, 0.0)
-                parts.append(part.reshape(leaf.shape))
-                start += leaf.size
-            else:
-                # Irrational steps around a circle: cheap to compile, and no two alike.
-                angle = jnp.arange(leaf.size, dtype=leaf.dtype) * 2.399963229728653
-                part = jnp.sin(angle + 1.7 * second + number).reshape(leaf.shape)
-                scale = jnp.sqrt(jnp.mean(jnp.square(leaf))) + 1e-3 if leaf.size else 1.0
-                parts.append(jnp.where(first == number, scale * part, 0.0))
-        return parts
+    def _moved(self, *arguments: Any, make: str) -> Any:
+        return _mover(self.rule.forward, self.layout)(*arguments, make=make)
 
     def entry_steps(self, sample: Sample) -> np.ndarray:
         """The scale on which each entry varies: itself, but not much less than its leaf's."""
@@ -236,7 +307,7 @@ class Lab:
         Returns the slopes by differences, the same by the cotangents, and the sum of the sizes
         of the latter's terms, each (leaves, repeats, dys).
         """
-        count, ts = len(self.places), differences.steps()
+        count, ts = len(self.layout.places), differences.steps()
         lines = (
             np.repeat(np.arange(count), repeats),
             1000 * self.seed + np.arange(count * repeats),
@@ -254,25 +325,5 @@ class Lab:
             for f, *each in zip(self.floats(sample), *cotangents, strict=True)
         ]
         shape = (count, repeats, len(dys))
-        sums, sizes = self._dots(self.floats(sample), lines, given)
+        sums, sizes = _dots(self.floats(sample), lines, given)
         return slope, np.asarray(sums).reshape(shape), np.asarray(sizes).reshape(shape)
-
-    @functools.cached_property
-    def _dots(self) -> Callable[..., Any]:
-        """Inner products of the directions with stacked cotangents."""
-
-        def dots(floats: Any, lines: Any, given: Any) -> Any:
-            def one(line: Any) -> Any:
-                direction = self._direction("leaf", line, floats)
-                terms = [
-                    (part[None] * c).reshape(c.shape[0], -1)
-                    for part, c in zip(direction, given, strict=True)
-                ]
-                return (
-                    sum(jnp.sum(term, 1) for term in terms),
-                    sum(jnp.sum(jnp.abs(term), 1) for term in terms),
-                )
-
-            return jax.lax.map(one, lines)
-
-        return fast(dots)

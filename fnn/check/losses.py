@@ -117,7 +117,7 @@ def _losses() -> dict[str, Loss]:
             high=below_one, signed=False,
         )  # fmt: skip
     for soft in (np.float32(0.125), np.float32(0.3), np.float32(0.9)):
-        losses[f"{name}(logits, {soft})"] = Loss(
+        losses[f"{name}(logits, {soft!s})"] = Loss(
             logits, _plain_of_logits, 1, _fixed(_of_logits, float(soft)), soft,
             terms=_fixed(_of_logits_terms, float(soft)),
         )  # fmt: skip

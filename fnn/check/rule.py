@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 from jax.extend import core as jax_core
 
 from fnn.block import Block, is_floating
+
+PROGRAMS = 64  # compiled ones that are kept, so that another seed compiles nothing
 
 
 class CheckError(Exception):
@@ -42,10 +45,18 @@ class Sample(NamedTuple):
 def of_block(block: Block, name: str = "") -> Rule:
     """A block's own functions."""
 
-    def primal(params: Any, x: Any, key: Any) -> Any:
-        return block.forward(params, x, key)[0]
-
+    primal = _value_of(block.forward)
     return Rule(name or block.name, block.forward, block.backward, primal, block, block.subgradient)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _value_of(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """forward without its residuals; the same function for the same forward."""
+
+    def primal(params: Any, x: Any, key: Any) -> Any:
+        return forward(params, x, key)[0]
+
+    return primal
 
 
 def of_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str) -> Rule:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +13,9 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.lab import Lab, fast, is_none, leaves_of
+from fnn.check.lab import Lab, Layout, fast, is_none, leaves_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import Sample
+from fnn.check.rule import PROGRAMS, Sample
 from fnn.check.values import Trial, sizes_of
 
 
@@ -57,11 +58,11 @@ def jit(lab: Lab, tried: Sequence[Trial]) -> Result:
     """The same numbers when run operation by operation, as Python would."""
     trial = tried[0]
     try:
-        eager = lab.traced(*trial.sample, trial.dy)
+        eager = lab.programs.traced(*trial.sample, trial.dy)
     except Exception as error:
         problem = Problem("backward", f"runs under jit but not without it: {_first_line(error)}")
         return Result("jit", WRONG, "raises", (problem,))
-    return _compare(lab, "jit", eager, lab.run_tree(*trial.sample, trial.dy), 1e-11,
+    return _compare(lab, "jit", eager, lab.programs.run(*trial.sample, trial.dy), 1e-11,
                     "differs without jit")  # fmt: skip
 
 
@@ -77,13 +78,12 @@ def vmap(lab: Lab, tried: Sequence[Trial]) -> Result:
             jax.tree.map(stack, a.sample.x, tried[2].sample.x),
             jax.tree.map(stack, a.dy, b.dy),
         )
-        axes = (None, 0, None, 0)
-        together = fast(jax.vmap(lab.traced, in_axes=axes))(a.sample.params, xs, a.sample.key, dys)
+        together = lab.programs.mapped(a.sample.params, xs, a.sample.key, dys)
     except Exception as error:
         problem = Problem("backward", f"cannot be mapped by jax.vmap: {_first_line(error)}")
         return Result("vmap", WRONG, "raises", (problem,))
     second = tried[2].sample._replace(params=a.sample.params)
-    one_by_one = [lab.run_tree(*s, dy) for s, dy in ((a.sample, a.dy), (second, b.dy))]
+    one_by_one = [lab.programs.run(*s, dy) for s, dy in ((a.sample, a.dy), (second, b.dy))]
     return _compare(lab, "vmap", together, jax.tree.map(stack, *one_by_one), 1e-10,
                     "differs under vmap")  # fmt: skip
 
@@ -92,18 +92,12 @@ def scan(lab: Lab, tried: Sequence[Trial]) -> Result:
     """Inside ``jax.lax.scan`` as outside."""
     trial = tried[0]
 
-    def looped(params: Any, x: Any, key: Any, dy: Any) -> Any:
-        def body(carry: Any, _: Any) -> Any:
-            return carry, lab.traced(params, x, key, dy)
-
-        return jax.lax.scan(body, 0, None, length=1)[1]
-
     try:
-        got = jax.tree.map(lambda v: np.asarray(v)[0], fast(looped)(*trial.sample, trial.dy))
+        got = jax.tree.map(lambda v: np.asarray(v)[0], lab.programs.looped(*trial.sample, trial.dy))
     except Exception as error:
         problem = Problem("backward", f"does not work inside jax.lax.scan: {_first_line(error)}")
         return Result("scan", WRONG, "raises", (problem,))
-    return _compare(lab, "scan", got, lab.run_tree(*trial.sample, trial.dy), 1e-11,
+    return _compare(lab, "scan", got, lab.programs.run(*trial.sample, trial.dy), 1e-11,
                     "differs inside scan")  # fmt: skip
 
 
@@ -179,7 +173,7 @@ def _parts(lab: Lab, trial: Trial, halves: Sequence[Sample], kind: str, size: in
         dy = jax.tree.map(
             lambda d, c=cut, s=share: d[c] if kind == "rows" else s * d, trial.dy
         )  # fmt: skip
-        results.append(lab.run_tree(*half, dy))
+        results.append(lab.programs.run(*half, dy))
     (_, dp1, dx1), (_, dp2, dx2) = results
 
     def add(a: Any, b: Any) -> Any:
@@ -190,7 +184,7 @@ def _parts(lab: Lab, trial: Trial, halves: Sequence[Sample], kind: str, size: in
 
     want = (trial.y, jax.tree.map(add, dp1, dp2, is_leaf=is_none),
             jax.tree.map(join, dx1, dx2, is_leaf=is_none))  # fmt: skip
-    got = (trial.y, *lab.run_tree(*trial.sample, trial.dy)[1:])
+    got = (trial.y, *lab.programs.run(*trial.sample, trial.dy)[1:])
     return _compare(lab, "microbatches", got, want, 1e-9,
                     "of the whole batch is not that of its halves together")  # fmt: skip
 
@@ -235,6 +229,23 @@ def _other_sizes(lab: Lab, trial: Trial, size: int, kind: str) -> Result:
 # ---- second order ----------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=PROGRAMS)
+def _curved(
+    traced: Callable[..., Any], layout: Layout, absent: tuple[bool, ...]
+) -> Callable[..., Any]:
+    """The change of the gradient along a line: ``jax.jvp`` through forward and backward."""
+
+    def curved(floats: Any, line: Any, sample: Sample, dy: Any) -> Any:
+        def gradient(floats: Any) -> Any:
+            _, dparams, dx = traced(*layout.fill(sample, floats), dy)
+            leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
+            return [leaves[i] for i, none in zip(layout.places, absent, strict=True) if not none]
+
+        return jax.jvp(gradient, (floats,), (line,))[1]
+
+    return fast(curved)
+
+
 def second_order(lab: Lab, tried: Sequence[Trial]) -> Result:
     """``jax.jvp`` through backward: the derivative of the gradient by differences; symmetric."""
     trial = tried[0]
@@ -243,18 +254,11 @@ def second_order(lab: Lab, tried: Sequence[Trial]) -> Result:
     lines = [[_line(f, rng) for f in floats] for _ in range(2)]
     absent = [c is None for c in trial.got]
 
-    def gradient(parts: Any) -> Any:
-        filled = lab.fill(trial.sample, parts)
-        _, dparams, dx = lab.traced(*filled, trial.dy)
-        leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
-        return [leaves[i] for i, none in zip(lab.places, absent, strict=True) if not none]
-
-    def curved(parts: Any, line: Any) -> Any:
-        return jax.jvp(gradient, (parts,), (line,))[1]
-
-    compiled = fast(curved)
+    curved = _curved(lab.programs.traced, lab.layout, tuple(absent))
     try:
-        by_jvp = [[np.asarray(v) for v in compiled(floats, line)] for line in lines]
+        by_jvp = [
+            [np.asarray(v) for v in curved(floats, line, trial.sample, trial.dy)] for line in lines
+        ]
     except Exception as error:
         problem = Problem("backward", f"jax.jvp through it raises {_first_line(error)}")
         return Result("second order", WRONG, "raises", (problem,))

@@ -35,7 +35,7 @@ def cotangents(lab: Lab) -> Result:
     """Structure, shape and dtype of every cotangent, leaf by leaf."""
     params, x, key = lab.sample
     dy = lab.cotangent(np.random.default_rng(lab.seed))
-    shapes = jax.eval_shape(lab.traced, params, x, key, dy)
+    shapes = jax.eval_shape(lab.programs.traced, params, x, key, dy)
     wanted, got = leaves_of(params, x), leaves_of(*shapes[1:])
     for what, needed, given in (("params", params, shapes[1]), ("x", x, shapes[2])):
         left, right = (str(jax.tree.structure(t, is_leaf=is_none)) for t in (needed, given))
@@ -55,7 +55,7 @@ def cotangents(lab: Lab) -> Result:
             frozen.append(path)
             continue
         if d.shape != leaf.shape:
-            values = lab.run_tree(params, x, key, dy) if values is None else values
+            values = lab.programs.run(params, x, key, dy) if values is None else values
             problems.append(_wrong_shape(lab, path, values, dy))
         elif d.dtype != leaf.dtype:
             problems.append(Problem(path, f"has dtype {d.dtype}, needs {leaf.dtype}"))

@@ -1,0 +1,226 @@
+"""Known failures of others: gradients reported wrong, fnn's, and which checker notices.
+
+    python -m experiments.benchmarks failures
+    python -m experiments.benchmarks failures --no-checkers
+
+Every number is computed here: the reported gradient, fnn's, and the truth by mpmath.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.test_util import check_grads
+
+import fnn
+from experiments.benchmarks.failure_cases import CASES, Case
+from experiments.benchmarks.report import Table, machine, record, versions
+
+PACKAGES = ("jax", "torch", "chex", "mpmath", "numpy")
+RESULTS = Path(__file__).with_name("FAILURES.md")
+ROUNDING = 16  # units in the last place; more is called inaccurate
+WRONG = 0.5  # relative error; more is called wrong
+NOT_DERIVATIVE = ("cost", "residuals")  # properties of a rule that are no matter of its values
+GRADIENTS = ("library", "report", "at", "truth", "reported rule", "verdict", "fnn", "units off")
+FOUND = ("library", "report", "check_grads", "chex", "gradcheck", "fnn.check")
+ABOUT = """\
+- reported rule: the library's own function where it is still wrong here, else the formula of the
+  report, marked in the list below. NaN, wrong (more than half off) or inaccurate.
+- units off: fnn's error in units in the last place of the true gradient in the input's dtype,
+  the larger of that of each operation by itself and that under `jit`.
+- Found: ordinary inputs / the input of the report. Each checker was given the same rule, with
+  fnn's forward: `jax.test_util.check_grads` and `chex.assert_numerical_grads` (rev, order 1,
+  default tolerances) as a `custom_vjp`; `torch.autograd.gradcheck` as an `autograd.Function`, in
+  float64; `fnn.check.pair`, without its figures of cost. A star: the checker refuses fnn's right
+  rule there, too, so that its refusal tells nothing. Most of these rules are right at ordinary
+  inputs, to rounding, and a checker that passes them there is not to blame."""
+
+
+@dataclass
+class Settings:
+    """Gradients that public issues report as wrong, beside fnn's."""
+
+    checkers: bool = True
+    """Also whether four checkers notice; some minutes."""
+    out: Path | None = RESULTS
+    """The Markdown file whose section is replaced; None to write nothing."""
+
+
+class Gradients(NamedTuple):
+    """What the truth is, and what the report's rule and fnn give; flat."""
+
+    truth: Any
+    reported: Any
+    fnn: Any
+    compiled: Any  # fnn's under jit: XLA rewrites what it compiles
+
+
+def gradients(case: Case, reported: bool = True) -> Gradients:
+    """Computes one case; ``reported=False`` leaves the report's own rule out."""
+    x = jnp.asarray(case.x)
+    y = jax.eval_shape(case.ours.value, x)
+    dy = jnp.asarray(case.dy, y.dtype).reshape(y.shape)
+    truth = np.array(case.truth(case.x, np.array(case.dy)))
+    theirs = _theirs(case, x, dy) if reported else np.full(truth.shape, np.nan)
+    ours = (np.ravel(f(x, dy)) for f in (case.ours.gradient, jax.jit(case.ours.gradient)))
+    return Gradients(truth, np.ravel(theirs), *ours)
+
+
+def _theirs(case: Case, x: Any, dy: Any) -> Any:
+    if case.torch is None:
+        return case.rule(x, dy)
+    import torch
+
+    leaf = torch.tensor(case.x, requires_grad=True)
+    y = case.torch(torch, leaf)
+    y.backward(torch.tensor(np.asarray(dy)).reshape(y.shape))
+    assert leaf.grad is not None
+    return leaf.grad.numpy()
+
+
+def units_off(got: Any, truth: Any, dtype: Any) -> float:
+    """The largest error in units in the last place (of the smallest normal number at least)."""
+    info = np.finfo(dtype)
+    unit = np.maximum(np.abs(truth), float(info.tiny)) * float(info.eps)
+    with np.errstate(over="ignore"):
+        off = np.abs(np.asarray(got, np.float64) - truth) / unit
+    return float(np.max(np.where(np.isnan(off), np.inf, off)))
+
+
+def verdict(got: Any, truth: Any, dtype: Any) -> str:
+    """What is wrong with a gradient, in a word."""
+    if np.isnan(got).any():
+        return "NaN"
+    off = units_off(got, truth, dtype)
+    if off <= ROUNDING:
+        return "right here today"
+    return "wrong" if off * float(np.finfo(dtype).eps) > WRONG else "inaccurate"
+
+
+# ---- checkers: does each refuse the rule? ----------------------------------------------------
+
+Value = Callable[[Any], Any]
+Backward = Callable[[Any, Any], Any]
+
+
+def by_check_grads(value: Value, backward: Backward, x: Any) -> bool:
+    """``jax.test_util.check_grads``, reverse mode, at its default tolerances."""
+    return _raises(lambda: check_grads(_custom(value, backward), (x,), order=1, modes=["rev"]))
+
+
+def by_chex(value: Value, backward: Backward, x: Any) -> bool:
+    """``chex.assert_numerical_grads``; reverse mode, for a custom_vjp has no other."""
+    import chex
+
+    f = _custom(value, backward)
+    return _raises(lambda: chex.assert_numerical_grads(f, (x,), order=1, modes=["rev"]))
+
+
+def by_gradcheck(value: Value, backward: Backward, x: Any) -> bool:
+    """``torch.autograd.gradcheck`` of the same rule as an autograd function."""
+    import torch
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return torch.tensor(np.asarray(value(jnp.asarray(x.detach().numpy()))))
+
+        @staticmethod
+        def backward(ctx: Any, dy: Any) -> Any:
+            x = jnp.asarray(ctx.saved_tensors[0].numpy())
+            return torch.tensor(np.asarray(backward(x, jnp.asarray(dy.numpy()))))
+
+    leaf = torch.tensor(np.asarray(x, np.float64), requires_grad=True)
+    return not torch.autograd.gradcheck(Function.apply, (leaf,), raise_exception=False)
+
+
+def by_fnn(value: Value, backward: Backward, x: Any) -> bool:
+    """``fnn.check.pair``."""
+    report = fnn.check.pair(
+        lambda x: (value(x), x), lambda x, dy: (backward(x, dy),), x,
+        name="rule", skip=NOT_DERIVATIVE, timed=False,
+    )  # fmt: skip
+    return not report.ok
+
+
+CHECKERS = (by_check_grads, by_chex, by_gradcheck, by_fnn)
+
+
+def _custom(value: Value, backward: Backward) -> Value:
+    f = jax.custom_vjp(value)
+    f.defvjp(lambda x: (value(x), x), lambda x, dy: (backward(x, dy),))
+    return f
+
+
+def _raises(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except AssertionError:
+        return True
+    return False
+
+
+def found(case: Case) -> list[str]:
+    """One cell a checker: at ordinary inputs / at the report's."""
+    places = [jnp.asarray(v, case.x.dtype) for v in (case.ordinary, case.x)]
+
+    def at(checker: Callable[[Value, Backward, Any], bool], x: Any) -> str:
+        if not checker(case.ours.value, case.rule, x):
+            return "no"
+        return "yes*" if checker(case.ours.value, case.ours.gradient, x) else "yes"
+
+    return [" / ".join(at(checker, x) for x in places) for checker in CHECKERS]
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+
+def _numbers(values: Any) -> str:
+    return ", ".join(f"{float(v) + 0.0:.3g}" for v in np.ravel(values))
+
+
+def gradient_row(case: Case) -> tuple[list[str], str]:
+    """The row of the first table, and its verdict."""
+    g, dtype = gradients(case), case.x.dtype
+    word = verdict(g.reported, g.truth, dtype)
+    off = f"{max(units_off(ours, g.truth, dtype) for ours in (g.fnn, g.compiled)):.1f}"
+    at = f"{_numbers(case.x)} ({dtype})"
+    row = [case.cite.split("/")[0], f"{case.title}, {case.cite}", at, _numbers(g.truth)]
+    return [*row, _numbers(g.reported), word, _numbers(g.fnn), off], word
+
+
+def run(settings: Settings) -> None:
+    """Computes all cases, prints the tables, and records them."""
+    from rich.progress import track
+
+    where = f"{machine()}. {versions(PACKAGES)}"
+    print(where)
+    first, second, shown = [], [], 0
+    with jax.enable_x64(True):
+        for case in track(CASES, "cases", transient=True):
+            row, word = gradient_row(case)
+            first.append(row)
+            shown += word != "right here today"
+            if settings.checkers:
+                second.append([row[0], row[1], *found(case)])
+    tables = [Table(GRADIENTS, first)] + ([Table(FOUND, second)] if second else [])
+    for table in tables:
+        table.show()
+    total = f"{len(CASES)} reports, {shown} of which show here."
+    print(total)
+    if settings.out is None:
+        return
+    notes = [f"- {c.cite}, {c.what}: {c.report}." + (f" ({c.note})" if c.note else "")
+             for c in CASES]  # fmt: skip
+    parts = [f"{datetime.date.today().isoformat()}; {where}. {total}"]
+    parts += [table.markdown() for table in tables]
+    record(settings.out, "failures", "\n".join(["\n\n".join(parts), ABOUT, "", *notes]))
+    print(f"recorded in {settings.out}")

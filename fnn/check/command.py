@@ -1,0 +1,185 @@
+"""Checks a backward rule of your own.
+
+The rule is what package.module:name names: a block; a function that makes one, which gets the
+--arg values; a function with a jax.custom_vjp; or two functions, module:forward,backward.
+
+--input gives the shape of an input and, after a colon, what to draw: 8,16 normal numbers;
+8,16:0.1..0.9 floats between two numbers; 8:0..9 whole numbers, both ends included (labels);
+8:bool. An empty shape is a scalar.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from fnn.block import Block
+from fnn.check import checks
+from fnn.check.report import Report
+from fnn.check.rule import CheckError
+
+
+@dataclass
+class Settings:
+    """Options of a check."""
+
+    input: tuple[str, ...] = ()
+    """Inputs, in the order in which the rule takes them."""
+    arg: tuple[str, ...] = ()
+    """NAME=VALUE for the function that makes the block: a Python number, string, tuple; or
+    module:name for an object, and module:name() for what it returns."""
+    key: bool = False
+    """Give the block a jax.random key."""
+    dtype: Literal["float64", "float32"] = "float64"
+    """Of the comparison with autodiff and differences."""
+    seed: int = 0
+    """Of all random numbers."""
+    skip: tuple[str, ...] = ()
+    """Properties to leave out."""
+    timed: bool = True
+    """Also take times, in the property `cost`."""
+
+
+def run(target: str, settings: Settings) -> int:
+    """Checks the rule and prints the report: 0 if it is right, 1 if it is wrong."""
+    report = check(target, settings)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def check(target: str, settings: Settings) -> Report:
+    """The report on the rule that ``target`` names.
+
+    Raises:
+      CheckError: there is no such rule, or the check could not be run.
+    """
+    if not settings.input:
+        raise CheckError("give the shapes of the inputs, such as --input 8,16")
+    rng = np.random.default_rng(settings.seed)
+    inputs = [drawn(text, rng) for text in settings.input]
+    given = [parsed_arg(text) for text in settings.arg]
+    subject = found(target)
+    options: dict[str, Any] = {
+        "seed": settings.seed,
+        "skip": settings.skip,
+        "timed": settings.timed,
+    }
+    if isinstance(subject, tuple):
+        return checks.pair(*subject, *inputs, **options)
+    if isinstance(subject, (jax.custom_vjp, jax.custom_jvp)):
+        return checks.function(subject, *inputs, **options)
+    block = subject if isinstance(subject, Block) else made(target, subject, dict(given))
+    if not isinstance(block, Block):
+        if given:
+            raise CheckError(f"{target} returned {type(block).__name__}, needs to return a Block")
+        # What takes arrays and returns arrays: a function that has a custom rule inside.
+        return checks.function(subject, *inputs, **options)
+    return checks.block(
+        block, inputs[0] if len(inputs) == 1 else tuple(inputs),
+        key=jax.random.key(settings.seed) if settings.key else None,
+        dtype=np.dtype(settings.dtype), **options,
+    )  # fmt: skip
+
+
+def made(target: str, factory: Any, given: dict[str, Any]) -> Any:
+    """What the factory returns; None for a function of arrays, which it is not for calling so."""
+    if not callable(factory):
+        raise CheckError(
+            f"{target} is {type(factory).__name__}, needs to be a Block or a function that makes "
+            "one"
+        )
+    try:
+        return factory(**given)
+    except TypeError as error:
+        if given:
+            raise CheckError(f"{target} cannot be called with these --arg: {error}") from error
+        if "missing" in str(error) and "argument" in str(error):
+            return None
+        raise CheckError(f"{target} raises {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise CheckError(f"{target} raises {type(error).__name__}: {error}") from error
+
+
+def found(target: str) -> Any:
+    """The object that ``module:name`` names; of ``module:one,two`` a pair of them."""
+    module_name, _, names = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise CheckError(
+            f"cannot import {module_name!r}: {error}; is it installed, or in this folder?"
+        ) from error
+    except Exception as error:
+        raise CheckError(f"importing {module_name!r} raises {error!r}") from error
+
+    def one(name: str) -> Any:
+        value: Any = module
+        for part in name.split("."):
+            if not hasattr(value, part):
+                import difflib
+
+                close = difflib.get_close_matches(part, dir(value), n=1)
+                hint = f"; did you mean {close[0]}" if close else ""
+                raise CheckError(f"{module_name} has no {name!r}{hint}")
+            value = getattr(value, part)
+        return value
+
+    parts = [one(name.strip()) for name in names.split(",")]
+    if len(parts) > 2:
+        raise CheckError(f"{target}: name one object, or a forward and a backward")
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def parsed_arg(text: str) -> tuple[str, Any]:
+    """``features=32`` as ("features", 32)."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise CheckError(f"--arg {text!r} needs to be NAME=VALUE, such as features=32")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        pass
+    if re.fullmatch(r"[\w.]+:[\w.]+(\(\))?", value):
+        subject = found(value.removesuffix("()"))
+        return name, subject() if value.endswith("()") else subject
+    return name, value
+
+
+_SHAPE = re.compile(r"\s*(\d+(\s*,\s*\d+)*)?\s*,?\s*")
+
+
+def drawn(text: str, rng: np.random.Generator) -> np.ndarray:
+    """Numbers for an input that is described as in this module's text.
+
+    >>> drawn("4:0..2", np.random.default_rng(0))
+    array([2, 1, 1, 0], dtype=int32)
+    """
+    shape_text, colon, kind = text.partition(":")
+    if not _SHAPE.fullmatch(shape_text):
+        raise CheckError(f"--input {text!r}: needs a shape such as 8,16, or 8:0..9 (labels)")
+    shape = tuple(int(n) for n in re.findall(r"\d+", shape_text))
+    if not colon:
+        return rng.standard_normal(shape)
+    if kind == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    low, _, high = kind.partition("..")
+    draw: Callable[[], np.ndarray]
+    try:
+        if re.search(r"[.eE]", low + high):
+            a, b = float(low), float(high)
+            draw = lambda: rng.uniform(a, b, shape)  # noqa: E731
+        else:
+            first, last = int(low), int(high)
+            draw = lambda: rng.integers(first, last + 1, shape).astype(np.int32)  # noqa: E731
+        return draw()
+    except ValueError:
+        raise CheckError(
+            f"--input {text!r}: after the colon it needs LOW..HIGH (0..9 or 0.1..0.9), or bool"
+        ) from None
