@@ -42,9 +42,8 @@ class Settings:
     """Where the state of every sweep is kept, which also tells a finished one."""
     again: bool = False
     """Start again, also what is finished."""
-    peers: bool = True
-    """Also sweep jax.nn and sample PyTorch, if it is installed. A sweep with them and one without
-    them are two."""
+    alone: bool = False
+    """Sweep fnn alone: neither jax.nn nor a sample of PyTorch. It counts as another sweep."""
     page: Path | None = None
     """Write what is known of all functions, from this run and earlier ones, as Markdown here."""
 
@@ -57,7 +56,7 @@ def run(settings: Settings) -> int:
     """
     names = chosen(settings.names)
     jobs = [
-        Sweep(name, dtype, peer=settings.peers)
+        Sweep(name, dtype, peer=not settings.alone)
         for dtype in settings.dtype
         for name in names
         if name in BLOCKS
@@ -68,7 +67,7 @@ def run(settings: Settings) -> int:
         names = [*names, *LOSSES]
     if settings.page or "float32" in settings.dtype:
         losses = dict.fromkeys(name for name in names if name in LOSSES)
-        records += [search(name, settings.peers) for name in losses]
+        records += [search(name, not settings.alone) for name in losses]
     console.print(page.table(records))
     misses = [miss for record in records for miss in record.misses()]
     for miss in misses:
