@@ -32,6 +32,7 @@ from fnn.gates import (
     subtract,
     sum,
 )
+from fnn.gelu import gelu
 from fnn.graph import graph, inference, map_nodes
 from fnn.linear import layer, linear, neuron
 from fnn.losses import (
@@ -56,7 +57,7 @@ from fnn.nonlinearities import (
     tanh,
 )
 from fnn.optimizers import Optimizer, apply_updates, sgd
-from fnn.smooth import gelu, mish, silu, softplus, softsign
+from fnn.smooth import mish, silu, softplus, softsign
 from fnn.softmax import log_softmax, softmax
 from fnn.summary import summary
 from fnn.training import make_epoch, make_predict, make_step

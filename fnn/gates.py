@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnn import precise
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -293,7 +294,11 @@ def power(exponent: float | None = None) -> Block:
         p = exponent
 
         def local_fixed(x: jax.Array, dy: jax.Array) -> jax.Array:
-            return _product(dy, p * jnp.power(x, p - 1)) if p != 0 else jnp.zeros_like(dy)
+            if p == 0:
+                return jnp.zeros_like(dy)
+            # In two factors: x^(p-1) may leave the range where p x^(p-1) or 1 / x^2 does not.
+            half = (p - 1) // 2 if p == int(p) else 0
+            return _product(dy, p * jnp.power(x, half) * jnp.power(x, p - 1 - half))
 
         return _single("power", lambda x: (jnp.power(x, p), x if p != 0 else ()), local_fixed)
 
@@ -329,7 +334,7 @@ def exp() -> Block:
     """
 
     def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = jnp.exp(x)
+        y = precise.exp(x)
         return y, y
 
     return _single("exp", value, lambda y, dy: _product(dy, y))

@@ -32,7 +32,7 @@ from fnn.block import (
     no_params,
     require_floating,
 )
-from fnn.precise import magnitude
+from fnn.precise import magnitude, rest_of_difference
 
 
 def squared_error() -> Block:
@@ -77,7 +77,8 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     dE/dz = (1 - t) logistic(z) - t logistic(-z), which is p - t to full relative accuracy.
     A term of weight 0 is 0, so infinite logits on the right side cost nothing.
 
-    Of probabilities (``from_logits=False``), for the derivation: dE/dp = (1-t)/(1-p) - t/p.
+    Of probabilities (``from_logits=False``), for the derivation:
+    dE/dp = (1-t)/(1-p) - t/p = (p - t) / (p (1 - p)).
 
     Residuals: the prediction and the target.
 
@@ -92,21 +93,17 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     def check(y: jax.Array, t: jax.Array) -> None:
         _same_shape(name, y, t)
 
-    # The losses of a sure 1 and a sure 0, and their derivatives. E weighs them by t and 1 - t.
+    # The losses of a sure 1 and a sure 0, which E weighs by t and 1 - t.
     costs = _logit_costs if from_logits else _probability_costs
-    slopes = _logit_slopes if from_logits else _probability_slopes
+    slope = _logit_slope if from_logits else _probability_slope
     by_target = _logit_by_target if from_logits else _probability_by_target
 
-    def mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
-        t = t.astype(one.dtype)
-        return _times(t, one) + _times(1 - t, zero)
-
     def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
-        return mixed(t, *costs(y)), (y, t)
+        return _mixed(t, *costs(y)), (y, t)
 
     def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
         y, t = kept
-        return mixed(t, *slopes(y)), by_target(y)
+        return slope(y, t), by_target(y)
 
     def validate(x: Value) -> None:
         _finite_target(name)(x)
@@ -115,15 +112,20 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     return _mean_loss(name, check, each, local, validate)
 
 
+def _mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
+    t = t.astype(one.dtype)
+    return _times(t, one) + _times(1 - t, zero)
+
+
 def _logit_costs(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     tail = jnp.log1p(jnp.exp(-magnitude(z)))
     return jnp.where(z < 0, -z, 0) + tail, jnp.where(z < 0, 0, z) + tail
 
 
-def _logit_slopes(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _logit_slope(z: jax.Array, t: jax.Array) -> jax.Array:
     e = jnp.exp(-magnitude(z))  # jnp.abs would spoil the second derivative at 0
     small, large = e / (1 + e), 1 / (1 + e)
-    return -jnp.where(z < 0, large, small), jnp.where(z < 0, small, large)
+    return _mixed(t, -jnp.where(z < 0, large, small), jnp.where(z < 0, small, large))
 
 
 def _logit_by_target(z: jax.Array) -> jax.Array:
@@ -140,8 +142,11 @@ def _probability_costs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
     return -jnp.log(p), -jnp.log1p(-p)
 
 
-def _probability_slopes(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return -1 / p, 1 / (1 - p)
+def _probability_slope(p: jax.Array, t: jax.Array) -> jax.Array:
+    """As one quotient: near p = t the two terms of the sum cancel. A sure target has one term."""
+    t = t.astype(p.dtype)
+    between = (p - t) / (p * (1 - p))
+    return jnp.where(t == 0, 1 / (1 - p), jnp.where(t == 1, -1 / p, between))
 
 
 def softmax_cross_entropy() -> Block:
@@ -176,7 +181,9 @@ def softmax_cross_entropy() -> Block:
         m = jnp.max(z, -1, keepdims=True, initial=-jnp.inf)
         m = jnp.where(m == -jnp.inf, 0, m)  # a masked row: every e is 0, and rest is -1
         gap = jnp.where(z == m, 0, m - z)  # spares inf - inf
+        # A gap of 80 is rounded by 1e-6 of e: what rounding takes is put back as a factor.
         e = jnp.exp(-gap)
+        e = e - e * rest_of_difference(m, z)
         return e, gap, jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
 
     def pivot_of(rows: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:

@@ -7,12 +7,15 @@ simpler way to write some of these; the tests on every float16 and a dense float
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+_LN2 = Fraction("0.69314718055994530941723212145817656807550013436")
 FAR = 1000.0  # exp(-FAR) is 0 in every dtype; clipping there keeps inf * 0 out of a formula
 
 
@@ -26,20 +29,54 @@ def is_single(x: jax.Array) -> bool:
     return x.dtype == jnp.float32
 
 
-def exp_parts(x: jax.Array, tail: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """exp(x + tail) for x <= 0 as a product of two factors, neither of which is subnormal.
+def exp(x: jax.Array) -> jax.Array:
+    """exp(x) up to where it overflows. (XLA's own is 5.5 units off above 88.5 in float32.)"""
+    high = x > 88 if is_single(x) else x > jnp.inf
+    y = jnp.exp(jnp.where(high, x - 3, x))
+    return jnp.where(high, y * math.exp(3), y)  # float32 holds exp(3) to 0.02 units
+
+
+# 2^f for |f| <= 1/2, Chebyshev fit, error 8e-8
+_EXP2 = (1.0000000754548972, 0.6931471880262288, 0.2402210748530834, 0.05550357114219078,
+         0.009676031918322054, 0.0013390863364671234)  # fmt: skip
+
+
+def exp2_short(t: jax.Array) -> jax.Array:
+    """2^t in float32 for -126 <= t <= 0 to some 3 units, at half of what XLA's exp costs.
+
+    The power of two is a factor, not added to the bits, so that the derivative is right too.
+    """
+    whole = jnp.round(t)
+    y = jnp.zeros_like(t)
+    for coefficient in reversed(_EXP2):
+        y = y * (t - whole) + coefficient
+    return y * lax.bitcast_convert_type((whole.astype(jnp.int32) + 127) << 23, jnp.float32)
+
+
+def exp_parts(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """exp(x) for x <= 0 as a product of two factors, neither of which is subnormal.
 
     x exp(x) is a normal float32 down to x = -91.8, exp(x) only down to -87.3. The shift is
-    exact, because x and the shift are within a factor of two of each other. What rounding
-    takes from x + tail, where |tail| < |x|, is known exactly and put back as a factor.
+    exact, because x and the shift are within a factor of two of each other.
     """
-    total = x if tail is None else x + tail
     shift = 61.0 if is_single(x) else 512.0  # float32 holds exp(-61) to 0.02 units
-    far = total < -shift
-    power = jnp.exp(jnp.where(far, total + shift, total))
-    if tail is not None:
-        power = power + power * (tail - (total - x))
-    return power, jnp.where(far, math.exp(-shift), 1.0)
+    far = x < -shift
+    return jnp.exp(jnp.where(far, x + shift, x)), jnp.where(far, math.exp(-shift), 1.0)
+
+
+def exp_sum(x: jax.Array, tail: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """exp(x + tail) for x <= 0 and |tail| < |x| as power * shift * (1 + rest), nothing subnormal.
+
+    The shift is a power of two. What rounding takes from the sum is known exactly and is the
+    rest, which a caller adds where another sum is rounded anyway.
+    """
+    total = x + tail
+    halvings = 88 if is_single(x) else 739
+    head, small = split(halvings * _LN2, x)
+    far = total < -head
+    power = jnp.exp(jnp.where(far, total + head, total))
+    rest = (tail - (total - x)) + jnp.where(far, small, 0.0)
+    return power, jnp.where(far, 2.0**-halvings, 1.0), rest
 
 
 def expm1_series(x: jax.Array) -> jax.Array:
@@ -54,6 +91,30 @@ def expm1_series(x: jax.Array) -> jax.Array:
 def expm1(x: jax.Array) -> jax.Array:
     """exp(x) - 1 for x <= 0. (XLA's own is 5.6 units off near 0.03.)"""
     return jnp.where(x > -0.7, expm1_series(x), jnp.exp(x) - 1)
+
+
+def rest_of_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(a - b) less what it is rounded to, exactly (Knuth, The Art of Computer Programming 2,
+    4.2.2); 0 where the difference is infinite."""
+    rounded = a - b
+    moved = rounded - a
+    rest = (a - (rounded - moved)) - (b + moved)
+    return jnp.where(jnp.isfinite(rounded), rest, 0.0)
+
+
+def chebyshev(
+    coefficients: Sequence[float], q: jax.Array, rest: jax.Array | float = 0.0, terms: int = 12
+) -> jax.Array:
+    """The sum of a Chebyshev series at |q| <= 1, times 1 + rest in the same last rounding.
+
+    float32 needs its first few terms.
+    """
+    some = coefficients[:terms] if is_single(q) else coefficients
+    first, *others = (float(c) for c in np.polynomial.chebyshev.cheb2poly(some))
+    y = jnp.zeros_like(q)
+    for coefficient in reversed(others):
+        y = (y + coefficient) * q
+    return first + (y + (first + y) * rest)
 
 
 def head_of(x: jax.Array, bits: int | None = None) -> jax.Array:

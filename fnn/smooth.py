@@ -5,28 +5,14 @@ What holds for all nonlinearities is said in :mod:`fnn.nonlinearities`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from fractions import Fraction
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fnn.block import (
     Block,
 )
 from fnn.elementwise import elementwise
-from fnn.precise import (
-    FAR,
-    exp_parts,
-    expm1_series,
-    head_of,
-    is_single,
-    magnitude,
-    minus_root,
-    split,
-)
+from fnn.precise import FAR, chebyshev, exp_parts, magnitude, minus_root
 
 
 def softplus() -> Block:
@@ -72,21 +58,45 @@ def softsign() -> Block:
     return elementwise("softsign", value, derivative)
 
 
+# Chebyshev coefficients in q = 1 + x, -2 <= x <= 0, of the derivatives with their zeros divided
+# out: silu'(x) / (x - r) and mish'(x) / (x - r) (computed with mpmath, 40 digits).
+# fmt: off
+_SILU_SLOPE = (
+    0.2596073997276233, 0.1375346494646022, -0.0006684877559423296, -0.005001373771253524,
+    -0.0005058970829935856, 0.00010390359510283619, 2.5248778299760374e-05,
+    -5.066178223191742e-07, -7.488132347600307e-07, -5.755029958134906e-08,
+    1.4492151445850296e-08, 2.8676904735553123e-09, -1.0739703827660117e-10,
+    -8.33322419567009e-11, -4.980475881519086e-12, 1.6352542862945729e-12, 2.7427383109254926e-13,
+    -1.542397032057646e-14, -8.163163377702561e-15, -3.6509612466709835e-16, 1.65898663745064e-16,
+    2.3900339707443366e-17,
+)
+_MISH_SLOPE = (
+    0.31498003136789066, 0.19285184315815704, 0.005391389058853237, -0.008401435757310506,
+    -0.0017775645505279576, 3.6263229594200864e-05, 8.100212647066977e-05, 1.360567236227574e-05,
+    -7.059564219714273e-07, -6.675620063469484e-07, -9.62965936675266e-08, 7.895111107410181e-09,
+    5.1164331968145945e-09, 6.385991730715612e-10, -7.490754453823154e-11, -3.728874498054578e-11,
+    -3.985975916430374e-12, 6.4616452417549e-13, 2.6125123208185337e-13, 2.3461363377760335e-14,
+    -5.215223426539289e-15, -1.7728708382965998e-15, -1.2959507363370494e-16,
+    4.0063030427754594e-17, 1.171414460911167e-17, 6.603595487062615e-19, -2.9622384730077264e-19,
+)
+# fmt: on
+
+
 def silu() -> Block:
     r"""y = x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya, 2018;
     Ramachandran, Zoph and Le, 2017).
 
     Derivative: for x < 0, :math:`e (1 + x + e) / (1 + e)^2` with :math:`e = \exp(x)`, and
-    silu'(x) = 1 - silu'(-x). It is 0 at r = -1.278, where :math:`1 + r = -\exp(r)`; near there
-    :math:`1 + x + e = d + \exp(r) (\exp(d) - 1)` with d = x - r has no cancellation.
+    silu'(x) = 1 - silu'(-x). It is 0 at r = -1.278; for -1.8 < x < 0 it is d = x - r times a
+    smooth function, a polynomial here, so that nothing cancels.
 
     Residuals: ``x``.
 
     >>> import jax.numpy as jnp
     >>> from fnn import silu
     >>> y, x = silu().forward({}, jnp.array([-2.0, -1.2784645, 0.0, 2.0]))
-    >>> silu().backward({}, x, jnp.ones(4))[1]
-    Array([-9.0784252e-02, -2.8270397e-09,  5.0000000e-01,  1.0907843e+00],      dtype=float32)
+    >>> [f"{d:.6g}" for d in silu().backward({}, x, jnp.ones(4))[1].tolist()]
+    ['-0.0907843', '-2.82704e-09', '0.5', '1.09078']
     """
     root = "-1.278464542761073795109358739022980155439"
 
@@ -99,9 +109,9 @@ def silu() -> Block:
         low = -jnp.minimum(magnitude(x), FAR)
         power, shift = exp_parts(low)
         e = power * shift
-        d = minus_root(low, root)
-        near = d + math.exp(float(root)) * expm1_series(d)
-        below = jnp.where(jnp.abs(d) < 0.5, near, 1 + low + e) * shift * power / (1 + e * (2 + e))
+        far = (1 + low + e) * shift * power / (1 + e * (2 + e))
+        near = minus_root(low, root) * chebyshev(_SILU_SLOPE, 1 + low)
+        below = jnp.where(low > -1.8, near, far)
         return jnp.where(x < 0, below, 1 - below)
 
     return elementwise("silu", value, derivative)
@@ -115,9 +125,8 @@ def mish() -> Block:
 
     Derivative: for x < 0, :math:`e w / (n + 2)^2` with
     :math:`w = 4 (1 + x) + e (4 x + 6) + 4 e^2 + e^3`; for x >= 0 the same with numerator and
-    denominator divided by :math:`e^4`. w is 0 at r = -1.192; with d = x - r, t = exp(d) - 1 and
-    E = exp(r), :math:`w = 4 d (1 + e) + t (a + t (b + t E^3))`,
-    :math:`a = E (4 r + 6) + 8 E^2 + 3 E^3`, :math:`b = 4 E^2 + 3 E^3`, has no cancellation.
+    denominator divided by :math:`e^4`. It is 0 at r = -1.192; for -1.7 < x < 0 it is d = x - r
+    times a smooth function, as in silu.
 
     Residuals: ``x``.
 
@@ -141,153 +150,12 @@ def mish() -> Block:
         size = jnp.minimum(magnitude(x), FAR)
         power, shift = exp_parts(-size)
         e = power * shift
-        d = minus_root(-size, root)
-        t, r, at_root = expm1_series(d), float(root), math.exp(float(root))
-        a = at_root * (4 * r + 6 + at_root * (8 + 3 * at_root))
-        b = at_root**2 * (4 + 3 * at_root)
-        near = 4 * d * (1 + e) + t * (a + t * (b + t * at_root**3))
         w = 4 * (1 - size) + e * (6 - 4 * size + e * (4 + e))
-        w = jnp.where(jnp.abs(d) < 0.5, near, w)
         below = w * shift * power / (4 + e * (8 + e * (8 + e * (4 + e))))
+        near = minus_root(-size, root) * chebyshev(_MISH_SLOPE, 1 - size)
+        below = jnp.where(size < 1.7, near, below)
         above = 1 + e * (4 + e * (6 + 4 * e + 4 * size * (1 + e)))
         above = above / (1 + e * (4 + e * (8 + e * (8 + 4 * e))))
         return jnp.where(x < 0, below, above)
 
     return elementwise("mish", value, derivative)
-
-
-# Chebyshev coefficients in q = 2 a / (a + 4) - 1, a >= 0, of two functions of the normal
-# distribution, with P its lower tail and p its density (computed with mpmath, 40 digits):
-# (1 + a / 4) P(-a) exp(a^2 / 2), the tail over the density, and
-# (P(-a) - a p(a)) exp(a^2 / 2) / (r - a), gelu'(-a) likewise, its zero r divided out.
-# The idea of such a map for erfc: Shepherd and Laframboise, Math. Comp. 36, 1981.
-# fmt: off
-_TAIL = (
-    0.24261280114151915, -0.18792720420989265, 0.05554838891881276, -0.012129438315111521,
-    0.0017314801240606202, -8.014961859953749e-05, -2.5136847908026697e-05,
-    4.725842254926741e-06, 2.5258922136865774e-07, -1.536333687349456e-07,
-    -8.452550300172939e-10, 5.171627015435708e-09, -2.8206509081173767e-11,
-    -1.9435038070971737e-10, -2.485356047851177e-12, 7.936207374645758e-12,
-    4.606201711176235e-13, -3.2821541166777413e-13, -4.353840663163703e-14,
-    1.2268185079261061e-14, 3.232846081541394e-15, -3.0451658804315853e-16,
-    -2.0130368431552333e-16, -7.151235360654053e-18, 1.0142661060838386e-17,
-)
-_GELU_SLOPE = (
-    0.49595474370069426, -0.12545248682662027, 0.03490510198467443, -0.007524010441293161,
-    0.0011560284436263372, -9.36772720640145e-05, -5.6597012302996885e-06,
-    2.3677309066664844e-06, -8.107593380313914e-08, -5.1877747208246695e-08,
-    4.570057475859399e-09, 1.365617100370196e-09, -1.602660258606792e-10,
-    -4.555152315040624e-11, 4.92768477171383e-12, 1.828653400261278e-12,
-    -1.166767494573978e-13, -8.041463817134733e-14, -1.8590888190635316e-16,
-    3.5183502280906947e-15, 3.0491112181259736e-16, -1.367841210303818e-16,
-    -2.8875126980827283e-17,
-)
-# fmt: on
-
-
-def _chebyshev(coefficients: Sequence[float], q: jax.Array) -> jax.Array:
-    """The sum of a Chebyshev series at |q| <= 1; float32 needs its first twelve terms."""
-    some = coefficients[:12] if is_single(q) else coefficients
-    y = jnp.zeros_like(q)
-    for power in np.polynomial.chebyshev.cheb2poly(some)[::-1]:
-        y = y * q + float(power)
-    return y
-
-
-def gelu(approximate: bool = False) -> Block:
-    r"""y = x P(x), P the standard normal distribution (Hendrycks and Gimpel, 2016).
-
-    Derivative: P(x) + x p(x), p the normal density, in the form
-    :math:`\exp(-x^2/2) (r - a) T(a)` for x = -a < 0 (T smooth and positive, r = 0.752 where
-    the derivative is 0), and gelu'(x) = 1 - gelu'(-x). P is computed likewise as density
-    times a smooth function: 1 + erf(x / sqrt 2) loses every digit at -6, and erfc many through
-    the rounding of its argument.
-
-    ``approximate=True`` is the paper's formula with tanh in place of P,
-    y = x / (1 + exp(-v)), :math:`v = 2 \sqrt{2/\pi}\,(x + 0.044715 x^3)`, exact in itself. The
-    two differ by up to 5e-4; forward and backward always use the same.
-
-    Residuals: ``x``.
-
-    >>> import jax.numpy as jnp
-    >>> from fnn import gelu
-    >>> gelu().forward({}, jnp.array([-13.0, -1.0, 0.0, 1.0]))[0]
-    Array([-7.9523144e-38, -1.5865526e-01,  0.0000000e+00,  8.4134471e-01],      dtype=float32)
-    >>> gelu(approximate=True).forward({}, jnp.array([-1.0, 0.0, 1.0]))[0]
-    Array([-0.15880802,  0.        ,  0.841192  ], dtype=float32)
-    """
-    if approximate:
-        return _gelu_tanh()
-    root = "0.7517915246935644574579049467795240396645"
-
-    def density(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """exp(-a^2 / 2) in two factors, from the exact square of a's head."""
-        head = head_of(a)
-        return exp_parts(-head * head / 2, (head - a) * (head + a) / 2)
-
-    def value(x: jax.Array) -> jax.Array:
-        a = jnp.minimum(magnitude(x), 40.0)  # exp(-40^2 / 2) is 0 in every dtype
-        power, shift = density(a)
-        g = 4 * a / (a + 4)
-        tail = g * _chebyshev(_TAIL, g / 2 - 1) * shift * power  # a P(-a)
-        return jnp.where(x < 0, -tail, x - tail)
-
-    def derivative(x: jax.Array) -> jax.Array:
-        a = jnp.minimum(magnitude(x), 40.0)
-        power, shift = density(a)
-        slope = -minus_root(a, root) * _chebyshev(_GELU_SLOPE, 2 * a / (a + 4) - 1) * shift * power
-        return jnp.where(x < 0, slope, 1 - slope)
-
-    return elementwise("gelu", value, derivative)
-
-
-def _gelu_tanh() -> Block:
-    """gelu with tanh, as silu with v(x) in place of x: y = x / (1 + exp(-v)).
-
-    Derivative: for x < 0, e (1 + e + x v') / (1 + e)^2 with e = exp(v), and
-    y'(x) = 1 - y'(-x). It is 0 at r = -0.752; near there the bracket is
-    exp(v(r)) (exp(v(x) - v(r)) - 1) + x v'(x) - r v'(r), both differences multiples of d = x - r.
-    """
-    cubic = Fraction("0.044715")
-    gain = Fraction("1.595769121605730711759784239737")  # 2 sqrt(2 / pi)
-    root = "-0.7524614220710162584879544432889160906"
-
-    def exp_minus_v(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """exp(-v(a)) in two factors, a >= 0: v = c u with u = a (a^2 + k).
-
-        u is h (h^2 + k_head), exact for h on a coarse grid, plus a small rest; then c u is the
-        product of two heads, exact, plus a small rest.
-        """
-        half = (jnp.finfo(a.dtype).nmant + 1) // 2
-        k_head, k_tail = split(1 / cubic, a, 8)
-        c_head, c_tail = split(gain * cubic, a, half)
-        grid = 16 if is_single(a) else 4096
-        h = jnp.round(a * grid) / grid
-        u = h * (h * h + k_head)
-        rest = (a - h) * (h * h + a * (h + a) + k_head) + k_tail * a
-        u_head = head_of(u)
-        small = (u - u_head) * c_head + u * c_tail + rest * (c_head + c_tail)
-        return exp_parts(-u_head * c_head, -small)
-
-    def value(x: jax.Array) -> jax.Array:
-        a = jnp.minimum(magnitude(x), 40.0)  # exp(-v(40)) is 0 in every dtype
-        power, shift = exp_minus_v(a)
-        below = -a * shift * power
-        return jnp.where(x < 0, below, x) / (1 + power * shift)
-
-    def derivative(x: jax.Array) -> jax.Array:
-        a = jnp.minimum(magnitude(x), 40.0)
-        power, shift = exp_minus_v(a)
-        e = power * shift
-        c1, c3, at_root = float(gain), float(gain * cubic), float(Fraction(root))
-        d = minus_root(-a, root)
-        squares = a * (a - at_root) + at_root**2  # (x^3 - r^3) / (x - r), x = -a, r < 0
-        e_root = math.exp(at_root * (c1 + c3 * at_root**2))
-        rise = e_root * expm1_series(d * (c1 + c3 * squares))
-        rise = jnp.where(jnp.abs(d) < 0.25, rise, e - e_root)
-        bracket = rise + d * (c1 + 3 * c3 * squares)
-        bracket = jnp.where(a < 2, bracket, 1 + e - a * (c1 + 3 * c3 * (a * a)))
-        below = bracket * shift * power / (1 + e * (2 + e))
-        return jnp.where(x < 0, below, 1 - below)
-
-    return elementwise("gelu_tanh", value, derivative)

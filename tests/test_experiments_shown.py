@@ -164,7 +164,7 @@ def test_backprop_by_hand_says_when_it_is_wrong(
 # ---- nonlinearities --------------------------------------------------------------------------
 
 
-_MODULES = ("fnn.nonlinearities", "fnn.smooth", "fnn.elementwise", "fnn.softmax")
+_MODULES = ("fnn.nonlinearities", "fnn.smooth", "fnn.gelu", "fnn.elementwise", "fnn.softmax")
 
 
 def test_nonlinearities_shows_every_one_that_fnn_exports(

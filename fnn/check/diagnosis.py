@@ -413,6 +413,8 @@ def _drift(case: Case) -> str:
     if not size > 0:
         return ""
     off = np.max(np.abs(case.got - case.want)) / size
+    if _offset(case):
+        return ""
     wrong = np.abs(case.got - case.want) > 1e-9 * size
     if np.mean(wrong) < 0.3:  # rounding is everywhere, or nearly
         return ""
@@ -438,7 +440,7 @@ def _unexplained(case: Case) -> str:
 
 
 _EXPLANATIONS: tuple[Callable[[Case], str], ...] = (
-    _not_finite, _no_cotangent, _ignores_dy, _offset, _drift, _ratio, _permuted, _swapped, _reduced,
+    _not_finite, _no_cotangent, _ignores_dy, _drift, _ratio, _offset, _permuted, _swapped, _reduced,
     _shifted, _term, _factor, _clipped, _partly,
 )  # fmt: skip
 
