@@ -173,18 +173,20 @@ def softmax_cross_entropy() -> Block:
     name = "softmax_cross_entropy"
 
     def exponentials(z: jax.Array, pivot: jax.Array) -> tuple[jax.Array, ...]:
-        """e^{z - m}, the gaps m - z, and the sum of the e's less 1, row by row.
+        """e^{z - m}, the gaps m - z, the sum of the e's less 1, and whether all is masked.
 
         Where the pivot is a largest logit, its e is that 1 and what is left is the others' sum,
         to the last digit. Where it is not, another's e is 1, and there is nothing to lose.
         """
         m = jnp.max(z, -1, keepdims=True, initial=-jnp.inf)
-        m = jnp.where(m == -jnp.inf, 0, m)  # a masked row: every e is 0, and rest is -1
+        m = jnp.where(m == -jnp.inf, 0, m)
         gap = jnp.where(z == m, 0, m - z)  # spares inf - inf
         # A gap of 80 is rounded by 1e-6 of e: what rounding takes is put back as a factor.
         e = jnp.exp(-gap)
         e = e - e * rest_of_difference(m, z)
-        return e, gap, jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
+        rest = jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
+        masked = rest == -1  # every e is 0; a NaN would show
+        return e, gap, jnp.where(masked, 0, rest), masked
 
     def pivot_of(rows: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
         """The entry of each row that may dominate: the label's, else the largest logit's."""
@@ -192,19 +194,17 @@ def softmax_cross_entropy() -> Block:
 
     def each(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
         rows = _rows(t, z)
-        _, gap, rest = exponentials(z, pivot_of(rows, t, z))
-        return _times(rows, jnp.where(rest == -1, 0, gap + jnp.log1p(rest))), (z, t)
+        _, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
+        return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest))), (z, t)
 
     def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
         # dE/dz_j = p_j sum(t) - t_j = p_j (the others' t) - t_j (the others' p): where one of
         # them dominates, what is left of its sum is summed, not subtracted.
         z, t = kept
         rows = _rows(t, z)
-        pivot = pivot_of(rows, t, z)
-        e, gap, rest = exponentials(z, pivot)
+        e, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
         others_e = rest + (1 - e)
         others_t = _others(rows) if is_floating(t) else 1 - rows
-        masked = rest == -1
         dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / (1 + rest))
         return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
 

@@ -11,9 +11,9 @@ The rule is what package.module:name names: a block; a function that makes one, 
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,16 +71,19 @@ def check(target: str, settings: Settings) -> Report:
         "skip": settings.skip,
         "timed": settings.timed,
     }
-    if isinstance(subject, tuple):
+    if isinstance(subject, tuple) and not isinstance(subject, Block):  # a Block is a tuple, too
         return checks.pair(*subject, *inputs, **options)
     if isinstance(subject, (jax.custom_vjp, jax.custom_jvp)):
         return checks.function(subject, *inputs, **options)
-    block = subject if isinstance(subject, Block) else made(target, subject, dict(given))
-    if not isinstance(block, Block):
-        if given:
-            raise CheckError(f"{target} returned {type(block).__name__}, needs to return a Block")
-        # What takes arrays and returns arrays: a function that has a custom rule inside.
-        return checks.function(subject, *inputs, **options)
+    try:
+        block = subject if isinstance(subject, Block) else made(target, subject, dict(given))
+    except MissingArguments as missing:  # perhaps it takes arrays: a custom rule may be inside
+        try:
+            return checks.function(subject, *inputs, **options)
+        except CheckError as error:
+            raise CheckError(
+                f"{missing}: give them as --arg NAME=VALUE; as a function of the inputs: {error}"
+            ) from error
     return checks.block(
         block, inputs[0] if len(inputs) == 1 else tuple(inputs),
         key=jax.random.key(settings.seed) if settings.key else None,
@@ -88,23 +91,26 @@ def check(target: str, settings: Settings) -> Report:
     )  # fmt: skip
 
 
-def made(target: str, factory: Any, given: dict[str, Any]) -> Any:
-    """What the factory returns; None for a function of arrays, which it is not for calling so."""
+class MissingArguments(CheckError):
+    """The factory needs arguments that were not given."""
+
+
+def made(target: str, factory: Any, given: dict[str, Any]) -> Block:
+    """The block that the factory makes."""
     if not callable(factory):
         raise CheckError(
             f"{target} is {type(factory).__name__}, needs to be a Block or a function that makes "
             "one"
         )
     try:
-        return factory(**given)
-    except TypeError as error:
-        if given:
-            raise CheckError(f"{target} cannot be called with these --arg: {error}") from error
-        if "missing" in str(error) and "argument" in str(error):
-            return None
-        raise CheckError(f"{target} raises {type(error).__name__}: {error}") from error
+        block = factory(**given)
     except Exception as error:
-        raise CheckError(f"{target} raises {type(error).__name__}: {error}") from error
+        missing = isinstance(error, TypeError) and not given and "missing" in str(error)
+        refusal = MissingArguments if missing else CheckError
+        raise refusal(f"{target} raises {type(error).__name__}: {error}") from error
+    if not isinstance(block, Block):
+        raise CheckError(f"{target} returned {type(block).__name__}, needs to return a Block")
+    return block
 
 
 def found(target: str) -> Any:
@@ -123,8 +129,6 @@ def found(target: str) -> Any:
         value: Any = module
         for part in name.split("."):
             if not hasattr(value, part):
-                import difflib
-
                 close = difflib.get_close_matches(part, dir(value), n=1)
                 hint = f"; did you mean {close[0]}" if close else ""
                 raise CheckError(f"{module_name} has no {name!r}{hint}")
@@ -170,15 +174,10 @@ def drawn(text: str, rng: np.random.Generator) -> np.ndarray:
     if kind == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     low, _, high = kind.partition("..")
-    draw: Callable[[], np.ndarray]
     try:
         if re.search(r"[.eE]", low + high):
-            a, b = float(low), float(high)
-            draw = lambda: rng.uniform(a, b, shape)  # noqa: E731
-        else:
-            first, last = int(low), int(high)
-            draw = lambda: rng.integers(first, last + 1, shape).astype(np.int32)  # noqa: E731
-        return draw()
+            return rng.uniform(float(low), float(high), shape)
+        return rng.integers(int(low), int(high) + 1, shape).astype(np.int32)
     except ValueError:
         raise CheckError(
             f"--input {text!r}: after the colon it needs LOW..HIGH (0..9 or 0.1..0.9), or bool"

@@ -91,9 +91,8 @@ class _Kinks:
         sides = []
         for sign in (1, -1):
             slope = differences.one_side(values, at_zero[None], sign)
-            with np.errstate(all="ignore"):
-                value = np.sum(slope.value * weights, 1) / scales
-                error = np.sum(slope.error * np.abs(weights), 1) / scales
+            value = np.sum(slope.value * weights, 1) / scales
+            error = np.sum(slope.error * np.abs(weights), 1) / scales
             sides.append((value, error))
         (right, e1), (left, e2) = sides
         size = max(float(np.max(np.abs(weights), initial=0)), 1e-300)

@@ -141,8 +141,7 @@ def _spread(lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents) -
         moved = lab.run(Sample(params, x, sample.key), jax.tree.map(stir, dy))[1]
         for i, (m, t) in enumerate(zip(moved, truth, strict=True)):
             if t is not None and m is not None:
-                with np.errstate(all="ignore"):
-                    change = np.nan_to_num(np.abs(m - t), nan=np.inf)
+                change = np.nan_to_num(np.abs(m - t), nan=np.inf)
                 largest[i] = np.maximum(largest[i], change)
     return largest
 
@@ -154,11 +153,10 @@ def _units_off(
     info = jnp.finfo(dtype)
     got = np.asarray(got, np.float64)
     tiny, largest = float(info.tiny), float(info.max)
-    with np.errstate(all="ignore"):
-        # Entries of a leaf add up terms of about the size of the leaf's typical spread.
-        one = unit * np.abs(truth) + spread + tiny
-        off = np.abs(got - truth) / one
-        share = np.abs(got - truth) / np.abs(truth)
+    # Entries of a leaf add up terms of about the size of the leaf's typical spread.
+    one = unit * np.abs(truth) + spread + tiny
+    off = np.abs(got - truth) / one
+    share = np.abs(got - truth) / np.abs(truth)
     # What the dtype cannot hold is no error, nor is an infinity that is right.
     holds = np.isfinite(truth) & (np.abs(truth) < largest / 4)
     off = np.where(holds, np.where(np.isfinite(got), off, np.inf), 0)
@@ -256,11 +254,10 @@ def _limit(lab: Lab, trial: Trial, leaf: int, place: int, sign: int) -> str:
             continue  # a weight's gradient may be 0 times the infinite input
         if near[i] is None or got[i] is None or far[i] is None or not near[i].size:
             continue
-        with np.errstate(all="ignore"):
-            size = np.max(np.abs(far[i]), initial=0) + 1e-300
-            settled = np.isfinite(far[i]) & (np.abs(near[i] - far[i]) <= 1e-3 * size)
-            off = np.abs(got[i] - far[i])
-            wrong = settled & ~(off <= 2e-3 * size)
+        size = np.max(np.abs(far[i]), initial=0) + 1e-300
+        settled = np.isfinite(far[i]) & (np.abs(near[i] - far[i]) <= 1e-3 * size)
+        off = np.abs(got[i] - far[i])
+        wrong = settled & ~(off <= 2e-3 * size)
         if wrong.any():
             spot = np.unravel_index(np.argmax(wrong), wrong.shape)
             infinity = "-inf" if sign < 0 else "inf"

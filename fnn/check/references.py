@@ -229,7 +229,7 @@ REFERENCES: dict[str, Reference] = {
 
 
 @functools.cache
-def float64(name: str) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+def float64(name: str) -> jax.stages.Wrapped:
     """Value and derivative on a float64 array, compiled; for use under ``jax.enable_x64``."""
     reference = REFERENCES[name]
     centre, series = _series(name)

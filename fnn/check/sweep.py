@@ -131,7 +131,7 @@ class Sweep:
             texts = [program.lower(like).as_text() for program in self.programs.values()]
         with jax.enable_x64(True):
             wide = jax.ShapeDtypeStruct((self.size,), jnp.float64)
-            texts.append(float64(self.name).lower(wide).as_text())  # type: ignore[attr-defined]
+            texts.append(float64(self.name).lower(wide).as_text())
         texts += [jax.__version__, _version(), jax.devices()[0].device_kind]
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 

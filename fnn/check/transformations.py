@@ -43,8 +43,7 @@ def _compare(lab: Lab, name: str, got: Any, want: Any, tolerance: float, words: 
             problems.append(Problem(path, f"{words}: shapes {a.shape} and {b.shape}"))
             continue
         size = np.max(np.abs(b[np.isfinite(b)]), initial=0)
-        with np.errstate(all="ignore"):
-            off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+        off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
         off = np.max(np.nan_to_num(off, nan=np.inf), initial=0)
         largest = max(largest, float(off / (size or 1.0)))
         if off > tolerance * size + 1e-300:

@@ -132,8 +132,7 @@ def relative_error(got: np.ndarray, want: np.ndarray, slack: np.ndarray) -> floa
     known = np.isfinite(want)
     largest = np.max(np.abs(want[known]), initial=0)
     allowed = 1e-8 * np.abs(want) + 1e-12 * largest + slack
-    with np.errstate(all="ignore"):
-        off = np.abs(got - want) / np.where(allowed > 0, allowed, 1e-300)
+    off = np.abs(got - want) / np.where(allowed > 0, allowed, 1e-300)
     off = np.where(known, np.where(np.isnan(off) & ~np.isfinite(got), np.inf, off), 0)
     return float(np.max(np.nan_to_num(off, nan=0.0, posinf=np.inf), initial=0))
 
@@ -249,8 +248,7 @@ def _whole_jacobian(lab: Lab, here: Sequence[Trial], inputs: int) -> Result:
         jacobian = slopes[id(trial.sample)]
         dy = flat_dy(trial.dy)
         terms = jacobian.value * dy
-        with np.errstate(all="ignore"):
-            want, error = np.sum(terms, 1), np.sum(np.abs(dy) * jacobian.error, 1)
+        want, error = np.sum(terms, 1), np.sum(np.abs(dy) * jacobian.error, 1)
         size = np.max(np.abs(terms), initial=0)
         start = 0
         for name, leaf, got in zip(lab.names, lab.floats(trial.sample), trial.got, strict=True):
@@ -334,9 +332,8 @@ def linear(lab: Lab, tried: Sequence[Trial]) -> Result:
     for name, a, b, d in zip(lab.names, first.got, second.got, both, strict=True):
         if a is None or b is None or d is None:
             continue
-        with np.errstate(all="ignore"):
-            off = np.max(np.nan_to_num(np.abs(d - (2 * a - 3 * b))), initial=0)
-            size = np.max(np.nan_to_num(2 * np.abs(a) + 3 * np.abs(b)), initial=0)
+        off = np.max(np.nan_to_num(np.abs(d - (2 * a - 3 * b))), initial=0)
+        size = np.max(np.nan_to_num(2 * np.abs(a) + 3 * np.abs(b)), initial=0)
         largest = max(largest, float(off / (size or 1.0)))
         if off > 1e-10 * size:
             text = f"is not linear in the upstream cotangent: off by {off / size:.1e}"
