@@ -245,9 +245,12 @@ def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax
         return first, second
 
     def half_each(x: Value, dy: jax.Array) -> Value:
-        tie = jnp.equal(*_as_arrays(name, x))
-        halves = jnp.where(tie, dy / 2, 0)
-        return tuple(unbroadcast(halves, shape) for shape in _shapes(x))
+        x1, x2 = _as_arrays(name, x)
+        # All of dx: an entry that is copied may be tied with one and win or lose against another.
+        first = jnp.where(x1 == x2, dy / 2, jnp.where(wins(x1, x2), dy, 0))
+        second = jnp.where(x1 == x2, dy / 2, jnp.where(wins(x2, x1), dy, 0))
+        dxs = zip((first, second), _shapes(x), strict=True)
+        return tuple(unbroadcast(dx, shape) for dx, shape in dxs)
 
     return _joining(name, value, local)._replace(subgradient=half_each)
 

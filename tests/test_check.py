@@ -230,3 +230,49 @@ def test_what_cannot_be_checked_is_refused(run: Callable[[], Report], message: s
 @pytest.mark.parametrize("holds", fnn.check.cases(fnn.square(), FLOATS, timed=False))
 def test_cases_are_tests(holds: Callable[[], None]) -> None:
     holds()
+
+
+# ---- found by mutants and by others' reports ---------------------------------------------------
+
+
+def test_a_tail_is_looked_for_on_both_sides() -> None:
+    """p - t of logits that are small and on the wrong side, as they happen to be given."""
+    E = fnn.binary_cross_entropy()
+    wrong = E._replace(
+        forward=lambda params, x, key=None: (E.forward(params, x)[0], x),
+        backward=lambda params, x, dy: (
+            {}, ((dy * (jax.nn.sigmoid(x[0]) - x[1].astype(x[0].dtype)) / 2).astype(x[0].dtype),
+                 None)
+        ),
+    )  # fmt: skip
+    x = (np.array([0.2, -0.02]), np.array([0, 1]))
+    assert check(E, x).ok
+    assert "float32" in check(wrong, x).wrong
+
+
+def test_nan_at_the_edge_of_a_domain_is_wrong() -> None:
+    """jax-ml/jax#347: a root whose value is not used."""
+
+    def backward(x: Any, dy: Any) -> Any:
+        return (dy * jnp.where(x > 1, 1, 0) / (2 * jnp.sqrt(x)) + 0 * dy / x,)
+
+    report = fnn.check.pair(
+        lambda x: (jnp.maximum(jnp.sqrt(x), 1), x), backward, np.array([0.7, 1.3, 0.4]),
+        **QUICK,
+    )  # fmt: skip
+    assert any("an edge of the domain" in p.diagnosis for p in report["kinks"].problems)
+
+
+def test_where_several_kinks_meet_any_choice_of_each_is_right() -> None:
+    """A layer without bias at 0: all of its units are at their kinks at once."""
+    layer = fnn.layer(5, fnn.relu(), use_bias=False)
+    own = layer._replace(
+        graph=None, backward=lambda params, kept, dy: layer.backward(params, kept, dy)
+    )
+    report = check(own)
+    assert report["kinks"].status != "WRONG", str(report)
+
+
+def test_a_constant_that_is_added_is_named() -> None:
+    report = check(broken(fnn.square(), lambda dp, dx: (dp, dx + 0.01)))
+    assert "has 0.01 added in every entry" in report.problems[0].diagnosis

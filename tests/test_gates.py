@@ -192,3 +192,27 @@ def test_where_nothing_comes_from_above_nothing_goes_down() -> None:
     _, residuals = fnn.maximum().forward({}, (jnp.ones(1), jnp.zeros(1)))
     winner, loser = fnn.maximum().backward({}, residuals, jnp.array([INF]))[1]
     assert (float(winner[0]), float(loser[0])) == (INF, 0)
+
+
+def test_nothing_times_infinity_is_nothing_on_the_way_back() -> None:
+    """A norm's gradient at 0 is 0; a limit that holds exp back leaves nothing to pass."""
+    norm = fnn.serial(fnn.square(), fnn.sum(), fnn.sqrt())
+    x = jnp.zeros(3)
+    _, residuals = norm.forward({}, x)
+    np.testing.assert_array_equal(norm.backward({}, residuals, jnp.ones(()))[1], x)
+    exp = fnn.exp()
+    y, residuals = exp.forward({}, jnp.array([1000.0, 1.0]))
+    assert jnp.isinf(y[0])
+    assert exp.backward({}, residuals, jnp.zeros(2))[1][0] == 0
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e170])
+def test_divide_survives_compilation(size: float) -> None:
+    """XLA makes x1 / x2^2 of x1 / x2 / x2, and the square leaves the range."""
+
+    def gradient(x: tuple[jax.Array, jax.Array]) -> Any:
+        _, residuals = fnn.divide().forward({}, x)
+        return fnn.divide().backward({}, residuals, jnp.ones(()))[1]
+
+    x = (jnp.array(size), jnp.array(size))
+    np.testing.assert_allclose(jax.jit(gradient)(x), [1 / size, -1 / size], rtol=1e-14)

@@ -205,13 +205,6 @@ class Lab:
         self.names = [named[i][0] for i in places]
         self.programs = _programs(rule.forward, rule.backward)
 
-    @property
-    def composite(self) -> bool:
-        """Whether the block is made of others."""
-        block = self.rule.block
-        made = ("repeat_", "rematerialize_", "freeze_")
-        return block is not None and (block.graph is not None or block.name.startswith(made))
-
     def floats(self, sample: Sample) -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in self.layout.floats(sample)]
 

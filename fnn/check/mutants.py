@@ -103,6 +103,8 @@ def run(settings: Settings) -> int:
         for row in progress.track(chosen, description="mutants"):
             for verdict in _judged(row, settings):
                 verdicts.append(verdict)
+                if settings.seeds and not verdict.caught_by:
+                    continue
                 caught = verdict.caught_by or ("-" if verdict.mutant == CONTROL else "ESCAPED")
                 progress.console.print(
                     f"{verdict.row:28} {verdict.mutant:32} {caught:14} {verdict.diagnosis[:110]}",
@@ -129,8 +131,7 @@ def _judged(row: Row, settings: Settings) -> Iterator[Verdict]:
         right = control(row)
         for seed in range(settings.seed, settings.seed + settings.seeds):
             verdict = judge(row, right, seed)
-            if verdict.caught_by or seed == settings.seed:
-                yield verdict._replace(diagnosis=f"seed {seed} {verdict.diagnosis}")
+            yield verdict._replace(diagnosis=f"seed {seed}: {verdict.diagnosis}")
         return
     for mutant in (control(row), *mutants(row)):
         yield judge(row, mutant, settings.seed)

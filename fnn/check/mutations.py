@@ -129,7 +129,8 @@ def _of_cotangents(row: Row) -> Iterator[Mutant]:
         if passed:
             yield Mutant("dy added", _dy_added(row.block, _turn(row, "dy", passed)))
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(row.x) if leaf.ndim}
-    if row.separable and len(sizes) == 1 and min(sizes) > 1 and row.key is None:
+    counted = row.separable and row.key is None and any(bool(jnp.any(d)) for d in leaves)
+    if counted and len(sizes) == 1 and min(sizes) > 1:
         yield Mutant("batch size hard-coded", _hard_coded(row.block, sizes.pop()))
 
 
@@ -229,7 +230,8 @@ def _at_points(row: Row) -> Iterator[Mutant]:
 
     if not isinstance(x, tuple) and x.size and row.key is None:
         y, _ = block.forward(row.params, x)
-        if block.init is no_params and jnp.shape(y) == x.shape:
+        slope = _slope(row, jnp.zeros_like(x))
+        if block.init is no_params and jnp.shape(y) == x.shape and jnp.isfinite(slope).all():
             yield Mutant("wrong only at 0", seeing_x(
                 lambda dx, x, dy: dx + jnp.where(x == 0, dy, 0)))  # fmt: skip
         if _settles(row):
@@ -239,14 +241,19 @@ def _at_points(row: Row) -> Iterator[Mutant]:
             jnp.where(x[0] == x[1], dy, d) for d in dx)))  # fmt: skip
 
 
+def _slope(row: Row, x: jax.Array) -> Any:
+    """dx of the right rule at x, for a cotangent of ones."""
+    y, residuals = row.block.forward(row.params, x)
+    dy = jax.tree.map(lambda v: jnp.ones(v.shape), y)
+    return row.block.backward(row.params, residuals, dy)[1]
+
+
 def _settles(row: Row) -> bool:
     """Whether value and gradient have a limit where the first input goes to infinity."""
 
     def at(value: float) -> tuple[Any, Any]:
         x = jnp.asarray(row.x).reshape(-1).at[0].set(value).reshape(row.x.shape)
-        y, residuals = row.block.forward(row.params, x)
-        dy = jax.tree.map(lambda v: jnp.ones(v.shape), y)
-        return y, row.block.backward(row.params, residuals, dy)[1]
+        return row.block.forward(row.params, x)[0], _slope(row, x)
 
     for sign in (-1, 1):
         (y, end), (_, far), (_, near) = at(sign * jnp.inf), at(sign * 1e8), at(sign * 1e4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,11 @@ from fnn.check.rule import Sample
 from fnn.check.values import Trial
 
 NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-MAGNITUDES = (1.0, 1e-3, 0.1, 0.5, 8.0, 30.0)
-SMALL_INPUTS = "inputs times 0.001"
-STIRS = 6  # random changes of the inputs, which tell how far rounding may carry a result
+MAGNITUDES = (1.0, 8.0, 30.0)
+SMALL = 1e-3  # of one input at a time: of all, what is left of their differences is rounding
+SATURATED = 20.0  # float32 still knows e^-20, and 1 - e^-20 is 1
+WIDE = 8.0  # units, of every other change
+STIRS = 16  # random changes of the inputs, which tell how far rounding may carry a result
 ALLOWED = 24  # units that many roundings may add up to; one rule rounds a few times
 ROWS = 1024  # of a long batch, over which a narrow sum would lose its digits
 
@@ -43,8 +46,10 @@ def precision(lab: Lab, dtype_name: str) -> Result:
         for i, name in enumerate(lab.names):
             if got[i] is None or truth[i] is None or not got[i].size:
                 continue
-            # Where all inputs are tiny, rounding of what is inside counts, not that of inputs.
-            floor = unit * _size(truth, wide_dy) if what == SMALL_INPUTS else 0.0
+            if "batch of" in what and name.startswith("x"):
+                continue  # the long batch is there for the sums over it
+            # Where an input is tiny, rounding of what is inside counts, not that of inputs.
+            floor = unit * _size(truth, wide_dy) if what.endswith(f"times {SMALL:g}") else 0.0
             ulps, off, place = _units_off(got[i], truth[i], spread[i] + floor, unit, dtype)
             if np.isfinite(off):
                 relative = max(relative, off)
@@ -69,12 +74,28 @@ def _size(truth: Cotangents, dy: Any) -> float:
 
 
 def _samples(lab: Lab, long: bool) -> Iterator[tuple[str, Sample]]:
+    def changed(change: Callable[[np.ndarray], np.ndarray], only: str = "") -> Sample:
+        named = zip(lab.names, lab.floats(lab.sample), strict=True)
+        return lab.fill(
+            lab.sample,
+            [change(v) if (n == only if only else n.startswith("x")) else v for n, v in named],
+        )
+
     for factor in MAGNITUDES:
         what = "as given" if factor == 1 else f"inputs times {factor:g}"
-        x = jax.tree.map(lambda v, f=factor: f * v if is_floating(v) else v, lab.sample.x)
-        yield what, lab.sample._replace(x=x)
+        yield what, changed(functools.partial(np.multiply, factor))
+    for name in lab.names:
+        if name.startswith("x"):
+            yield f"{name} times {SMALL:g}", changed(functools.partial(np.multiply, SMALL), name)
+    for sign in (1, -1):
+        what = f"inputs {sign * SATURATED:g} times their sign"
+        yield what, changed(functools.partial(_saturated, sign))
     if long and (batch := _long(lab)) is not None:
         yield f"a batch of {ROWS}", batch
+
+
+def _saturated(sign: int, v: np.ndarray) -> np.ndarray:
+    return sign * SATURATED * np.where(v < 0, -1.0, 1.0)
 
 
 def _long(lab: Lab) -> Sample | None:
@@ -130,18 +151,23 @@ def _spread(lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents) -
     """How far results move when every input moves by about its last digit: their conditioning."""
     rng = np.random.default_rng(lab.seed + 8)
     largest: Cotangents = [None if t is None else np.zeros_like(t) for t in truth]
-    for _ in range(STIRS):
+    for number in range(STIRS):
+        # Every other time by more, and the change counted for less: where a gradient jumps, as at
+        # a kink, rounding on the way may carry it over, though a last digit of an input does not.
+        reach = WIDE if number % 2 else 1.0
 
-        def stir(v: Any) -> Any:
+        def stir(v: Any, reach: float = reach) -> Any:
             if not is_floating(v):
                 return v
-            return np.asarray(v) * (1 + unit * rng.choice([-1.0, 1.0], np.shape(v)))
+            # Not by one unit each: equal changes of two terms would often cancel to the last bit.
+            size = rng.choice([-1.0, 1.0], np.shape(v)) * rng.uniform(0.7, 1.0, np.shape(v))
+            return np.asarray(v) * (1 + reach * unit * size)
 
         params, x = jax.tree.map(stir, (sample.params, sample.x))
         moved = lab.run(Sample(params, x, sample.key), jax.tree.map(stir, dy))[1]
         for i, (m, t) in enumerate(zip(moved, truth, strict=True)):
             if t is not None and m is not None:
-                change = np.nan_to_num(np.abs(m - t), nan=np.inf)
+                change = np.nan_to_num(np.abs(m - t), nan=np.inf) / reach
                 largest[i] = np.maximum(largest[i], change)
     return largest
 

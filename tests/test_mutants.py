@@ -1,0 +1,38 @@
+"""The referee refereed: for every block some mutants, drawn by its name; all of them are caught.
+
+The whole table: ``python -m fnn.check mutants``; right blocks: ``... --every-row --seeds 200``.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from fnn.check import mutants
+from fnn.check.mutations import Row, control
+
+ROWS = mutants.rows(mutants.Settings())
+EACH = 2  # of a dozen
+WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to both",
+           "gradient of the first use only", "mask forgotten")  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_mutants_are_caught(row: Row) -> None:
+    made = list(mutants.mutants(row))
+    assert len(made) >= (8 if row.params else 4)
+    start = zlib.crc32(row.id.encode()) % len(made)
+    chosen = [made[(start + i * (len(made) // EACH)) % len(made)] for i in range(EACH)]
+    chosen += [mutant for mutant in made if mutant.name in WRITTEN and mutant not in chosen]
+    for mutant in chosen:
+        assert mutants.judge(row, mutant).caught_by, mutant.name
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.id in ("linear", "maximum", "mlp", "softmax_cross_entropy")],
+    ids=lambda row: row.id,
+)  # fmt: skip
+def test_the_harness_itself_changes_nothing(row: Row) -> None:
+    verdict = mutants.judge(row, control(row))
+    assert not verdict.caught_by, verdict
