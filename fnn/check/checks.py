@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
-from fnn.check import cost, kinks, precision, rule, transformations, values
+from fnn.check import cost, inside, kinks, precision, rule, transformations, values
 from fnn.check.lab import Lab, cast
 from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
@@ -170,7 +170,19 @@ def _check(
         raise CheckError(f"no property {unknown[0]!r} to skip; there are: {', '.join(PROPERTIES)}")
     with _exactly():
         lab = _lab(made, x, params, key, dtype, seed)
-        return Report(made.name, tuple(_results(lab, set(skip), timed)))
+        report = Report(made.name, tuple(_results(lab, set(skip), timed)))
+        if report.ok or made.block is None:
+            return report
+
+        def check_inner(part: inside.Inner) -> list[Result]:
+            if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
+                return []
+            inner = Lab(rule.of_block(part.block), part.sample, seed)
+            _refuse(inner)
+            return list(_results(inner, set(PROPERTIES) - set(report.wrong), timed=False))
+
+        blamed = inside.blame(made.block, lab.sample, check_inner)
+        return Report(report.name, report.results, blamed)
 
 
 def first_wrong(

@@ -40,10 +40,15 @@ class WrongGradient(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked and every result, in the order of the properties."""
+    """What was checked and every result, in the order of the properties.
+
+    ``inside``: where a network is wrong, the problems of the blocks in it that are wrong on
+    their own, by path.
+    """
 
     name: str
     results: tuple[Result, ...]
+    inside: tuple[Problem, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -82,7 +87,14 @@ class Report:
         width = max((len(result.property) for result in self.results), default=0)
         for result in self.results:
             yield f"  {result.property:<{width}}  {result.status:<7}  {result.figure}"
-        for number, problem in enumerate(self.problems, start=1):
+        # The first problem of each leaf: the others are mostly the same fault, seen otherwise.
+        first_of: dict[str, Problem] = {}
+        every = (*self.inside, *self.problems)
+        for problem in every:
+            first_of.setdefault(problem.leaf, problem)
+        for number, problem in enumerate(first_of.values(), start=1):
             first, *rest = str(problem).split("\n")
             yield f"{number}. {first}"
             yield from (f"   {line}" for line in rest)
+        if more := len(every) - len(first_of):
+            yield f"({more} more of the same leaves: report.problems)"
