@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
 from fnn.check import cost, inside, kinks, precision, rule, transformations, values
-from fnn.check.lab import Lab, cast
+from fnn.check.lab import Lab, cast, fast
 from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
 
@@ -226,7 +225,7 @@ def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) ->
     if params is None and made.block is not None:
         init_key = jax.random.key(seed)
         try:
-            params = made.block.init(init_key, jax.tree.map(jnp.asarray, x))
+            params = fast(made.block.init)(init_key, x)
         except Exception as error:
             raise CheckError(f"{made.name}: init raises {_line(error)}") from error
         params = rule.redraw(jax.device_get(params), rng)
