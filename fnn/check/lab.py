@@ -172,7 +172,10 @@ def _direction(make: str, line: Any, floats: Sequence[Any]) -> list[Any]:
             # Irrational steps around a circle: cheap to compile, and no two alike.
             angle = jnp.arange(leaf.size, dtype=leaf.dtype) * 2.399963229728653
             part = jnp.sin(angle + 1.7 * second + number).reshape(leaf.shape)
-            scale = jnp.sqrt(jnp.mean(jnp.square(leaf))) + 1e-3 if leaf.size else 1.0
+            top = jnp.max(jnp.abs(leaf), initial=0)
+            top = jnp.where(top == 0, 1.0, top)
+            typical = top * jnp.sqrt(jnp.mean(jnp.square(leaf / top))) if leaf.size else 1.0
+            scale = jnp.where(typical == 0, 1.0, typical)
             parts.append(jnp.where(first == number, scale * part, 0.0))
     return parts
 
@@ -272,7 +275,8 @@ class Lab:
         scales = []
         for leaf in self.floats(sample):
             finite = np.where(np.isfinite(leaf), leaf, 0)
-            typical = np.sqrt(np.mean(np.square(finite))) if leaf.size else 0.0
+            top = np.max(np.abs(finite), initial=0)  # taken out, lest squares of 1e-170 be 0
+            typical = top * np.sqrt(np.mean(np.square(finite / top))) if top else 0.0
             scales.append(np.ravel(np.maximum(np.abs(finite), 0.1 * typical or 1.0)))
         return np.concatenate(scales) if scales else np.zeros(0)
 
