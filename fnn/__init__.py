@@ -13,6 +13,7 @@ from fnn.combinators import (
     residual,
     serial,
 )
+from fnn.conv import conv
 from fnn.dropout import dropout
 from fnn.elementwise import elementwise, straight_through
 from fnn.fit import Fitted, fit
@@ -76,6 +77,7 @@ __all__ = [
     "celu",
     "check",
     "concatenate",
+    "conv",
     "cross_entropy",
     "divide",
     "dropout",

@@ -260,6 +260,46 @@ def layers() -> list[Case]:
     ]  # fmt: skip
 
 
+def convolutions() -> list[Case]:
+    def row(id: str, shape: Shape, features: int, kernel: Any, **options: Any) -> Case:
+        stride, dilation = options.get("stride", 1), options.get("dilation", 1)
+        padding, groups = options.get("padding", "SAME"), options.get("groups", 1)
+        axes = len(shape) - 1
+        each = lambda v: (v,) * axes if isinstance(v, int) else tuple(v)  # noqa: E731
+        pads = [(padding, padding)] * axes if isinstance(padding, int) else padding
+        letters = ("NHWC", "HWIO", "NHWC") if axes == 2 else ("NWC", "WIO", "NWC")
+
+        def plain(params: Any, x: Any) -> Any:
+            with jax.numpy_rank_promotion("allow"):
+                y = jax.lax.conv_general_dilated(
+                    x, params["w"], each(stride), pads, rhs_dilation=each(dilation),
+                    dimension_numbers=letters, feature_group_count=groups,
+                )  # fmt: skip
+                return y + params.get("b", 0)
+
+        make = lambda: fnn.conv(features, kernel, **options)  # noqa: E731
+        return Case(id, make, (In(shape),), batch=(2,), batches=((1,), (0,)), plain=plain)
+
+    return [
+        row("conv", (4, 5, 2), 3, 3),
+        row("conv/1x1", (3, 2, 3), 2, 1),
+        row("conv/1x1, stride", (5, 4, 2), 3, 1, stride=2),
+        row("conv/1x1, padding", (2, 3, 2), 2, 1, padding=1, stride=2),
+        row("conv/stride, ragged", (7, 6, 2), 2, 3, stride=2),
+        row("conv/stride over the end", (8, 5, 1), 2, (2, 3), stride=(3, 2), padding="VALID"),
+        row("conv/stride beyond the kernel", (7, 5, 2), 2, 2, stride=3, padding="VALID"),
+        row("conv/even kernel", (5, 4, 1), 2, (2, 4), use_bias=False),
+        row("conv/pairs", (4, 3, 2), 2, 3, padding=((2, 0), (1, 3))),
+        row("conv/padding beyond the kernel", (3, 3, 1), 2, 2, padding=3, stride=2),
+        row("conv/dilation", (6, 7, 2), 2, (3, 2), dilation=(2, 3), padding=2, stride=(1, 2)),
+        row("conv/groups", (4, 3, 4), 6, (3, 2), groups=2, stride=(1, 2)),
+        row("conv/depthwise", (4, 4, 3), 3, 3, groups=3),
+        row("conv/kernel of the input's size", (3, 4, 2), 2, (3, 4), padding="VALID"),
+        row("conv/sequence", (6, 2), 3, 3, stride=2),
+        row("conv/sequence, dilation, groups", (7, 4), 4, 2, dilation=3, groups=2, padding=2),
+    ]  # fmt: skip
+
+
 def losses() -> list[Case]:
     """A row per kind of prediction, target and weights."""
     logits, p = In((4,), away_from(scale=2)), In((4,), probability_rows)
@@ -449,7 +489,7 @@ def networks() -> list[Case]:
 
 
 CASES: list[Case] = [
-    *nonlinearities(), *gates(), *layers(), *losses(), *combinators(), *networks()
+    *nonlinearities(), *gates(), *layers(), *convolutions(), *losses(), *combinators(), *networks()
 ]  # fmt: skip
 
 
