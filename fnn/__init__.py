@@ -2,6 +2,7 @@
 
 from fnn import check, models
 from fnn.backprop import as_function, value_and_grad, with_loss
+from fnn.batch_norm import batch_norm
 from fnn.block import Block, BlockError
 from fnn.combinators import (
     concatenate,
@@ -73,6 +74,7 @@ __all__ = [
     "add",
     "apply_updates",
     "as_function",
+    "batch_norm",
     "binary_cross_entropy",
     "celu",
     "check",

@@ -29,18 +29,19 @@ def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
     )
 
 
-def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params]]:
-    """Like :func:`value_and_grad`, with None for the gradients that are not computed."""
+def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params, Residuals]]:
+    """Like :func:`value_and_grad`, with None for the gradients that are not computed, and with
+    the network's residuals."""
     plain, weighted = with_loss(net, loss), with_loss(net, loss, weighted=True)
 
     def f(
         params: Params, x: Value, target: Value, key: Key = None, weights: Any = None
-    ) -> tuple[jax.Array, Params]:
+    ) -> tuple[jax.Array, Params, Residuals]:
         block = plain if weights is None else weighted
         inputs = (x, target) if weights is None else (x, target, weights)
         value, residuals = block.forward({"net": params}, inputs, key)
         grads, _ = block.backward({"net": params}, residuals, jnp.ones_like(value))
-        return value, grads["net"]
+        return value, grads["net"], residuals["net"]
 
     return f
 
@@ -66,7 +67,7 @@ def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Pa
     def f(
         params: Params, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[jax.Array, Params]:
-        value, grads = run(params, x, target, key, weights)
+        value, grads, _ = run(params, x, target, key, weights)
         return value, with_zeros(grads, params)
 
     return f

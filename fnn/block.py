@@ -51,6 +51,8 @@ class Block(NamedTuple):
     graph of what its nodes are.
     ``validate``: looks at concrete data on the host before training, for blocks (losses)
     that can refuse bad values; raises :class:`BlockError`.
+    ``track``: ``(params, residuals) -> params``, for blocks with running statistics: the
+    parameters with those moved towards what forward has just seen. Training steps call it.
     ``subgradient``: ``(x, dy) -> dx`` at points without a derivative, as the block declares it;
     :mod:`fnn.check` holds ``backward`` to it there.
 
@@ -76,6 +78,7 @@ class Block(NamedTuple):
     graph: Graph | None = None
     inference: Callable[[], Block] | None = None
     validate: Callable[[Value], None] | None = None
+    track: Callable[[Params, Residuals], Params] | None = None
     subgradient: Callable[[Value, Value], Value] | None = None
 
 

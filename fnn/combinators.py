@@ -189,6 +189,7 @@ def repeat(block: Block, n: int) -> Block:
     return Block(
         init, forward, backward, f"repeat_{block.name}",
         inference=lambda: repeat(inference(block), n),
+        track=None if block.track is None else jax.vmap(block.track),
     )  # fmt: skip
 
 
@@ -218,9 +219,15 @@ def rematerialize(block: Block) -> Block:
 
         return _unmerged(again, params, residuals, dy)
 
+    def track(params: Params, residuals: Residuals) -> Params:
+        assert block.track is not None
+        x, key = residuals
+        return block.track(params, block.forward(params, x, key)[1])
+
     return Block(
         block.init, forward, backward, f"rematerialize_{block.name}",
         inference=lambda: rematerialize(inference(block)), validate=block.validate,
+        track=None if block.track is None else track,
     )  # fmt: skip
 
 
@@ -260,7 +267,7 @@ def freeze(block: Block) -> Block:
     Their cotangents are ``None``: not computed, so the compiled program has no trace of them.
     The gradient still flows through to what comes before. ``value_and_grad`` shows zeros for
     them, and ``make_step`` leaves them exactly as they are, whatever the optimiser (weight
-    decay, momentum) would do.
+    decay, momentum) would do. Running statistics stay as they are, too.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.serial(body=fnn.freeze(fnn.linear(3)), head=fnn.linear(1))
@@ -281,6 +288,7 @@ def freeze(block: Block) -> Block:
         backward=backward,
         name=f"freeze_{block.name}",
         inference=lambda: freeze(inference(block)),
+        track=None,
     )
 
 

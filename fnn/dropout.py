@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import jax
@@ -37,8 +38,8 @@ def dropout(rate: float) -> Block:
     >>> sorted(set(y.tolist()))
     [0.0, 2.0]
     """
-    if not 0 <= rate < 1:
-        raise BlockValueError("dropout", f"rate is {rate}, needs 0 <= rate < 1")
+    if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+        raise BlockValueError("dropout", f"rate is {rate!r}, needs 0 <= rate < 1")
 
     def masked(key: Any, x: jax.Array) -> jax.Array:
         keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)

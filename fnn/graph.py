@@ -142,8 +142,18 @@ def _executor(g: Graph, name: str) -> Block:
                 dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
         return dparams, _pick(cotangents, g.inputs)
 
+    def track(params: Params, residuals: Residuals) -> Params:
+        moved = dict(params)
+        for _, node in live:
+            if node.block.track is not None:
+                moved[node.params_of] = node.block.track(
+                    moved[node.params_of], residuals[node.name]
+                )
+        return type(params)(moved)
+
+    tracks = any(node.block.track is not None for _, node in live)
     forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
-    return Block(init, forward, backward, name, graph=g)
+    return Block(init, forward, backward, name, graph=g, track=track if tracks else None)
 
 
 def inference(block: Block) -> Block:

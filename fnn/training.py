@@ -27,7 +27,7 @@ def _step(net: Block, loss: Block, optimizer: Any) -> Step:
     def step(
         params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[Params, Any, jax.Array]:
-        value, grads = run(params, x, target, key, weights)  # 2a and 2b
+        value, grads, residuals = run(params, x, target, key, weights)  # 2a and 2b
 
         def value_fn(params: Params) -> jax.Array:
             return _loss_of(net, loss, params, x, target, key, weights)
@@ -38,7 +38,10 @@ def _step(net: Block, loss: Block, optimizer: Any) -> Step:
         offered = {"value": value, "grad": full, "value_fn": value_fn}
         extra = {name: v for name, v in offered.items() if takes_any or name in accepted}
         updates, state = optimizer.update(full, state, params, **extra)
-        return _keep_frozen(params, apply_updates(params, updates), grads), state, value  # 2c
+        params = _keep_frozen(params, apply_updates(params, updates), grads)  # 2c
+        if net.track is not None:
+            params = net.track(params, residuals)
+        return params, state, value
 
     return step
 

@@ -300,6 +300,29 @@ def convolutions() -> list[Case]:
     ]  # fmt: skip
 
 
+def normalizations() -> list[Case]:
+    def standardised(params: Any, x: Any, mean: Any, var: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+    def by_batch(params: Any, x: Any) -> Any:
+        axes = tuple(range(x.ndim - 1))
+        return standardised(params, x, jnp.mean(x, axes), jnp.var(x, axes))
+
+    def by_running(params: Any, x: Any) -> Any:
+        statistics = params["statistics"]
+        return standardised(params, x, statistics["mean"], statistics["var"])
+
+    images = {"inputs": (In((2, 3)),), "batch": (4,), "frozen": ("statistics/",)}
+    return [
+        Case("batch_norm", fnn.batch_norm, (In((3,)),), batch=(5,), batches=((2,), (2, 2)),
+             separable=None, frozen=("statistics/",), plain=by_batch, ulps=8),
+        Case("batch_norm/images", fnn.batch_norm, **images, separable=None, plain=by_batch, ulps=8),
+        Case("batch_norm/inference", lambda: fnn.inference(fnn.batch_norm()), **images,
+             batches=((1,), (0,)), plain=by_running),
+    ]  # fmt: skip
+
+
 def losses() -> list[Case]:
     """A row per kind of prediction, target and weights."""
     logits, p = In((4,), away_from(scale=2)), In((4,), probability_rows)
@@ -489,7 +512,8 @@ def networks() -> list[Case]:
 
 
 CASES: list[Case] = [
-    *nonlinearities(), *gates(), *layers(), *convolutions(), *losses(), *combinators(), *networks()
+    *nonlinearities(), *gates(), *layers(), *convolutions(), *normalizations(), *losses(),
+    *combinators(), *networks(),
 ]  # fmt: skip
 
 
@@ -503,6 +527,12 @@ class Sample(NamedTuple):
     x: Any
     key: Any
     dy: Any
+
+
+def _parameter(rng: np.random.Generator, path: Any, like: Any) -> jax.Array:
+    drawn = 0.7 * rng.standard_normal(like.shape)
+    variance = jax.tree_util.keystr(path[-1:], simple=True) == "var"
+    return jnp.asarray(np.abs(drawn) + 0.1 if variance else drawn)
 
 
 def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
@@ -523,7 +553,7 @@ def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
     key = jax.random.key(seed) if case.needs_key else None
     # Away from where init starts: a bias of 0 would hide what is wrong with it.
     start = jax.eval_shape(block.init, jax.random.key(0), x)
-    params = jax.tree.map(lambda p: jnp.asarray(0.7 * fixed_rng.standard_normal(p.shape)), start)
+    params = jax.tree_util.tree_map_with_path(lambda *leaf: _parameter(fixed_rng, *leaf), start)
     y = jax.eval_shape(block.forward, params, x, key)[0]
     dy = jax.tree.map(lambda v: jnp.asarray(rng.standard_normal(v.shape)), y)
     return Sample(params, x, key, dy)

@@ -59,6 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}; install it with: pip install 'fnn[check]'", file=sys.stderr)
         return 2
+    except Exception as error:
+        if os.environ.get("FNN_TRACEBACK"):
+            raise
+        print(
+            f"error: could not be checked: {type(error).__name__}: {error} (FNN_TRACEBACK=1 shows "
+            "where)",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return 130

@@ -135,6 +135,8 @@ def found(target: str) -> Any:
             value = getattr(value, part)
         return value
 
+    if not names.strip():
+        raise CheckError(f"{target!r} names no object: write package.module:name")
     parts = [one(name.strip()) for name in names.split(",")]
     if len(parts) > 2:
         raise CheckError(f"{target}: name one object, or a forward and a backward")
@@ -178,7 +180,7 @@ def drawn(text: str, rng: np.random.Generator) -> np.ndarray:
         if re.search(r"[.eE]", low + high):
             return rng.uniform(float(low), float(high), shape)
         return rng.integers(int(low), int(high) + 1, shape).astype(np.int32)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise CheckError(
             f"--input {text!r}: after the colon it needs LOW..HIGH (0..9 or 0.1..0.9), or bool"
         ) from None

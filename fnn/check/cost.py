@@ -24,16 +24,22 @@ except ImportError:  # newer JAX
 
 def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
     """Residuals that backward does not read, or that are parameters once more."""
-    params, x, key = lab.sample
-    dy = tried[0].dy
-    kept = jax.eval_shape(lab.rule.forward, params, x, key)[1]
-    leaves, tree = flat(kept)
-    named = jax.tree_util.tree_leaves_with_path(kept)
+    params, dy = lab.sample.params, tried[0].dy
+    kept = _residuals(lab)
+    everything, tree = flat(kept)
+    arrays = [hasattr(leaf, "dtype") for leaf in everything]  # else a Python number: no bytes
+    leaves = [leaf for leaf, array in zip(everything, arrays, strict=True) if array]
+    named = [
+        (path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(kept)
+        if hasattr(leaf, "dtype")
+    ]  # fmt: skip
     if not leaves:
         return Result("residuals", RIGHT, "none are kept")
 
     def backward(leaves: list[Any]) -> Any:
-        return jax.tree.leaves(lab.rule.backward(params, tree.unflatten(leaves), dy))
+        given = iter(leaves)
+        filled = [next(given) if a else v for v, a in zip(everything, arrays, strict=True)]
+        return jax.tree.leaves(lab.rule.backward(params, tree.unflatten(filled), dy))
 
     jaxpr = jax.make_jaxpr(backward)(leaves).jaxpr
     _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -48,14 +54,31 @@ def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
     figure = f"{len(leaves)} arrays, {readable_bytes(_size(leaves))}"
     if again:
         figure += f"; could be had without keeping: {'; '.join(again)}"
-    if problems:
+    if problems and lab.rule.block is not None:  # the protocol: what backward needs, no more
         return Result("residuals", WRONG, figure, tuple(problems))
+    if problems:
+        again.append(f"never read by backward: {', '.join(p.leaf for p in problems)}")
+        figure += f"; {again[-1]}"
     return Result("residuals", SHOWN if again else RIGHT, figure)
+
+
+def _residuals(lab: Lab) -> Any:
+    """What forward keeps: shapes of arrays, and the Python numbers as they are."""
+    static: list[Any] = []
+
+    def run(*sample: Any) -> Any:
+        leaves, tree = flat(lab.rule.forward(*sample)[1])
+        static.append(([None if hasattr(v, "dtype") else v for v in leaves], tree))
+        return [v if hasattr(v, "dtype") else jnp.zeros(()) for v in leaves]
+
+    shapes = jax.eval_shape(run, *lab.sample)
+    numbers, tree = static[0]
+    return tree.unflatten([s if n is None else n for s, n in zip(shapes, numbers, strict=True)])
 
 
 def _again(lab: Lab, named: Any) -> list[str]:
     """Residuals that equal a parameter, another residual, or a function of parameters alone."""
-    values = jax.tree.leaves(lab.rule.forward(*lab.sample)[1])
+    values = [v for v in jax.tree.leaves(lab.rule.forward(*lab.sample)[1]) if hasattr(v, "dtype")]
     params = jax.tree_util.tree_leaves_with_path(lab.sample.params)
     found, seen = [], list[tuple[str, np.ndarray]]()
     for (path, _), value in zip(named, values, strict=True):
@@ -153,7 +176,7 @@ def _size(arrays: Any) -> int:
     sizes = (
         int(np.prod(a.shape)) * a.dtype.itemsize
         for a in arrays
-        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        if hasattr(a, "dtype") and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
     )
     return sum(sizes)
 

@@ -13,7 +13,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
-from fnn.check.rule import PROGRAMS, Rule, Sample, has_custom_rule, without_custom_rules
+from fnn.check.rule import PROGRAMS, CheckError, Rule, Sample, has_custom_rule, without_custom_rules
 
 Cotangents = list[Any]  # one for every floating leaf of (params, x), None where there is none
 
@@ -91,7 +91,11 @@ class Programs(NamedTuple):
 def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Programs:
     def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
         y, residuals = forward(params, x, key)
-        return (y, *backward(params, residuals, dy))
+        made = backward(params, residuals, dy)
+        if not isinstance(made, tuple) or len(made) != 2:
+            got = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
+            raise CheckError(f"backward needs to return (dparams, dx), got {got}")
+        return (y, *made)
 
     def looped(params: Any, x: Any, key: Any, dy: Any) -> Any:
         def body(carry: Any, _: Any) -> Any:
@@ -207,6 +211,11 @@ class Lab:
         self.layout = Layout(places, jax.tree.structure((sample.params, sample.x)))
         self.names = [named[i][0] for i in places]
         self.programs = _programs(rule.forward, rule.backward)
+        self.single = any(leaf.dtype == np.float32 for leaf in self.layout.floats(sample))
+
+    def loose(self, tolerance: float) -> float:
+        """A tolerance for float64, or what goes for it where the block is looked at in float32."""
+        return max(tolerance, 1e-4) if self.single else tolerance
 
     def floats(self, sample: Sample) -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in self.layout.floats(sample)]

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import is_floating
-from fnn.check.lab import Cotangents, Lab, cast
+from fnn.check.batches import Batch, find
+from fnn.check.lab import Cotangents, Lab, cast, path_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import Sample
+from fnn.check.rule import Sample, flat
 from fnn.check.values import Trial
 
 NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -27,37 +28,52 @@ PICKED = "dy 1 at each row's largest y, else 0"  # as a loss picks its label: 1 
 ROWS = 1024  # of a long batch, over which a narrow sum would lose its digits
 
 
-def precision(lab: Lab, dtype_name: str) -> Result:
+def precision(lab: Lab, tried: Sequence[Trial], dtype_name: str) -> Result:
     """The rule in a narrower dtype against itself in float64, from the same rounded numbers."""
+    if lab.single and dtype_name == "float32":
+        return Result(dtype_name, SKIPPED, "the comparison itself is in float32")
     dtype = NARROW[dtype_name]
     unit = float(jnp.finfo(dtype).eps) / 2
     problems, worst, relative = dict[str, Problem](), 0.0, 0.0
-    for what, sample in _samples(lab, long=dtype_name != "float32"):
+    batch, rows = _long(lab, tried) if dtype_name != "float32" else (None, frozenset())
+    for what, sample in _samples(lab, batch):
         try:
             low, dy = _lowered(lab, sample, dtype)
-            y, got = lab.run(low, dy)
+            y, got = _narrow(lab, low, dy)
             if PICKED in what:
                 dy = jax.tree.map(_picked, y, dy)
-                got = lab.run(low, dy)[1]
+                got = _narrow(lab, low, dy)[1]
         except Exception as error:
             text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
             if what == "as given":
                 return Result(dtype_name, SKIPPED, f"does not run in {dtype_name}: {text}")
             continue
-        wide, wide_dy = _widened(lab, low), cast(dy, np.float64)
-        truth = lab.run(wide, wide_dy)[1]
+        exact = np.float32 if lab.single else np.float64
+        wide, wide_dy = cast(low, exact), cast(dy, exact)
+        wide_y, truth = lab.run(wide, wide_dy)
+        if not _as_finite(y, wide_y):
+            continue  # forward itself overflows here
         spread = _spread(lab, wide, wide_dy, unit, truth)
         for i, name in enumerate(lab.names):
             if got[i] is None or truth[i] is None or not got[i].size:
                 continue
-            if "batch of" in what and name.startswith("x"):
+            if "batch of" in what and name in rows:
                 continue  # the long batch is there for the sums over it
-            # Where an input is tiny, rounding of what is inside counts, not that of inputs.
-            floor = unit * _size(truth, wide_dy) if what.endswith(f"times {SMALL:g}") else 0.0
+            if got[i].dtype != lab.floats(low)[i].dtype:
+                words = f"comes back as {got[i].dtype} for {lab.floats(low)[i].dtype}: cast it"
+                problems.setdefault(name, Problem(name, words))
+                continue
+            # Where an input is tiny, rounding of what is inside counts, not that of inputs; and
+            # the terms of a parameter's sum over the batch may be larger than what is left of it.
+            inner = what.endswith(f"times {SMALL:g}") or name.startswith("params")
+            floor = unit * _size(truth, wide_dy) if inner else 0.0
             ulps, off, place = _units_off(got[i], truth[i], spread[i] + floor, unit, dtype)
             if np.isfinite(off):
                 relative = max(relative, off)
             worst = max(worst, min(ulps, 1e12))
+            words = _scaled(got[i], truth[i], unit) if ulps > ALLOWED / 2 else ""
+            if words and name not in problems:
+                problems[name] = Problem(name, f"{words} in {dtype_name}, {what}")
             if ulps > ALLOWED and name not in problems:
                 at = lab.floats(low)[i]
                 problems[name] = Problem(
@@ -72,12 +88,41 @@ def precision(lab: Lab, dtype_name: str) -> Result:
     return Result(dtype_name, WRONG if problems else RIGHT, figure, tuple(problems.values()))
 
 
+def _narrow(lab: Lab, sample: Sample, dy: Any) -> tuple[Any, Cotangents]:
+    """As JAX computes by default: with float64 allowed, NumPy's constants would widen it. (Not
+    with a key: it would draw other numbers.)"""
+    with jax.enable_x64(sample.key is not None):
+        return lab.run(sample, dy)
+
+
+def _as_finite(low: Any, wide: Any) -> bool:
+    """Whether an output that is finite in the wide dtype is so in the narrow one."""
+    pairs = zip(jax.tree.leaves(low), jax.tree.leaves(wide), strict=True)
+    return all(
+        np.isfinite(a.astype(np.float64))[np.isfinite(b)].all() for a, b in pairs if is_floating(a)
+    )
+
+
+def _scaled(got: np.ndarray, truth: np.ndarray, unit: float) -> str:
+    """Whether it is the truth times a constant, by more than rounding."""
+    got = np.asarray(got, np.float64)
+    power = np.sum(truth * truth)
+    large = np.sum(np.abs(truth) > 0.1 * np.max(np.abs(truth), initial=0))
+    if large < 3 or not (np.isfinite(got).all() and np.isfinite(truth).all() and power > 0):
+        return ""
+    r = float(np.sum(got * truth) / power)
+    left = np.max(np.abs(got - r * truth)) / np.max(np.abs(truth))
+    if abs(r - 1) > max(16 * unit, 8 * left):
+        return f"is {r:.4g} times the truth everywhere"
+    return ""
+
+
 def _size(truth: Cotangents, dy: Any) -> float:
     leaves = [d for d in (*truth, *jax.tree.leaves(dy)) if d is not None and is_floating(d)]
     return max((float(np.max(np.abs(d[np.isfinite(d)]), initial=0)) for d in leaves), default=0.0)
 
 
-def _samples(lab: Lab, long: bool) -> Iterator[tuple[str, Sample]]:
+def _samples(lab: Lab, batch: Sample | None) -> Iterator[tuple[str, Sample]]:
     def changed(change: Callable[[np.ndarray], np.ndarray], only: str = "") -> Sample:
         named = zip(lab.names, lab.floats(lab.sample), strict=True)
         return lab.fill(
@@ -90,13 +135,19 @@ def _samples(lab: Lab, long: bool) -> Iterator[tuple[str, Sample]]:
         sample = changed(functools.partial(np.multiply, factor))
         yield what, sample
         yield f"{what}, {PICKED}", sample
+    if batch is None:
+        for by in range(1, _rows_of(lab)):  # so that each entry of a row is its largest once
+            yield (
+                f"inputs times {factor:g}, rolled by {by}",
+                changed(functools.partial(_rolled, factor, by)),
+            )
     for name in lab.names:
         if name.startswith("x"):
             yield f"{name} times {SMALL:g}", changed(functools.partial(np.multiply, SMALL), name)
     for sign in (1, -1):
         what = f"inputs {sign * SATURATED:g} times their sign"
         yield what, changed(functools.partial(_saturated, sign))
-    if long and (batch := _long(lab)) is not None:
+    if batch is not None:
         yield f"a batch of {ROWS}", batch
 
 
@@ -108,34 +159,56 @@ def _picked(y: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return hot.astype(dy.dtype)
 
 
+def _rows_of(lab: Lab) -> int:
+    """The entries of a row of x; 0 where there are no labels that a row could be sure of."""
+    leaves = [np.asarray(v) for v in jax.tree.leaves(lab.sample.x)]
+    rows = [v.shape[-1] for v in leaves if is_floating(v) and v.ndim > 1]
+    labelled = any(not is_floating(v) for v in leaves)
+    return min(max(rows, default=0), 8) if labelled else 0
+
+
+def _rolled(factor: float, by: int, v: np.ndarray) -> np.ndarray:
+    return factor * (np.roll(v, by, -1) if v.ndim else v)
+
+
 def _saturated(sign: int, v: np.ndarray) -> np.ndarray:
     return sign * SATURATED * np.where(v < 0, -1.0, 1.0)
 
 
-def _long(lab: Lab) -> Sample | None:
-    """A batch so long that a sum in the narrow dtype would lose its digits."""
-    leaves = jax.tree.leaves(lab.sample.x)
-    sizes = {leaf.shape[0] if np.ndim(leaf) > 1 else 0 for leaf in leaves if is_floating(leaf)}
-    if (
-        len(sizes) != 1
-        or 0 in sizes
-        or lab.sample.key is not None
-        or not any(name.startswith("params") for name in lab.names)
-    ):
-        return None
-    n = sizes.pop()
-    if n >= ROWS or sum(np.size(v) for v in leaves) // n * ROWS > 2**18:
-        return None
-    if any(np.ndim(v) == 0 or v.shape[0] != n for v in leaves):
-        return None
+def _long(lab: Lab, tried: Sequence[Trial]) -> tuple[Sample | None, frozenset[str]]:
+    """A batch so long that a sum in the narrow dtype would lose its digits; and the leaves that
+    lie along it, which are no such sums."""
+    leaves, tree = flat(lab.sample.x)
+    along = _along(lab, tried, leaves)
+    n = next((np.shape(v)[0] for v, a in zip(leaves, along, strict=True) if a), 0)
+    names = [path_of(path, "x") for path, _ in jax.tree_util.tree_leaves_with_path(lab.sample.x)]
+    rows = frozenset(name for name, a in zip(names, along, strict=True) if a)
+    if not 0 < n < ROWS or not set(lab.names) - rows:
+        return None, rows
+    if sum(np.size(v) for v in leaves) // n * ROWS > 2**18:
+        return None, rows
     rng = np.random.default_rng(lab.seed + 6)
 
-    def tiled(v: Any) -> Any:
-        rows = np.asarray(v)[np.arange(ROWS) % n]
+    def tiled(v: Any, a: bool) -> Any:
+        if not a:
+            return v
+        many = np.asarray(v)[np.arange(ROWS) % n]
         # Of one sign, so that the sum is as large as its terms make it.
-        return np.abs(rows) * rng.uniform(0.5, 1.5, rows.shape) if is_floating(v) else rows
+        return np.abs(many) * rng.uniform(0.5, 1.5, many.shape) if is_floating(v) else many
 
-    return lab.sample._replace(x=jax.tree.map(tiled, lab.sample.x))
+    x = tree.unflatten([tiled(v, a) for v, a in zip(leaves, along, strict=True)])
+    return lab.sample._replace(x=x), rows
+
+
+def _along(lab: Lab, tried: Sequence[Trial], leaves: Sequence[Any]) -> tuple[bool, ...]:
+    """Which leaves of x have a batch as their first axis; none where that is not known."""
+    if lab.rule.block is None:
+        found = find(lab, tried[0])
+        return found.leaves if isinstance(found, Batch) else (False,) * len(leaves)
+    sizes = {v.shape[0] if np.ndim(v) > 1 else 0 for v in leaves if is_floating(v)}
+    fits = len(sizes) == 1 and 0 not in sizes and lab.sample.key is None
+    fits = fits and all(np.ndim(v) and v.shape[0] in sizes for v in leaves)
+    return (fits,) * len(leaves)
 
 
 def _lowered(lab: Lab, sample: Sample, dtype: Any) -> tuple[Sample, Any]:
@@ -155,10 +228,6 @@ def _lowered(lab: Lab, sample: Sample, dtype: Any) -> tuple[Sample, Any]:
     if any(np.ndim(d) and d.shape[0] == ROWS for d in jax.tree.leaves(dy)):
         dy = jax.tree.map(lambda d: np.abs(d) if is_floating(d) else d, dy)
     return low, dy
-
-
-def _widened(lab: Lab, low: Sample) -> Sample:
-    return Sample(cast(low.params, np.float64), cast(low.x, np.float64), low.key)
 
 
 def _spread(lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents) -> Cotangents:
@@ -285,10 +354,12 @@ def _limit(lab: Lab, trial: Trial, leaf: int, place: int, sign: int) -> str:
     def at(value: float) -> tuple[Any, Cotangents]:
         return lab.run(_with(lab, trial.sample, leaf, _set(base, place, value)), trial.dy)
 
-    (_, near), (_, far) = (at(sign * f) for f in FAR)
+    (_, near), (far_y, far) = (at(sign * f) for f in FAR)
     y, got = at(sign * np.inf)
-    if not all(np.isfinite(v).all() for v in jax.tree.leaves(y) if is_floating(v)):
-        return ""
+    for v, near_by in zip(jax.tree.leaves(y), jax.tree.leaves(far_y), strict=True):
+        # Where y itself does not have the limit (several infinities meet), no slope has to.
+        if is_floating(v) and not np.allclose(v, near_by, 1e-3, 1e-6):
+            return ""
     for i, other in enumerate(lab.names):
         if not other.startswith("x"):
             continue  # a weight's gradient may be 0 times the infinite input
@@ -331,5 +402,9 @@ def _nan(lab: Lab, trial: Trial, leaf: int, place: int) -> str:
         return ""
     varies = any(p[place] != ds[0][place] for p in ds[1:])
     if varies and not np.isnan(d[place]):
+        if not lab.no_autodiff and lab.rule.block is None:
+            sample = _with(lab, trial.sample, leaf, _set(base, place, np.nan))
+            if np.array_equal(np.ravel(lab.autodiff(sample, trial.dy)[leaf])[place], d[place]):
+                return ""  # a branch of JAX's own, such as max: y tells of the NaN
         return f"is {d[place]:g} where the input is NaN: NaN in must be NaN out, never a number"
     return ""

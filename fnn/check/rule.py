@@ -71,6 +71,11 @@ def of_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str
 
     def block_backward(params: Any, residuals: Any, dy: Any) -> Any:
         dx = backward(residuals, dy)
+        if isinstance(dx, list) or dx is None:
+            raise CheckError(
+                f"{name}: backward returned {type(dx).__name__}, needs to return a tuple with one "
+                "cotangent for each argument (None for integers)"
+            )
         return {}, dx if isinstance(dx, tuple) else (dx,)
 
     return Rule(name, block_forward, block_backward, lambda _, x, key: forward(*x)[0])
@@ -208,9 +213,9 @@ def redraw(value: Any, rng: np.random.Generator) -> Any:
     def one(leaf: Any) -> Any:
         if not is_floating(leaf):
             return leaf
-        leaf = np.asarray(leaf, np.float64)
+        leaf, dtype = np.asarray(leaf, np.float64), leaf.dtype
         if not np.any(leaf):
-            return 0.5 * rng.standard_normal(leaf.shape)
-        return leaf * np.exp(0.3 * rng.standard_normal(leaf.shape))
+            return (0.5 * rng.standard_normal(leaf.shape)).astype(dtype)
+        return (leaf * np.exp(0.3 * rng.standard_normal(leaf.shape))).astype(dtype)
 
     return jax.tree.map(one, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,9 @@ from fnn.check.lab import Cotangents, Lab, is_none, leaves_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample, redraw
 
+TOO_COARSE = "float32 is too coarse for differences"
 SMALL = 128  # entries in and out, up to which the whole Jacobian is compared
+FAR = (8.0, 30.0)  # times the inputs
 REPEATS = 3  # random directions for each leaf, where it is larger
 
 
@@ -40,7 +42,9 @@ def cotangents(lab: Lab) -> Result:
     for what, needed, given in (("params", params, shapes[1]), ("x", x, shapes[2])):
         left, right = (str(jax.tree.structure(t, is_leaf=is_none)) for t in (needed, given))
         if left != right:
-            text = f"the cotangent has the structure {right}, needs {left}"
+            text = f"the cotangent is {_items(given)}, needs {_items(needed)}"
+            if text.split(", needs ")[0].endswith(_items(needed)):
+                text = f"the cotangent has the structure {right}, needs {left}"
             return Result("cotangents", WRONG, "structure", (Problem(what, text),))
     problems, frozen, count = [], [], 0
     values = None
@@ -65,6 +69,14 @@ def cotangents(lab: Lab) -> Result:
     if frozen:
         figure += f"; None, so not computed: {', '.join(frozen)}"
     return Result("cotangents", RIGHT, figure)
+
+
+def _items(tree: Any) -> str:
+    if isinstance(tree, dict):
+        return f"a dict of {sorted(tree)}"
+    if isinstance(tree, (tuple, list)):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return "None" if tree is None else "one array"
 
 
 def _wrong_shape(lab: Lab, path: str, values: Any, dy: Any) -> Problem:
@@ -114,24 +126,59 @@ def autodiff(lab: Lab, tried: Sequence[Trial]) -> tuple[Result, list[Case]]:
                 if lab.names[leaf].startswith("x") and np.any(right):
                     bad.setdefault(leaf, number)
                 continue
-            error = relative_error(got, right, slack)
+            error = relative_error(got, right, slack, lab.loose(1e-12))
             worst = max(worst, min(error, 1e300))
             if error > 1:
                 bad.setdefault(leaf, number)
     cases = [_case(lab, tried, wants, leaf, number) for leaf, number in bad.items()]
     problems = tuple(
         Problem(lab.names[leaf], explain(case), worst_entry(case))
-        for leaf, case in zip(bad, cases, strict=True)
+        if tried[number].got[leaf] is not None
+        else Problem(lab.names[leaf], "is None, for not computed, where it is not zero")
+        for (leaf, number), case in zip(bad.items(), cases, strict=True)
     )
+    if not problems:
+        problems = tuple(_far_off(lab))
+        bad = dict.fromkeys(range(len(problems)), 0)
     figure = f"largest error {1e-8 * worst:.1e} (relative, {len(tried)} trials)"
     return Result("autodiff", WRONG if bad else RIGHT, figure, problems), cases
 
 
-def relative_error(got: np.ndarray, want: np.ndarray, slack: np.ndarray) -> float:
-    """The largest error of an entry, over what is allowed: 1e-8 of it and rounding."""
+def _far_off(lab: Lab) -> Iterator[Problem]:
+    """Inputs much larger than given, where a rule may be cut off or saturate in the wrong place.
+
+    Autodiff loses digits there, too, so only what is off by more than that counts; finer errors
+    are for the lower precisions to find, which need no autodiff.
+    """
+    rng = np.random.default_rng(lab.seed + 10)
+    seen: set[str] = set()
+    for factor in FAR:
+        sample = _scaled(lab.sample, factor)
+        dy = lab.cotangent(rng)
+        trial = Trial(f"inputs times {factor:g}", sample, dy, *lab.run(sample, dy))
+        if not all(np.isfinite(v).all() for v in jax.tree.leaves(trial.y) if is_floating(v)):
+            continue
+        want, noise = lab.autodiff(sample, dy), _noise(lab, trial)
+        unit = max((float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(dy)
+                    if is_floating(d)), default=0.0)  # fmt: skip
+        for leaf, (name, got, right) in enumerate(zip(lab.names, trial.got, want, strict=True)):
+            if got is None or name in seen or not np.isfinite(right).all():
+                continue
+            slack = noise[leaf] + 1e-6 * unit + 1e-6 * np.max(np.abs(right), initial=0)
+            if relative_error(got, right, slack) > 1:
+                seen.add(name)
+                case = _case(lab, [trial], [want], leaf, 0)
+                yield Problem(name, f"{trial.what}: {explain(case)}", worst_entry(case))
+
+
+def relative_error(
+    got: np.ndarray, want: np.ndarray, slack: np.ndarray, rounding: float = 1e-12
+) -> float:
+    """The largest error of an entry, over what is allowed: 1e-8 of it and rounding, which is
+    relative to the largest entry."""
     known = np.isfinite(want)
     largest = np.max(np.abs(want[known]), initial=0)
-    allowed = 1e-8 * np.abs(want) + 1e-12 * largest + slack
+    allowed = 1e-8 * np.abs(want) + rounding * largest + slack
     off = np.abs(got - want) / np.where(allowed > 0, allowed, 1e-300)
     off = np.where(known, np.where(np.isnan(off) & ~np.isfinite(got), np.inf, off), 0)
     return float(np.max(np.nan_to_num(off, nan=0.0, posinf=np.inf), initial=0))
@@ -172,8 +219,7 @@ def _case(
     """All that a diagnosis may want to know about one wrong leaf."""
     trial, want = tried[number], wants[number]
     got = trial.got[leaf]
-    missing = got is None
-    got = np.zeros_like(want[leaf]) if missing else got
+    got = np.zeros_like(want[leaf]) if got is None else got
     floats = lab.floats(trial.sample)
     known: dict[str, np.ndarray] = {}
     for name, tree in (("dy", trial.dy), ("y", trial.y)):
@@ -223,6 +269,8 @@ def sizes_of(lab: Lab, trial: Trial) -> dict[str, int]:
 
 def by_differences(lab: Lab, tried: Sequence[Trial]) -> Result:
     """Every leaf against differences of the forward alone, which know nothing of autodiff."""
+    if lab.single:
+        return Result("differences", SKIPPED, TOO_COARSE)
     here = [trial for trial in tried if trial.sample is lab.sample]
     here += [trial for trial in tried if trial.what == "other inputs"]
     outputs = sum(np.size(v) for v in jax.tree.leaves(here[0].y) if is_floating(v))
@@ -327,6 +375,13 @@ def linear(lab: Lab, tried: Sequence[Trial]) -> Result:
         if d is not None and np.any(d[np.isfinite(d)]):
             text = "is not zero for a zero upstream cotangent: a term does not contain dy"
             problems.append(Problem(name, text))
+    large = lab.run(first.sample, each(lambda d: 1e4 * d, first.dy))[1]
+    for name, a, b in zip(lab.names, first.got, large, strict=True):
+        if a is not None and b is not None and np.isfinite(a).all():
+            top = np.max(np.abs(a), initial=0)
+            if not np.max(np.abs(b / 1e4 - a), initial=0) <= lab.loose(1e-10) * top + 1e-300:
+                text = "is not 10,000 times as large for dy 10,000 times as large: is it clipped?"
+                problems.append(Problem(name, text))
     mixed = each(lambda a, b: 2 * a - 3 * b, first.dy, second.dy)
     both, largest = lab.run(first.sample, mixed)[1], 0.0
     for name, a, b, d in zip(lab.names, first.got, second.got, both, strict=True):
@@ -335,7 +390,7 @@ def linear(lab: Lab, tried: Sequence[Trial]) -> Result:
         off = np.max(np.nan_to_num(np.abs(d - (2 * a - 3 * b))), initial=0)
         size = np.max(np.nan_to_num(2 * np.abs(a) + 3 * np.abs(b)), initial=0)
         largest = max(largest, float(off / (size or 1.0)))
-        if off > 1e-10 * size:
+        if off > lab.loose(1e-10) * size:
             text = f"is not linear in the upstream cotangent: off by {off / size:.1e}"
             low, high = np.min(d), np.max(d)
             if np.sum(d == low) > 1 or np.sum(d == high) > 1:
