@@ -339,6 +339,32 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+def item(index: int) -> Block:
+    """One of the values of a tuple: y = x[index]. The others get no cotangent (None).
+
+    Residuals: how many there are.
+
+    >>> import fnn
+    >>> y, residuals = fnn.item(1).forward({}, (2.0, 3.0))
+    >>> y, fnn.item(1).backward({}, residuals, 5.0)[1]
+    (3.0, (None, 5.0))
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if not isinstance(x, (tuple, list)) or not -len(x) <= index < len(x):
+            got = f"{len(x)}" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
+            raise BlockTypeError("item", f"needs a tuple with an entry {index}, got {got}")
+        return x[index], Shape((len(x),), None)
+
+    def backward(params: Params, residuals: Shape, dy: Value) -> tuple[Params, Value]:
+        (count,) = residuals.shape
+        dx: list[Value] = [None] * count
+        dx[index] = dy
+        return {}, tuple(dx)
+
+    return Block(no_params, forward, backward, "item")
+
+
 def flatten(keep: int = 1) -> Block:
     """Every example as one row: the first ``keep`` axes stay, the rest become one.
 

@@ -327,6 +327,17 @@ def negate() -> Block:
     return _single("negate", lambda x: (-x, ()), lambda _, dy: -dy)
 
 
+def scale(factor: float) -> Block:
+    """y = factor x, the factor a fixed number. Derivative: factor. Residuals: none.
+
+    >>> import fnn
+    >>> float(fnn.scale(0.3).forward({}, 10.0)[0]), float(fnn.scale(0.3).backward({}, (), 1.0)[1])
+    (3.0, 0.3)
+    """
+    number = float(factor)
+    return _single("scale", lambda x: (number * x, ()), lambda _, dy: number * dy)
+
+
 def exp() -> Block:
     """y = e^x. Local derivative: y itself. Residuals: y.
 

@@ -36,11 +36,15 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A network as data: nodes in an order in which every value is made before it is read."""
+    """A network as data: nodes in an order in which every value is made before it is read.
+
+    ``at_inference``: the outputs that are left there.
+    """
 
     inputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    at_inference: tuple[str, ...]
 
 
 def graph(
@@ -48,6 +52,7 @@ def graph(
     nodes: Sequence[Sequence[Any]],
     outputs: str | Sequence[str],
     *,
+    at_inference: str | Sequence[str] | None = None,
     name: str = "graph",
 ) -> Block:
     """A block made of named blocks, wired in any acyclic way.
@@ -58,6 +63,8 @@ def graph(
         names another node whose parameters this one uses (sharing: their gradients add).
         A node with one input name gets that value itself, with several a tuple.
       outputs: name of the node (or input) that is the output, or names for a tuple.
+      at_inference: the outputs that :func:`inference` leaves, all by default. What only the
+        others need (auxiliary heads) is not run there, and its parameters may be missing.
       name: what the block is called.
 
     Returns:
@@ -80,7 +87,8 @@ def graph(
     [-4.0, -4.0, 3.0]
     """
     made = tuple(_node(name, entry) for entry in nodes)
-    structure = Graph(_names(inputs), made, _names(outputs))
+    left = _names(outputs if at_inference is None else at_inference)
+    structure = Graph(_names(inputs), made, _names(outputs), left)
     _check(structure, name)
     # Sharing with a node that shares itself is sharing with the node that has the parameters.
     owner: dict[str, str] = {}
@@ -170,9 +178,11 @@ def inference(block: Block) -> Block:
     """
     if block.inference is not None:
         return block.inference()
-    if block.graph is not None:
-        return map_nodes(block, lambda _, inner: inference(inner))
-    return block
+    if block.graph is None:
+        return block
+    whole = map_nodes(block, lambda _, inner: inference(inner))
+    assert whole.graph is not None
+    return _executor(whole.graph._replace(outputs=whole.graph.at_inference), block.name)
 
 
 def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
@@ -288,7 +298,7 @@ def _check(g: Graph, block: str) -> None:
                 f"node {node.name!r} uses the parameters of {node.params_of!r}, "
                 "which is not a node before it",
             )
-    for output in g.outputs:
+    for output in (*g.outputs, *g.at_inference):
         if output not in made:
             raise BlockValueError(
                 block, f"output {output!r} is not a node or input: {sorted(made)}"

@@ -1,6 +1,19 @@
 """Networks built only from public blocks."""
 
+from fnn.models.cnn import cnn as cnn
+from fnn.models.googlenet import deep_supervision as deep_supervision
+from fnn.models.googlenet import googlenet as googlenet
+from fnn.models.googlenet import googlenet_batch_norm as googlenet_batch_norm
+from fnn.models.googlenet import inception as inception
 from fnn.models.mlp import logistic_regression as logistic_regression
 from fnn.models.mlp import mlp as mlp
 
-__all__ = ["logistic_regression", "mlp"]
+__all__ = [
+    "cnn",
+    "deep_supervision",
+    "googlenet",
+    "googlenet_batch_norm",
+    "inception",
+    "logistic_regression",
+    "mlp",
+]
