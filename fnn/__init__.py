@@ -15,6 +15,7 @@ from fnn.combinators import (
 )
 from fnn.dropout import dropout
 from fnn.elementwise import elementwise, straight_through
+from fnn.embedding import embedding
 from fnn.fit import Fitted, fit
 from fnn.gates import (
     add,
@@ -56,7 +57,9 @@ from fnn.nonlinearities import (
     step,
     tanh,
 )
+from fnn.normalization import layer_norm, local_response_norm
 from fnn.optimizers import Optimizer, apply_updates, sgd
+from fnn.pooling import avg_pool, global_avg_pool, max_pool
 from fnn.smooth import mish, silu, softplus, softsign
 from fnn.softmax import log_softmax, softmax
 from fnn.summary import summary
@@ -72,6 +75,7 @@ __all__ = [
     "add",
     "apply_updates",
     "as_function",
+    "avg_pool",
     "binary_cross_entropy",
     "celu",
     "check",
@@ -81,20 +85,24 @@ __all__ = [
     "dropout",
     "elementwise",
     "elu",
+    "embedding",
     "exp",
     "fan_out",
     "fit",
     "flatten",
     "freeze",
     "gelu",
+    "global_avg_pool",
     "graph",
     "hard_sigmoid",
     "hard_tanh",
     "identity",
     "inference",
     "layer",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "logistic",
@@ -102,6 +110,7 @@ __all__ = [
     "make_predict",
     "make_step",
     "map_nodes",
+    "max_pool",
     "maximum",
     "mean",
     "minimum",
