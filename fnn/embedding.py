@@ -75,8 +75,8 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
     def forward(params: Params, ids: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         check(ids)
         check_params(params)
-        rows = params["w"].at[_rows(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan)
-        return rows, ids
+        w = jnp.asarray(params["w"])
+        return w.at[_rows(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan), ids
 
     def backward(params: Params, ids: jax.Array, dy: jax.Array) -> tuple[Params, None]:
         # forward: y[t] = w[ids[t]], so dw[v] = the sum of dy[t] over the t with ids[t] = v.

@@ -59,8 +59,8 @@ def max_pool(
 
     dy goes to the entry that won; of several equal ones the first in row-major order, whatever
     the number of windows that it is in: where windows overlap, their cotangents add (in float32
-    at least). A NaN wins over all numbers, as in PyTorch, and so its window's dy goes to it.
-    Padding never wins, not even over -inf.
+    at least). A NaN wins over all numbers; there is no derivative there, so that the first NaN of
+    a window gets NaN, and the other entries nothing. Padding never wins, not even over -inf.
 
     Args:
       window: height and width, or one number for both; for sequences one number.
@@ -69,8 +69,8 @@ def max_pool(
         at the end, as in TensorFlow), one number for all sides, or a pair (low, high) per axis.
       ceil_mode: None, 'caffe' or 'torch': see :mod:`fnn.pooling`.
 
-    Residuals: where in its window each maximum was, one byte (two for windows of more than 256
-    entries), and x's shape. Neither x nor y is kept.
+    Residuals: where in its window each maximum was, and whether it was a NaN, in one byte (two
+    for windows of more than 128 entries), and x's shape. Neither x nor y is kept.
 
     Raises:
       BlockValueError: a window larger than the padded x, or with nothing of x in it; a
@@ -87,22 +87,23 @@ def max_pool(
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         axes = slide.over(x)
-        entries = math.prod(axis.window for axis in axes)
-        small = jnp.uint8 if entries <= 2**8 else jnp.uint16 if entries <= 2**16 else jnp.uint32
+        small, has_nan = _place_dtype(axes)
         y, place, step = _padded(x, axes, -jnp.inf), None, 1
         # One axis after the other, the last one first: k + k comparisons instead of k k, and the
         # first of the maxima of the rows' first maxima is the first in row-major order.
         for dim, axis in reversed(list(enumerate(axes, 1))):
             y, place = _first_maximum(y, place, dim, axis, step, small)
             step *= axis.window
-        return y, (place, Shape.of(x))
+        return y, (jnp.where(y == y, place, place | has_nan), Shape.of(x))
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y[o] = x[place of o in its window], so dx[i] = the sum of dy[o] over those
         # windows o that i is in, and in which it is at the place that won.
         place, x = residuals
         axes = slide.over(x)
+        _, has_nan = _place_dtype(axes)
         wide = dy.astype(compute_dtype(dy.dtype))
+        place, wide = place & ~has_nan, jnp.where(place < has_nan, wide, jnp.nan)
         for dim, axis in enumerate(axes, 1):
             place, wide = _reached(place, dim, axis), _reached(wide, dim, axis)
 
@@ -128,7 +129,7 @@ def max_pool(
             for b, c in itertools.product(range(x.shape[0]), range(x.shape[-1])):
                 inside = x[(b, *part, c)]
                 won = np.unravel_index(np.argmax(inside), inside.shape)
-                dx[(b, *part, c)][won] += dy[(b, *out, c)]
+                dx[(b, *part, c)][won] += dy[(b, *out, c)] if inside[won] == inside[won] else np.nan
         return dx
 
     return Block(no_params, forward, backward, "max_pool", subgradient=subgradient)
@@ -387,6 +388,16 @@ def _padded(x: jax.Array, axes: Sequence[_Axis], value: Any) -> jax.Array:
 def _every(x: jax.Array, dim: int, axis: _Axis, at: int) -> jax.Array:
     """Entry ``at`` of every window along one axis."""
     return lax.slice_in_dim(x, at, at + (axis.out - 1) * axis.stride + 1, axis.stride, dim)
+
+
+def _place_dtype(axes: Sequence[_Axis]) -> tuple[Any, np.unsignedinteger[Any]]:
+    """The smallest dtype for a place in a window, and its highest bit: that a NaN won."""
+    entries = math.prod(axis.window for axis in axes)
+    for dtype in (np.uint8, np.uint16):
+        high = np.iinfo(dtype).max // 2 + 1
+        if entries <= high:
+            return dtype, dtype(high)
+    return np.uint32, np.uint32(2**31)
 
 
 def _along(dim: int, rank: int, values: Any) -> np.ndarray:

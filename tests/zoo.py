@@ -262,7 +262,7 @@ def layers() -> list[Case]:
 
 
 def pools() -> list[Case]:
-    """Pools and norms. Whole numbers tie often; everywhere else the maxima are apart."""
+    """The maxima are apart, for finite differences; ties are in test_pooling.py."""
 
     def plain_pool(
         start: float, join: Any, window: Shape, stride: Shape, pads: Any, count: Any = None
@@ -270,7 +270,7 @@ def pools() -> list[Case]:
         def plain(params: Any, x: Any) -> Any:
             window_, stride_ = (1, *window, 1), (1, *stride, 1)
             pads_ = ((0, 0), *pads, (0, 0))
-            total = lax.reduce_window(x, jnp.asarray(start, x.dtype), join, window_, stride_, pads_)
+            total = lax.reduce_window(x, x.dtype.type(start), join, window_, stride_, pads_)
             if count is None:
                 return total
             counts = np.asarray(count, x.dtype).reshape(1, *np.shape(count), 1)
@@ -282,9 +282,6 @@ def pools() -> list[Case]:
     def apart(rng: np.random.Generator, shape: Shape) -> np.ndarray:
         """Different everywhere, by more than a difference quotient's step."""
         return rng.permutation(int(np.prod(shape))).reshape(shape) * 0.1 - 1.0
-
-    def whole(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-        return rng.integers(0, 2, shape).astype(float)
 
     def pool(
         id: str, make: Callable[[], Block], shape: Shape, window: Shape, stride: Shape,
@@ -352,7 +349,7 @@ def norms() -> list[Case]:
             one, rank = (1,) * (x.ndim - 1), x.ndim - 1
             pads = ((0, 0),) * rank + ((size // 2, (size - 1) // 2),)
             total = lax.reduce_window(
-                x * x, jnp.zeros((), x.dtype), lax.add, (*one, size), (*one, 1), pads
+                x * x, x.dtype.type(0), lax.add, (*one, size), (*one, 1), pads
             )
             return x / (k + alpha / size * total) ** beta
 
