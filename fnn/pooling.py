@@ -22,8 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -88,7 +87,8 @@ def max_pool(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         axes = slide.over(x)
         small, has_nan = _place_dtype(axes)
-        y, place, step = _padded(x, axes, -jnp.inf), None, 1
+        place: Any = None
+        y, step = _padded(x, axes, -jnp.inf), 1
         # One axis after the other, the last one first: k + k comparisons instead of k k, and the
         # first of the maxima of the rows' first maxima is the first in row-major order.
         for dim, axis in reversed(list(enumerate(axes, 1))):
@@ -107,13 +107,15 @@ def max_pool(
         for dim, axis in enumerate(axes, 1):
             place, wide = _reached(place, dim, axis), _reached(wide, dim, axis)
 
-        def part(ago: tuple[int, ...]) -> jax.Array:
+        reaches = tuple(axis.reach for axis in axes)
+
+        def part(number: Any) -> jax.Array:
+            ago = _unravelled(number, reaches)
             here, inside = _places(axes, ago)
             wins = _earlier(place, axes, ago) == here.astype(place.dtype)
             return jnp.where(wins & inside, _earlier(wide, axes, ago), 0)
 
-        parts = map(part, itertools.product(*(range(axis.reach) for axis in axes)))
-        dx = functools.reduce(operator.add, parts)
+        dx = _folded(math.prod(reaches), lambda at, dx: dx + part(at), part(0))
         return {}, _cropped(dx, axes).astype(x.dtype)
 
     def subgradient(x: Any, dy: Any) -> np.ndarray:
@@ -166,9 +168,7 @@ def avg_pool(
         axes = slide.over(x)
         total = _padded(x.astype(compute_dtype(x.dtype)), axes, 0)
         for dim, axis in enumerate(axes, 1):
-            # One axis after the other: k + k additions instead of k k.
-            entries = (_every(total, dim, axis, at) for at in range(axis.window))
-            total = functools.reduce(operator.add, entries)
+            total = _sums(total, dim, axis)  # k + k additions instead of k k
         return (total / _counts(axes, count_padding, total.dtype)).astype(x.dtype), Shape.of(x)
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -385,9 +385,33 @@ def _padded(x: jax.Array, axes: Sequence[_Axis], value: Any) -> jax.Array:
     return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
-def _every(x: jax.Array, dim: int, axis: _Axis, at: int) -> jax.Array:
+UNROLLED = 64  # steps at most; more of them are a loop, for the sake of the compiler
+
+
+def _folded(count: int, step: Callable[[Any, Any], Any], start: Any) -> Any:
+    """step(count - 1, ... step(2, step(1, start)))."""
+    if count > UNROLLED:
+        return lax.fori_loop(1, count, step, start)
+    return functools.reduce(lambda so_far, at: step(at, so_far), range(1, count), start)
+
+
+def _cut(x: jax.Array, dim: int, start: Any, size: int) -> jax.Array:
+    """A part of one axis; ``start`` is known before compilation unless we are in a loop."""
+    if isinstance(start, jax.core.Tracer):
+        return lax.dynamic_slice_in_dim(x, start, size, dim)
+    return lax.slice_in_dim(x, start, start + size, 1, dim)
+
+
+def _every(x: jax.Array, dim: int, axis: _Axis, at: Any) -> jax.Array:
     """Entry ``at`` of every window along one axis."""
-    return lax.slice_in_dim(x, at, at + (axis.out - 1) * axis.stride + 1, axis.stride, dim)
+    part = _cut(x, dim, at, (axis.out - 1) * axis.stride + 1)
+    return lax.slice_in_dim(part, 0, None, axis.stride, dim)
+
+
+def _unravelled(number: Any, shape: tuple[int, ...]) -> Sequence[Any]:
+    """The indices of an entry, by its row-major number."""
+    module = jnp if isinstance(number, jax.core.Tracer) else np
+    return module.unravel_index(number, shape)
 
 
 def _place_dtype(axes: Sequence[_Axis]) -> tuple[Any, np.unsignedinteger[Any]]:
@@ -420,14 +444,25 @@ def _first_maximum(
     won = jnp.broadcast_to(jnp.asarray(_along(dim, x.ndim, skipped), small), best.shape)
     if place is not None:
         won = won + _every(place, dim, axis, 0)
-    for at in range(1, axis.window):
-        value = _every(x, dim, axis, at)
-        here = jnp.asarray(at * step, small)
+
+    def compare(at: Any, best_won: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        best, won = best_won
+        value, here = _every(x, dim, axis, at), jnp.asarray(at * step, small)
         if place is not None:
             here = here + _every(place, dim, axis, at)
         larger = ~(value <= best) & (best == best)  # or the first NaN
-        best, won = jnp.where(larger, value, best), jnp.where(larger, here, won)
-    return best, won
+        return jnp.where(larger, value, best), jnp.where(larger, here, won)
+
+    return _folded(axis.window, compare, (best, won))
+
+
+def _sums(x: jax.Array, dim: int, axis: _Axis) -> jax.Array:
+    """The sum of each window along one axis."""
+
+    def every(at: Any) -> jax.Array:
+        return _every(x, dim, axis, at)
+
+    return _folded(axis.window, lambda at, total: total + every(at), every(0))
 
 
 def _counts(axes: Sequence[_Axis], padding: bool, dtype: Any) -> jax.Array:
@@ -451,24 +486,24 @@ def _reached(dy: jax.Array, dim: int, axis: _Axis) -> jax.Array:
     )
 
 
-def _earlier(dy: jax.Array, axes: Sequence[_Axis], ago: Sequence[int]) -> jax.Array:
+def _earlier(dy: jax.Array, axes: Sequence[_Axis], ago: Sequence[Any]) -> jax.Array:
     """For each block its own window, or for ``ago`` 1 the one before, ...: (B, Q, 1, ..., C)."""
     shape = [dy.shape[0]]
     for dim, (axis, back) in enumerate(zip(axes, ago, strict=True), 1):
-        start = axis.reach - 1 - back
-        dy = lax.slice_in_dim(dy, start, start + axis.blocks, 1, dim)
+        dy = _cut(dy, dim, axis.reach - 1 - back, axis.blocks)
         shape += [axis.blocks, 1]
     return dy.reshape(*shape, dy.shape[-1])
 
 
-def _places(axes: Sequence[_Axis], ago: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _places(axes: Sequence[_Axis], ago: Sequence[Any]) -> tuple[Any, Any]:
     """The places that the entries of a block have in that window, (1, 1, stride, ..., 1), and
     whether they are in it."""
-    place, inside = np.zeros((), int), np.ones((), bool)
+    place, inside = 0, True
     for i, (axis, back) in enumerate(zip(axes, ago, strict=True)):
-        entry = _along(2 + 2 * i, 2 + 2 * len(axes), np.arange(axis.stride) + back * axis.stride)
+        along = _along(2 + 2 * i, 2 + 2 * len(axes), np.arange(axis.stride))
+        entry = along + back * axis.stride
         place, inside = place * axis.window + entry, inside & (entry < axis.window)
-    return np.where(inside, place, 0), inside
+    return place, inside
 
 
 def _cropped(dx: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
@@ -485,14 +520,13 @@ def _shared(dy: jax.Array, dim: int, axis: _Axis) -> jax.Array:
     dy = _reached(dy, dim, axis)
     shape = [*dy.shape[:dim], axis.blocks, axis.stride, *dy.shape[dim + 1 :]]
 
-    def part(back: int) -> jax.Array:
-        start = axis.reach - 1 - back
-        own = lax.slice_in_dim(dy, start, start + axis.blocks, 1, dim)
-        inside = np.arange(axis.stride) + back * axis.stride < axis.window
+    def part(back: Any) -> jax.Array:
+        own = _cut(dy, dim, axis.reach - 1 - back, axis.blocks)
+        inside = _along(dim + 1, len(shape), np.arange(axis.stride)) + back * axis.stride
         spread = jnp.broadcast_to(jnp.expand_dims(own, dim + 1), shape)
-        return jnp.where(_along(dim + 1, len(shape), inside), spread, 0)
+        return jnp.where(inside < axis.window, spread, 0)
 
-    total = functools.reduce(operator.add, map(part, range(axis.reach)))
+    total = _folded(axis.reach, lambda back, total: total + part(back), part(0))
     whole = total.reshape(*dy.shape[:dim], axis.blocks * axis.stride, *dy.shape[dim + 1 :])
     skip = axis.low % axis.stride
     return lax.slice_in_dim(whole, skip, skip + axis.size, 1, dim)
