@@ -94,7 +94,7 @@ def max_pool(
         for dim, axis in reversed(list(enumerate(axes, 1))):
             y, place = _first_maximum(y, place, dim, axis, step, small)
             step *= axis.window
-        return y, (jnp.where(y == y, place, place | has_nan), Shape.of(x))
+        return y, (_marked(place, y, has_nan), Shape.of(x))
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y[o] = x[place of o in its window], so dx[i] = the sum of dy[o] over those
@@ -166,9 +166,13 @@ def avg_pool(
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Shape]:
         axes = slide.over(x)
-        total = _padded(x.astype(compute_dtype(x.dtype)), axes, 0)
-        for dim, axis in enumerate(axes, 1):
-            total = _sums(total, dim, axis)  # k + k additions instead of k k
+        wide = x.astype(compute_dtype(x.dtype))
+        if all(axis.one_for_all for axis in axes):
+            total = jnp.sum(wide, tuple(range(1, x.ndim - 1)), keepdims=True)
+        else:
+            total = _padded(wide, axes, 0)
+            for dim, axis in enumerate(axes, 1):
+                total = _sums(total, dim, axis)  # k + k additions instead of k k
         return (total / _counts(axes, count_padding, total.dtype)).astype(x.dtype), Shape.of(x)
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -177,6 +181,8 @@ def avg_pool(
         axes = slide.over(x)
         wide = dy.astype(compute_dtype(dy.dtype))
         dx = wide / _counts(axes, count_padding, wide.dtype)
+        if all(axis.one_for_all for axis in axes):
+            return {}, jnp.broadcast_to(dx.astype(x.dtype), x.shape)
         for dim, axis in enumerate(axes, 1):
             dx = _shared(dx, dim, axis)
         return {}, dx.astype(x.dtype)
@@ -239,6 +245,11 @@ class _Axis(NamedTuple):
     def overhang(self) -> int:
         """How many entries after the last of x the windows reach: padding, or beyond it."""
         return max(0, (self.out - 1) * self.stride + self.window - self.low - self.size)
+
+    @property
+    def one_for_all(self) -> bool:
+        """Whether there is one window, with all of x in it."""
+        return self.out == 1 and self.low + self.size <= self.window
 
     @property
     def reach(self) -> int:
@@ -454,6 +465,21 @@ def _first_maximum(
         return jnp.where(larger, value, best), jnp.where(larger, here, won)
 
     return _folded(axis.window, compare, (best, won))
+
+
+def _marked(place: jax.Array, y: jax.Array, has_nan: Any) -> jax.Array:
+    """The places, with the highest bit where a NaN won."""
+
+    def mark(place: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.where(y == y, place, place | has_nan)
+
+    def if_any(place: jax.Array, y: jax.Array) -> jax.Array:
+        # XLA:CPU would compute the places again wherever backward reads them, and keep what they
+        # are made of, several times their size, until then. The result of a branch is stored.
+        return lax.cond(jnp.any(y != y), mark, lambda place, y: place, place, y)
+
+    # On GPU and TPU a branch would wait for the host, and fusions have several results.
+    return lax.platform_dependent(place, lax.stop_gradient(y), cpu=if_any, default=mark)
 
 
 def _sums(x: jax.Array, dim: int, axis: _Axis) -> jax.Array:
