@@ -17,6 +17,7 @@ from fnn.combinators import (
 from fnn.conv import conv
 from fnn.dropout import dropout
 from fnn.elementwise import elementwise, straight_through
+from fnn.embedding import embedding
 from fnn.fit import Fitted, fit
 from fnn.gates import (
     add,
@@ -58,7 +59,9 @@ from fnn.nonlinearities import (
     step,
     tanh,
 )
+from fnn.normalization import layer_norm, local_response_norm
 from fnn.optimizers import Optimizer, apply_updates, sgd
+from fnn.pooling import avg_pool, global_avg_pool, max_pool
 from fnn.smooth import mish, silu, softplus, softsign
 from fnn.softmax import log_softmax, softmax
 from fnn.summary import summary
@@ -74,6 +77,7 @@ __all__ = [
     "add",
     "apply_updates",
     "as_function",
+    "avg_pool",
     "batch_norm",
     "binary_cross_entropy",
     "celu",
@@ -85,20 +89,24 @@ __all__ = [
     "dropout",
     "elementwise",
     "elu",
+    "embedding",
     "exp",
     "fan_out",
     "fit",
     "flatten",
     "freeze",
     "gelu",
+    "global_avg_pool",
     "graph",
     "hard_sigmoid",
     "hard_tanh",
     "identity",
     "inference",
     "layer",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "logistic",
@@ -106,6 +114,7 @@ __all__ = [
     "make_predict",
     "make_step",
     "map_nodes",
+    "max_pool",
     "maximum",
     "mean",
     "minimum",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import fnn
 from fnn.block import Block, is_floating
@@ -323,6 +324,151 @@ def normalizations() -> list[Case]:
     ]  # fmt: skip
 
 
+def pools() -> list[Case]:
+    """The maxima are apart, for finite differences; ties are in test_pooling.py."""
+
+    def plain_pool(
+        start: float, join: Any, window: Shape, stride: Shape, pads: Any, count: Any = None
+    ) -> Any:
+        def plain(params: Any, x: Any) -> Any:
+            window_, stride_ = (1, *window, 1), (1, *stride, 1)
+            pads_ = ((0, 0), *pads, (0, 0))
+            total = lax.reduce_window(x, x.dtype.type(start), join, window_, stride_, pads_)
+            if count is None:
+                return total
+            counts = np.asarray(count, x.dtype).reshape(1, *np.shape(count), 1)
+            with jax.numpy_rank_promotion("allow"):
+                return total / counts
+
+        return plain
+
+    def apart(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+        """Different everywhere, by more than a difference quotient's step."""
+        return rng.permutation(int(np.prod(shape))).reshape(shape) * 0.1 - 1.0
+
+    def pool(
+        id: str, make: Callable[[], Block], shape: Shape, window: Shape, stride: Shape,
+        pads: Any = None, count: Any = None, draw: Draw = apart, **more: Any
+    ) -> Case:  # fmt: skip
+        start, join = (-np.inf, lax.max) if id.startswith("max") else (0.0, lax.add)
+        pads = ((0, 0),) * len(window) if pads is None else pads
+        if start == 0.0 and count is None:
+            count = np.full((1,) * len(window), np.prod(window))
+        plain = plain_pool(start, join, window, stride, pads, count)
+        options = {"batch": (2,), "batches": ((1,), (0,), (5,)), "plain": plain} | more
+        return Case(id, make, (In(shape, draw),), **options)
+
+    def max_(id: str, args: Any, *rest: Any, **more: Any) -> Case:
+        return pool(f"max_pool{id}", lambda: fnn.max_pool(*args), *rest, **more)
+
+    def avg(id: str, args: Any, *rest: Any, **more: Any) -> Case:
+        return pool(f"avg_pool{id}", lambda: fnn.avg_pool(*args), *rest, **more)
+
+    same = ((1, 1), (1, 1))
+    return [
+        max_("", (2,), (4, 4, 3), (2, 2), (2, 2)),
+        max_("/overlapping", (3, 2), (7, 7, 2), (3, 3), (2, 2)),
+        max_("/overlapping, ragged", (3, 2), (8, 6, 2), (3, 3), (2, 2)),
+        max_("/same, stride 1", (3, 1, "SAME"), (5, 4, 2), (3, 3), (1, 1), same),
+        max_("/same, stride 2", (3, 2, "SAME"), (6, 6, 2), (3, 3), (2, 2), ((0, 1), (0, 1))),
+        max_("/padding", (3, 2, 1), (7, 6, 2), (3, 3), (2, 2), same),
+        max_("/more padding than stride", (5, 2, 3), (6, 7, 1), (5, 5), (2, 2), ((3, 3), (3, 3))),
+        max_("/pairs", ((2, 3), (1, 2), ((1, 0), (0, 2))), (5, 6, 2), (2, 3), (1, 2),
+             ((1, 0), (0, 2))),
+        max_("/gaps", (2, 3), (8, 7, 2), (2, 2), (3, 3)),
+        max_("/window is input", ((4, 3),), (4, 3, 2), (4, 3), (4, 3)),
+        max_("/ceil", (3, 2, "VALID", "caffe"), (6, 8, 2), (3, 3), (2, 2), ((0, 1), (0, 1))),
+        max_("/ceil, torch, padding", (2, 2, 1, "torch"), (5, 6, 2), (2, 2), (2, 2),
+             ((1, 0), (1, 1))),
+        max_("/sequence", (3, 2), (9, 2), (3,), (2,)),
+        max_("/sequence, same", ((4,), (1,), "SAME"), (5, 2), (4,), (1,), ((1, 2),)),
+        avg("", (2,), (4, 4, 3), (2, 2), (2, 2), draw=normal),
+        avg("/overlapping", (3, 2), (8, 7, 2), (3, 3), (2, 2), draw=normal),
+        avg("/same, stride 1", (3, 1, "SAME"), (5, 4, 2), (3, 3), (1, 1), same, draw=normal),
+        avg("/padding does not count", (3, 1, 1, None, False), (4, 3, 2), (3, 3), (1, 1), same,
+            np.outer([2, 3, 3, 2], [2, 3, 2]), draw=normal),
+        avg("/pairs", ((2, 3), (1, 2), ((1, 0), (0, 2))), (5, 6, 2), (2, 3), (1, 2),
+            ((1, 0), (0, 2)), draw=normal),
+        avg("/gaps", (2, 3), (8, 7, 2), (2, 2), (3, 3), draw=normal),
+        avg("/window is input", (7, 1), (7, 7, 2), (7, 7), (1, 1), draw=normal),
+        avg("/ceil", (2, 2, "VALID", "caffe"), (5, 5, 2), (2, 2), (2, 2), ((0, 1), (0, 1)),
+            np.outer([2, 2, 1], [2, 2, 1]), draw=normal),
+        avg("/ceil, padding", (3, 2, 1, "torch"), (6, 6, 2), (3, 3), (2, 2), ((1, 2), (1, 2)),
+            np.outer([3, 3, 3, 2], [3, 3, 3, 2]), draw=normal),
+        avg("/sequence", (3, 2), (9, 2), (3,), (2,), draw=normal),
+        Case("global_avg_pool", fnn.global_avg_pool, (In((3, 4, 2)),), batch=(2,),
+             batches=((1,), (0,), (5,)), plain=lambda _, x: jnp.mean(x, (1, 2))),
+        Case("global_avg_pool/sequence", fnn.global_avg_pool, (In((5, 2)),), batch=(2,),
+             batches=((1,), (0,)), plain=lambda _, x: jnp.mean(x, 1)),
+    ]  # fmt: skip
+
+
+def norms() -> list[Case]:
+    def response(
+        id: str, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75,
+        k: float = 1.0, **more: Any
+    ) -> Case:  # fmt: skip
+        def plain(params: Any, x: Any) -> Any:
+            one, rank = (1,) * (x.ndim - 1), x.ndim - 1
+            pads = ((0, 0),) * rank + ((size // 2, (size - 1) // 2),)
+            total = lax.reduce_window(
+                x * x, x.dtype.type(0), lax.add, (*one, size), (*one, 1), pads
+            )
+            return x / (k + alpha / size * total) ** beta
+
+        make = lambda: fnn.local_response_norm(size, alpha, beta, k)  # noqa: E731
+        options = {"batch": (2, 3), "batches": ANY} | more
+        return Case(f"local_response_norm{id}", make, (In((channels,), away_from(scale=2)),),
+                    plain=plain, **options)  # fmt: skip
+
+    def layer(id: str, make: Callable[[], Block], axes: Shape = (-1,), **more: Any) -> Case:
+        def plain(params: Any, x: Any) -> Any:
+            mean = jnp.mean(x, axes, keepdims=True)
+            variance = jnp.mean((x - mean) ** 2, axes, keepdims=True)
+            z = (x - mean) / jnp.sqrt(variance + 1e-5)
+            dims = [a % x.ndim for a in axes]
+            spread = [n if a in dims else 1 for a, n in enumerate(x.shape)]
+            scale, bias = (
+                params[leaf].reshape(spread) if leaf in params else fixed
+                for leaf, fixed in (("scale", 1.0), ("bias", 0.0))
+            )
+            return z * scale + bias
+
+        options = {"inputs": (In((5,)),), "batch": (2,), "batches": ANY, "plain": plain}
+        return Case(f"layer_norm{id}", make, **(options | more))
+
+    images = {"inputs": (In((3, 2, 4)),), "batches": ((1,), (0,))}
+    return [
+        response("", 7, alpha=1.0),
+        response("/caffe's and pytorch's alpha", 6),
+        response("/images", 8, alpha=0.5, batch=(2, 3, 3)),
+        response("/beta 0.5", 5, 3, 2.0, 0.5, 2.0),
+        response("/beta 1", 5, 3, 2.0, 1.0, 2.0),
+        response("/any beta", 5, 3, 2.0, 0.6, 2.0),
+        response("/even window", 6, 4, 1.0),
+        response("/fewer channels than the window", 2, 5, 1.0),
+        layer("", fnn.layer_norm, ulps=8),
+        layer("/no scale", lambda: fnn.layer_norm(use_scale=False), ulps=8),
+        layer("/no bias", lambda: fnn.layer_norm(use_bias=False), ulps=8),
+        layer("/no parameters", lambda: fnn.layer_norm(use_scale=False, use_bias=False), ulps=8),
+        layer("/images", fnn.layer_norm, **images, ulps=8),
+        layer("/axes", lambda: fnn.layer_norm((1, -1)), (1, -1), **images, ulps=8),
+        layer("/axis 1", lambda: fnn.layer_norm(1), (1,), **images, ulps=8),
+    ]  # fmt: skip
+
+
+def embeddings() -> list[Case]:
+    def plain(params: Any, ids: Any) -> Any:
+        return params["w"][ids]
+
+    ids = {"batch": (2, 3), "batches": ANY, "plain": plain}
+    return [
+        Case("embedding", lambda: fnn.embedding(4, 3), (In((), labels(4)),), **ids),
+        Case("embedding/not all ids", lambda: fnn.embedding(50, 2), (In((), labels(9)),), **ids),
+        Case("embedding/sequences", lambda: fnn.embedding(4, 3), (In((5,), labels(4)),), **ids),
+    ]
+
+
 def losses() -> list[Case]:
     """A row per kind of prediction, target and weights."""
     logits, p = In((4,), away_from(scale=2)), In((4,), probability_rows)
@@ -512,8 +658,8 @@ def networks() -> list[Case]:
 
 
 CASES: list[Case] = [
-    *nonlinearities(), *gates(), *layers(), *convolutions(), *normalizations(), *losses(),
-    *combinators(), *networks(),
+    *nonlinearities(), *gates(), *layers(), *convolutions(), *pools(), *normalizations(),
+    *norms(), *embeddings(), *losses(), *combinators(), *networks(),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-STEPS = 12
+STEPS, FINEST = 12, 6
 FIRST = 0.25  # of the scale of the direction; the last step is FIRST / 2**(STEPS - 1)
 
 
@@ -51,16 +51,31 @@ def one_side(values: np.ndarray, at_zero: np.ndarray, sign: int) -> Slope:
 
 
 def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope:
-    """Neville's table of the quotients; ``even``: their error has only even powers of h."""
+    """From all steps, but only where that agrees with what the smaller ones say.
+
+    Across a kink the quotients of large steps may agree with each other by chance.
+    """
     h = FIRST / 2.0 ** np.arange(STEPS)
     h = h.reshape(-1, *(1,) * (differences.ndim - 1))
     with np.errstate(all="ignore"):
-        column = differences / h
+        quotients = differences / h
         # Rounding of the two values, which a small step magnifies.
         rounding = np.finfo(np.float64).eps * size / h
+        value, error = _table(quotients[-FINEST:], rounding[-FINEST:], even)
+        for first in (FINEST // 2, 0):
+            finer, least = _table(quotients[first:], rounding[first:], even)
+            agrees = (least < error) & ~(np.abs(finer - value) > 10 * (least + error))
+            value, error = np.where(agrees, finer, value), np.where(agrees, least, error)
+    return Slope(value, error)
+
+
+def _table(column: np.ndarray, rounding: np.ndarray, even: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Neville's table of the quotients: its best entry, and how well that agrees with its
+    neighbours. ``even``: the error of the quotients has only even powers of the step."""
+    with np.errstate(all="ignore"):
         best = column[-1].copy()
         error = np.full(best.shape, np.inf)
-        for order in range(1, STEPS):
+        for order in range(1, len(column)):
             gain = 2.0 ** (2 * order if even else order)
             finer = column[1:] + (column[1:] - column[:-1]) / (gain - 1)
             apart = np.maximum(np.abs(finer - column[1:]), np.abs(finer - column[:-1]))
@@ -70,4 +85,4 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope
             value = np.take_along_axis(finer, winner[None], 0)[0]
             best, error = np.where(least < error, value, best), np.minimum(error, least)
             column = finer
-    return Slope(best, error)
+    return best, error

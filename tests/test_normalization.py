@@ -1,0 +1,182 @@
+"""Norms: against NumPy, in the digits that plain formulas lose, on constant rows, their errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn.block import BlockError, BlockTypeError, BlockValueError
+
+# ---- local_response_norm ---------------------------------------------------------------------
+
+
+def channel_by_channel(x: Any, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    y = np.zeros_like(x)
+    for c in range(x.shape[-1]):
+        first, last = max(0, c - size // 2), c + (size - 1) // 2
+        total = np.sum(x[..., first : last + 1] ** 2, -1)
+        y[..., c] = x[..., c] / (k + alpha / size * total) ** beta
+    return y
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1, 1.0, 0.6, 0, -0.5])
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_response_channel_by_channel(size: int, beta: float) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 7))
+    y, _ = fnn.local_response_norm(size, 2.0, beta, 0.5).forward({}, jnp.asarray(x))
+    np.testing.assert_allclose(y, channel_by_channel(x, size, 2.0, beta, 0.5), rtol=1e-13)
+
+
+def test_response_divides_alpha_by_the_window() -> None:
+    """As Caffe and PyTorch do; to have the papers' formula, multiply."""
+    x = jnp.full((1, 9), 10.0)
+    y, _ = fnn.local_response_norm(5, 1e-4, 0.75).forward({}, x)
+    assert float(y[0, 4]) == pytest.approx(10 / (1 + 1e-4 / 5 * 500) ** 0.75, rel=1e-13)
+    y, _ = fnn.local_response_norm(5, 5 * 1e-4, 0.75).forward({}, x)
+    assert float(y[0, 4]) == pytest.approx(10 / (1 + 1e-4 * 500) ** 0.75, rel=1e-13)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.6])
+def test_response_in_float32_is_within_a_few_units(beta: float) -> None:
+    block = fnn.local_response_norm(5, 1e-2, beta)
+    rng = np.random.default_rng(0)
+    x, dy = (rng.normal(scale=s, size=(500, 16)).astype(np.float32) for s in (30, 1))
+
+    def run(x: Any, dy: Any) -> Any:
+        y, residuals = block.forward({}, x)
+        return y, block.backward({}, residuals, dy)[1]
+
+    got, wanted = run(x, dy), run(jnp.asarray(x, float), jnp.asarray(dy, float))
+    np.testing.assert_allclose(got[0], wanted[0], rtol=8e-7)
+    np.testing.assert_allclose(got[1], wanted[1], rtol=0, atol=1e-6)
+
+
+def test_response_of_numbers_whose_squares_leave_the_range() -> None:
+    x = jnp.array([[1e20, 2e20, 0]], jnp.float32)
+    block = fnn.local_response_norm(3)
+    y, residuals = block.forward({}, x)
+    _, dx = block.backward({}, residuals, jnp.ones_like(y))
+    wide, _ = block.forward({}, x.astype(float))
+    np.testing.assert_allclose(y, wide, rtol=1e-6)
+    assert np.all(np.abs(dx) < 1e-26)  # u^-0.75
+
+
+def test_response_to_an_infinity_stays_within_its_window() -> None:
+    x = jnp.ones((1, 9)).at[0, 0].set(jnp.inf)
+    y, residuals = fnn.local_response_norm(3).forward({}, x)
+    _, dx = fnn.local_response_norm(3).backward({}, residuals, jnp.ones((1, 9)))
+    assert np.isfinite(y[0, 2:]).all() and np.isfinite(dx[0, 3:]).all() and float(y[0, 1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size is 0, needs a whole number"),
+        ({"size": 2.5}, "size is 2.5"),
+        ({"alpha": -1.0}, "alpha is -1.0, needs 0 or more"),
+        ({"k": 0.0}, "k is 0.0, needs more than 0"),
+        ({"k": float("nan")}, "k is nan"),
+        ({"beta": float("inf")}, "beta is inf, needs a finite number"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(BlockValueError, match=message):
+        fnn.local_response_norm(**arguments)
+
+
+def test_response_to_what_has_no_channels_is_refused() -> None:
+    with pytest.raises(BlockValueError, match="has no axes"):
+        fnn.local_response_norm().forward({}, jnp.ones(()))
+    with pytest.raises(BlockTypeError, match="floating"):
+        fnn.local_response_norm().forward({}, jnp.ones((1, 3), int))
+
+
+# ---- layer_norm ------------------------------------------------------------------------------
+
+
+def run(block: Any, params: Any, x: Any, dy: Any) -> Any:
+    y, residuals = block.forward(params, x)
+    return (y, *block.backward(params, residuals, dy))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_constant_rows_have_finite_gradients(dtype: str) -> None:
+    block = fnn.layer_norm()
+    for value in (0.0, 3.0, -1000.0, 0.1):
+        x = jnp.full((2, 7), value, dtype)
+        params = block.init(jax.random.key(0), x)
+        y, dparams, dx = run(block, params, x, jnp.ones((2, 7), dtype).at[0, 0].set(2))
+        assert np.isfinite(np.asarray(dx, float)).all() and dx.dtype == dtype
+        assert not np.any(np.asarray(y, float))  # the bias, and no rounding of the mean
+        assert np.isfinite(dparams["scale"]).all() and float(dparams["bias"][0]) == 3
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e5])
+def test_a_large_mean_loses_no_digits(offset: float) -> None:
+    """In float32, as good as float64 from the same rounded x."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(20, 300)) + offset).astype(np.float32)
+    dy, block = rng.normal(size=x.shape).astype(np.float32), fnn.layer_norm()
+    params = block.init(jax.random.key(0), jnp.asarray(x))
+    got = run(block, params, jnp.asarray(x), jnp.asarray(dy))
+    up = lambda v: jnp.asarray(v, float)  # noqa: E731
+    wanted = run(block, jax.tree.map(up, params), up(x), up(dy))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.max(np.abs(b)))
+    np.testing.assert_allclose(wanted[0].mean(-1), 0, atol=1e-8)
+    np.testing.assert_allclose(wanted[0].std(-1), 1, rtol=1e-4)
+
+
+def test_the_variance_is_never_negative() -> None:
+    """The mean of squares minus the square of the mean would be, in float32."""
+    x = jnp.asarray(np.float32(1e4) + np.float32(1e-3) * np.arange(64, dtype=np.float32))[None]
+    block = fnn.layer_norm(epsilon=1e-12, use_scale=False, use_bias=False)
+    y, _, dx = run(block, {}, x, jnp.ones_like(x))
+    assert np.isfinite(y).all() and np.isfinite(dx).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_statistics_are_in_float32(dtype: str) -> None:
+    x = jnp.tile(jnp.asarray([100.0, 101.0], dtype), (1, 2048))  # squares and sums leave float16
+    y, _ = fnn.layer_norm(use_scale=False, use_bias=False).forward({}, x)
+    np.testing.assert_allclose(np.abs(np.asarray(y, float)), 1, rtol=1e-2)
+
+
+def test_parameters_have_the_sizes_of_their_axes() -> None:
+    x = jax.ShapeDtypeStruct((2, 3, 4, 5), "bfloat16")
+    axes: list[tuple[Any, Any]] = [
+        (-1, (5,)), (1, (3,)), ((-1, 1), (3, 5)), ((1, 2, 3), (3, 4, 5)),
+    ]  # fmt: skip
+    for axis, shape in axes:
+        params = fnn.layer_norm(axis).init(jax.random.key(0), x)
+        assert {leaf: (p.shape, str(p.dtype)) for leaf, p in params.items()} == {
+            "bias": (shape, "float32"), "scale": (shape, "float32"),
+        }  # fmt: skip
+        assert np.all(params["scale"] == 1) and not np.any(params["bias"])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    net, x = fnn.layer_norm(), jnp.ones((2, 4))
+    params = net.init(jax.random.key(0), x)
+    wrong: list[tuple[Any, Any, Any, type[BlockError], str]] = [
+        (net, params, jnp.ones((2, 5)), BlockValueError, r"bias has shape \(4,\).*needs \(5,\)"),
+        (net, {}, x, BlockTypeError, r"params hold \[\], need \['bias', 'scale'\]"),
+        (net, None, x, BlockTypeError, "params hold NoneType"),
+        (net, params, jnp.ones((2, 0)), BlockValueError, "is empty: it has no mean"),
+        (net, params, jnp.ones((2, 4), int), BlockTypeError, "floating"),
+        (net, params, jnp.ones(()), BlockValueError, "does not fit x of shape"),
+        (fnn.layer_norm(2), params, x, BlockValueError, "different axes from -2 to 1"),
+        (fnn.layer_norm((1, -1)), params, x, BlockValueError, "different axes"),
+        (fnn.layer_norm(()), params, x, BlockValueError, "different axes"),
+    ]
+    for block, bad_params, bad_x, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            block.forward(bad_params, bad_x)
+    for epsilon in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(BlockValueError, match="epsilon is"):
+            fnn.layer_norm(epsilon=epsilon)
