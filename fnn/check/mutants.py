@@ -87,10 +87,13 @@ def rows(settings: Settings) -> list[Row]:
 
 
 def _row(table: Any, case: Any, seed: int) -> Row:
-    with jax.enable_x64(True):
-        sample = table.sample(case, seed=seed)
+    def inputs(seed: int) -> tuple[Any, Any, Any]:
+        with jax.enable_x64(True):
+            sample = table.sample(case, seed=seed)
+        return sample.params, sample.x, sample.key
+
     separable = case.separable is not None and len(case.batch) > 0
-    return Row(case.id, case.make(), sample.params, sample.x, sample.key, separable)
+    return Row(case.id, case.make(), *inputs(seed), separable, inputs)
 
 
 def run(settings: Settings) -> int:
@@ -130,6 +133,9 @@ def _judged(row: Row, settings: Settings) -> Iterator[Verdict]:
     if settings.seeds:
         right = control(row)
         for seed in range(settings.seed, settings.seed + settings.seeds):
+            if row.inputs is not None:
+                params, x, key = row.inputs(seed)
+                row = row._replace(params=params, x=x, key=key)
             verdict = judge(row, right, seed)
             yield verdict._replace(diagnosis=f"seed {seed}: {verdict.diagnosis}")
         return

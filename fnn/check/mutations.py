@@ -21,7 +21,8 @@ from fnn.graph import map_nodes
 
 
 class Row(NamedTuple):
-    """A right block, and inputs to check it with. ``separable``: a batch is its rows."""
+    """A right block, and inputs to check it with. ``separable``: a batch is its rows;
+    ``inputs``: others by seed, ``(params, x, key)``."""
 
     id: str
     block: Block
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     x: Any
     key: Any = None
     separable: bool = False
+    inputs: Callable[[int], tuple[Any, Any, Any]] | None = None
 
 
 class Mutant(NamedTuple):
