@@ -7,6 +7,9 @@ from fnn.models.googlenet import googlenet_batch_norm as googlenet_batch_norm
 from fnn.models.googlenet import inception as inception
 from fnn.models.mlp import logistic_regression as logistic_regression
 from fnn.models.mlp import mlp as mlp
+from fnn.models.weights import load_weights as load_weights
+from fnn.models.weights import save_weights as save_weights
+from fnn.models.weights import torch_names as torch_names
 
 __all__ = [
     "cnn",
@@ -14,6 +17,9 @@ __all__ = [
     "googlenet",
     "googlenet_batch_norm",
     "inception",
+    "load_weights",
     "logistic_regression",
     "mlp",
+    "save_weights",
+    "torch_names",
 ]
