@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "deep": "50 layers: where gradients vanish, and what residual connections do",
     "nonlinearities": "every nonlinearity and its derivative, drawn",
     "mnist": "the standard benchmark: MNIST and Fashion-MNIST",
+    "googlenet": "a trained GoogLeNet names what is in photographs",
     "features": "features learned rather than designed",
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -152,3 +154,70 @@ def image(axis: Axes, weights: np.ndarray) -> None:
     limit = np.abs(weights).max() or 1.0
     axis.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit)
     axis.axis("off")
+
+
+class Guess(NamedTuple):
+    """A picture (height, width, 3), its name, its best classes and their probabilities.
+
+    ``right`` is the class that it shows, where that is known.
+    """
+
+    image: np.ndarray
+    title: str
+    classes: Sequence[str]
+    probabilities: np.ndarray
+    right: str | None = None
+
+
+def guesses(shown: Sequence[Guess], path: Path, on_page: int = 8) -> list[Path]:
+    """Pictures with bars of their best classes beside them, two columns of them on a page.
+
+    Returns:
+      The pages: ``path``, or where there are several ``path`` with a number each.
+    """
+    pages = [shown[i : i + on_page] for i in range(0, len(shown), on_page)]
+    paths = [path]
+    if len(pages) > 1:
+        paths = [path.with_stem(f"{path.stem}_{i}") for i in range(1, len(pages) + 1)]
+    for page, file in zip(pages, paths, strict=True):
+        _page_of_guesses(page, file)
+    return paths
+
+
+def _page_of_guesses(page: Sequence[Guess], path: Path) -> None:
+    columns = min(2, len(page))
+    rows = -(-len(page) // columns)
+    figure, axes = plt.subplots(
+        rows, 2 * columns, figsize=(7.2 * columns, 2.9 * rows), squeeze=False,
+        width_ratios=[1, 1.35] * columns, layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.axis("off")
+    for guess, photograph, bars in zip(page, axes.flat[::2], axes.flat[1::2], strict=False):
+        photograph.imshow(guess.image)
+        # The name of a file is not mathematics, whatever dollar signs it has.
+        photograph.set_title(_cut(guess.title, 36), fontsize=9, color=GREY, parse_math=False)
+        is_right = [guess.right in (None, name) for name in guess.classes]
+        colors = [GREEN if yes else RED for yes in is_right]
+        if guess.right is None:  # nobody says what is right: the best stands out
+            colors = [BLUE] + ["#9CC9E3"] * (len(guess.classes) - 1)
+        else:
+            bars.set_title(f"is: {_cut(guess.right, 30)}", fontsize=9, loc="left", color=GREEN)
+        at = np.arange(len(guess.classes))
+        bars.barh(at, guess.probabilities, height=0.34, color=colors)
+        for y, name, probability in zip(at, guess.classes, guess.probabilities, strict=True):
+            # Above its bar: a long name then has the whole width.
+            weight = "bold" if y == 0 else "normal"
+            bars.text(0, y - 0.24, _cut(name, 34), fontsize=9.5, va="bottom", weight=weight)
+            chance = f"{probability:.1%}" if probability >= 0.001 else "< 0.1%"
+            bars.text(1, y - 0.24, chance, fontsize=9.5, va="bottom", ha="right")
+        bars.set(xlim=(0, 1), ylim=(len(at) - 0.6, -0.85))
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.03)  # type: ignore[union-attr, call-arg]
+    with warnings.catch_warnings():
+        # A name in a script that the font does not have is drawn as boxes, not complained about.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        save(figure, path)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

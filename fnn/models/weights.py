@@ -138,7 +138,8 @@ def torch_names(arrays: Mapping[str, Array]) -> dict[str, Array]:
     renamed: dict[str, Array] = {}
     for name, array in arrays.items():
         module, _, leaf = name.rpartition(".")
-        normalisation = np.ndim(arrays.get(f"{module}.weight" if module else "weight")) == 1
+        weight = arrays.get(f"{module}.weight" if module else "weight")
+        normalisation = weight is not None and weight.ndim == 1
         if leaf == "num_batches_tracked":
             continue
         if leaf == "weight" and 1 <= array.ndim <= 5:

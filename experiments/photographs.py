@@ -1,0 +1,199 @@
+"""Photographs: read, made ready for GoogLeNet, and found in a folder by their labels.
+
+Every fault is a :class:`PictureError` of one line, with the file and what to do.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+SHORT, SIDE = 256, 224  # the short side is scaled to this, and the centre of that side is seen
+# Pillow reads more, of which some start other programs (EPS) or are not pictures.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "MPO", "AVIF")
+LARGEST = 89_478_485  # pixels: Pillow's own limit, above which a small file fills the memory
+_ORIENTATION = 0x0112  # in EXIF; 1 is upright
+
+Pixels = NDArray[np.uint8]
+
+
+class PictureError(ValueError):
+    """A picture or a folder of pictures that cannot be used: one line."""
+
+
+class Labelled(NamedTuple):
+    """A picture and the class that it shows."""
+
+    path: Path
+    label: int
+
+
+def read_picture(path: Path, upright: bool = False) -> Pixels:
+    """The part of a picture that the network sees: uint8 (224, 224, 3), RGB.
+
+    The short side is scaled to 256 with Pillow's bilinear filter, and the centre is cut out. A
+    grey picture gets three equal channels; CMYK is converted without a colour profile; 16 bits
+    are rounded to 8; transparent pixels are put on white; of an animation this is the first
+    frame.
+
+    Args:
+      upright: turn the picture as its EXIF orientation says. Not by default: the pixels are
+        taken as they are stored, as Caffe did when the reference was made.
+
+    Raises:
+      PictureError: no file, not a picture, not whole, or larger than ``LARGEST``.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST:
+                raise _enormous(path, f"{image.width} x {image.height} pixels")
+            image.load()
+            picture = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            return np.asarray(_centre(picture))
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _enormous(path, "too many pixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise PictureError(
+            f"{path}: not a picture; needs one of {', '.join(FORMATS)}, whole from its first byte"
+        ) from error
+    except FileNotFoundError as error:
+        raise PictureError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise PictureError(
+            f"{path}: a folder, needs a picture; for all of a folder with labels.tsv: "
+            f"python -m experiments googlenet evaluate --data-dir {path}"
+        ) from error
+    except Exception as error:  # decoders raise whatever they meet in a broken file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(
+            f"{path}: cannot be read as a picture, it is broken: {reason}"
+        ) from error
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF says that the stored pixels are to be turned or mirrored to be upright."""
+    with Image.open(path, formats=FORMATS) as image:
+        return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+
+
+def _enormous(path: Path, found: str) -> PictureError:
+    return PictureError(
+        f"{path}: {found}, needs at most {LARGEST / 1e6:.0f} million; scale it down first"
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion makes everything above 255 white.
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}); save it with 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _centre(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    scale = SHORT / min(width, height)
+    scaled = tuple(max(SHORT, round(side * scale)) for side in (width, height))
+    left, top = ((side - SIDE) // 2 for side in scaled)
+    if max(scaled) <= 16 * SHORT:
+        whole = image.resize((scaled[0], scaled[1]), Image.Resampling.BILINEAR)
+        return whole.crop((left, top, left + SIDE, top + SIDE))
+    # A line of pixels would become wider than memory is: only its centre is scaled. This differs
+    # by one grey level here and there, so others are scaled whole, as the reference was.
+    x, y = width / scaled[0], height / scaled[1]
+    box = (left * x, top * y, (left + SIDE) * x, (top + SIDE) * y)
+    return image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+
+
+def batches(
+    paths: Sequence[Path], size: int, upright: bool = False
+) -> Iterator[tuple[Pixels, int]]:
+    """Pictures in order, ``size`` at a time: uint8 (size, 224, 224, 3), and how many are real.
+
+    The last batch is filled up with its last picture, so that all have one shape. While one is
+    in use, the next is being read.
+    """
+    starts = range(0, len(paths), size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def ask(start: int) -> list[Future[Pixels]]:
+            return [pool.submit(read_picture, p, upright) for p in paths[start : start + size]]
+
+        try:
+            upcoming = ask(0)
+            for start in starts:
+                current, upcoming = upcoming, ask(start + size)
+                pictures = [future.result() for future in current]
+                filled = pictures + pictures[-1:] * (size - len(pictures))
+                yield np.stack(filled), len(pictures)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def labelled(folder: Path, classes: int) -> list[Labelled]:
+    """The pictures of a folder that its ``labels.tsv`` names, in that order.
+
+    The file has a line ``file<TAB>class_index``, and below it one for each picture.
+
+    Raises:
+      PictureError: no folder, no or another labels.tsv, a picture that is missing or named
+        twice, a class that is not in 0..classes - 1, or no pictures at all.
+    """
+    path = folder / "labels.tsv"
+    if not folder.is_dir():
+        raise PictureError(f"{folder}: no such folder; --data-dir needs one with labels.tsv")
+    if not path.is_file():
+        what = "no labels.tsv in this folder" if any(folder.iterdir()) else "an empty folder"
+        raise PictureError(
+            f"{folder}: {what}; needs pictures and labels.tsv, which has the columns file and "
+            "class_index, with a tab between them"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise PictureError(f"{path}: not UTF-8 text ({error.reason})") from error
+    rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if not rows or rows[0] != ["file", "class_index"]:
+        found = "\t".join(rows[0]) if rows else ""
+        raise PictureError(f"{path}: the first line is {found!r}, needs to be 'file\\tclass_index'")
+    pictures: dict[Path, int] = {}
+    for number, row in enumerate(rows[1:], 2):
+        if not row:
+            continue
+        name, index = row if len(row) == 2 else ("", "")
+        if not name:
+            raise PictureError(
+                f"{path}, line {number}: {len(row)} columns, needs 2: a file and its class"
+            )
+        if not (index.isascii() and index.isdigit() and int(index) < classes):
+            raise PictureError(
+                f"{path}, line {number}: class {index!r} of {name}, needs a whole number from 0 "
+                f"to {classes - 1}"
+            )
+        if folder / name in pictures:
+            raise PictureError(f"{path}, line {number}: {name} is there twice; remove one")
+        pictures[folder / name] = int(index)
+    if not pictures:
+        raise PictureError(f"{path}: no pictures below its first line")
+    if absent := [p.name for p in pictures if not p.is_file()]:
+        few = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+        raise PictureError(
+            f"{path}: {len(absent)} of its {len(pictures)} pictures are not in {folder}: {few}"
+        )
+    return [Labelled(*item) for item in pictures.items()]
