@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -52,8 +53,8 @@ def _read_npz(path: Path) -> dict[str, Array]:
             arrays = {name: archive[name] for name in archive.files}
     except (
         # What zipfile, zlib and NumPy raise for archives and headers that are not well-formed.
-        zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError, NotImplementedError,
-        OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
+        zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, MemoryError, OSError,
+        NotImplementedError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: not a whole, well-formed .npz file ({reason})") from error
@@ -83,6 +84,7 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
     data = path.read_bytes()
 
     def refuse(found: str) -> NoReturn:
+        found = " ".join(found.split())  # a name in the file may span lines; the message does not
         raise ValueError(f"{path}: not a whole, well-formed .safetensors file ({found})")
 
     if len(data) < 8:

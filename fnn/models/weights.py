@@ -227,4 +227,5 @@ def _count(items: Sequence[str]) -> str:
 
 def _few(items: Sequence[str], shown: int = 3) -> str:
     rest = len(items) - shown
-    return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")
+    names = (" ".join(item.split()) for item in items[:shown])  # one line, whatever a file says
+    return ", ".join(names) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,278 @@
+"""Weights in files: read by name into parameters, and every fault named in one line."""
+
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn.models import load_weights, save_weights, torch_names
+
+NET = fnn.serial(conv=fnn.conv(4, 3), act=fnn.relu(), flat=fnn.flatten(), out=fnn.linear(5))
+X = jax.ShapeDtypeStruct((1, 4, 4, 2), jnp.float32)
+LIKE = jax.eval_shape(NET.init, jax.random.key(0), X)
+
+
+def params() -> Any:
+    return NET.init(jax.random.key(0), X)
+
+
+def arrays() -> dict[str, np.ndarray]:
+    return {f"{b}/{n}": np.array(a) for b, leaves in params().items() for n, a in leaves.items()}
+
+
+CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
+
+
+def safetensors(named: Mapping[str, np.ndarray], **changes: Any) -> bytes:
+    """The file, written independently of the reader; ``changes`` replace a header's entries."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, array in named.items():
+        end = len(body) + array.nbytes
+        header[name] = {
+            "dtype": CODES[array.dtype.name], "shape": list(array.shape),
+            "data_offsets": [len(body), end],
+        }  # fmt: skip
+        body += array.tobytes()
+    text = json.dumps(header | changes).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def same(got: Any, expected: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, expected)
+
+
+def refused(path: Path, *parts: str, like: Any = LIKE, **options: Any) -> str:
+    with pytest.raises(ValueError) as caught:
+        load_weights(path, like, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, f"{part!r} not in {message!r}"
+    return message
+
+
+# ---- what is read and written ------------------------------------------------------------------
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.npz", params())
+    same(load_weights(tmp_path / "w.npz", LIKE), params())
+    save_weights(tmp_path / "w.npz", jax.tree.map(lambda a: a + 1, params()))  # in its place
+    same(load_weights(tmp_path / "w.npz", params()), jax.tree.map(lambda a: a + 1, params()))
+    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors(arrays()))
+    same(load_weights(path, LIKE), params())
+    like = {"a": jax.ShapeDtypeStruct((), jnp.bfloat16), "b": jax.ShapeDtypeStruct((0, 3), "int32")}
+    path.write_bytes(
+        safetensors({"a": np.array(1.5, jnp.bfloat16), "b": np.zeros((0, 3), "int32")})
+    )
+    assert float(load_weights(path, like)["a"]) == 1.5
+
+
+def test_big_endian_and_fortran_order_are_the_same_numbers(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "w.npz", **{k: np.asfortranarray(a).astype(">f4") for k, a in arrays().items()}
+    )
+    same(load_weights(tmp_path / "w.npz", LIKE), params())
+
+
+def test_parts_that_are_not_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "w.npz"
+    np.savez(path, **arrays(), **{"loss1/w": np.zeros(2), "loss1/fc/b": np.zeros(1)})
+    refused(path, "2 arrays that this network does not have: loss1/w, loss1/fc/b")
+    same(load_weights(path, LIKE, drop=("loss1", "loss2")), params())
+    refused(path, "2 arrays that", drop=("los", "oss1"))
+
+
+def test_what_npz_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"conv/w is bfloat16, which .npz cannot hold"):
+        save_weights(tmp_path / "w.npz", {"conv": {"w": jnp.zeros(2, jnp.bfloat16)}})
+    with pytest.raises(ValueError, match=r"only .npz is written"):
+        save_weights(tmp_path / "w.safetensors", {})
+    with pytest.raises(ValueError, match="several leaves have the path a/b"):
+        save_weights(tmp_path / "w.npz", {"a": {"b": jnp.zeros(1)}, "a/b": jnp.zeros(1)})
+    assert not list(tmp_path.iterdir())
+
+
+# ---- PyTorch's names ---------------------------------------------------------------------------
+
+
+def to_torch(named: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """fnn's arrays as a PyTorch state_dict, written independently of the reader."""
+    ends = {"scale": "weight", "bias": "bias", "w": "weight", "b": "bias"}
+    state = {}
+    for name, leaf in named.items():
+        name = name.replace("statistics/", "running_")
+        module, _, end = name.rpartition("/")
+        array = np.asarray(leaf)
+        if end == "w":
+            array = array.transpose((3, 2, 0, 1)) if array.ndim == 4 else array.T
+        state[f"{module.replace('/', '.')}.{ends.get(end, end)}"] = np.ascontiguousarray(array)
+        if end == "running_mean":
+            state[f"{module.replace('/', '.')}.num_batches_tracked"] = np.array(7)
+    return state
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_torch_names_of_googlenet(tmp_path: Path, suffix: str) -> None:
+    net = fnn.models.googlenet_batch_norm()
+    like = jax.eval_shape(
+        net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    )
+    rng = np.random.default_rng(0)
+    expected = jax.tree.map(lambda a: rng.random(a.shape, np.float32), like)
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(expected)
+    }
+    state = to_torch(flat)
+    assert state["inception3a.branch2.0.conv.weight"].shape == (96, 192, 1, 1)
+    assert state["fc.weight"].shape == (1000, 1024)
+    # The file of torchvision has auxiliary heads, too.
+    state |= {
+        "aux1.fc1.weight": np.zeros((3, 2), "float32"),
+        "aux1.fc1.bias": np.zeros(3, "float32"),
+    }
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "npz":
+        np.savez(path, **state)  # type: ignore[arg-type]
+    else:
+        path.write_bytes(safetensors({k: v for k, v in state.items() if v.dtype.name in CODES}))
+    got = load_weights(path, like, drop=("aux1", "aux2"))
+    same(got, jax.tree.map(jnp.asarray, expected))
+    refused(path, "2 arrays that this network does not have: aux1/fc1/w, aux1/fc1/b", like=like)
+    refused(path, "weights of another network: none of its", like=like, names="fnn")
+    refused(path, "weights of another network: none of its")
+
+
+def test_torch_names_at_the_top_and_unknown_ones() -> None:
+    assert set(torch_names({"weight": np.zeros((2, 3)), "bias": np.zeros(2)})) == {"w", "b"}
+    one = torch_names({"a.weight": np.arange(24).reshape(2, 3, 4)})["a/w"]
+    assert one.shape == (4, 3, 2) and one[1, 2, 0] == 9
+    with pytest.raises(ValueError, match=r"lstm.weight_ih_l0 of shape"):
+        torch_names({"lstm.weight_ih_l0": np.zeros((2, 2))})
+
+
+# ---- weights that are not the network's --------------------------------------------------------
+
+
+def test_misfits_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.npz"
+    named = arrays()
+    np.savez(path, **{k: a for k, a in named.items() if k != "out/b"})
+    refused(path, "1 array missing: out/b")
+    np.savez(path, **named, other=np.zeros(3))
+    refused(path, "1 array that this network does not have: other")
+    np.savez(path, **named | {"out/w": named["out/w"].T})
+    refused(path, "out/w got (5, 64), needs (64, 5)", "axes in another order")
+    np.savez(path, **named | {"out/b": np.zeros((1, 5), np.float32)})
+    refused(path, "out/b got (1, 5), needs (5,)")
+    np.savez(path, **named | {"out/w": named["out/w"].astype(np.float64)})
+    refused(path, "1 array of another dtype: out/w got float64, needs float32")
+    np.savez(path, **{f"a{i}": np.zeros(1) for i in range(9)})
+    refused(path, "weights of another network: none of its 9 arrays (a0, a1, a2 and 6 more)",
+            "the 4 that this network needs (conv/b, conv/w, out/b and 1 more)")  # fmt: skip
+    np.savez(path, **named, **{f"a{i}": np.zeros(1) for i in range(50)})
+    refused(path, "probably weights of another network; 50 arrays that this network does not have")
+    with pytest.raises(ValueError, match="names is 'keras'"):
+        load_weights(path, LIKE, names="keras")  # type: ignore[arg-type]
+
+
+# ---- broken files ------------------------------------------------------------------------------
+
+
+def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+TWO = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
+BROKEN = {
+    "empty": (b"", "0 bytes"),
+    "short": (b"\1\0\0", "3 bytes"),
+    "length": (struct.pack("<Q", 2**63) + b"{}", "a header of"),
+    "not json": (struct.pack("<Q", 2) + b"{,", "not JSON"),
+    "not text": (struct.pack("<Q", 2) + b"\xff\xfe", "not JSON"),
+    "nested": (struct.pack("<Q", 9999 * 2) + b"[" * 9999 * 2, "not JSON"),
+    "a list": (struct.pack("<Q", 2) + b"[]", "not a JSON object"),
+    "twice": (struct.pack("<Q", 15) + b'{"a": 1,"a": 2}', "there twice"),
+    "none": (struct.pack("<Q", 2) + b"{}", "without arrays"),
+    "truncated": (safetensors(TWO)[:-1], "truncated: b ends at byte 16 of 15"),
+    "too long": (safetensors(TWO) + b"\0", "1 bytes after the last array"),
+    "overlap": (safetensors(TWO, b=entry(offsets=(4, 12))), "b overlaps"),
+    "the same": (safetensors(TWO, b=entry()), "b overlaps"),
+    "gap": (safetensors(TWO, b=entry("F32", (1,), (12, 16))), "gap at byte 8"),
+    "backwards": (safetensors(TWO, b=entry(offsets=(16, 8))), "needs 8 bytes and has -8"),
+    "dtype": (safetensors(TWO, b=entry(dtype="F8_E4M3")), "dtype 'F8_E4M3'"),
+    "no dtype": (safetensors(TWO, b=entry(dtype=[])), "dtype []"),
+    "negative": (safetensors(TWO, b=entry(shape=(-2,))), "shape [-2]"),
+    "no shape": (safetensors(TWO, b=entry(shape=(True, 2))), "shape [True, 2]"),
+    "huge": (safetensors(TWO, b=entry(shape=(2**62, 2**62))), "needs"),
+    "size": (safetensors(TWO, b=entry(shape=(3,), offsets=(8, 16))), "needs 12 bytes and has 8"),
+    "offsets": (safetensors(TWO, b=entry(offsets=(8,))), "data_offsets [8]"),
+    "entry": (safetensors(TWO, b=3), "b needs dtype, shape and data_offsets"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_safetensors(name: str, tmp_path: Path) -> None:
+    content, message = BROKEN[name]
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    refused(path, message)
+
+
+def test_broken_npz(tmp_path: Path) -> None:
+    path = tmp_path / "w.npz"
+    for content in (b"", b"\x93NUMPY", b"PK", b"PK\3\4 and no more", b"not a zip"):
+        path.write_bytes(content)
+        refused(path, ".npz file")
+    np.savez(path, a=np.array([object()]))
+    refused(path, "not a whole, well-formed .npz file")  # a pickle, which could run anything
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(path, "readme.txt in the archive is not an array")
+    with zipfile.ZipFile(path, "w"):
+        pass
+    refused(path, "without arrays")
+    for name in ("w.pth", "w.txt"):
+        (tmp_path / name).write_bytes(b"PK")
+        refused(tmp_path / name, "read from .npz and .safetensors")
+    with pytest.raises(OSError):
+        load_weights(tmp_path / "none.npz", LIKE)
+
+
+@pytest.mark.filterwarnings("ignore")  # zipfile and NumPy warn of some of what they then refuse
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_damage_anywhere_is_one_line_or_other_numbers(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w.{suffix}"
+    np.savez(tmp_path / "w.npz", **arrays())  # type: ignore[arg-type]
+    whole = path.read_bytes() if suffix == "npz" else safetensors(arrays())
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        if rng.random() < 0.3:
+            del damaged[rng.integers(len(damaged)) :]
+        else:
+            # Most near the beginning or the end, where the structure is.
+            near = int(min(len(damaged) - 1, rng.exponential(200)))
+            damaged[near if rng.random() < 0.5 else -1 - near] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load_weights(path, LIKE)
+        except ValueError as error:
+            assert "\n" not in str(error)
