@@ -23,7 +23,7 @@ demo: $(VENV)/.experiments
 # others say how the library behaves as its users compile it: digits, every 16-bit number,
 # experiments, doctests.
 QUICK = XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(PYTEST)
-AS_COMPILED = tests/test_nonlinearities.py tests/test_exhaustive.py $(wildcard tests/test_experiments*.py)
+AS_COMPILED = tests/test_nonlinearities.py tests/test_exhaustive.py tests/test_googlenet.py $(wildcard tests/test_experiments*.py)
 
 test: $(VENV)/.test
 	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))

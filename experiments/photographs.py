@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, ImageOps
 
 SHORT, SIDE = 256, 224  # the short side is scaled to this, and the centre of that side is seen
 # Pillow reads more, of which some start other programs (EPS) or are not pictures.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "MPO", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 LARGEST = 89_478_485  # pixels: Pillow's own limit, above which a small file fills the memory
 _ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
@@ -181,9 +182,9 @@ def labelled(folder: Path, classes: int) -> list[Labelled]:
             raise PictureError(
                 f"{path}, line {number}: {len(row)} columns, needs 2: a file and its class"
             )
-        if not (index.isascii() and index.isdigit() and int(index) < classes):
+        if not (re.fullmatch(r"[0-9]{1,9}", index) and int(index) < classes):
             raise PictureError(
-                f"{path}, line {number}: class {index!r} of {name}, needs a whole number from 0 "
+                f"{path}, line {number}: class {index[:20]!r} of {name}, needs a whole number from 0 "
                 f"to {classes - 1}"
             )
         if folder / name in pictures:
