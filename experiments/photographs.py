@@ -184,8 +184,8 @@ def labelled(folder: Path, classes: int) -> list[Labelled]:
             )
         if not (re.fullmatch(r"[0-9]{1,9}", index) and int(index) < classes):
             raise PictureError(
-                f"{path}, line {number}: class {index[:20]!r} of {name}, needs a whole number from 0 "
-                f"to {classes - 1}"
+                f"{path}, line {number}: class {index[:20]!r} of {name}, needs a whole number from "
+                f"0 to {classes - 1}"
             )
         if folder / name in pictures:
             raise PictureError(f"{path}, line {number}: {name} is there twice; remove one")
