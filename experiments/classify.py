@@ -32,9 +32,12 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     probabilities = np.asarray(jax.nn.softmax(logits))
     images = data.test.x.reshape(-1, *data.image_shape[:2])
     pictures.worst_mistakes(images, probabilities, data.test.target, names, out / "mistakes.png")
-    first = np.asarray(fitted.params[min(fitted.params)]["w"])  # of hidden_1, or of out alone
+    # hidden_1 or conv_1, or of a network without either, out.
+    first = np.asarray(fitted.params[min(fitted.params)]["w"])
     pictures.filters(
-        first, data.image_shape[:2], out / "filters.png",
+        first.reshape(-1, first.shape[-1]),  # of a convolution, what it looks for in a patch
+        first.shape[:2] if first.ndim == 4 else data.image_shape[:2],
+        out / "filters.png",
         "What the units of the first layer look for (red: ink wanted, blue: not wanted)",
     )  # fmt: skip
     _show_examples(images, logits, data)

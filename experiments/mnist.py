@@ -1,7 +1,8 @@
-"""The standard benchmark: MNIST or Fashion-MNIST with a 784-128-64-10 network."""
+"""The standard benchmark: MNIST or Fashion-MNIST, with a 784-128-64-10 or a convolutional net."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import fnn
 from experiments.classify import classify_images
 from experiments.console import console
-from experiments.data import load
+from experiments.data import Dataset, load
 from experiments.options import Training
 from experiments.run import scheduled
 
@@ -18,8 +19,14 @@ from experiments.run import scheduled
 class Options(Training):
     data: Literal["mnist", "fashion_mnist"] = "mnist"
     """which data set"""
+    model: Literal["mlp", "cnn"] = "mlp"
+    """a multilayer perceptron, or a convolutional network"""
     hidden: tuple[int, ...] = (128, 64)
-    """units of each hidden layer"""
+    """units of each hidden layer (of the mlp)"""
+    channels: tuple[int, ...] = (32, 64)
+    """of each convolution (of the cnn)"""
+    dropout: float = 0.25
+    """rate before the linear layers (of the cnn)"""
     schedule: Literal["constant", "cosine"] = "cosine"
     """of the learning rate: constant, or falling along a half cosine to 0"""
     weight_decay: float = 3e-4
@@ -42,7 +49,20 @@ def main(options: Options) -> int:
         f"[bold]{data.about}[/bold] {len(data.train.x)} images to learn from, "
         f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
     )
+    if options.model == "cnn":
+        data = _as_images(data)
+        net = fnn.models.cnn(10, options.channels, hidden=128, dropout=options.dropout)
+    else:
+        net = fnn.models.mlp((*options.hidden, 10), fnn.relu())
     steps = options.epochs * -(-len(data.train.x) // options.batch_size)
-    net = fnn.models.mlp((*options.hidden, 10), fnn.relu())
     optimizer = scheduled(options, options.schedule, steps, options.weight_decay)
     return classify_images(options, net, data, optimizer)
+
+
+def _as_images(data: Dataset) -> Dataset:
+    """The same examples in the shape in which a convolution takes them."""
+    assert data.image_shape is not None
+    shape = (-1, *data.image_shape)
+    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    images = {name: part._replace(x=part.x.reshape(shape)) for name, part in parts.items()}
+    return dataclasses.replace(data, **images)

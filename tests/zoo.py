@@ -226,6 +226,7 @@ def gates() -> list[Case]:
         single("power/0", lambda: fnn.power(0), jnp.ones_like),
         single("power/0.5", lambda: fnn.power(0.5), jnp.sqrt, positive),
         single("negate", fnn.negate, jnp.negative),
+        single("scale", lambda: fnn.scale(-0.3), lambda x: -0.3 * x),
         single("exp", fnn.exp, jnp.exp),
         single("log", fnn.log, jnp.log, positive),
         single("square", fnn.square, jnp.square),
@@ -343,8 +344,9 @@ def pools() -> list[Case]:
         return plain
 
     def apart(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-        """Different everywhere, by more than a difference quotient's step."""
-        return rng.permutation(int(np.prod(shape))).reshape(shape) * 0.1 - 1.0
+        """Different everywhere by a tenth: no difference quotient's step makes another win."""
+        rank = rng.permutation(int(np.prod(shape))).reshape(shape)
+        return np.where(rank % 2, -0.5, 0.5) * 1.1 ** (rank // 2)
 
     def pool(
         id: str, make: Callable[[], Block], shape: Shape, window: Shape, stride: Shape,
@@ -609,6 +611,8 @@ def combinators() -> list[Case]:
         Case("graph/several outputs", several_outputs, **pair),
         Case("map_nodes", doubled, **features),
         Case("fan_out", lambda: fnn.fan_out(fnn.square(), fnn.linear(2)), **features),
+        Case("item", lambda: fnn.item(1), **pair),
+        Case("item/last", lambda: fnn.item(-1), **pair),
         Case("residual", lambda: fnn.residual(hidden()), **features),
         Case("residual/shortcut", lambda: fnn.residual(fnn.layer(2, fnn.tanh()), fnn.linear(2)),
              **features),
@@ -637,7 +641,21 @@ def networks() -> list[Case]:
     mlp = functools.partial(fnn.models.mlp, (4, 3))
     mean = {"batch": (2,), "separable": "mean"}
     logistic = fnn.models.logistic_regression
+    images = {"inputs": (In((6, 5, 2)),), "batch": (2,), "separable": "rows"}
+
+    def batch_normed() -> Block:
+        return fnn.serial(fnn.linear(3), fnn.batch_norm(), fnn.tanh())
+
+    def two_heads() -> Block:
+        net = fnn.fan_out(a=fnn.linear(3), b=fnn.linear(3))
+        return fnn.with_loss(net, fnn.models.deep_supervision(fnn.squared_error(), (1.0, 0.3)))
+
     return [
+        Case("cnn", lambda: fnn.models.cnn(3, (2, 3), hidden=4), **images, ulps=16),
+        Case("inception", lambda: fnn.models.inception(1, 2, 1, 1, 2, 1), **images, ulps=8),
+        Case("serial/batch_norm", batch_normed, (In((4,)),), batch=(5,), separable=None, ulps=16,
+             frozen=("1_batch_norm/statistics/",)),
+        Case("deep_supervision", two_heads, (In((4,)), In((3,))), **mean, ulps=8),
         Case("logistic_regression", logistic, **features, batches=((1,), (0,))),
         Case("logistic_regression/3 classes", lambda: logistic(3), **features),
         Case("mlp", lambda: mlp(fnn.tanh()), **features, batches=((1,), (0,)), ulps=8),

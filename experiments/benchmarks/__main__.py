@@ -12,6 +12,7 @@ from experiments.data import DataError
 # To add one: a module beside this file with a dataclass `Settings` and `run(settings)`.
 BENCHMARKS = {
     "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
+    "conv": "blocks and steps of convolutional networks beside jax.grad, Flax and PyTorch",
     "failures": "gradients that public issues report as wrong, fnn's, and which checker notices",
 }
 

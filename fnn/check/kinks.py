@@ -129,7 +129,8 @@ class _Kinks:
         for i in np.flatnonzero(outside)[:1]:
             leaf, value = where[int(i)]
             finite = bool(np.isfinite(given[i]))
-            if kink[i] and finite and self._several(sample, dy, entries[int(i)]):
+            declared = lab.rule.subgradient is not None
+            if kink[i] and finite and (declared or self._several(sample, dy, entries[int(i)])):
                 continue
             if kink[i]:
                 text = (

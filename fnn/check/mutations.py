@@ -132,6 +132,7 @@ def _of_cotangents(row: Row) -> Iterator[Mutant]:
             yield Mutant("dy added", _dy_added(row.block, _turn(row, "dy", passed)))
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(row.x) if leaf.ndim}
     counted = row.separable and row.key is None and any(bool(jnp.any(d)) for d in leaves)
+    counted = counted and any(map(is_floating, jax.tree.leaves(row.x)))
     if counted and len(sizes) == 1 and min(sizes) > 1:
         yield Mutant("batch size hard-coded", _hard_coded(row.block, sizes.pop()))
 
@@ -257,6 +258,8 @@ def _settles(row: Row) -> bool:
         x = jnp.asarray(row.x).reshape(-1).at[0].set(value).reshape(row.x.shape)
         return row.block.forward(row.params, x)[0], _slope(row, x)
 
+    if not is_floating(row.x):
+        return False
     for sign in (-1, 1):
         (y, end), (_, far), (_, near) = at(sign * jnp.inf), at(sign * 1e8), at(sign * 1e4)
         finite = all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves((y, end)))
