@@ -68,17 +68,23 @@ def test_gradients_of_googlenet_are_those_of_the_plain_formula() -> None:
     x, key = images(2, 65, 65, 3), jax.random.key(0)
     params = jax.jit(net.init)(key, x)
     dy = images(2, 3)
+    rng = np.random.default_rng(1)
+    line = jax.tree.map(lambda p: rng.standard_normal(p.shape), params)
 
     @jax.jit
-    def both(params: Any) -> Any:
+    def by_hand(params: Any) -> Any:
         y, residuals = net.forward(params, x, key)
-        with jax.numpy_rank_promotion("allow"):
-            plain, pull_back = jax.vjp(lambda p: plain_googlenet(p, x), params)
-        return (y, net.backward(params, residuals, dy)[0]), (plain, pull_back(dy)[0])
+        return y, net.backward(params, residuals, dy)[0]
 
-    got, want = both(params)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    @jax.jit
+    def along(params: Any, line: Any) -> Any:  # forward mode compiles in a third of the time
+        with jax.numpy_rank_promotion("allow"):
+            return jax.jvp(lambda p: plain_googlenet(p, x), (params,), (line,))
+
+    (y, grads), (plain, slope) = by_hand(params), along(params, line)
+    np.testing.assert_allclose(y, plain, rtol=1e-9)
+    terms = [np.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (grads, line)), strict=True)]
+    np.testing.assert_allclose(sum(terms), np.sum(dy * slope), rtol=1e-9)
 
 
 def test_auxiliary_heads_are_trained_and_gone_at_inference() -> None:
