@@ -181,7 +181,7 @@ def agrees_with_finite_differences(case: Case) -> None:
             above[i], below[i] = leaves[i] + h * direction, leaves[i] - h * direction
             return (float(projected(above)) - float(projected(below))) / (2 * h)
 
-        d0, d1, d2 = slope(0.01), slope(0.005), slope(0.0025)
+        d0, d1, d2 = (slope(case.step / n) for n in (1, 2, 4))
         wide, narrow = (4 * d1 - d0) / 3, (4 * d2 - d1) / 3
         measured = (16 * narrow - wide) / 15
         d = np.asarray(d)
