@@ -331,8 +331,8 @@ def scale(factor: float) -> Block:
     """y = factor x, the factor a fixed number. Derivative: factor. Residuals: none.
 
     >>> import fnn
-    >>> float(fnn.scale(0.3).forward({}, 10.0)[0]), float(fnn.scale(0.3).backward({}, (), 1.0)[1])
-    (3.0, 0.3)
+    >>> float(fnn.scale(0.5).forward({}, 10.0)[0]), float(fnn.scale(0.5).backward({}, (), 1.0)[1])
+    (5.0, 0.5)
     """
     number = float(factor)
     return _single("scale", lambda x: (number * x, ()), lambda _, dy: number * dy)
