@@ -10,13 +10,13 @@ from jax import lax
 
 from fnn.block import (
     Block,
-    BlockTypeError,
     BlockValueError,
     Key,
     Params,
     Residuals,
     compute_dtype,
     require_floating,
+    require_params,
 )
 
 
@@ -124,11 +124,7 @@ def _check(name: str, x: Any, params: Params | None = None) -> None:
         raise BlockValueError(name, f"x has shape {x.shape}, needs a batch axis and channels")
     if params is None:
         return
-    if not isinstance(params, dict) or set(params) != {"scale", "bias", "statistics"}:
-        got = sorted(params) if isinstance(params, dict) else type(params).__name__
-        raise BlockTypeError(
-            name, f"params hold {got}, need scale, bias, statistics: make them with init(key, x)"
-        )
+    require_params(name, params, ("scale", "bias", "statistics"))
     if params["scale"].shape != x.shape[-1:]:
         raise BlockValueError(
             name, f"x has {x.shape[-1]} channels (shape {x.shape}), scale has shape "

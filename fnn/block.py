@@ -8,7 +8,7 @@ A gate, a layer, a loss, a whole network, a network with its loss: each has an `
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,6 +163,15 @@ def require_floating(name: str, what: str, x: Any) -> None:
             name,
             f"{what} has dtype {x.dtype} and needs a floating dtype; cast it first, for example "
             f"{what}.astype(jax.numpy.float32) (and scale bytes: / 255)",
+        )
+
+
+def require_params(name: str, params: Any, needed: Collection[str]) -> None:
+    """Refuses parameters that are not a dict of those leaves."""
+    if not isinstance(params, dict) or set(params) != set(needed):
+        got = sorted(params) if isinstance(params, dict) else type(params).__name__
+        raise BlockTypeError(
+            name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
         )
 
 

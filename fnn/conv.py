@@ -6,7 +6,6 @@ dimension read the shapes without H. Images are NHWC, weights HWIO.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,26 +14,25 @@ from jax import lax
 
 from fnn.block import (
     Block,
-    BlockTypeError,
     BlockValueError,
     Key,
     Params,
     compute_dtype,
-    require_floating,
+    require_params,
     whole_number,
 )
 from fnn.linear import Initializer, contract, he, zeros
-from fnn.window import Padding, Window, window_over
+from fnn.window import Padding, Sizes, Window, checked_padding, checked_sizes, window_over
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(
     features: int,
-    kernel: int | Sequence[int],
-    stride: int | Sequence[int] = 1,
+    kernel: Sizes,
+    stride: Sizes = 1,
     padding: Padding = "SAME",
-    dilation: int | Sequence[int] = 1,
+    dilation: Sizes = 1,
     groups: int = 1,
     use_bias: bool = True,
     w_init: Initializer = he,
@@ -83,9 +81,12 @@ def conv(
     if features % groups:
         raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
 
+    each = ((kernel, "the window"), (stride, "stride"), (dilation, "dilation"))
+    size, strides, dilations = (checked_sizes(name, what, value) for value, what in each)
+    around = checked_padding(name, padding)
+
     def window(x: Any) -> Window:
-        require_floating(name, "x", x)
-        found = window_over(name, x.shape, kernel, stride, padding, dilation)
+        found = window_over(name, x, size, strides, around, dilations)
         if x.shape[-1] == 0 or x.shape[-1] % groups:
             raise BlockValueError(
                 name,
@@ -238,12 +239,7 @@ def _spread(dx: jax.Array, stride: tuple[int, ...], shape: tuple[int, ...]) -> j
 def _check_params(
     name: str, params: Params, x: jax.Array, shape: tuple[int, ...], use_bias: bool
 ) -> None:
-    needed = {"w", "b"} if use_bias else {"w"}
-    if not isinstance(params, dict) or set(params) != needed:
-        got = sorted(params) if isinstance(params, dict) else type(params).__name__
-        raise BlockTypeError(
-            name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
-        )
+    require_params(name, params, ("w", "b") if use_bias else ("w",))
     if params["w"].shape != shape:
         raise BlockValueError(
             name,

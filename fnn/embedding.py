@@ -19,6 +19,7 @@ from fnn.block import (
     Key,
     Params,
     compute_dtype,
+    require_params,
     whole_number,
 )
 from fnn.linear import Initializer
@@ -93,11 +94,7 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
             )
 
     def check_params(params: Params) -> None:
-        if not isinstance(params, dict) or set(params) != {"w"}:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise BlockTypeError(
-                name, f"params hold {got}, need ['w']: make them with init(key, ids)"
-            )
+        require_params(name, params, ("w",))
         if params["w"].shape != shape:
             raise BlockValueError(
                 name,

@@ -180,9 +180,8 @@ def inference(block: Block) -> Block:
         return block.inference()
     if block.graph is None:
         return block
-    whole = map_nodes(block, lambda _, inner: inference(inner))
-    assert whole.graph is not None
-    return _executor(whole.graph._replace(outputs=whole.graph.at_inference), block.name)
+    mapped = _mapped(block, lambda _, inner: inference(inner))
+    return _executor(mapped._replace(outputs=mapped.at_inference), block.name)
 
 
 def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
@@ -197,6 +196,10 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     >>> float(loud.forward({}, 3.0)[0])
     -9.0
     """
+    return _executor(_mapped(block, change), block.name)
+
+
+def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
     structure = block.graph
     if structure is None:
         raise BlockTypeError(block.name, "is not a graph of blocks, so it has no nodes to map")
@@ -207,7 +210,7 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
             "would lose: say so with block._replace(graph=None), or change a node instead",
         )
     nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
-    return _executor(structure._replace(nodes=nodes), block.name)
+    return structure._replace(nodes=nodes)
 
 
 def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:

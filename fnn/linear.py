@@ -14,13 +14,13 @@ from jax import lax
 
 from fnn.block import (
     Block,
-    BlockTypeError,
     BlockValueError,
     Key,
     Params,
     compute_dtype,
     require_block,
     require_floating,
+    require_params,
     whole_number,
 )
 from fnn.combinators import serial
@@ -186,12 +186,7 @@ def _affine(
             )
 
     def check_params(params: Params, x: jax.Array) -> None:
-        needed = {"w", "b"} if use_bias else {"w"}
-        if not isinstance(params, dict) or set(params) != needed:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise BlockTypeError(
-                name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
-            )
+        require_params(name, params, ("w", "b") if use_bias else ("w",))
         w = params["w"]
         if w.shape[1:] != out or w.ndim != 1 + len(out):
             raise BlockValueError(

@@ -17,7 +17,6 @@ from jax import lax
 
 from fnn.block import (
     Block,
-    BlockTypeError,
     BlockValueError,
     Key,
     Params,
@@ -25,6 +24,7 @@ from fnn.block import (
     compute_dtype,
     no_params,
     require_floating,
+    require_params,
     whole_number,
 )
 
@@ -195,11 +195,7 @@ def layer_norm(
         return {leaf: made[leaf] for leaf in sorted(needed)}
 
     def check_params(params: Params, x: Any, axes: tuple[int, ...]) -> None:
-        if not isinstance(params, dict) or set(params) != needed:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise BlockTypeError(
-                name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
-            )
+        require_params(name, params, needed)
         shape = tuple(x.shape[a] for a in axes)
         for leaf, value in params.items():
             if value.shape != shape:

@@ -39,12 +39,17 @@ from fnn.block import (
     Shape,
     compute_dtype,
     no_params,
-    require_floating,
-    whole_number,
+)
+from fnn.window import (
+    Padding,
+    Sizes,
+    checked_padding,
+    checked_sizes,
+    for_each,
+    pads,
+    require_image,
 )
 
-Sizes = int | Sequence[int]
-Padding = str | int | Sequence[tuple[int, int]]
 CeilMode = Literal["caffe", "torch"] | None
 
 
@@ -207,7 +212,7 @@ def global_avg_pool() -> Block:
     """
 
     def check(x: Any) -> None:
-        _require_image("global_avg_pool", x)
+        require_image("global_avg_pool", x)
         if 0 in x.shape[1:-1]:
             raise BlockValueError(
                 "global_avg_pool", f"x has shape {x.shape}: the mean of no entries does not exist"
@@ -276,78 +281,26 @@ class _Slide:
         self, name: str, window: Sizes, stride: Sizes | None, padding: Padding, ceil_mode: CeilMode
     ) -> None:
         self.name = name
-        self.window = self._sizes("window", window)
-        self.stride = self.window if stride is None else self._sizes("stride", stride)
-        self.padding = self._padding(padding)
+        self.window = checked_sizes(name, "window", window)
+        self.stride = self.window if stride is None else checked_sizes(name, "stride", stride)
+        self.padding = checked_padding(name, padding)
         if ceil_mode not in (None, "caffe", "torch"):
             raise BlockValueError(
                 name, f"ceil_mode is {ceil_mode!r}, needs None, 'caffe' or 'torch'"
             )
         self.ceil_mode = ceil_mode
 
-    def _sizes(self, what: str, value: Sizes) -> int | tuple[int, ...]:
-        if isinstance(value, (tuple, list)):
-            return tuple(whole_number(self.name, what, v) for v in value)
-        return whole_number(self.name, what, value)
-
-    def _padding(self, padding: Any) -> str | int | tuple[tuple[int, int], ...]:
-        if padding in ("SAME", "VALID"):
-            return padding
-        if isinstance(padding, (tuple, list)):
-            if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in padding):
-                raise BlockValueError(
-                    self.name,
-                    f"padding is {padding!r}, needs a pair (low, high) for each axis, such as "
-                    "((1, 1), (1, 1))",
-                )
-            low_high = (self._pad(low, high) for low, high in padding)
-            return tuple(low_high)
-        if isinstance(padding, str):
-            raise BlockValueError(
-                self.name,
-                f"padding is {padding!r}, needs 'SAME', 'VALID', a number, or pairs (low, high)",
-            )
-        return whole_number(self.name, "padding", padding, least=0)
-
-    def _pad(self, low: Any, high: Any) -> tuple[int, int]:
-        return (
-            whole_number(self.name, "padding", low, least=0),
-            whole_number(self.name, "padding", high, least=0),
-        )
-
     def over(self, x: Any) -> list[_Axis]:
         """How the windows lie over x."""
-        _require_image(self.name, x)
-        sizes = x.shape[1:-1]
-        windows, strides = (
-            self._each("window", self.window, x),
-            self._each("stride", self.stride, x),
-        )
-        pads = self._pads(x, windows, strides)
-        padded = any(low or high for low, high in pads)
+        require_image(self.name, x)
+        windows = for_each(self.name, "window", self.window, x)
+        strides = for_each(self.name, "stride", self.stride, x)
+        around = pads(self.name, self.padding, x, windows, strides)
+        padded = any(low or high for low, high in around)
         return [
             self._axis(x, 1 + i, *each, padded)
-            for i, each in enumerate(zip(sizes, windows, strides, pads, strict=True))
+            for i, each in enumerate(zip(x.shape[1:-1], windows, strides, around, strict=True))
         ]
-
-    def _each(self, what: str, value: Any, x: Any) -> tuple[Any, ...]:
-        rank = len(x.shape) - 2
-        if not isinstance(value, tuple):
-            return (value,) * rank
-        if len(value) != rank:
-            raise BlockValueError(
-                self.name,
-                f"{what} {value} has {len(value)} entries, and x of shape {tuple(x.shape)} has "
-                f"{rank} spatial {'axis' if rank == 1 else 'axes'}: give one number, or {rank}",
-            )
-        return value
-
-    def _pads(self, x: Any, windows: Any, strides: Any) -> tuple[tuple[int, int], ...]:
-        if isinstance(self.padding, str):
-            return tuple(lax.padtype_to_pads(x.shape[1:-1], windows, strides, self.padding))
-        if isinstance(self.padding, int):
-            return ((self.padding, self.padding),) * len(windows)
-        return self._each("padding", self.padding, x)
 
     def _axis(
         self, x: Any, dim: int, size: int, k: int, s: int, pads: tuple[int, int], padded: bool
@@ -373,16 +326,6 @@ class _Slide:
                 f"{where} in it: pad by less than the window{fix}",
             )
         return _Axis(size, k, s, low, high, out)
-
-
-def _require_image(name: str, x: Any) -> None:
-    require_floating(name, "x", x)
-    if len(x.shape) not in (3, 4):
-        raise BlockValueError(
-            name,
-            f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels) or (batch, "
-            "width, channels): add axes of one with x[None] or x[..., None]",
-        )
 
 
 # ---- going forward ---------------------------------------------------------------------------

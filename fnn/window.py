@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+from jax import lax
 
-from fnn.block import BlockTypeError, BlockValueError, whole_number
+from fnn.block import BlockValueError, require_floating, whole_number
 
+Sizes = int | Sequence[int]
 Padding = str | int | Sequence[Sequence[int]]
 
 
@@ -32,90 +33,98 @@ class Window(NamedTuple):
         )  # fmt: skip
 
 
-def window_over(
-    name: str,
-    shape: tuple[int, ...],
-    size: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: Padding,
-    dilation: int | Sequence[int] = 1,
-) -> Window:
-    """The window for an input of the shape (B, H, W, C) or (B, W, C).
+# ---- arguments, looked at before x is known --------------------------------------------------
 
-    Raises:
-      BlockValueError: a rank, size or padding that does not fit, in block ``name``.
-    """
-    if len(shape) not in (3, 4):
+
+def checked_sizes(name: str, what: str, value: Any) -> int | tuple[int, ...]:
+    """One positive number, or one for each axis."""
+    if isinstance(value, (tuple, list)):
+        return tuple(whole_number(name, what, v) for v in value)
+    return whole_number(name, what, value)
+
+
+def checked_padding(name: str, padding: Any) -> str | int | tuple[tuple[int, int], ...]:
+    """'SAME', 'VALID', one number for all sides, or a pair (low, high) for each axis."""
+    if padding in ("SAME", "VALID"):
+        return str(padding)
+    if isinstance(padding, (tuple, list)):
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in padding):
+            raise BlockValueError(
+                name,
+                f"padding is {padding!r}, needs a pair (low, high) for each axis, such as "
+                "((1, 1), (1, 1))",
+            )
+        return tuple(
+            (whole_number(name, "padding", low, 0), whole_number(name, "padding", high, 0))
+            for low, high in padding
+        )
+    if isinstance(padding, str):
+        raise BlockValueError(
+            name, f"padding is {padding!r}, needs 'SAME', 'VALID', a number, or pairs (low, high)"
+        )
+    return whole_number(name, "padding", padding, least=0)
+
+
+# ---- and with x ------------------------------------------------------------------------------
+
+
+def require_image(name: str, x: Any) -> None:
+    """Refuses what is neither a batch of images nor of sequences."""
+    require_floating(name, "x", x)
+    if len(x.shape) not in (3, 4):
         raise BlockValueError(
             name,
-            f"x has shape {shape}, needs (batch, height, width, channels) or (batch, width, "
-            "channels)" + (": add a batch axis, x[None]" if len(shape) == 2 else ""),
+            f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels) or (batch, "
+            "width, channels): add axes of one with x[None] or x[..., None]",
         )
-    lengths = shape[1:-1]
-    size = sizes(name, "the window", size, len(lengths), shape)
-    stride = sizes(name, "stride", stride, len(lengths), shape)
-    dilation = sizes(name, "dilation", dilation, len(lengths), shape)
+
+
+def for_each(name: str, what: str, value: Any, x: Any) -> tuple[Any, ...]:
+    """What was given for all axes, or for each, as one for each."""
+    rank = len(x.shape) - 2
+    if not isinstance(value, tuple):
+        return (value,) * rank
+    if len(value) != rank:
+        raise BlockValueError(
+            name,
+            f"{what} {value} has {len(value)} entries, and x of shape {tuple(x.shape)} has "
+            f"{rank} spatial {'axis' if rank == 1 else 'axes'}: give one number, or {rank}",
+        )
+    return value
+
+
+def pads(
+    name: str, padding: Any, x: Any, reach: Sequence[int], stride: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """The checked padding as a pair for each axis; of SAME the larger half comes after."""
+    if isinstance(padding, str):
+        return tuple(lax.padtype_to_pads(x.shape[1:-1], reach, stride, padding))
+    if isinstance(padding, int):
+        return ((padding, padding),) * len(reach)
+    return for_each(name, "padding", padding, x)
+
+
+def window_over(name: str, x: Any, size: Any, stride: Any, padding: Any, dilation: Any) -> Window:
+    """The window for x of shape (B, H, W, C) or (B, W, C); arguments as checked above.
+
+    Raises:
+      BlockValueError: a rank, size or padding that does not fit x, in block ``name``.
+    """
+    require_image(name, x)
+    size, stride, dilation = (
+        for_each(name, what, value, x)
+        for what, value in (("the window", size), ("stride", stride), ("dilation", dilation))
+    )
     reach = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
-    pairs = _pairs(name, padding, lengths, reach, stride)
+    around = pads(name, padding, x, reach, stride)
     out = []
-    for n, r, s, (low, high) in zip(lengths, reach, stride, pairs, strict=True):
+    for n, r, s, (low, high) in zip(x.shape[1:-1], reach, stride, around, strict=True):
         if n + low + high < r:
             raise BlockValueError(
                 name,
                 f"the window reaches over {r} but x with its padding has only "
-                f"{n} + {low} + {high} (shape {shape}): use a smaller window, more padding or "
-                "larger inputs",
+                f"{n} + {low} + {high} (shape {tuple(x.shape)}): use a smaller window, more "
+                "padding or larger inputs",
             )
         out.append((n + low + high - r) // s + 1)
-    return Window(size, stride, dilation, pairs, tuple(out))
-
-
-def sizes(
-    name: str, what: str, value: int | Sequence[int], axes: int, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """One positive number for each axis."""
-    if isinstance(value, (int, np.integer)):
-        return (whole_number(name, what, value),) * axes
-    if not isinstance(value, (tuple, list)) or len(value) != axes:
-        raise BlockValueError(
-            name, f"{what} is {value!r}, needs a number or {axes} of them for x of shape {shape}"
-        )
-    return tuple(whole_number(name, what, v) for v in value)
-
-
-def _pairs(
-    name: str,
-    padding: Any,
-    lengths: tuple[int, ...],
-    reach: tuple[int, ...],
-    stride: tuple[int, ...],
-) -> tuple[tuple[int, int], ...]:
-    if isinstance(padding, str):
-        if padding.upper() == "VALID":
-            return ((0, 0),) * len(lengths)
-        if padding.upper() == "SAME":
-            pairs = []
-            for n, r, s in zip(lengths, reach, stride, strict=True):
-                total = max((-(-n // s) - 1) * s + r - n, 0)
-                pairs.append((total // 2, total - total // 2))  # the odd one comes after
-            return tuple(pairs)
-        raise BlockValueError(
-            name, f"padding is {padding!r}, needs 'SAME', 'VALID', a number or pairs"
-        )
-    if isinstance(padding, (int, np.integer)):
-        number = whole_number(name, "padding", padding, least=0)
-        return ((number, number),) * len(lengths)
-    try:
-        pairs = [(low, high) for low, high in padding]
-    except (TypeError, ValueError):
-        pairs = []
-    if len(pairs) != len(lengths):
-        raise BlockTypeError(
-            name,
-            f"padding is {padding!r}, needs 'SAME', 'VALID', a number, or {len(lengths)} pairs "
-            "(before, after)",
-        )
-    return tuple(
-        (whole_number(name, "padding", low, 0), whole_number(name, "padding", high, 0))
-        for low, high in pairs
-    )
+    return Window(size, stride, dilation, around, tuple(out))

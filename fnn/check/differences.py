@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-STEPS, FINEST = 12, 6
+STEPS = 12
+LARGEST = (6, 3, 0)  # the largest steps that are looked at, one after the other
 FIRST = 0.25  # of the scale of the direction; the last step is FIRST / 2**(STEPS - 1)
 
 
@@ -51,38 +52,40 @@ def one_side(values: np.ndarray, at_zero: np.ndarray, sign: int) -> Slope:
 
 
 def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope:
-    """From all steps, but only where that agrees with what the smaller ones say.
+    """Neville's table of the quotients, best entry first; ``even``: their error has only even
+    powers of the step.
 
-    Across a kink the quotients of large steps may agree with each other by chance.
+    An entry's error is how well it agrees with its neighbours. Across a kink the quotients of
+    large steps may agree by chance: so an entry that uses them counts only where it agrees with
+    what the smaller steps alone say.
     """
     h = FIRST / 2.0 ** np.arange(STEPS)
     h = h.reshape(-1, *(1,) * (differences.ndim - 1))
     with np.errstate(all="ignore"):
-        quotients = differences / h
+        column = differences / h
         # Rounding of the two values, which a small step magnifies.
         rounding = np.finfo(np.float64).eps * size / h
-        value, error = _table(quotients[-FINEST:], rounding[-FINEST:], even)
-        for first in (FINEST // 2, 0):
-            finer, least = _table(quotients[first:], rounding[first:], even)
-            agrees = (least < error) & ~(np.abs(finer - value) > 10 * (least + error))
-            value, error = np.where(agrees, finer, value), np.where(agrees, least, error)
-    return Slope(value, error)
-
-
-def _table(column: np.ndarray, rounding: np.ndarray, even: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Neville's table of the quotients: its best entry, and how well that agrees with its
-    neighbours. ``even``: the error of the quotients has only even powers of the step."""
-    with np.errstate(all="ignore"):
-        best = column[-1].copy()
-        error = np.full(best.shape, np.inf)
-        for order in range(1, len(column)):
+        value = {first: column[-1] for first in LARGEST}
+        error = {first: np.full(column[-1].shape, np.inf) for first in LARGEST}
+        for order in range(1, STEPS):
             gain = 2.0 ** (2 * order if even else order)
             finer = column[1:] + (column[1:] - column[:-1]) / (gain - 1)
             apart = np.maximum(np.abs(finer - column[1:]), np.abs(finer - column[:-1]))
             apart = np.where(np.isfinite(apart), apart, np.inf) + rounding[order:]
-            winner = np.argmin(apart, axis=0)
-            least = np.take_along_axis(apart, winner[None], 0)[0]
-            value = np.take_along_axis(finer, winner[None], 0)[0]
-            best, error = np.where(least < error, value, best), np.minimum(error, least)
+            for first in LARGEST:  # row i of the table begins at step i
+                if len(rows := apart[first:]):
+                    winner = np.argmin(rows, axis=0)[None]
+                    least = np.take_along_axis(rows, winner, 0)[0]
+                    best = np.take_along_axis(finer[first:], winner, 0)[0]
+                    value[first] = np.where(least < error[first], best, value[first])
+                    error[first] = np.minimum(error[first], least)
             column = finer
-    return best, error
+        slope, bound = value[LARGEST[0]], error[LARGEST[0]]
+        for first in LARGEST[1:]:
+            disagrees = np.abs(value[first] - slope) > 10 * (error[first] + bound)
+            better = (error[first] < bound) & ~disagrees
+            slope, bound = (
+                np.where(better, value[first], slope),
+                np.where(better, error[first], bound),
+            )
+    return Slope(slope, bound)

@@ -128,7 +128,8 @@ def _by_autodiff(primal: Callable[..., Any], layout: Layout) -> Callable[..., An
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _compiled(f: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
+    """:func:`fast`, the same program for the same function."""
     return fast(f)
 
 
@@ -184,7 +185,7 @@ def _direction(make: str, line: Any, floats: Sequence[Any]) -> list[Any]:
     return parts
 
 
-@_compiled
+@compiled
 def _dots(floats: Any, lines: Any, given: Any) -> Any:
     """Inner products of the directions within leaves with stacked cotangents."""
 
@@ -273,7 +274,7 @@ class Lab:
 
     def autodiff(self, sample: Sample, dy: Any) -> Cotangents:
         """The cotangents by ``jax.vjp`` of the forward."""
-        cotangents = _compiled(_by_autodiff(self._primal, self.layout))
+        cotangents = compiled(_by_autodiff(self._primal, self.layout))
         return [np.asarray(d) for d in cotangents(*sample, dy)]
 
     def _moved(self, *arguments: Any, make: str) -> Any:
@@ -302,7 +303,9 @@ class Lab:
     def jacobian(self, sample: Sample, entries: Sequence[int]) -> Slope:
         """dy/d(entry) by differences: (entries, y)."""
         values, scales = self.by_entry(sample, entries)
-        slope = differences.both_sides(values)
+        # An output that is small may be what is left of terms as large as the others are.
+        size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
+        slope = differences.both_sides(values, size)
         return Slope(slope.value / scales[:, None], slope.error / scales[:, None])
 
     def along_leaves(

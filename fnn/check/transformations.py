@@ -11,7 +11,7 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check import differences
-from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
+from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.lab import Lab, Layout, fast, leaves_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import PROGRAMS, Sample
@@ -22,7 +22,10 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
-def compare(lab: Lab, name: str, got: Any, want: Any, tolerance: float, words: str) -> Result:
+def compare(
+    lab: Lab, name: str, got: Any, want: Any, tolerance: float, words: str,
+    diagnose: Callable[[Case], str] = explain,
+) -> Result:  # fmt: skip
     """Two (y, dparams, dx) that should be the same numbers."""
     problems, largest = [], 0.0
     left = leaves_of(got[1], got[2]) + leaves_of(got[0], ())
@@ -47,13 +50,7 @@ def compare(lab: Lab, name: str, got: Any, want: Any, tolerance: float, words: s
         largest = max(largest, float(off / (size or 1.0)))
         if off > lab.loose(tolerance) * size + 1e-300:
             case = Case(a, b, np.zeros(0), {}, {}, {})
-            text = explain(case)
-            if name == "microbatches" and (r := constant_ratio(a, b)):
-                text = (
-                    f"{r:.6g} times as much everywhere, though the outputs agree: the size of the "
-                    "batch enters the rule, hard-coded or as a mean in place of a sum"
-                )
-            problems.append(Problem(path, f"{words}: {text}", worst_entry(case)))
+            problems.append(Problem(path, f"{words}: {diagnose(case)}", worst_entry(case)))
     status = WRONG if problems else RIGHT
     return Result(name, status, f"largest difference {min(largest, 1e300):.1e}", tuple(problems))
 

@@ -307,7 +307,7 @@ def _whole_jacobian(lab: Lab, here: Sequence[Trial], inputs: int) -> Result:
             # A slope that did not converge is no evidence: a kink is near (see "kinks").
             certain = error[cut] <= 1e-6 * (size + 1e-30)
             rough += int(np.sum(~certain))
-            allowed = 10 * error[cut] + 1e-9 * np.abs(want[cut]) + 1e-10 * size
+            allowed = 10 * error[cut] + 1e-9 * np.abs(want[cut]) + 1e-12 * size
             off = np.abs(np.ravel(got) - want[cut])
             off = np.where(np.isnan(off), np.inf, off)
             wrong = certain & (off > allowed)

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from fnn.batch_norm import batch_norm
 from fnn.block import Block, BlockValueError
 from fnn.combinators import concatenate, flatten, item, serial
@@ -233,12 +231,3 @@ def _scaled(channels: int, width: float) -> int:
     if not width > 0:
         raise BlockValueError("googlenet", f"width is {width}, needs a positive number")
     return max(1, round(channels * width))
-
-
-def parameter_count(params: Any) -> int:
-    """Trainable numbers in a parameter pytree: running statistics do not count."""
-    counted = [
-        leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if "statistics" not in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-    ]  # fmt: skip
-    return sum(counted)
