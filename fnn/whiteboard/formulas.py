@@ -122,7 +122,7 @@ FORMULAS: dict[str, Formula] = {
     # losses: the mean over n examples
     "squared_error": Formula("{y} = Σ ½({0} − {1})² / n", ("({0} − {1})/n", "({1} − {0})/n")),
     "binary_cross_entropy": Formula(
-        "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n", ("(p − t)/n, of logits", "(ln(1−p) − ln p)/n")
+        "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n", ("(p − t)/n of logits, (p − t)/(n p(1−p)) of p", "(ln(1−p) − ln p)/n")
     ),
     "softmax_cross_entropy": Formula(
         "{y} = −Σ ln p[t] / n,  p = softmax({0})", ("(p − t)/n", "−ln p / n")
@@ -133,6 +133,8 @@ FORMULAS: dict[str, Formula] = {
     "flatten": Formula("{y} = {0}, one row an example", ("d{0} = d{y}, reshaped",)),
     "item": Formula("{y} = one of {0}", ("d{0}: d{y} to that one",)),
 }  # fmt: skip
+
+LOSSES = ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
 
 _PREFIXES = {
     "freeze_": "its parameters are not trained",

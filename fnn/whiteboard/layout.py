@@ -8,7 +8,7 @@ the same when a box is opened or the window is narrower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 SWEEPS = 8
@@ -56,12 +56,12 @@ def layered(
     inputs: Sequence[str],
     nodes: Sequence[tuple[str, Sequence[str]]],
     ends: Sequence[Sequence[str]],
-    late: bool = True,
+    late: Collection[str] = (),
 ) -> Layers:
     """The columns of a graph of ``(name, names that it reads)``; each end reads some values.
 
-    Keys are ``in:x`` for inputs, ``node:name``, and ``out:0`` for ends. ``late``: an input that is
-    first read far to the right, such as a target, stands there.
+    Keys are ``in:x`` for inputs, ``node:name``, and ``out:0`` for ends. ``late``: the inputs,
+    such as targets, that stand where they are read and not at the left.
 
     >>> layered(("x", "y", "z"), [("q", ("x", "y")), ("f", ("q", "z"))], [("f",)]).columns
     (('in:x', 'in:y', 'in:z'), ('node:q', 'via:z:1'), ('node:f',), ('out:0',))
@@ -76,9 +76,8 @@ def layered(
           for port, r in enumerate(reads)),
         *((r, f"out:{i}", port, last) for i, end in enumerate(ends) for port, r in enumerate(end)),
     ]  # fmt: skip
-    for name in inputs if late else ():
-        first = min((at for r, _, _, at in uses if r == name), default=1)
-        column[name] = first - 1 if first > 3 else 0
+    for name in late:
+        column[name] = min((at for r, _, _, at in uses if r == name), default=1) - 1
     columns: list[list[str]] = [[] for _ in range(last + 1)]
     for name, at in column.items():
         columns[at].append(key[name])
@@ -144,8 +143,9 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     rows: list[list[int]] = [[]]
     x = 0.0
     for i, w in enumerate(wide):
-        only_ends = all(k.startswith("out:") for k in layers.columns[i])
-        if rows[-1] and x + w > width and not only_ends:
+        ends = all(k.startswith("out:") for k in layers.columns[i])
+        starts = rows == [[0]] and all(k.startswith("in:") for k in layers.columns[0])
+        if rows[-1] and x + w > width and not ends and not starts:
             rows.append([])
             x = MARGIN
         rows[-1].append(i)

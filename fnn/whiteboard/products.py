@@ -22,7 +22,8 @@ class Product(NamedTuple):
 
     ``of``: what the gradient is of. ``rule``: the local derivative, or what backward computes.
     ``equation``: in names, df/dx = df/dq × dq/dx. ``numbers``: −4 × 1 = −4, where they are
-    single numbers, else ''. ``gradient``: what goes down; None if nothing does.
+    single numbers, else ''. ``slope``: of an elementwise block, the local derivatives.
+    ``gradient``: what goes down; None if nothing does.
     """
 
     of: str
@@ -30,6 +31,7 @@ class Product(NamedTuple):
     rule: str
     equation: str
     numbers: str
+    slope: Any
     gradient: Any
 
 
@@ -102,7 +104,14 @@ def _product(
     if one:
         up, slope, down = (float(np.asarray(v).ravel()[0]) for v in (node.dy, local, gradient))
         numbers = f"{number(up)} × {signed(slope)} = {number(down)}"
-    return Product(of, is_param, rule, equation, numbers, gradient)
+    formula = formula_of(node.kind)
+    slope = local if formula is not None and formula.elementwise else None
+    return Product(of, is_param, rule, equation, numbers, slope, gradient)
+
+
+def relative(error: float) -> str:
+    """A relative error in as few signs as say what it is."""
+    return f"{error:.0e}" if 0 < error < float("inf") else number(error)
 
 
 def signed(value: float) -> str:

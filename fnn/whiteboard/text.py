@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
 from fnn.summary import readable_bytes
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import note_of
-from fnn.whiteboard.products import chains, fork_sum, in_words, products, value_of
+from fnn.whiteboard.products import chains, fork_sum, in_words, products, relative, value_of
 from fnn.whiteboard.tensors import clean
 from fnn.whiteboard.trace import Trace
 
@@ -20,14 +19,14 @@ def verdict(trace: Trace) -> str:
     """A tick or a cross against autodiff, and the relative error."""
     if trace.error is None:
         return "– not compared with autodiff"
-    return f"{'✓' if trace.right else '✗'} {trace.error:.1e} from jax.vjp"
+    return f"{'✓' if trace.right else '✗'} {relative(trace.error)} from jax.vjp"
 
 
 def headline(b: Board) -> str:
     """What is traced, and whether it is right."""
     whole = b.trace
     name = clean(whole.kind, 60) or "block"
-    return f"{name}: gradients of {clean(whole.objective, 40)}; {verdict(whole)}"
+    return f"{name}, gradients of {clean(whole.objective, 40)}: {verdict(whole)}"
 
 
 def kept(trace: Trace) -> str:
