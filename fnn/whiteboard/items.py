@@ -192,10 +192,10 @@ def _box(
         rows.append((f"{count} block{'s' * (count != 1)} inside", "quiet"))
         rows.append((f"{_count(node.params):,} parameters", "quiet"))
     elif formula_of(node.kind):
-        rows.append((clean(value_of(b, node), LONGEST - 10), "formula"))
+        rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
     pieces = [lines(rows), *([] if node.nodes else _parameters(node, id, stage))]
     inside = column(pieces, 7)
-    wide, high = max(inside.width + 20, 70.0), max(inside.height + 16, 2 * abs(ys[-1] if ys else 0) + 20)
+    wide, high = max(inside.width + (54 if node.nodes else 20), 70.0), max(inside.height + 16, 2 * abs(ys[-1] if ys else 0) + 20)
     left = 9.0  # where the arrow heads are
     back = (
         f'<rect x="{n(left + 5)}" y="{n(-high / 2 - 5)}" width="{n(wide)}" height="{n(high)}" '
@@ -212,8 +212,18 @@ def _box(
         f'rx="6" class="shape"/><g transform="translate({n(left + 10)},{n(-inside.height / 2)})">'
         f"{inside.svg}</g>"
     )
+    if node.nodes:
+        svg += toggle(left + wide - 30, -high / 2 + 6, "+")
     whole = left + wide + (5 if node.nodes else 0)
     return svg, whole, high / 2 + (5 if node.nodes else 0), high / 2
+
+
+def toggle(x: float, y: float, sign: str) -> str:
+    """What unfolds or folds a network."""
+    return (
+        f'<g class="toggle" transform="translate({n(x)},{n(y)})"><rect width="24" height="24" '
+        f'rx="5"/><text x="12" y="17" text-anchor="middle" font-size="16">{sign}</text></g>'
+    )
 
 
 def _count(tree: Any) -> int:
@@ -260,8 +270,8 @@ def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -
     css = "quiet" if node.right is None else "tick" if node.right else "cross"
     error = "" if node.error is None else f" {relative(node.error)}"
     check, keep = lines([(f"{mark}{error}", css)], 11), lines([(bytes_, "kept")], 11)
-    at = check.width + 12
-    svg = when(stage, "b", [id], check.svg, "")
-    svg += f'<g transform="translate({n(at)},0)">{when(stage, "f", [id], keep.svg, "")}</g>'
-    rows.append(Piece(at + keep.width, keep.height, svg))
+    at = keep.width + 12
+    svg = when(stage, "f", [id], keep.svg, "")
+    svg += f'<g transform="translate({n(at)},0)">{when(stage, "b", [id], check.svg, "")}</g>'
+    rows.append(Piece(at + check.width, keep.height, svg))
     return column(rows, 1)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 SWEEPS = 8
-GAP, LANE, MARGIN, CHANNEL = 26.0, 16.0, 20.0, 30.0
+GAP, LANE, MARGIN, CHANNEL, NARROW = 26.0, 16.0, 20.0, 30.0, 40.0
 
 
 class Wire(NamedTuple):
@@ -139,13 +139,14 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     size = {k: sizes.get(k, Size(0, 4, 4)) for column in layers.columns for k in column}
     y = _heights(layers, size)
     wide = [max(size[k].width for k in column) for column in layers.columns]
-    # Rows: as many columns as fit.
+    # Rows: as many columns as fit; what turns from one to the next needs a margin.
     rows: list[list[int]] = [[]]
     x = 0.0
+    room = width if sum(wide) + GAP * (len(wide) - 1) <= width else width - MARGIN
     for i, w in enumerate(wide):
         ends = all(k.startswith("out:") for k in layers.columns[i])
-        starts = rows == [[0]] and all(k.startswith("in:") for k in layers.columns[0])
-        if rows[-1] and x + w > width and not ends and not starts:
+        dots = i == 1 and wide[0] < NARROW
+        if rows[-1] and x + w > room and not ends and not dots:
             rows.append([])
             x = MARGIN
         rows[-1].append(i)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
-from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item
+from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item, toggle
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
-from fnn.whiteboard.parts import Piece, Stage, column, lines, n, name, words
+from fnn.whiteboard.parts import Stage, lines, n, name, words
 from fnn.whiteboard.text import headline
 from fnn.whiteboard.tensors import clean
 from fnn.whiteboard.trace import Trace
@@ -32,6 +32,7 @@ STYLE = f"""
 .wb .network>.folded .shape.behind{{fill:#dfe6ee}}
 .wb .frame{{fill:#5b7fa61a;stroke:#8fa3b8;stroke-width:1.2;stroke-dasharray:5 3}}
 .wb .edge{{fill:none;stroke:#9aa7b4;stroke-width:.7}}.wb .symbol{{font-weight:bold}}
+.wb .toggle rect{{fill:#fff;stroke:#5b7fa6}}.wb .toggle text{{font-weight:bold}}
 .wb .now>.folded .shape:not(.behind){{stroke:#c77700;stroke-width:3.5;fill:#fff8e6}}
 """
 
@@ -89,8 +90,13 @@ class Drawing(NamedTuple):
     svg: str
 
 
-def draw(b: Board, trace: Trace, network: Network, width: float, now: str = "") -> Drawing:
-    """Places a network and writes it: wires first, so that things stand on them."""
+def draw(
+    b: Board, trace: Trace, network: Network, width: float, now: str = "", page: bool = False
+) -> Drawing:
+    """Places a network and writes it: wires first, so that things stand on them.
+
+    ``now``: the id of the node of this step. ``page``: with everything that a page may show.
+    """
     nodes = {f"node:{node.name}": node for node in trace.nodes}
     inner: dict[str, Drawing] = {}
     sizes: dict[str, Size] = {}
@@ -100,7 +106,7 @@ def draw(b: Board, trace: Trace, network: Network, width: float, now: str = "") 
         sizes[key] = item.size
         if key in network.inside:
             room = width - item.stem - 2 * PAD - starts
-            inner[key] = draw(b, nodes[key], network.inside[key], room, now)
+            inner[key] = draw(b, nodes[key], network.inside[key], room, now, page)
             if b.is_open(nodes[key]):
                 sizes[key] = unfolded_size(item, inner[key].placed)
     placed = place(network.layers, sizes, width)
@@ -109,7 +115,7 @@ def draw(b: Board, trace: Trace, network: Network, width: float, now: str = "") 
         x, y = placed.at["out:0"]
         parts.append(f'<path class="wire exit" d="{exit_path(x + 8, y, placed.size.width)}"/>')
     for key in (k for column_ in network.layers.columns for k in column_ if k in network.items):
-        parts.append(_item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, now))
+        parts.append(_item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, now, page))
     return Drawing(placed, "".join(parts))
 
 
@@ -120,7 +126,7 @@ def exit_path(x: float, y: float, width: float) -> str:
 
 def _item(
     b: Board, item: Item, node: Trace | None, placed: Placed, key: str,
-    sizes: dict[str, Size], inner: dict[str, Drawing], now: str,
+    sizes: dict[str, Size], inner: dict[str, Drawing], now: str, page: bool,
 ) -> str:  # fmt: skip
     x, y = placed.at[key]
     if node is None:
@@ -130,7 +136,7 @@ def _item(
         f'<g class="port" transform="translate(0,{n(at)})">{svg}</g>'
         for svg, at in zip(item.ports, sizes[key].ports, strict=False)
     )
-    folded = "" if opened and now != "page" else f'<g class="folded">{item.body}</g>'
+    folded = "" if opened and not page else f'<g class="folded">{item.body}</g>'
     frame = ""
     if key in inner:
         size = unfolded_size(item, inner[key].placed)
@@ -139,12 +145,13 @@ def _item(
             f'<g class="inside"><rect class="frame" x="{n(item.stem)}" y="{n(-size.up)}" '
             f'width="{n(size.width - item.stem)}" height="{n(size.up + size.down)}" rx="9"/>'
             f'<g class="caption" transform="translate(0,{n(-size.up)})">'
-            f"{words(item.stem + 10, 16, name(node.name) + kind, 'name bold')}</g>"
+            f"{words(item.stem + (36 if page else 10), 17, name(node.name) + kind, 'name bold')}"
+            f"{toggle(item.stem + 6, 0, '−') if page else ''}</g>"
             f'<g class="within" transform="translate({n(item.stem + PAD)},0)">'
             f"{inner[key].svg}</g></g>"
         )
     css = f"item {item.css}{' open' if opened else ''}{' now' if now == item.id else ''}"
-    data = f' data-id="{item.id}"' if now == "page" else ""
+    data = f' data-id="{item.id}"' if page else ""
     return (
         f'<g class="{css}"{data} transform="translate({n(x)},{n(y)})">'
         f"<title>{escape(item.label)}</title>{ports}{folded}{frame}</g>"
@@ -214,17 +221,16 @@ def _with_networks(b: Board, done: set[str]) -> frozenset[str]:
     return frozenset(done)
 
 
-def notes(b: Board) -> list[tuple[str, str]]:
+def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
     """Lines above the picture: the first value that is not finite, what is folded."""
     rows = []
     if b.trace.non_finite:
         rows.append((clean(str(b.trace.non_finite), 150), "bad"))
     if b.folded:
         inside = sum(sum(not inner.nodes for inner in node.walk()) for node in b.folded)
-        rows.append((
-            f"folded, to be readable: {len(b.folded)} network{'s' * (len(b.folded) != 1)} with "
-            f"{inside} blocks inside; unfold='path' opens one", "quiet",
-        ))  # fmt: skip
+        how = "+ opens one" if page else "unfold='path' opens one"
+        count = f"{len(b.folded)} network{'s' * (len(b.folded) != 1)}"
+        rows.append((f"folded, to be readable: {count} with {inside} blocks inside; {how}", "quiet"))
     return rows
 
 
@@ -241,7 +247,7 @@ def _page(b: Board, step: int | None, width: int) -> str:
     drawing = draw(b, b.trace, network_of(b, b.trace, stage), width, now)
     rows = [(headline(b), "name bold"), (legend(b), "quiet"), *notes(b)]
     rows += [(title, "sum")] if title else []
-    head = column([lines(rows)])
+    head = lines(rows)
     size, margin = drawing.placed.size, 14.0
     w = max(size.width, head.width) + 2 * margin
     h = head.height + 14 + size.up + size.down + 2 * margin
@@ -254,10 +260,3 @@ def _page(b: Board, step: int | None, width: int) -> str:
         f'<g transform="translate({n(margin)},{n(margin)})">{head.svg}</g>'
         f'<g transform="translate({n(margin)},{n(top)})">{drawing.svg}</g></svg>\n'
     )
-
-
-def whole_piece(drawing: Drawing) -> Piece:
-    """A drawing with its upper left corner at 0, 0."""
-    size = drawing.placed.size
-    svg = f'<g transform="translate(0,{n(size.up)})">{drawing.svg}</g>'
-    return Piece(size.width, size.up + size.down, svg)

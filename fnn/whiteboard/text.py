@@ -18,15 +18,17 @@ from fnn.whiteboard.trace import Trace
 def verdict(trace: Trace) -> str:
     """A tick or a cross against autodiff, and the relative error."""
     if trace.error is None:
-        return "– not compared with autodiff"
-    return f"{'✓' if trace.right else '✗'} {relative(trace.error)} from jax.vjp"
+        return "not compared with jax.vjp"
+    return (
+        f"{'✓ as' if trace.right else '✗ not'} jax.vjp's (relative error {relative(trace.error)})"
+    )
 
 
 def headline(b: Board) -> str:
     """What is traced, and whether it is right."""
     whole = b.trace
-    name = clean(whole.kind, 60) or "block"
-    return f"{name}, gradients of {clean(whole.objective, 40)}: {verdict(whole)}"
+    net = whole.nodes[0] if whole.objective == "E" and len(whole.nodes) == 2 else whole
+    return f"{clean(net.kind, 60) or 'block'}: gradients of {clean(whole.objective, 40)}, {verdict(whole)}"
 
 
 def kept(trace: Trace) -> str:

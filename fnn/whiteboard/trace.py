@@ -304,6 +304,8 @@ def _built(
     seen = ran[path]
     structure = block.graph if is_open(block) else None
     nodes = () if structure is None else structure.nodes
+    # Those that no output needs (auxiliary heads, at inference) did not run.
+    nodes = tuple(node for node in nodes if "y" in ran[(*path, node.name)])
     recorded = {
         k: _arrays(seen[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
     }

@@ -1,0 +1,401 @@
+// Steps, folding and the panel of every whiteboard on the page. Positions are computed as in
+// layout.py, because they change with what is unfolded and with the width of the window.
+"use strict";
+
+const GAP = 26, LANE = 16, MARGIN = 20, CHANNEL = 30, NARROW = 40, PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.78;
+
+const tenth = (v) => Math.round(v * 10) / 10 + 0;
+
+// ---- layout: the counterpart of place() in layout.py -----------------------------------------
+
+// A net: columns (of indices; those beyond its items are waypoints), wires, inputs, and items
+// {id, size: {width, up, down, ports, out}, stem, net}.
+function place(net, sizes, width) {
+  const waypoint = { width: 0, up: 4, down: 4, ports: [0], out: 0 };
+  const size = (k) => sizes[k] || waypoint;
+  const y = heights(net, size);
+  const wide = net.columns.map((column) => Math.max(...column.map((k) => size(k).width)));
+  const rows = [[]];
+  const all = wide.reduce((s, w) => s + w, 0) + GAP * (wide.length - 1);
+  const room = all <= width ? width : width - MARGIN;
+  let x = 0;
+  net.columns.forEach((column, i) => {
+    const ends = column.every((k) => net.ends.includes(k)), dots = i === 1 && wide[0] < NARROW;
+    if (rows.at(-1).length && x + wide[i] > room && !ends && !dots) {
+      rows.push([]);
+      x = MARGIN;
+    }
+    rows.at(-1).push(i);
+    x += wide[i] + GAP;
+  });
+  const at = {}, rowOf = {}, columnOf = {}, bottoms = [], rights = [];
+  let top = 0, bottom = 0, right = 0;
+  rows.forEach((row, r) => {
+    const keys = row.flatMap((i) => net.columns[i]);
+    const high = Math.min(...keys.map((k) => y[k] - size(k).up));
+    const low = Math.max(...keys.map((k) => y[k] + size(k).down));
+    const shift = r ? bottom + CHANNEL - high : 0;
+    x = r ? MARGIN : 0;
+    for (const i of row) {
+      for (const k of net.columns[i]) {
+        at[k] = [x, y[k] + shift];
+        rowOf[k] = r;
+        columnOf[k] = i;
+      }
+      x += wide[i] + GAP;
+    }
+    if (!r) top = high;
+    bottom = low + shift;
+    bottoms.push(bottom);
+    rights.push(x - GAP);
+    right = Math.max(right, x - GAP);
+  });
+  if (rows.length > 1) right += MARGIN;
+  const turns = new Map();
+  const paths = net.wires.map(([source, via, target, port]) => {
+    let a = source;
+    let out = [at[a][0] + size(a).width, at[a][1] + size(a).out];
+    let text = `M${tenth(out[0])},${tenth(out[1])}`;
+    for (const b of [...via, target]) {
+      const ports = size(b).ports;
+      const end = [at[b][0], at[b][1] + (b === target ? ports[Math.min(port, ports.length - 1)] : 0)];
+      if (rowOf[a] === rowOf[b]) {
+        text += curve(out, end);
+      } else {
+        const r = rowOf[a], key = `${r} ${source}`;
+        if (!turns.has(key)) {
+          turns.set(key, [...turns.keys()].filter((k) => k.startsWith(`${r} `)).length);
+        }
+        text += turn(end, rights[r] + 8 + 5 * turns.get(key), bottoms[r] + 9 + 5 * turns.get(key),
+          turns.get(key));
+      }
+      a = b;
+      out = end;
+      if (b !== target) {
+        out = [end[0] + wide[columnOf[b]], end[1]];
+        text += `H${tenth(out[0])}`;
+      }
+    }
+    return text;
+  });
+  const outs = net.ends.map((k) => at[k][1]);
+  const out = outs.length ? outs.reduce((s, v) => s + v, 0) / outs.length : 0;
+  return {
+    at, paths,
+    size: { width: right, up: -top, down: bottom, ports: net.inputs.map((k) => at[k][1]), out },
+  };
+}
+
+function heights(net, size) {
+  const arrives = new Map(), leaves = new Map();
+  const add = (map, k, entry) => map.set(k, [...(map.get(k) || []), entry]);
+  for (const [source, via, target, port] of net.wires) {
+    const stops = [source, ...via, target];
+    for (let i = 1; i < stops.length; i++) {
+      const [a, b] = [stops[i - 1], stops[i]], ports = size(b).ports;
+      const p = b === target ? ports[Math.min(port, ports.length - 1)] : 0;
+      add(arrives, b, [a, size(a).out - p]);
+      add(leaves, a, [b, p - size(a).out]);
+    }
+  }
+  const y = {};
+  for (const column of net.columns) stack(column, arrives, size, y);
+  for (const column of net.columns.slice(0, -1).reverse()) {
+    if (column.every((k) => net.inputs.includes(k))) stack(column, leaves, size, y);
+  }
+  return y;
+}
+
+function stack(column, near, size, y) {
+  const pools = [], offsets = [];
+  let offset = 0;
+  column.forEach((k, i) => {
+    if (i) offset += size(column[i - 1]).down + LANE + size(k).up;
+    offsets.push(offset);
+    const wanted = (near.get(k) || []).filter(([m]) => m in y).map(([m, shift]) => y[m] + shift);
+    const goal = wanted.length ? wanted.reduce((s, v) => s + v, 0) / wanted.length : 0;
+    pools.push([goal - offset, 1]);
+    while (pools.length > 1) {
+      const [a, b] = pools.slice(-2);
+      if (a[0] / a[1] < b[0] / b[1]) break;
+      pools.splice(-2, 2, [a[0] + b[0], a[1] + b[1]]);
+    }
+  });
+  let i = 0;
+  for (const [total, count] of pools) {
+    for (let j = 0; j < count; j++, i++) y[column[i]] = total / count + offsets[i];
+  }
+}
+
+function curve(a, b) {
+  if (Math.abs(a[1] - b[1]) < 0.05) return `H${tenth(b[0])}`;
+  const bend = Math.max(b[0] - GAP, a[0]), middle = tenth((bend + b[0]) / 2);
+  return `H${tenth(bend)}C${middle},${tenth(a[1])} ${middle},${tenth(b[1])} ` +
+    `${tenth(b[0])},${tenth(b[1])}`;
+}
+
+function turn(b, right, channel, lane) {
+  const left = MARGIN / 2 - 2 * lane;
+  return `H${tenth(right)}V${tenth(channel)}H${tenth(left)}V${tenth(b[1])}H${tenth(b[0])}`;
+}
+
+// ---- one whiteboard --------------------------------------------------------------------------
+
+class Whiteboard {
+  constructor(root) {
+    this.root = root;
+    this.data = JSON.parse(root.querySelector("script.data").textContent);
+    this.open = new Set(this.data.open);
+    this.svg = root.querySelector("svg.wb");
+    this.scroller = root.querySelector(".board");
+    this.panel = root.querySelector(".panel");
+    this.elements = new Map();
+    for (const g of root.querySelectorAll(".item[data-id]")) this.prepare(g);
+    this.labels = [...root.querySelectorAll("[data-f],[data-b]")].map((g) => ({
+      g, forward: g.dataset.f !== undefined,
+      needs: (g.dataset.f ?? g.dataset.b).split(" ").filter(Boolean),
+    }));
+    for (const button of root.querySelectorAll("button[data-do]")) {
+      button.addEventListener("click", () => this.run(button.dataset.do));
+    }
+    const slider = root.querySelector("input.at");
+    slider.addEventListener("input", () => {
+      this.stepped = true;
+      this.go(Number(slider.value));
+    });
+    root.addEventListener("keydown", (event) => this.key(event));
+    this.step = Infinity;
+    this.stepped = false; // until then no block is marked as the last that ran
+    this.refresh();
+    new ResizeObserver(() => {
+      if (this.scroller.clientWidth !== this.width) this.layout();
+    }).observe(this.scroller);
+  }
+
+  prepare(g) {
+    const id = g.dataset.id;
+    this.elements.set(id, g);
+    const tell = (event) => {
+      event.stopPropagation();
+      this.show(id);
+    };
+    const shape = g.querySelector(":scope > .folded");
+    shape.setAttribute("tabindex", "0");
+    shape.setAttribute("role", "button");
+    shape.setAttribute("aria-label", this.data.labels[id]);
+    shape.addEventListener("click", tell);
+    const frame = g.querySelector(":scope > .inside > .frame");
+    if (frame) frame.addEventListener("click", tell);
+    const own = [":scope > .folded > g > .toggle", ":scope > .inside > .caption > .toggle"];
+    for (const toggle of g.querySelectorAll(own.join(","))) {
+      const unfolds = toggle.closest(".folded") !== null;
+      toggle.setAttribute("tabindex", "0");
+      toggle.setAttribute("role", "button");
+      toggle.setAttribute("aria-expanded", String(!unfolds));
+      toggle.setAttribute("aria-label", `${unfolds ? "unfold" : "fold"} ${this.data.paths[id]}`);
+      toggle.addEventListener("click", (event) => {
+        event.stopPropagation();
+        this.toggle(id);
+      });
+    }
+  }
+
+  // What one sees, in the order in which it runs.
+  visible(net = this.data.net) {
+    return net.items.filter((item) => item.id).sort((a, b) => a.id - b.id)
+      .flatMap((item) => (this.open.has(item.id) ? this.visible(item.net) : [item.id]));
+  }
+
+  refresh() {
+    this.order = this.visible();
+    this.step = Math.min(this.step, 2 * this.order.length);
+    for (const [id, g] of this.elements) g.classList.toggle("open", this.open.has(id));
+    this.layout();
+    this.go(this.step);
+  }
+
+  toggle(id) {
+    const ended = this.step === 2 * this.order.length;
+    if (!this.open.delete(id)) this.open.add(id);
+    if (ended) this.step = Infinity;
+    this.refresh();
+    const g = this.elements.get(id);
+    const own = this.open.has(id) ? ":scope > .inside > .caption > .toggle" : ":scope > .folded";
+    g.querySelector(own).focus({ preventScroll: true });
+    if (this.shown === id) this.show(id);
+  }
+
+  layout() {
+    this.width = this.scroller.clientWidth;
+    const room = Math.max(this.width - 2 * EDGE, 200);
+    const group = this.svg.querySelector(":scope > .net");
+    const { size } = this.placeNet(this.data.net, group, room);
+    const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
+    // A little too wide is made smaller; more than that is scrolled.
+    const scale = Math.max(Math.min(this.width / w, 1), SMALLEST);
+    this.svg.setAttribute("width", Math.floor(w * scale));
+    this.svg.setAttribute("height", Math.ceil(h * scale));
+    this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
+    group.setAttribute("transform", `translate(${EDGE},${tenth(EDGE + size.up)})`);
+  }
+
+  placeNet(net, group, room) {
+    const starts = GAP + Math.max(...net.columns[0].map((k) => net.items[k]?.size.width ?? 0));
+    const parts = [...group.children];
+    const wires = parts.filter((p) => p.matches("path.wire:not(.exit)"));
+    const groups = parts.filter((p) => p.matches("g"));
+    const sizes = net.items.map((item, k) => {
+      if (!this.open.has(item.id)) return item.size;
+      const g = this.elements.get(item.id);
+      const within = g.querySelector(":scope > .inside > .within");
+      const inner = this.placeNet(item.net, within, room - item.stem - 2 * PAD - starts).size;
+      const size = {
+        width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
+        ports: inner.ports, out: inner.out,
+      };
+      const frame = g.querySelector(":scope > .inside > .frame");
+      frame.setAttribute("y", tenth(-size.up));
+      frame.setAttribute("width", tenth(size.width - item.stem));
+      frame.setAttribute("height", tenth(size.up + size.down));
+      g.querySelector(":scope > .inside > .caption")
+        .setAttribute("transform", `translate(0,${tenth(-size.up)})`);
+      return size;
+    });
+    const placed = place(net, sizes, room);
+    placed.paths.forEach((path, i) => wires[i].setAttribute("d", path));
+    groups.forEach((g, i) => {
+      const k = net.drawn[i], [x, y] = placed.at[k];
+      g.setAttribute("transform", `translate(${tenth(x)},${tenth(y)})`);
+      g.querySelectorAll(":scope > .port").forEach((port, j) =>
+        port.setAttribute("transform", `translate(0,${tenth(sizes[k].ports[j])})`));
+    });
+    const exit = parts.find((p) => p.matches(".exit"));
+    if (exit) {
+      const [x, y] = placed.at[net.ends[0]];
+      exit.setAttribute("d", `M${tenth(x + 8)},${tenth(y)}H${tenth(placed.size.width + PAD)}`);
+    }
+    return placed;
+  }
+
+  go(step) {
+    const count = this.order.length, most = 2 * count;
+    this.step = step = Math.max(0, Math.min(step, most));
+    const forward = new Set(this.order.slice(0, step));
+    const backward = new Set([...this.order].reverse().slice(0, Math.max(step - count, 0)));
+    if (step > count) backward.add("out");
+    this.finish(this.data.net, forward);
+    this.finish(this.data.net, backward);
+    for (const label of this.labels) {
+      const done = label.forward ? forward : backward;
+      label.g.classList.toggle("pending", !label.needs.every((id) => done.has(id)));
+    }
+    const way = step <= count ? "forward" : "backward";
+    const ran = this.order[step <= count ? step - 1 : most - step];
+    const now = step && this.stepped ? ran : "";
+    for (const [id, g] of this.elements) g.classList.toggle("now", id === now);
+    this.root.querySelector(".said").textContent = !step
+      ? `step 0 of ${most}: only the inputs are known`
+      : now ? `step ${step} of ${most}: ${way} through ${this.data.paths[now]}`
+        : `all ${most} steps: forward, then backward`;
+    const slider = this.root.querySelector("input.at");
+    slider.max = most;
+    slider.value = step;
+    slider.setAttribute("aria-valuetext", this.root.querySelector(".said").textContent);
+    for (const [action, off] of [["first", !step], ["back", !step], ["next", step === most],
+      ["last", step === most]]) {
+      this.root.querySelector(`[data-do=${action}]`).disabled = off;
+    }
+  }
+
+  // An open network is done when all that one sees of it is.
+  finish(net, done) {
+    for (const item of net.items) {
+      if (!this.open.has(item.id)) continue;
+      this.finish(item.net, done);
+      if (this.visible(item.net).every((id) => done.has(id))) done.add(item.id);
+    }
+  }
+
+  run(action) {
+    const most = 2 * this.order.length;
+    const steps = { first: 0, back: this.step - 1, next: this.step + 1, last: most };
+    if (action in steps) {
+      this.stepped = true;
+      this.go(steps[action]);
+      this.reveal();
+    } else if (action === "close") {
+      this.panel.hidden = true;
+      this.elements.get(this.shown)?.querySelector(":scope > .folded").focus();
+    } else {
+      const networks = [...this.elements.keys()].filter((id) => this.data.networks.includes(id));
+      this.open = new Set(action === "unfold" ? networks : []);
+      if (this.step === most) this.step = Infinity;
+      this.refresh();
+    }
+  }
+
+  reveal() {
+    const now = this.root.querySelector(".item.now");
+    now?.querySelector(":scope > .folded")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("input")) return;
+    const item = event.target.closest?.(".item[data-id]");
+    const actions = { ArrowRight: "next", ArrowLeft: "back", Home: "first", End: "last" };
+    if (event.key in actions) this.run(actions[event.key]);
+    else if (event.key === "Escape") this.run("close");
+    else if ((event.key === "Enter" || event.key === " ") && item) {
+      if (event.target.matches(".toggle")) this.toggle(item.dataset.id);
+      else this.show(item.dataset.id);
+    } else if ((event.key === "+" || event.key === "-") && item &&
+      this.data.networks.includes(item.dataset.id) &&
+      this.open.has(item.dataset.id) === (event.key === "-")) this.toggle(item.dataset.id);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // The panel: everything about a node, as text (never as markup).
+  show(id) {
+    this.shown = id;
+    const titles = {
+      value: "Forward", kept: "Kept for backward", gradient: "Backward: upstream times local",
+      chain: "The whole product, from the output to here", check: "Against autodiff",
+    };
+    const body = this.panel.querySelector(".about");
+    body.replaceChildren();
+    let list = null, last = "";
+    for (const [kind, text] of this.data.about[id]) {
+      if (kind === "head") {
+        this.panel.querySelector("h2").textContent = text;
+        continue;
+      }
+      if (kind !== last) {
+        const title = document.createElement("h3");
+        title.textContent = titles[kind];
+        list = document.createElement("ul");
+        list.className = kind;
+        body.append(title, list);
+        last = kind;
+      }
+      const line = document.createElement("li");
+      line.textContent = text;
+      list.append(line);
+    }
+    this.panel.hidden = false;
+    this.panel.scrollIntoView({ block: "nearest" });
+  }
+}
+
+const boards = [...document.querySelectorAll(".whiteboard")].map((root) => new Whiteboard(root));
+
+// Arrow keys work without a click: on the first whiteboard that can be seen.
+document.addEventListener("keydown", (event) => {
+  if (event.target !== document.body) return;
+  const seen = boards.find(({ root }) => {
+    const box = root.getBoundingClientRect();
+    return box.bottom > 120 && box.top < innerHeight - 120;
+  });
+  seen?.key(event);
+});
