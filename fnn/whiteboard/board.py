@@ -74,8 +74,12 @@ class Board:
 
     def parent(self, node: Trace) -> Trace:
         """The network that the node is in."""
-        above = node.path.rpartition("/")[0]
-        return self.trace if above == self.trace.path else self.trace[above]
+        return self._parents[node.path]
+
+    @cached_property
+    def _parents(self) -> dict[str, Trace]:
+        networks = (self.trace, *self.trace.walk())
+        return {node.path: network for network in networks for node in network.nodes}
 
     def called(self, network: Trace, name: str) -> str:
         """The value of a wire as it is called in formulas: E for the loss."""

@@ -248,7 +248,9 @@ class Whiteboard {
       if (!this.open.has(item.id)) return item.size;
       const g = this.elements.get(item.id);
       const within = g.querySelector(":scope > .inside > .within");
-      const inner = this.placeNet(item.net, within, room - item.stem - 2 * PAD - starts).size;
+      const most = room - item.stem - 2 * PAD;
+      let inner = this.placeNet(item.net, within, most - starts).size;
+      if (inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
       const size = {
         width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
         ports: inner.ports, out: inner.out,

@@ -105,8 +105,11 @@ def draw(
     for key, item in network.items.items():
         sizes[key] = item.size
         if key in network.inside:
-            room = width - item.stem - 2 * PAD - starts
-            inner[key] = draw(b, nodes[key], network.inside[key], room, now, page)
+            room = width - item.stem - 2 * PAD
+            part = nodes[key], network.inside[key]
+            inner[key] = draw(b, *part, room - starts, now, page)
+            if inner[key].placed.size.width > room - starts:
+                inner[key] = draw(b, *part, room, now, page)
             if b.is_open(nodes[key]):
                 sizes[key] = unfolded_size(item, inner[key].placed)
     placed = place(network.layers, sizes, width)

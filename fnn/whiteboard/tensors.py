@@ -104,20 +104,18 @@ def tensor(array: Any) -> Tensor:
     shape, dtype = shape_of(a), str(array.dtype)
     if not a.size:
         return Tensor(shape, dtype, (), "empty", "0", "")
+    good = a[np.isfinite(a)].astype(np.float64)
+    scale = float(np.max(np.abs(good), initial=0.0)) or 1.0  # so that no square overflows
+    part = good / scale
     if a.dtype.kind in "iub":
-        summary, good = f"{a.min()} to {a.max()}", a.astype(np.float64)
+        summary = f"{a.min()} to {a.max()}"
     else:
-        good = a[np.isfinite(a)]
-        mean, spread = (good.mean(), good.std()) if good.size else (math.nan, math.nan)
-        summary = f"{number(mean)} ± {number(spread)}"
+        mean, spread = (part.mean(), part.std()) if good.size else (math.nan, math.nan)
+        summary = f"{number(scale * mean)} ± {number(scale * spread)}"
+    magnitude = scale * math.sqrt(float(np.sum(np.square(part))))
     nan, infinite = int(np.isnan(a).sum()), int(np.isinf(a).sum())
     bad = " and ".join(f"{n} {what}" for n, what in ((nan, "NaN"), (infinite, "∞")) if n)
-    return Tensor(shape, dtype, _rows(a), summary, number(float(_norm(good))), bad)
-
-
-def _norm(a: np.ndarray) -> float:
-    largest = float(np.max(np.abs(a), initial=0.0))
-    return largest * float(np.linalg.norm(a / largest)) if largest else 0.0
+    return Tensor(shape, dtype, _rows(a), summary, number(magnitude), bad)
 
 
 def _rows(a: np.ndarray) -> tuple[tuple[str, ...], ...]:
