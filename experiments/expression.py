@@ -39,9 +39,7 @@ OPERATORS: dict[type, Kind] = {
     ast.Sub: Kind(fnn.subtract, lambda a, b: a - b, "{0} - {1}", ("1", "-1")),
     ast.Mult: Kind(fnn.multiply, lambda a, b: a * b, "{0} * {1}", ("{1}", "{0}")),
     ast.Div: Kind(fnn.divide, lambda a, b: a / b, "{0} / {1}", ("1/{1}", "-{0}/{1}²")),
-    ast.Pow: Kind(
-        fnn.power, lambda a, b: a**b, "{0} ** {1}", ("{1} {0}^({1}-1)", "{y} log({0})")
-    ),
+    ast.Pow: Kind(fnn.power, lambda a, b: a**b, "{0} ** {1}", ("{1} {0}^({1}-1)", "{y} log({0})")),
     ast.USub: Kind(fnn.negate, lambda a: -a, "-{0}", ("-1",)),
 }
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fnn.whiteboard.trace import Trace
+from fnn.whiteboard.trace import NonFinite, Trace
 
 MOST_BOXES = 24  # that a picture shows before networks fold by themselves
 
@@ -46,6 +46,11 @@ class Board:
         return {node.path: i for i, node in enumerate(self.trace.walk(), start=1)}
 
     @cached_property
+    def non_finite(self) -> NonFinite | None:
+        """The first value that is not finite."""
+        return self.trace.non_finite
+
+    @cached_property
     def folded(self) -> list[Trace]:
         """The networks that are one box in this picture."""
         return [node for node in self.visible() if node.nodes]
@@ -75,6 +80,17 @@ class Board:
     def parent(self, node: Trace) -> Trace:
         """The network that the node is in."""
         return self._parents[node.path]
+
+    @cached_property
+    def _made(self) -> dict[Any, Any]:
+        return {}
+
+    def once(self, make: Callable[..., Any], value: Any, *args: Any) -> Any:
+        """``make(value, *args)``, made once for all the frames of a drawing."""
+        key = (make, id(value), args)  # the trace holds the value, so no other has its id
+        if key not in self._made:
+            self._made[key] = make(value, *args)
+        return self._made[key]
 
     @cached_property
     def _parents(self) -> dict[str, Trace]:

@@ -80,7 +80,7 @@ FORMULAS: dict[str, Formula] = {
     "sum": Formula("{y} = Σ {0}", ("1",), {}, "Σ"),
     "mean": Formula("{y} = Σ {0} / n", ("1/n",), {}, "mean"),
     # nonlinearities
-    "identity": _curve("x", "{0}", "1"),
+    "identity": _curve("id", "{0}", "1"),
     "step": _curve("step", "[{0} ≥ 0]", "0"),
     "logistic": _curve("σ", "σ({0})", "σ({0})(1 − σ({0}))"),
     "tanh": _curve("tanh", "tanh {0}", "1 − tanh² {0}"),

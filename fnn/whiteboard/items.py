@@ -17,7 +17,19 @@ from fnn.summary import readable_bytes
 from fnn.whiteboard.board import Board
 from fnn.whiteboard.formulas import LOSSES, formula_of
 from fnn.whiteboard.layout import Size
-from fnn.whiteboard.parts import GRADIENT, Piece, Stage, column, lines, n, name, shown, when, width_of, words
+from fnn.whiteboard.parts import (
+    GRADIENT,
+    Piece,
+    Stage,
+    column,
+    lines,
+    n,
+    name,
+    shown,
+    when,
+    width_of,
+    words,
+)
 from fnn.whiteboard.products import fork_sum, products, relative, value_of
 from fnn.whiteboard.tensors import clean, tensor
 from fnn.whiteboard.trace import Trace
@@ -27,12 +39,13 @@ LONGEST = 46  # letters of a line below a block
 
 
 class Item(NamedTuple):
-    """``size`` and ``body`` as it is when folded; ``ports``: what is drawn at each port, which
-    moves when a network unfolds; ``stem``: how far in they reach."""
+    """``size`` and ``body`` as it is when folded; ``slots``: which input enters at which port;
+    ``ports``: what is drawn there, which moves when a network unfolds; ``stem``: how far in."""
 
     id: str
     size: Size
     body: str
+    slots: tuple[int, ...] = ()
     ports: tuple[str, ...] = ()
     stem: float = 0.0
     css: str = ""
@@ -86,7 +99,7 @@ def _stem(
     if forks:
         total = fork_sum(b, network, wire, whole=False)
         note = f"  = {total}" if len(total) < 28 and "from" not in total else "  (a sum)"
-    above, below = shown(value), shown(gradient, True, note=note)
+    above, below = b.once(shown, value), b.once(shown, gradient, True, "", note)
     width = max(above.width, below.width, 24.0) + 14
     up, down = above.height + 6, below.height + 6
     known = f'<g transform="translate(7,{n(-up)})">{above.svg}</g>'
@@ -99,12 +112,14 @@ def _stem(
     return _Stem(width, up, down, svg)
 
 
-def node_item(b: Board, network: Trace, node: Trace, stage: Stage | None) -> Item:
+def node_item(
+    b: Board, network: Trace, node: Trace, stage: Stage | None, slots: tuple[int, ...]
+) -> Item:
     """A gate, a block, or a network in one box."""
     id = str(b.ids[node.path])
     formula = formula_of(node.kind)
     gate = formula is not None and bool(formula.symbol) and not node.nodes
-    ports, ys, stem = _ports(network, node, id, stage)
+    ports, ys, stem = _ports(b, network, node, id, stage, slots)
     if gate:
         assert formula is not None
         shape, wide, up, down = _gate(b, node, formula.symbol, ys)
@@ -124,18 +139,22 @@ def node_item(b: Board, network: Trace, node: Trace, stage: Stage | None) -> Ite
     size = Size(width, high, low + captions.height, ys or (0.0,))
     css = "gate" if gate else "network" if node.nodes else "block"
     said = f"{clean(node.path, 80)}: {value_of(b, node)}"
-    return Item(id, size, body, ports, stem, css, said)
+    return Item(id, size, body, slots, ports, stem, css, said)
 
 
 def _ports(
-    network: Trace, node: Trace, id: str, stage: Stage | None
+    b: Board,
+    network: Trace,
+    node: Trace,
+    id: str,
+    stage: Stage | None,
+    slots: tuple[int, ...],
 ) -> tuple[tuple[str, ...], tuple[float, ...], float]:
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
     forks = {fork.name for fork in network.forks}
     dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
     parts = [
-        shown(dx, True, css="d part") if read in forks else None
-        for read, dx in zip(node.reads, dxs, strict=True)
+        b.once(shown, dxs[i], True, "d part") if node.reads[i] in forks else None for i in slots
     ]
     stem = max([STEM, *(p.width + 12 for p in parts if p)])
     apart = max([22.0, *(p.height + 12 for p in parts if p)])
@@ -193,9 +212,12 @@ def _box(
         rows.append((f"{_count(node.params):,} parameters", "quiet"))
     elif formula_of(node.kind):
         rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
-    pieces = [lines(rows), *([] if node.nodes else _parameters(node, id, stage))]
+    pieces = [lines(rows), *([] if node.nodes else _parameters(b, node, id, stage))]
     inside = column(pieces, 7)
-    wide, high = max(inside.width + (54 if node.nodes else 20), 70.0), max(inside.height + 16, 2 * abs(ys[-1] if ys else 0) + 20)
+    wide, high = (
+        max(inside.width + (54 if node.nodes else 20), 70.0),
+        max(inside.height + 16, 2 * abs(ys[-1] if ys else 0) + 20),
+    )
     left = 9.0  # where the arrow heads are
     back = (
         f'<rect x="{n(left + 5)}" y="{n(-high / 2 - 5)}" width="{n(wide)}" height="{n(high)}" '
@@ -230,7 +252,7 @@ def _count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _parameters(node: Trace, id: str, stage: Stage | None) -> list[Piece]:
+def _parameters(b: Board, node: Trace, id: str, stage: Stage | None) -> list[Piece]:
     """Each parameter: its value, and beside it its gradient."""
     made = []
     gradients = dict(
@@ -239,7 +261,7 @@ def _parameters(node: Trace, id: str, stage: Stage | None) -> list[Piece]:
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(node.params):
         text = jax.tree_util.keystr(path, simple=True, separator="/")
-        value, gradient = shown(leaf), shown(gradients.get(text), True)
+        value, gradient = b.once(shown, leaf), b.once(shown, gradients.get(text), True)
         at = value.width + 14
         known = f'<g transform="translate({n(at)},0)">{gradient.svg}</g>'
         both = value.svg + when(stage, "b", [id], known, words(at, 11, "◂ ?", "d unknown"))
@@ -260,9 +282,11 @@ def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -
             svg = when(stage, "b", [id], known.svg, words(0, 10, f"{to}? × ? = ?", "d unknown", 11))
             rows.append(known._replace(svg=svg))
         if product.rule:
-            rows.append(lines([(clean(product.rule, LONGEST), "rule")], 11))
+            text = clean(product.rule, 200)
+            parts = [text] if len(text) <= LONGEST else text.split(",  " if ",  " in text else ", ")
+            rows.append(lines([(clean(part, LONGEST), "rule") for part in parts], 11))
         if not product.numbers and product.slope is not None:
-            told = tensor(product.slope)
+            told = b.once(tensor, product.slope)
             each = [(f"  {line}", "rule") for line in told.lines]
             rows.append(lines([(f"∂{each[0][0][1:]}", "rule"), *each[1:]], 11))
     bytes_ = f"■ kept {readable_bytes(node.kept_bytes)}" if node.kept_bytes else "□ keeps nothing"

@@ -25,11 +25,16 @@ class Wire(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """Columns of keys, in order; ``wires`` between them. A waypoint is a key like any other."""
+    """Columns of keys, in order; ``wires`` between them. A waypoint is a key like any other.
+
+    ``slots``: of every item, which of the values that it reads enters at each of its ports: they
+    are in the order in which the wires come, so that these do not cross in front of it.
+    """
 
     columns: tuple[tuple[str, ...], ...]
     wires: tuple[Wire, ...]
     inputs: tuple[str, ...]
+    slots: dict[str, tuple[int, ...]]
 
 
 class Size(NamedTuple):
@@ -90,7 +95,15 @@ def layered(
                 columns[i].append(waypoint)
         wires.append(Wire(key[source], tuple(via), target, port))
     starts = tuple(key[name] for name in inputs)
-    return Layers(tuple(map(tuple, _ordered(columns, wires))), tuple(wires), starts)
+    columns = _ordered(columns, wires)
+    rank = {k: i for column_ in columns for i, k in enumerate(column_)}
+    slots: dict[str, tuple[int, ...]] = {}
+    for target in dict.fromkeys(wire.target for wire in wires):
+        into = [wire for wire in wires if wire.target == target]
+        into.sort(key=lambda wire: rank[(wire.source, *wire.via)[-1]])
+        slots[target] = tuple(wire.port for wire in into)
+    wires = [wire._replace(port=slots[wire.target].index(wire.port)) for wire in wires]
+    return Layers(tuple(map(tuple, columns)), tuple(wires), starts, slots)
 
 
 def _ordered(columns: list[list[str]], wires: Sequence[Wire]) -> list[list[str]]:

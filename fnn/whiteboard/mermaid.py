@@ -34,7 +34,7 @@ def mermaid(trace: Trace, unfold: Any = None) -> str:
     lines = ["flowchart LR", *_network(b, b.trace, "  ")]
     for i, name in enumerate(b.trace.outputs):
         lines.append(f'  out_{i}["{_text(b.called(b.trace, name))}"]')
-        lines.append(f"  {_source(b, b.trace, name)} -->{_wire(b.trace, name)} out_{i}")
+        lines.append(f"  {_source(b, b.trace, name)} -->{_wire(*b.trace.values[name])} out_{i}")
     return "\n".join(lines) + "\n"
 
 
@@ -56,8 +56,10 @@ def _network(b: Board, network: Trace, indent: str) -> Iterator[str]:
             yield f'{indent}{id}[["{_label(node)}"]]'
         else:
             yield f'{indent}{id}["{_label(node)}"]'
-        for name in node.reads:
-            yield f"{indent}{_source(b, network, name)} -->{_wire(network, name)} {id}"
+        dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
+        for name, dx in zip(node.reads, dxs, strict=True):
+            wire = _wire(network.values[name][0], dx)
+            yield f"{indent}{_source(b, network, name)} -->{wire} {id}"
 
 
 def _source(b: Board, network: Trace, name: str) -> str:
@@ -73,8 +75,7 @@ def _source(b: Board, network: Trace, name: str) -> str:
     return f"n{b.ids[node.path]}"
 
 
-def _wire(network: Trace, name: str) -> str:
-    value, gradient = network.values[name]
+def _wire(value: Any, gradient: Any) -> str:
     return f'|"▸ {_number(value)} ◂ {_number(gradient, True)}"|'
 
 

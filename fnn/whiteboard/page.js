@@ -9,7 +9,7 @@ const tenth = (v) => Math.round(v * 10) / 10 + 0;
 // ---- layout: the counterpart of place() in layout.py -----------------------------------------
 
 // A net: columns (of indices; those beyond its items are waypoints), wires, inputs, and items
-// {id, size: {width, up, down, ports, out}, stem, net}.
+// {id, size: {width, up, down, ports, out}, slots, stem, net}.
 function place(net, sizes, width) {
   const waypoint = { width: 0, up: 4, down: 4, ports: [0], out: 0 };
   const size = (k) => sizes[k] || waypoint;
@@ -253,7 +253,7 @@ class Whiteboard {
       if (inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
       const size = {
         width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
-        ports: inner.ports, out: inner.out,
+        ports: item.slots.map((i) => inner.ports[i]), out: inner.out,
       };
       const frame = g.querySelector(":scope > .inside > .frame");
       frame.setAttribute("y", tenth(-size.up));

@@ -117,7 +117,7 @@ def _net(network: Network) -> dict[str, Any]:
         "ends": [index[k] for k in layers.columns[-1] if k.startswith("out:")],
         "drawn": [index[k] for column in layers.columns for k in column if k in items],
         "items": [
-            {"id": item.id, "size": item.size._asdict(), "stem": item.stem}
+            {"id": item.id, "size": item.size._asdict(), "slots": item.slots, "stem": item.stem}
             | ({"net": _net(network.inside[k])} if k in network.inside else {})
             for k, item in items.items()
         ],
@@ -126,4 +126,4 @@ def _net(network: Network) -> dict[str, Any]:
 
 def _json(data: Any) -> str:
     """JSON that no name in it can end: no < is left."""
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")

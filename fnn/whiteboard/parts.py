@@ -52,7 +52,9 @@ def n(v: float) -> str:
     return f"{round(v * 10) / 10 + 0.0:g}"
 
 
-def when(stage: Stage | None, attribute: str, needs: Iterable[str], known: str, unknown: str) -> str:
+def when(
+    stage: Stage | None, attribute: str, needs: Iterable[str], known: str, unknown: str
+) -> str:
     """What is shown once all that it needs has run, and what before that.
 
     For a page both are written, and the page's script chooses.
@@ -106,7 +108,10 @@ def shown(value: Any, gradient: bool = False, css: str = "", note: str = "") -> 
         return lines([(f"{sign} none", "quiet")])
     if len(all_of) > 1:
         told = [tensor(a) for a in all_of[:3]]
-        rows = [(f"{sign} {len(all_of)} arrays", css), *((t.shape or "one number", "quiet") for t in told)]
+        rows = [
+            (f"{sign} {len(all_of)} arrays", css),
+            *((t.shape or "one number", "quiet") for t in told),
+        ]
         return lines(rows)
     (array,) = all_of
     told_ = tensor(array)

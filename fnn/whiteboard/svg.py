@@ -45,7 +45,9 @@ class Network(NamedTuple):
     inside: dict[str, Network]
 
 
-def network_of(b: Board, trace: Trace, stage: Stage | None = None, all_inside: bool = False) -> Network:
+def network_of(
+    b: Board, trace: Trace, stage: Stage | None = None, all_inside: bool = False
+) -> Network:
     """The items of a network and of those in it that are unfolded (or of all of them)."""
     inner = trace.path != b.trace.path
     ends = [trace.outputs] if inner else [(output,) for output in trace.outputs]
@@ -54,7 +56,9 @@ def network_of(b: Board, trace: Trace, stage: Stage | None = None, all_inside: b
         () if inner else _late(trace),
     )  # fmt: skip
     items = {f"in:{w}": input_item(b, trace, w, stage, inner) for w in trace.inputs}
-    items |= {f"node:{node.name}": node_item(b, trace, node, stage) for node in trace.nodes}
+    for node in trace.nodes:
+        key = f"node:{node.name}"
+        items[key] = node_item(b, trace, node, stage, layers.slots[key])
     items |= {f"out:{i}": end_item(b, trace, end, inner) for i, end in enumerate(ends)}
     inside = {
         f"node:{node.name}": network_of(b, node, stage, all_inside)
@@ -79,7 +83,7 @@ def unfolded_size(item: Item, inner: Placed) -> Size:
     left = item.stem + PAD
     return Size(
         left + inner.size.width + PAD, inner.size.up + TITLE, inner.size.down + PAD,
-        inner.size.ports, inner.size.out,
+        tuple(inner.size.ports[i] for i in item.slots), inner.size.out,
     )  # fmt: skip
 
 
@@ -118,7 +122,9 @@ def draw(
         x, y = placed.at["out:0"]
         parts.append(f'<path class="wire exit" d="{exit_path(x + 8, y, placed.size.width)}"/>')
     for key in (k for column_ in network.layers.columns for k in column_ if k in network.items):
-        parts.append(_item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, now, page))
+        parts.append(
+            _item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, now, page)
+        )
     return Drawing(placed, "".join(parts))
 
 
@@ -227,13 +233,15 @@ def _with_networks(b: Board, done: set[str]) -> frozenset[str]:
 def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
     """Lines above the picture: the first value that is not finite, what is folded."""
     rows = []
-    if b.trace.non_finite:
-        rows.append((clean(str(b.trace.non_finite), 150), "bad"))
+    if b.non_finite:
+        rows.append((clean(str(b.non_finite), 150), "bad"))
     if b.folded:
         inside = sum(sum(not inner.nodes for inner in node.walk()) for node in b.folded)
         how = "+ opens one" if page else "unfold='path' opens one"
         count = f"{len(b.folded)} network{'s' * (len(b.folded) != 1)}"
-        rows.append((f"folded, to be readable: {count} with {inside} blocks inside; {how}", "quiet"))
+        rows.append(
+            (f"folded, to be readable: {count} with {inside} blocks inside; {how}", "quiet")
+        )
     return rows
 
 

@@ -122,7 +122,8 @@ def _rows(a: np.ndarray) -> tuple[tuple[str, ...], ...]:
     if a.size > EXACT:
         return ()
     each = [number(float(v)) for v in a.ravel()]
-    columns = a.shape[-1] if a.ndim > 1 and 1 < a.shape[-1] < 4 else min(a.size, 3)
+    rows = -(-a.size // 4) if a.size < EXACT else 3
+    columns = a.shape[-1] if a.ndim > 1 and 1 < a.shape[-1] < 5 else -(-a.size // rows)
     width = max(map(len, each)) if a.size > columns else 0
     each = [text.rjust(width) for text in each]
     return tuple(tuple(each[i : i + columns]) for i in range(0, a.size, columns))

@@ -94,8 +94,8 @@ def text(trace: Trace) -> str:
     whole = b.trace
     nodes = b.visible()
     lines = [headline(b)]
-    if whole.non_finite:
-        lines.append(str(whole.non_finite))
+    if b.non_finite:
+        lines.append(str(b.non_finite))
     lines.append("forward")
     wires = whole.values
     for name in whole.inputs:

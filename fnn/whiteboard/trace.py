@@ -216,7 +216,7 @@ class Trace:
 
 def _finite(tree: Any) -> bool:
     leaves = [np.asarray(v) for v in jax.tree.leaves(tree) if is_floating(v)]
-    return all(np.isfinite(v.astype(np.float64)).all() for v in leaves)
+    return all(np.isfinite(v).all() for v in leaves)
 
 
 def trace(
