@@ -32,6 +32,8 @@ from fnn.whiteboard import Trace, trace
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 MOST_IN_WORDS = 12  # blocks that are also printed
 MOST_FRAMES = 60
+# What runs once takes the time of its compilation.
+QUICK: Any = {"xla_backend_optimization_level": 0}
 
 
 @dataclass
@@ -94,8 +96,7 @@ def traced(subject: Subject) -> Trace:
     with jax.enable_x64(_is_double(x)):
         run = lambda params, x: trace(net, params, x, target, loss, check=check)  # noqa: E731
         if compiled:
-            # It runs once: what it takes is the time to compile it.
-            run = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+            run = jax.jit(run, compiler_options=QUICK)
         return jax.device_get(run(params, x))
 
 

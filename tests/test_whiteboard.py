@@ -70,10 +70,24 @@ def same(got: Any, wanted: Any) -> None:
 def test_the_lecture_s_circuit() -> None:
     t = trace(circuit(), {}, (-2.0, 5.0, -4.0))
     q, f = t["q"], t["f"]
-    assert [float(v) for v in (q.y, f.y, q.dy, f.dy, *q.dx, *f.dx)] == [3, -12, -4, 1, -4, -4, -4, 3]
+    assert [float(v) for v in (q.y, f.y, q.dy, f.dy, *q.dx, *f.dx)] == [
+        3,
+        -12,
+        -4,
+        1,
+        -4,
+        -4,
+        -4,
+        3,
+    ]
     assert [[float(d) for d in node.local[1]] for node in (q, f)] == [[1, 1], [-4, 3]]
     assert (q.kept_bytes, f.kept_bytes) == (0, 16)
-    assert (q.reads, f.reads, t.inputs, t.outputs) == (("x", "y"), ("q", "z"), ("x", "y", "z"), ("f",))
+    assert (q.reads, f.reads, t.inputs, t.outputs) == (
+        ("x", "y"),
+        ("q", "z"),
+        ("x", "y", "z"),
+        ("f",),
+    )
     assert (t.objective, t.error, t.right) == ("f", 0, True)
 
 
@@ -156,25 +170,27 @@ def test_a_wrong_block_gets_a_cross_and_no_other_block_does() -> None:
 
 def test_at_kinks_the_declared_subgradient_is_right() -> None:
     net = fnn.serial(relu=fnn.relu(), absolute=fnn.absolute(), tanh=fnn.hard_tanh())
-    assert trace(net, {}, jnp.array([-1.0, 0.0, 1.0])).right
-    wrong = fnn.relu()._replace(backward=lambda params, code, dy: ({}, dy * (code < 2).astype(dy.dtype)))
-    assert trace(wrong, {}, jnp.array([0.0])).right is False
+    assert compiled(net, {}, jnp.array([-1.0, 0.0, 1.0])).right
+    wrong = fnn.relu()._replace(
+        backward=lambda params, code, dy: ({}, dy * (code < 2).astype(dy.dtype))
+    )
+    assert compiled(wrong, {}, jnp.array([0.0])).right is False
 
 
 @pytest.mark.parametrize("make", [fnn.maximum, fnn.minimum])
 def test_ties_are_right(make: Any) -> None:
-    assert trace(make(), {}, (jnp.ones(2), jnp.ones(2))).right
+    assert compiled(make(), {}, (jnp.ones(2), jnp.ones(2))).right
 
 
 def test_sure_targets_are_right() -> None:
     p, t = jnp.array([0.3, 0.6]), jnp.array([0.0, 1.0])
     for loss in (fnn.binary_cross_entropy(), fnn.binary_cross_entropy(from_logits=False)):
-        assert trace(loss, {}, (p, t)).right
-        assert trace(loss, {}, (p, t > 0)).right
+        assert compiled(loss, {}, (p, t)).right
+        assert compiled(loss, {}, (p, t > 0)).right
 
 
 def test_a_gradient_that_cancels_is_right() -> None:
-    assert trace(fnn.softmax(), {}, jnp.array([0.1, 0.7, -2.0])).right
+    assert compiled(fnn.softmax(), {}, jnp.array([0.1, 0.7, -2.0])).right
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -251,7 +267,9 @@ def test_repeated_and_rematerialised_blocks_are_one_node_each() -> None:
 
 def test_a_graph_with_a_backward_of_its_own_is_one_node() -> None:
     inner = fnn.serial(fnn.exp(), fnn.negate())
-    own = inner._replace(backward=lambda params, residuals, dy: inner.backward(params, residuals, dy))
+    own = inner._replace(
+        backward=lambda params, residuals, dy: inner.backward(params, residuals, dy)
+    )
     t = trace(fnn.serial(a=own), {}, 1.0)
     assert [node.path for node in t.walk()] == ["a"] and t.right
 
@@ -317,7 +335,9 @@ def test_chains_and_forks_in_words() -> None:
 def test_a_formula_of_ones_own() -> None:
     cube = fnn.elementwise("cube", lambda x: x**3, lambda x: 3 * x**2)
     assert "cube(x)" in trace(cube, {}, jnp.array(2.0)).text()
-    FORMULAS["cube"] = fnn.whiteboard.Formula("{y} = {0}³", ("3 {0}²",), symbol="x³", elementwise=True)
+    FORMULAS["cube"] = fnn.whiteboard.Formula(
+        "{y} = {0}³", ("3 {0}²",), symbol="x³", elementwise=True
+    )
     try:
         text = trace(cube, {}, jnp.array(2.0)).text()
     finally:

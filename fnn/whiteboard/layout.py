@@ -8,6 +8,7 @@ the same when a box is opened or the window is narrower.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -280,4 +281,4 @@ def _turn(
 
 def _n(v: float) -> str:
     """A coordinate to a tenth, without a minus zero."""
-    return f"{round(v * 10) / 10 + 0.0:g}"
+    return f"{math.floor(v * 10 + 0.5) / 10:g}"

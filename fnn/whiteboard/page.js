@@ -4,7 +4,7 @@
 
 const GAP = 26, LANE = 16, MARGIN = 20, CHANNEL = 30, NARROW = 40, PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.78;
 
-const tenth = (v) => Math.round(v * 10) / 10 + 0;
+const tenth = (v) => Math.floor(v * 10 + 0.5) / 10;
 
 // ---- layout: the counterpart of place() in layout.py -----------------------------------------
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -49,7 +50,7 @@ def words(x: float, y: float, text: str, css: str = "", size: float = 12.0) -> s
 
 def n(v: float) -> str:
     """A coordinate to a tenth."""
-    return f"{round(v * 10) / 10 + 0.0:g}"
+    return f"{math.floor(v * 10 + 0.5) / 10:g}"
 
 
 def when(

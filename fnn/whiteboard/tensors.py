@@ -111,6 +111,8 @@ def tensor(array: Any) -> Tensor:
         summary = f"{a.min()} to {a.max()}"
     else:
         mean, spread = (part.mean(), part.std()) if good.size else (math.nan, math.nan)
+        if abs(mean) <= jnp.finfo(array.dtype).eps:  # of the largest entry: what rounding leaves
+            mean = 0.0
         summary = f"{number(scale * mean)} ± {number(scale * spread)}"
     magnitude = scale * math.sqrt(float(np.sum(np.square(part))))
     nan, infinite = int(np.isnan(a).sum()), int(np.isinf(a).sum())
