@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - gates show their symbols
-"""Expressions as circuits of gates: read by Python's grammar, run by fnn, never evaluated as code."""
+"""Expressions as circuits of gates: read by Python's grammar, never evaluated as code."""
 
 from __future__ import annotations
 

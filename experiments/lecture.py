@@ -117,8 +117,8 @@ FIGURES = (
     Figure(
         neuron, "The neuron",
         "A neuron weighs its inputs, adds a bias, and passes the sum through a nonlinearity: "
-        "y = σ(w·x + b). Going back, the slope of σ at that sum decides how much of what comes from "
-        "above reaches the weights.",
+        "y = σ(w·x + b). Going back, the slope of σ at that sum decides how much of what comes "
+        "from above reaches the weights.",
     ),
     Figure(
         block_view, "The block view: E = f4(f3(f2(f1(x))))",
@@ -139,7 +139,8 @@ FIGURES = (
     Figure(
         circuit, "The circuit f = (x + y) z, in all its frames",
         "Forward, every gate computes its value. Backward, every gate multiplies what comes from "
-        "above by its local derivatives: the plus hands it on as it is, the times swaps its inputs.",
+        "above by its local derivatives: the plus hands it on as it is, the times swaps its "
+        "inputs.",
         frames=True,
     ),
     Figure(
@@ -159,7 +160,8 @@ article ~ article .keys { display: none; }
 article { margin: 0 0 56px; }
 h2 { margin: 34px 0 6px; font-size: 1.3rem; }
 pre { margin: 0 0 14px; padding: 12px 14px; overflow-x: auto; border: 1px solid #d5dde5;
-  border-radius: 8px; background: #f4f7fa; font: 14px/1.5 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+  border-radius: 8px; background: #f4f7fa;
+  font: 14px/1.5 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr));
   gap: 12px; margin: 12px 0; padding: 0; list-style: none; }
 .frames svg { width: 100%; height: auto; border: 1px solid #d5dde5; border-radius: 8px; }

@@ -155,8 +155,9 @@ def mlp(options: Options) -> Subject:
     """Two layers, three features of one patient."""
     x, target = _patient(options.seed)
     net = fnn.models.mlp((4, 2), fnn.tanh())
-    with jax.enable_x64(True):
-        params = net.init(jax.random.key(options.seed), x)
+    rng = np.random.default_rng(options.seed)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda p: rng.normal(scale=0.7, size=p.shape).round(2), shapes)
     return Subject(
         "A multi-layer perceptron", net, params, x, target.astype(int), fnn.softmax_cross_entropy()
     )

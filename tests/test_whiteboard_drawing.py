@@ -111,8 +111,8 @@ def test_tensors_in_few_words() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "cells"),
-    [((3, 3), None), ((1, 64), (8, 8)), ((5, 4), (5, 4)), ((300, 2), (24, 2)), ((1, 28, 28, 3), (24, 24)),
-     ((10,), (2, 6)), ((2, 1, 1, 8), (2, 8))],
+    [((3, 3), None), ((1, 64), (8, 8)), ((5, 4), (5, 4)), ((300, 2), (24, 2)),
+     ((1, 28, 28, 3), (24, 24)), ((10,), (2, 6)), ((2, 1, 1, 8), (2, 8))],
 )  # fmt: skip
 def test_heat_maps(shape: tuple[int, ...], cells: tuple[int, int] | None) -> None:
     made = heat(np.random.default_rng(0).normal(size=shape))

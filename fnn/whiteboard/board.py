@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - sums are named Σ
 """What a drawing needs to know of a trace besides its numbers: who reads what, what is open."""
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ FORMULAS: dict[str, Formula] = {
     # losses: the mean over n examples
     "squared_error": Formula("{y} = Σ ½({0} − {1})² / n", ("({0} − {1})/n", "({1} − {0})/n")),
     "binary_cross_entropy": Formula(
-        "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n", ("(p − t)/n of logits, (p − t)/(n p(1−p)) of p", "(ln(1−p) − ln p)/n")
+        "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n",
+        ("(p − t)/n of logits, (p − t)/(n p(1−p)) of p", "(ln(1−p) − ln p)/n"),
     ),
     "softmax_cross_entropy": Formula(
         "{y} = −Σ ln p[t] / n,  p = softmax({0})", ("(p − t)/n", "−ln p / n")

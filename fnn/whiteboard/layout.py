@@ -8,6 +8,7 @@ the same when a box is opened or the window is narrower.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -136,12 +137,12 @@ def _ordered(columns: list[list[str]], wires: Sequence[Wire]) -> list[list[str]]
 
 def _steps(wire: Wire) -> list[tuple[str, str]]:
     stops = (wire.source, *wire.via, wire.target)
-    return list(zip(stops, stops[1:], strict=False))
+    return list(itertools.pairwise(stops))
 
 
 def _crossings(columns: Sequence[Sequence[str]], before: Mapping[str, Sequence[str]]) -> int:
     count = 0
-    for left, right in zip(columns, columns[1:], strict=False):
+    for left, right in itertools.pairwise(columns):
         rank = {k: i for i, k in enumerate(left)}
         ends = [(rank[a], j) for j, b in enumerate(right) for a in before.get(b, ()) if a in rank]
         count += sum((a - c) * (b - d) < 0 for i, (a, b) in enumerate(ends) for c, d in ends[:i])
@@ -158,9 +159,9 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     x = 0.0
     room = width if sum(wide) + GAP * (len(wide) - 1) <= width else width - MARGIN
     for i, w in enumerate(wide):
-        ends = all(k.startswith("out:") for k in layers.columns[i])
+        last = all(k.startswith("out:") for k in layers.columns[i])
         dots = i == 1 and wide[0] < NARROW
-        if rows[-1] and x + w > room and not ends and not dots:
+        if rows[-1] and x + w > room and not last and not dots:
             rows.append([])
             x = MARGIN
         rows[-1].append(i)
@@ -200,7 +201,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
             else:
                 r = row_of[a]
                 lane = turns.setdefault((r, wire.source), sum(k[0] == r for k in turns))
-                text += _turn(out, end, rights[r] + 8 + 5 * lane, bottoms[r] + 9 + 5 * lane, lane)
+                text += _turn(end, rights[r] + 8 + 5 * lane, bottoms[r] + 9 + 5 * lane, lane)
             a, out = b, end
             if b != wire.target:  # straight through the column of a waypoint
                 out = (end[0] + wide[column_of[b]], end[1])
@@ -271,9 +272,7 @@ def _curve(a: tuple[float, float], b: tuple[float, float]) -> str:
     return f"H{_n(bend)}C{_n(middle)},{_n(a[1])} {_n(middle)},{_n(b[1])} {_n(b[0])},{_n(b[1])}"
 
 
-def _turn(
-    a: tuple[float, float], b: tuple[float, float], right: float, channel: float, lane: int
-) -> str:
+def _turn(b: tuple[float, float], right: float, channel: float, lane: int) -> str:
     """From the end of one row to the start of the next."""
     left = MARGIN / 2 - 2 * lane
     return f"H{_n(right)}V{_n(channel)}H{_n(left)}V{_n(b[1])}H{_n(b[0])}"

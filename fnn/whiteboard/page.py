@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - formulas and marks are as on a board
 """One self-contained page: the picture with buttons, keys, folding, and a panel for each node."""
 
 from __future__ import annotations
@@ -33,14 +32,16 @@ def html(trace: Trace, title: str = "") -> str:
 def document(title: str, body: str) -> str:
     """A page around whiteboards, with the style and the script that they need."""
     files = resources.files("fnn.whiteboard")
-    css, script = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    css, layout, script = (
+        files.joinpath(name).read_text("utf-8") for name in ("page.css", "layout.js", "page.js")
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n"
         '<link rel="icon" href="data:,">\n'
         f"<style>{css}{STYLE}</style>\n</head>\n<body>\n{body}\n"
-        f"<script>{script}</script>\n</body>\n</html>\n"
+        f"<script>{layout}{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -73,8 +74,8 @@ def whiteboard(trace: Trace) -> str:
         '<aside class="panel" hidden aria-live="polite"><header><h2></h2>'
         '<button data-do="close" aria-label="close">✕</button></header>'
         '<div class="about"></div></aside>'
-        '<p class="keys"><kbd>→</kbd> <kbd>←</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> to the ends, '
-        "<kbd>Tab</kbd> from block to block, <kbd>Enter</kbd> its chain rule, <kbd>+</kbd> "
+        '<p class="keys"><kbd>→</kbd> <kbd>←</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> to the '
+        "ends, <kbd>Tab</kbd> from block to block, <kbd>Enter</kbd> its chain rule, <kbd>+</kbd> "
         "<kbd>-</kbd> unfold and fold a network, <kbd>Esc</kbd> close.</p>"
         f'<script type="application/json" class="data">{_json(_data(b, network))}</script>'
         "</section>"
@@ -86,8 +87,8 @@ def _legend(b: Board) -> str:
     return (
         f'<ul class="legend"><li class="v"><b>▸ value</b>, above its wire</li><li class="d">'
         f"<b>◂ gradient</b> of {f}, below it</li><li>■ kept for backward</li>"
-        "<li>✓ as autodiff, and how far from it</li><li>click or tap a block for its chain rule</li>"
-        "</ul>"
+        "<li>✓ as autodiff, and how far from it</li>"
+        "<li>click or tap a block for its chain rule</li></ul>"
     )
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - gradients are marked with their own signs
 """Pieces of the picture: text that is measured before it is set, numbers on wires, heat maps."""
 
 from __future__ import annotations

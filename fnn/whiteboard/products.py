@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -102,8 +103,8 @@ def _product(
     numbers = ""
     one = all(getattr(v, "size", 0) == 1 for v in (node.dy, local, gradient))
     if one:
-        up, slope, down = (float(np.asarray(v).ravel()[0]) for v in (node.dy, local, gradient))
-        numbers = f"{number(up)} × {signed(slope)} = {number(down)}"
+        up, by, down = (float(np.asarray(v).ravel()[0]) for v in (node.dy, local, gradient))
+        numbers = f"{number(up)} × {signed(by)} = {number(down)}"
     formula = formula_of(node.kind)
     slope = local if formula is not None and formula.elementwise else None
     return Product(of, is_param, rule, equation, numbers, slope, gradient)
@@ -151,15 +152,15 @@ def chains(board: Board, network: Trace, name: str) -> list[str]:
         factors = [(f"d{f}/d{clean(way[0][1], 24)}", way[0][2])]
         factors += [
             (f"d{clean(a, 24)}/d{clean(b, 24)}", local)
-            for (_, a, _), (_, b, local) in zip(way, way[1:], strict=False)
+            for (_, a, _), (_, b, local) in itertools.pairwise(way)
         ]
         shown = [factor for factor, _ in factors]
         if len(shown) > MOST_FACTORS:
             half = MOST_FACTORS // 2
             shown = [*shown[:half], f"… {len(shown) - 2 * half} more …", *shown[-half:]]
         text = f"{'+' if i else f'd{f}/d{target} ='} {' × '.join(shown)}"
-        slopes = [local for _, local in factors]
-        if all(s is not None for s in slopes):
+        slopes = [local for _, local in factors if local is not None]
+        if len(slopes) == len(factors):
             text += " = " + " × ".join(signed(s) if j else number(s) for j, s in enumerate(slopes))
             if len(slopes) > 1:
                 text += f" = {number(float(np.prod(slopes)))}"

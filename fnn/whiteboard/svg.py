@@ -11,8 +11,8 @@ from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item, toggle
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
 from fnn.whiteboard.parts import Stage, lines, n, name, words
-from fnn.whiteboard.text import headline
 from fnn.whiteboard.tensors import clean
+from fnn.whiteboard.text import headline
 from fnn.whiteboard.trace import Trace
 
 MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'

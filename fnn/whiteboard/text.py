@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - products are written ×
 """A trace in words: forward, then backward, and what a node's panel says."""
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ def headline(b: Board) -> str:
     """What is traced, and whether it is right."""
     whole = b.trace
     net = whole.nodes[0] if whole.objective == "E" and len(whole.nodes) == 2 else whole
-    return f"{clean(net.kind, 60) or 'block'}: gradients of {clean(whole.objective, 40)}, {verdict(whole)}"
+    name, f = clean(net.kind, 60) or "block", clean(whole.objective, 40)
+    return f"{name}: gradients of {f}, {verdict(whole)}"
 
 
 def kept(trace: Trace) -> str:
