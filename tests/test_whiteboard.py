@@ -261,7 +261,7 @@ def test_repeated_and_rematerialised_blocks_are_one_node_each() -> None:
     layer = fnn.layer(3, fnn.tanh())
     net = fnn.serial(r=fnn.repeat(layer, 4), m=fnn.rematerialize(layer))
     x = jnp.ones((2, 3))
-    t = compiled(net, net.init(jax.random.key(0), x), x)
+    t = compiled(net, net.init(jax.random.key(0), x), x, check="blocks")
     assert [node.path for node in t.walk()] == ["r", "m"] and t.right
 
 
@@ -328,6 +328,9 @@ def test_chains_and_forks_in_words() -> None:
     text = trace(forks(), {}, (0.5, 3.0)).text()
     assert "x forks: 1 + 0.3692 + 0.3692 = 1.738" in text.replace("  ", " ")
     assert "df/dp = df/ds × ds/dp = 3 × 0.2461 = 0.7384" in text
+    net = fnn.serial(a=fnn.linear(1), b=fnn.square())
+    t = trace(net, {"a": {"w": jnp.array([[3.0]]), "b": jnp.array([1.0])}}, jnp.array([2.0]))
+    assert "dΣb/dw = dΣb/db × db/da × da/dw = 1 × 14 × 2 = 28" in t.html()
     page = trace(circuit(), {}, (-2.0, 5.0, -4.0)).html()
     assert "df/dx = df/df × df/dq × dq/dx = 1 × (−4) × 1 = −4" in page
 

@@ -248,7 +248,11 @@ class Whiteboard {
       list.append(line);
     }
     this.panel.hidden = false;
-    this.panel.scrollIntoView({ block: "nearest" });
+    // The panel lies over the lower part of the window: its block is not to be under it.
+    const g = this.elements.get(id);
+    const shape = g.querySelector(this.open.has(id) ? ":scope > .inside" : ":scope > .folded");
+    const hidden = shape.getBoundingClientRect().bottom - this.panel.getBoundingClientRect().top;
+    if (hidden > 0 && !this.open.has(id)) scrollBy(0, hidden + 12);
   }
 }
 

@@ -15,7 +15,7 @@ from fnn.whiteboard.formulas import Formula, formula_of
 from fnn.whiteboard.tensors import clean, exactly, number, shape_of, tensor
 from fnn.whiteboard.trace import Trace
 
-MOST_PATHS, MOST_FACTORS = 4, 9
+MOST_PATHS, MOST_FACTORS = 4, 40
 
 
 class Product(NamedTuple):
@@ -23,7 +23,8 @@ class Product(NamedTuple):
 
     ``of``: what the gradient is of. ``rule``: the local derivative, or what backward computes.
     ``equation``: in names, df/dx = df/dq × dq/dx. ``numbers``: −4 × 1 = −4, where they are
-    single numbers, else ''. ``slope``: of an elementwise block, the local derivatives.
+    single numbers, else ''. ``local``: the local derivative, where it was kept;
+    ``slope``: the same of an elementwise block.
     ``gradient``: what goes down; None if nothing does.
     """
 
@@ -32,6 +33,7 @@ class Product(NamedTuple):
     rule: str
     equation: str
     numbers: str
+    local: Any
     slope: Any
     gradient: Any
 
@@ -107,7 +109,7 @@ def _product(
         numbers = f"{number(up)} × {signed(by)} = {number(down)}"
     formula = formula_of(node.kind)
     slope = local if formula is not None and formula.elementwise else None
-    return Product(of, is_param, rule, equation, numbers, slope, gradient)
+    return Product(of, is_param, rule, equation, numbers, local, slope, gradient)
 
 
 def relative(error: float) -> str:
@@ -141,12 +143,19 @@ def fork_sum(board: Board, network: Trace, name: str, whole: bool = True) -> str
 # ---- all the way from the output -------------------------------------------------------------
 
 
-def chains(board: Board, network: Trace, name: str) -> list[str]:
+def chains(
+    board: Board, network: Trace, name: str, param: tuple[str, Any] | None = None
+) -> list[str]:
     """The gradient of a wire as products of all the local derivatives between it and the output,
-    one for each way (their sum is the gradient)."""
+    one for each way (their sum is the gradient).
+
+    ``param``: a parameter of the node that makes the wire, and the local derivative by it: then it
+    is that parameter's gradient.
+    """
     f = clean(board.trace.objective, 24)
     ways, more = _ways(board, network, name)
-    target = clean(board.called(network, name), 24)
+    wire = clean(board.called(network, name), 24)
+    target = clean(param[0], 24) if param else wire
     made = []
     for i, way in enumerate(ways):
         factors = [(f"d{f}/d{clean(way[0][1], 24)}", way[0][2])]
@@ -154,6 +163,10 @@ def chains(board: Board, network: Trace, name: str) -> list[str]:
             (f"d{clean(a, 24)}/d{clean(b, 24)}", local)
             for (_, a, _), (_, b, local) in itertools.pairwise(way)
         ]
+        if param:
+            one = getattr(param[1], "size", 0) == 1
+            slope = float(np.asarray(param[1]).ravel()[0]) if one else None
+            factors.append((f"d{wire}/d{target}", slope))
         shown = [factor for factor, _ in factors]
         if len(shown) > MOST_FACTORS:
             half = MOST_FACTORS // 2
@@ -181,9 +194,8 @@ def _ways(board: Board, network: Trace, name: str) -> tuple[list[list[Stop]], bo
     more = False
     if name in network.outputs:
         if network.path == board.trace.path:
-            dy = network.values[name][1] if len(network.outputs) == 1 and not readers else None
-            start = float(np.asarray(dy)) if getattr(dy, "size", 0) == 1 else 1.0
-            ways.append([("", called, start)])
+            one = getattr(network.values[name][0], "size", 0) == 1
+            ways.append([("", called, 1.0 if one else None)])
         else:  # the network's output is this value: further on from there
             above, more = _ways(board, board.parent(network), network.name)
             ways += above

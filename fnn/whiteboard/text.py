@@ -69,6 +69,10 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
     for name in dict.fromkeys(node.reads):
         for line in chains(b, network, name):
             yield "chain", line
+    for product in products(b, node):
+        if product.is_param and product.gradient is not None:
+            for line in chains(b, network, node.name, (product.of, product.local)):
+                yield "chain", line
     if note := note_of(node.kind):
         yield "check", note
     yield "check", verdict(node)
