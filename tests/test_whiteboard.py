@@ -154,6 +154,7 @@ def test_a_shared_layer_is_traced_at_each_use() -> None:
     assert t["b"].params_of == "a"
     total = jax.tree.map(jnp.add, t["a"].dparams, t["b"].dparams)
     jax.tree.map(np.testing.assert_array_equal, total, t.dparams["a"])
+    assert t.html().count("shared parameters of a: the sum of all uses is dΣb/dw") == 2
 
 
 # ---- the referee -----------------------------------------------------------------------------
@@ -187,6 +188,14 @@ def test_sure_targets_are_right() -> None:
     for loss in (fnn.binary_cross_entropy(), fnn.binary_cross_entropy(from_logits=False)):
         assert compiled(loss, {}, (p, t)).right
         assert compiled(loss, {}, (p, t > 0)).right
+
+
+def test_where_autodiff_has_no_answer_nothing_is_compared() -> None:
+    infinite = jnp.array([-jnp.inf, 0.5, jnp.inf])
+    t = compiled(fnn.tanh(), {}, infinite)
+    assert t.right and t.dx[0] == 0
+    lost = fnn.square()._replace(backward=lambda params, x, dy: ({}, dy * jnp.nan))
+    assert compiled(lost, {}, infinite[1]).error == np.inf
 
 
 def test_a_gradient_that_cancels_is_right() -> None:
@@ -330,7 +339,7 @@ def test_chains_and_forks_in_words() -> None:
     assert "df/dp = df/ds × ds/dp = 3 × 0.2461 = 0.7384" in text
     net = fnn.serial(a=fnn.linear(1), b=fnn.square())
     t = trace(net, {"a": {"w": jnp.array([[3.0]]), "b": jnp.array([1.0])}}, jnp.array([2.0]))
-    assert "dΣb/dw = dΣb/db × db/da × da/dw = 1 × 14 × 2 = 28" in t.html()
+    assert "db/dw = db/db × db/da × da/dw = 1 × 14 × 2 = 28" in t.html()
     page = trace(circuit(), {}, (-2.0, 5.0, -4.0)).html()
     assert "df/dx = df/df × df/dq × dq/dx = 1 × (−4) × 1 = −4" in page
 

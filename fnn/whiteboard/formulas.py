@@ -38,12 +38,16 @@ class Formula(NamedTuple):
         return template.format(*names, y=y)
 
     def local_of(self, i: int, inputs: Sequence[str], y: str) -> str:
-        """The equation of the local derivative by input number ``i``."""
-        return self._equation(self.local[min(i, len(self.local) - 1)], i, inputs, y)
+        """The equation of the local derivative by input number ``i``.
 
-    def _equation(self, local: str, i: int, inputs: Sequence[str], y: str) -> str:
-        # The names may hold braces and equals signs: only the template is looked at.
-        written = self.written(local, inputs, y)
+        >>> FORMULAS["concatenate"].local_of(2, ("a", "b", "c"), "y")
+        'dc: its part of dy'
+        """
+        local = self.local[min(i, len(self.local) - 1)]
+        # One that stands for several is written as if its input were the first.
+        names = (inputs[i], *inputs[:i], *inputs[i + 1 :]) if i >= len(self.local) else inputs
+        written = self.written(local, names, y)
+        # The names may begin with a d or hold braces: only the template is looked at.
         return written if local.startswith("d{") else f"d{y}/d{inputs[i]} = {written}"
 
 

@@ -35,7 +35,7 @@ from fnn.whiteboard.tensors import clean, tensor
 from fnn.whiteboard.trace import Trace
 
 RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 24.0, 16.0
-LONGEST = 46  # letters of a line below a block
+LONGEST = 52  # letters of a line below a block
 
 
 class Item(NamedTuple):

@@ -69,7 +69,7 @@ def _relative_error(mine: jax.Array, theirs: jax.Array, upstream: list[jax.Array
     wide = compute_dtype(theirs.dtype)
     small = 16 * float(jnp.finfo(theirs.dtype).eps) ** (1 / 3)
     mine, theirs = jnp.asarray(mine).astype(wide), theirs.astype(wide)
-    same = (mine == theirs) | (jnp.isnan(mine) & jnp.isnan(theirs))
+    same = (mine == theirs) | jnp.isnan(theirs)  # where autodiff has no answer (0 times infinity)
     scale = jnp.max(jnp.abs(jnp.where(jnp.isfinite(theirs), theirs, 0)), initial=0)
     for size in upstream:
         scale = jnp.maximum(scale, small * jnp.where(jnp.isfinite(size), size, 0).astype(wide))

@@ -66,6 +66,18 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
         yield "gradient", f"upstream d{f}/d{y} = {in_words(node.dy, True)}{fork}"
     for line in _steps(b, node):
         yield "gradient", line
+    owner = node.params_of
+    if sum(other.params_of == owner for other in network.nodes) > 1 and owner in network.params:
+        total = jax.tree_util.tree_leaves_with_path(network.dparams[owner])
+        for path, d in total:
+            leaf = jax.tree_util.keystr(path, simple=True, separator="/")
+            yield (
+                "gradient",
+                (
+                    f"shared parameters of {clean(owner, 40)}: the sum of all uses is "
+                    f"d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
+                ),
+            )
     for name in dict.fromkeys(node.reads):
         for line in chains(b, network, name):
             yield "chain", line
