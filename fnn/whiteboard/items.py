@@ -30,7 +30,7 @@ from fnn.whiteboard.parts import (
     width_of,
     words,
 )
-from fnn.whiteboard.products import fork_sum, products, relative, value_of
+from fnn.whiteboard.products import fork_sum, leaves_of, products, relative, value_of
 from fnn.whiteboard.tensors import clean, tensor
 from fnn.whiteboard.trace import Trace
 
@@ -255,12 +255,8 @@ def _count(tree: Any) -> int:
 def _parameters(b: Board, node: Trace, id: str, stage: Stage | None) -> list[Piece]:
     """Each parameter: its value, and beside it its gradient."""
     made = []
-    gradients = dict(
-        (jax.tree_util.keystr(path, simple=True, separator="/"), d)
-        for path, d in jax.tree_util.tree_leaves_with_path(node.dparams)
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(node.params):
-        text = jax.tree_util.keystr(path, simple=True, separator="/")
+    gradients = dict(leaves_of(node.dparams))
+    for text, leaf in leaves_of(node.params):
         value, gradient = b.once(shown, leaf), b.once(shown, gradients.get(text), True)
         at = value.width + 14
         known = f'<g transform="translate({n(at)},0)">{gradient.svg}</g>'

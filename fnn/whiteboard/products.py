@@ -65,11 +65,10 @@ def products(board: Board, node: Trace) -> list[Product]:
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
         return made
-    for path, d in jax.tree_util.tree_leaves_with_path(node.dparams, is_leaf=lambda v: v is None):
-        leaf = jax.tree_util.keystr(path, simple=True, separator="/")
+    for leaf, d in leaves_of(node.dparams):
         if not leaf:
             continue
-        local = dict(_leaves(node.local[0])).get(leaf) if node.local is not None else None
+        local = dict(leaves_of(node.local[0])).get(leaf) if node.local is not None else None
         known = formula.params.get(leaf, "") if formula else ""
         rule = formula.written(known, names, y) if formula and known else ""
         made.append(_product(board, node, leaf, True, rule, d, local))
@@ -82,8 +81,9 @@ def _names(board: Board, node: Trace) -> tuple[list[str], str]:
     return names, clean(board.called(network, node.name), 24)
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+def leaves_of(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves with their paths, None among them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: v is None):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 

@@ -9,7 +9,15 @@ import jax
 from fnn.summary import readable_bytes
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import note_of
-from fnn.whiteboard.products import chains, fork_sum, in_words, products, relative, value_of
+from fnn.whiteboard.products import (
+    chains,
+    fork_sum,
+    in_words,
+    leaves_of,
+    products,
+    relative,
+    value_of,
+)
 from fnn.whiteboard.tensors import clean
 from fnn.whiteboard.trace import Trace
 
@@ -51,8 +59,7 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
     for name in dict.fromkeys(node.reads):
         yield "value", f"{clean(b.called(network, name), 40)} = {in_words(wires[name][0])}"
     if not node.nodes:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(node.params):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for name, leaf in leaves_of(node.params):
             yield "value", f"{clean(name, 40)} = {in_words(leaf)}"
     y = clean(b.called(network, node.name), 40)
     yield "value", f"{y} = {in_words(node.y)}"
@@ -68,16 +75,9 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
         yield "gradient", line
     owner = node.params_of
     if sum(other.params_of == owner for other in network.nodes) > 1 and owner in network.params:
-        total = jax.tree_util.tree_leaves_with_path(network.dparams[owner])
-        for path, d in total:
-            leaf = jax.tree_util.keystr(path, simple=True, separator="/")
-            yield (
-                "gradient",
-                (
-                    f"shared parameters of {clean(owner, 40)}: the sum of all uses is "
-                    f"d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
-                ),
-            )
+        for leaf, d in leaves_of(network.dparams[owner]):
+            shared = f"shared parameters of {clean(owner, 40)}: the sum of all uses is"
+            yield "gradient", f"{shared} d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
     for name in dict.fromkeys(node.reads):
         for line in chains(b, network, name):
             yield "chain", line
