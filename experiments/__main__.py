@@ -23,6 +23,8 @@ EXPERIMENTS = {
     "mnist": "the standard benchmark: MNIST and Fashion-MNIST",
     "googlenet": "a trained GoogLeNet names what is in photographs",
     "features": "features learned rather than designed",
+    "whiteboard": "any network's values and gradients, drawn and stepped through",
+    "lecture": "the lecture's figures as one illustrated page",
 }
 
 

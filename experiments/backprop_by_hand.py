@@ -23,7 +23,6 @@ from matplotlib.patches import FancyBboxPatch
 
 import fnn
 from experiments import pictures
-from experiments.circuit import RED
 from experiments.console import console, table
 from experiments.data import load
 from experiments.options import seeded, writable
@@ -32,6 +31,7 @@ FEATURES = ("mean radius", "mean texture", "mean smoothness")
 EXAMPLES, UNITS = 6, 4
 TOLERANCE = 1e-12
 REUSED = "#FFE9B8"
+RED = "#C62828"  # of the lecture
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """fnn: neural networks as pure functions, with a hand-written backward pass."""
 
-from fnn import check, models
+from fnn import check, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
 from fnn.batch_norm import batch_norm
 from fnn.block import Block, BlockError
@@ -151,5 +151,6 @@ __all__ = [
     "summary",
     "tanh",
     "value_and_grad",
+    "whiteboard",
     "with_loss",
 ]

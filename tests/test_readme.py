@@ -51,6 +51,7 @@ def assert_right(block: fnn.Block, x: jax.Array) -> None:
 def test_the_table_of_names_is_complete() -> None:
     rows = re.findall(r"^\| \w+ \| (`.*) \|$", README.read_text(), re.M)
     named = {name.split(".")[-1] for row in rows for name in re.findall(r"`([\w.]+)`", row)}
-    internal = {"check", "models", "BlockError", "Fitted", "Optimizer"}
+    internal = {"check", "models", "whiteboard", "BlockError", "Fitted", "Optimizer"}
     assert set(fnn.__all__) - internal <= named
-    assert named <= {*fnn.__all__, *fnn.models.__all__, *fnn.check.__all__}
+    tools = {*fnn.check.__all__, *fnn.whiteboard.__all__}
+    assert named <= {*fnn.__all__, *fnn.models.__all__, *tools}

@@ -1,0 +1,258 @@
+# ruff: noqa: RUF001 - gates show their symbols
+"""Expressions as circuits of gates: read by Python's grammar, never evaluated as code."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import fnn
+from fnn.block import Block
+
+LECTURE = "(x + y) * z"
+LECTURE_AT = ("x=-2", "y=5", "z=-4")
+
+# ---- gates -----------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """A kind of gate: fnn's block, the same in plain JAX to check against, how it is written.
+
+    ``text`` and ``locals`` are templates of the names of the inputs, {0} and {1}, and of the
+    output, {y}; ``locals`` has the formula of the local derivative by each input.
+    """
+
+    block: Callable[[], Block]
+    plain: Callable[..., Any]
+    text: str
+    locals: tuple[str, ...]
+
+
+OPERATORS: dict[type, Kind] = {
+    ast.Add: Kind(fnn.add, lambda a, b: a + b, "{0} + {1}", ("1", "1")),
+    ast.Sub: Kind(fnn.subtract, lambda a, b: a - b, "{0} - {1}", ("1", "-1")),
+    ast.Mult: Kind(fnn.multiply, lambda a, b: a * b, "{0} * {1}", ("{1}", "{0}")),
+    ast.Div: Kind(fnn.divide, lambda a, b: a / b, "{0} / {1}", ("1/{1}", "-{0}/{1}²")),
+    ast.Pow: Kind(fnn.power, lambda a, b: a**b, "{0} ** {1}", ("{1} {0}^({1}-1)", "{y} log({0})")),
+    ast.USub: Kind(fnn.negate, lambda a: -a, "-{0}", ("-1",)),
+}
+
+_LOGISTIC = Kind(fnn.logistic, jax.nn.sigmoid, "sigmoid({0})", ("{y} (1 - {y})",))
+FUNCTIONS: dict[str, Kind] = {
+    "exp": Kind(fnn.exp, jnp.exp, "exp({0})", ("{y}",)),
+    "log": Kind(fnn.log, jnp.log, "log({0})", ("1/{0}",)),
+    "sqrt": Kind(fnn.sqrt, jnp.sqrt, "sqrt({0})", ("1/(2 {y})",)),
+    "square": Kind(fnn.square, jnp.square, "square({0})", ("2 {0}",)),
+    "max": Kind(
+        fnn.maximum, jnp.maximum, "max({0}, {1})", ("[{0} > {1}]", "[{1} > {0}]")
+    ),
+    "min": Kind(
+        fnn.minimum, jnp.minimum, "min({0}, {1})", ("[{0} < {1}]", "[{1} < {0}]")
+    ),
+    "logistic": _LOGISTIC,
+    "sigmoid": _LOGISTIC,
+    "sigma": _LOGISTIC,
+    "tanh": Kind(fnn.tanh, jnp.tanh, "tanh({0})", ("1 - {y}²",)),
+    "relu": Kind(fnn.relu, jax.nn.relu, "relu({0})", ("[{0} > 0]",)),
+    "abs": Kind(fnn.absolute, jnp.abs, "abs({0})", ("sign({0})",)),
+    "softplus": Kind(fnn.softplus, jax.nn.softplus, "softplus({0})", ("sigmoid({0})",)),
+}  # fmt: skip
+
+
+def _fixed_power(p: float) -> Kind:
+    """x to a constant power: the exponent belongs to the gate, so a negative x has a gradient."""
+    p = int(p) if p.is_integer() else p
+    text = f"({p})" if p < 0 else f"{p:g}"
+    return Kind(
+        lambda: fnn.power(p), lambda a: a**p, f"{{0}} ** {text}",
+        (f"{p:g} {{0}}" if p == 2 else f"{p:g} {{0}}^{p - 1:g}",),
+    )  # fmt: skip
+
+
+class Gate(NamedTuple):
+    """One gate of the circuit; ``inputs`` are names of variables, constants or other gates."""
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+
+    def written(self, names: Mapping[str, str]) -> str:
+        return self.kind.text.format(*(names[i] for i in self.inputs), y=names[self.name])
+
+
+@dataclass
+class Circuit:
+    """An expression as gates, in an order in which every value is made before it is read."""
+
+    expression: str
+    variables: list[str] = field(default_factory=list)
+    constants: dict[str, float] = field(default_factory=dict)
+    gates: list[Gate] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (*self.variables, *self.constants)
+
+    def block(self) -> Block:
+        """The circuit as fnn runs it."""
+        nodes = [(gate.name, gate.kind.block(), gate.inputs) for gate in self.gates]
+        return fnn.graph(self.inputs, nodes, self.gates[-1].name, name="circuit")
+
+    def readers(self, name: str) -> int:
+        return sum(gate.inputs.count(name) for gate in self.gates)
+
+    def display(self, name: str) -> str:
+        """A constant is called by its value; the rest by its name."""
+        return number(self.constants[name]) if name in self.constants else name
+
+
+# ---- from text to circuit --------------------------------------------------------------------
+
+
+def parse(expression: str) -> Circuit:
+    """Reads an expression by Python's own grammar; nothing is evaluated.
+
+    Raises:
+      ValueError: in one line, what is wrong and where.
+    """
+    text = " ".join(expression.split())
+    try:
+        tree = ast.parse(text, mode="eval").body
+        circuit = Circuit(text)
+        circuit.variables = list(
+            dict.fromkeys(name.id for name in _names_in_order(tree) if name.id not in FUNCTIONS)
+        )
+        last = _read(tree, circuit)
+    except SyntaxError as error:
+        # Where the text ends too early, Python gives no place: it is the end.
+        where = error.offset or len(text) + 1
+        raise ValueError(f"{text!r}: syntax error at position {where}: {error.msg}") from error
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"the expression is nested too deeply: {text[:40]!r}...") from error
+    if not circuit.variables:
+        raise ValueError(f"{text!r} has no variable, so there is no gradient; use a name, like x")
+    if not circuit.gates:
+        raise ValueError(f"{text!r} has no gate; combine {last} with something, as in {last} * 2")
+    return _name_gates(circuit)
+
+
+def _names_in_order(tree: ast.expr) -> list[ast.Name]:
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    return sorted(names, key=lambda node: node.col_offset)
+
+
+def _read(node: ast.expr, circuit: Circuit) -> str:
+    """Appends the gates of one node of the syntax tree; returns the name of its value."""
+    where = f"{circuit.expression!r}: at position {node.col_offset + 1}"
+    if isinstance(node, ast.Name):
+        if node.id in FUNCTIONS:
+            raise ValueError(f"{where}: {node.id} is a function; write {node.id}(...)")
+        return node.id
+    constant = _constant(node)
+    if constant is not None:
+        if not math.isfinite(constant):
+            raise ValueError(f"{where}: the number is too large for float64")
+        name = number(constant)  # called by its value; of equal ones each has a prime more
+        while name in circuit.constants:
+            name += "′"
+        circuit.constants[name] = constant
+        return name
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        exponent = _constant(node.right) if isinstance(node.op, ast.Pow) else None
+        if exponent is not None and math.isfinite(exponent):
+            return _gate(circuit, _fixed_power(exponent), node.left)
+        return _gate(circuit, OPERATORS[type(node.op)], node.left, node.right)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
+        return _read(node.operand, circuit)
+    if isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
+        return _gate(circuit, OPERATORS[type(node.op)], node.operand)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        kind = FUNCTIONS.get(node.func.id)
+        if kind is None:
+            raise ValueError(
+                f"{where}: there is no function {node.func.id!r}; there are: {', '.join(FUNCTIONS)}"
+            )
+        if len(node.args) != len(kind.locals) or node.keywords:
+            needs = f"{len(kind.locals)} input{'s' * (len(kind.locals) > 1)}"
+            raise ValueError(f"{where}: {node.func.id} takes {needs}, got {len(node.args)}")
+        return _gate(circuit, kind, *node.args)
+    what = ast.get_source_segment(circuit.expression, node) or type(node).__name__
+    raise ValueError(
+        f"{where}: {what!r} is not a number, a name, + - * / ** or one of {', '.join(FUNCTIONS)}"
+    )
+
+
+def _constant(node: ast.expr) -> float | None:
+    """The value of a number, with or without signs; None for anything else."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _constant(node.operand)
+        return None if value is None else -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        try:
+            return float(node.value)  # type: ignore[arg-type]
+        except OverflowError:
+            return math.inf
+    return None
+
+
+def _gate(circuit: Circuit, kind: Kind, *operands: ast.expr) -> str:
+    inputs = tuple(_read(operand, circuit) for operand in operands)
+    name = f"gate {len(circuit.gates) + 1}"
+    circuit.gates.append(Gate(name, kind, inputs))
+    return name
+
+
+def _name_gates(circuit: Circuit) -> Circuit:
+    """The lecture's names: f for the output, q (or q1, q2, ...) for what comes before it."""
+    *inner, last = [gate.name for gate in circuit.gates]
+    taken = set(circuit.variables)
+    new = {last: next(n for n in ("f", "out", *(f"f{i}" for i in range(99))) if n not in taken)}
+    letter = next(
+        a for a in ("q", "g", "h", *(f"q{i}_" for i in range(99)))
+        if not any(v.startswith(a) for v in taken)
+    )  # fmt: skip
+    for i, name in enumerate(inner, start=1):
+        new[name] = letter if len(inner) == 1 else f"{letter}{i}"
+    circuit.gates = [
+        Gate(new[gate.name], gate.kind, tuple(new.get(i, i) for i in gate.inputs))
+        for gate in circuit.gates
+    ]
+    return circuit
+
+
+def assigned(circuit: Circuit, at: Iterable[str]) -> dict[str, float]:
+    """The values given by --at, one for each variable."""
+    values: dict[str, float] = {}
+    for entry in at:
+        name, equals, text = entry.partition("=")
+        if name.strip() in values:
+            raise ValueError(f"--at gives {name.strip()} twice; give each variable one value")
+        try:
+            values[name.strip()] = float(text)
+        except ValueError:
+            problem = "is not a number" if equals else "needs NAME=NUMBER"
+            raise ValueError(f"--at {entry!r}: {text!r} {problem}, as in x=1.5") from None
+        if not math.isfinite(values[name.strip()]):
+            raise ValueError(f"--at {entry!r}: the value needs to be finite")
+    missing = [name for name in circuit.variables if name not in values]
+    if missing:
+        example = " ".join(f"{name}=1" for name in missing)
+        raise ValueError(f"--at gives no value for {', '.join(missing)}; add: --at {example}")
+    extra = [name for name in values if name not in circuit.variables]
+    if extra:
+        raise ValueError(
+            f"--at gives {', '.join(extra)}, which the expression does not have; "
+            f"its variables: {', '.join(circuit.variables)}"
+        )
+    return {name: values[name] for name in circuit.variables}
+
+
+def number(value: float) -> str:
+    """At most six digits, and no minus zero."""
+    return f"{value + 0.0:.6g}"

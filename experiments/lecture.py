@@ -1,0 +1,209 @@
+# ruff: noqa: RUF001 - formulas are written as on a board
+"""The lecture's figures as one illustrated page, in its order, with the code that made each.
+
+    python -m experiments lecture --out lecture
+
+Open index.html: every figure steps with arrow keys, and its blocks explain themselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import fnn
+from experiments.console import console
+from experiments.options import writable
+from experiments.whiteboard import QUICK, write_frames
+from fnn.whiteboard import Trace, trace
+from fnn.whiteboard.page import document, whiteboard
+
+
+@dataclass
+class Options:
+    out: Path = Path("results/lecture")
+    """folder for index.html and the figures as SVG"""
+
+
+# ---- the figures: what the page shows as code is what runs ------------------------------------
+
+
+def neuron() -> Trace:
+    net = fnn.neuron(fnn.logistic())
+    params = {"linear": {"w": jnp.array([2.0, -3.0]), "b": jnp.array(-3.0)}}
+    return trace(net, params, jnp.array([-1.0, -2.0]))
+
+
+def block_view() -> Trace:
+    net = fnn.serial(f1=fnn.linear(3), f2=fnn.tanh(), f3=fnn.linear(1))
+    x, target = jnp.array([[0.5, -1.0]]), jnp.array([[1.0]])
+    params = net.init(jax.random.key(0), x)
+    return trace(net, params, x, target, fnn.squared_error())
+
+
+def four_neurons() -> Trace:
+    net = fnn.layer(4, fnn.logistic())
+    x = jnp.array([[1.0, 0.0, -1.0]])
+    params = net.init(jax.random.key(1), x)
+    bits = jnp.array([[0.0, 1.0, 1.0, 0.0]])  # the digit 6
+    return trace(net, params, x, bits, fnn.binary_cross_entropy(from_logits=False))
+
+
+def two_layers() -> Trace:
+    net = fnn.serial(layer1=fnn.layer(4, fnn.logistic()), layer2=fnn.layer(2, fnn.logistic()))
+    x = jnp.array([[1.0, 0.0, -1.0]])
+    params = net.init(jax.random.key(2), x)
+    return trace(net, params, x)
+
+
+def circuit() -> Trace:
+    f = fnn.graph(
+        ("x", "y", "z"), [("q", fnn.add(), ("x", "y")), ("f", fnn.multiply(), ("q", "z"))], "f"
+    )
+    return trace(f, {}, (-2.0, 5.0, -4.0))
+
+
+def hidden_layer() -> Trace:
+    E = fnn.graph(
+        ("x", "t"),
+        [
+            ("a", fnn.linear(3, use_bias=False), "x"),
+            ("h", fnn.logistic(), "a"),
+            ("z", fnn.linear(1, use_bias=False), "h"),
+            ("yhat", fnn.logistic(), "z"),
+            ("E", fnn.binary_cross_entropy(from_logits=False), ("yhat", "t")),
+        ],
+        "E",
+    )
+    W1 = jnp.array([[0.5, -1.0, 1.5], [1.0, 0.5, -0.5]])
+    w2 = jnp.array([[1.0], [-2.0], [0.5]])
+    x, t = jnp.array([[1.0, -1.0]]), jnp.array([[1.0]])
+    return trace(E, {"a": {"w": W1}, "z": {"w": w2}}, (x, t))
+
+
+def sigmoid() -> Trace:
+    f = fnn.graph(
+        ("w0", "x0", "w1", "x1", "w2"),
+        [
+            ("p0", fnn.multiply(), ("w0", "x0")),
+            ("p1", fnn.multiply(), ("w1", "x1")),
+            ("s", fnn.add(), ("p0", "p1")),
+            ("z", fnn.add(), ("s", "w2")),
+            ("sigma", fnn.logistic(), "z"),
+        ],
+        "sigma",
+    )
+    return trace(f, {}, (2.0, -1.0, -3.0, -2.0, -3.0))
+
+
+class Figure(NamedTuple):
+    """``words``: what to see in it. ``frames``: whether every step is also shown at once."""
+
+    make: Callable[[], Trace]
+    title: str
+    words: str
+    frames: bool = False
+
+
+FIGURES = (
+    Figure(
+        neuron, "The neuron",
+        "A neuron weighs its inputs, adds a bias, and passes the sum through a nonlinearity: "
+        "y = σ(w·x + b). Going back, the slope of σ at that sum decides how much of what comes "
+        "from above reaches the weights.",
+    ),
+    Figure(
+        block_view, "The block view: E = f4(f3(f2(f1(x))))",
+        "A network and its loss are one composition of blocks. Each block knows how to go forward "
+        "and how to turn the gradient at its output into those at its input and parameters; "
+        "nothing else is needed to train any composition of them. f4 is the loss.",
+    ),
+    Figure(
+        four_neurons, "Four neurons: a 1-layer network",
+        "Four neurons side by side read the same inputs, so their weights are the columns of one "
+        "matrix W. Each has its own target bit, and at the loss its own p − t.",
+    ),
+    Figure(
+        two_layers, "A 2-layer network",
+        "The outputs of one layer are the inputs of the next. Without a loss, the gradients are "
+        "those of the sum of the outputs.",
+    ),
+    Figure(
+        circuit, "The circuit f = (x + y) z, in all its frames",
+        "Forward, every gate computes its value. Backward, every gate multiplies what comes from "
+        "above by its local derivatives: the plus hands it on as it is, the times swaps its "
+        "inputs.",
+        frames=True,
+    ),
+    Figure(
+        hidden_layer, "One hidden layer: dE/dw2 and dE/dW1",
+        "dE/dz is computed once and used twice: times h it is dE/dw2, and times w2, the slope of σ "
+        "and x it is dE/dW1. Click the block a: its panel has the whole product.",
+    ),
+    Figure(
+        sigmoid, "The sigmoid block",
+        "1 / (1 + exp(−z)) may be drawn as four gates; as one block it needs one local derivative, "
+        "σ(z)(1 − σ(z)): at z = 1 it is 0.1966. The five inputs get their gradients by it alone.",
+    ),
+)  # fmt: skip
+
+STYLE = """<style>
+article ~ article .keys { display: none; }
+article { margin: 0 0 56px; }
+h2 { margin: 34px 0 6px; font-size: 1.3rem; }
+pre { margin: 0 0 14px; padding: 12px 14px; overflow-x: auto; border: 1px solid #d5dde5;
+  border-radius: 8px; background: #f4f7fa;
+  font: 14px/1.5 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+.frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr));
+  gap: 12px; margin: 12px 0; padding: 0; list-style: none; }
+.frames svg { width: 100%; height: auto; border: 1px solid #d5dde5; border-radius: 8px; }
+</style>"""
+
+
+def code_of(figure: Figure) -> str:
+    """The lines inside the function that made the figure."""
+    lines = inspect.getsource(figure.make).splitlines()[1:]
+    return textwrap.dedent("\n".join(lines))
+
+
+def main(options: Options) -> int:
+    writable(options.out)
+    parts = [
+        STYLE,
+        "<h1>Backpropagation, figure by figure</h1>",
+        "<p>Every figure is the trace of a network that ran: the numbers are what fnn computed, "
+        "and each gradient has been compared with jax.vjp. Below each title is the code that "
+        "made it.</p>",
+        "<nav><ol>",
+        *(f'<li><a href="#{f.make.__name__}">{escape(f.title)}</a></li>' for f in FIGURES),
+        "</ol></nav>",
+    ]
+    for number, figure in enumerate(FIGURES, start=1):
+        with jax.enable_x64(True):  # so that the numbers are those of paper
+            # Compiled at once, which is faster than operation by operation.
+            drawn = jax.device_get(jax.jit(figure.make, compiler_options=QUICK)())
+        name = f"{number}_{figure.make.__name__}"
+        (options.out / f"{name}.svg").write_text(drawn.svg(), "utf-8")
+        frames = ""
+        if figure.frames:
+            write_frames(drawn, options.out / f"{name}_frames")
+            frames = "".join(f"<li>{frame}</li>" for frame in drawn.frames())
+            frames = f'<ol class="frames">{frames}</ol>'
+        parts.append(
+            f'<article id="{figure.make.__name__}"><h2>{number}. {escape(figure.title)}</h2>'
+            f"<p>{escape(figure.words)}</p><pre><code>{escape(code_of(figure))}</code></pre>"
+            f"{whiteboard(drawn)}{frames}</article>"
+        )
+        console.print(f"{number}. {figure.title}", markup=False)
+    page = document("Backpropagation, figure by figure", "\n".join(parts))
+    (options.out / "index.html").write_text(page, "utf-8")
+    console.print(f"open {options.out / 'index.html'}", markup=False)
+    return 0

@@ -1,0 +1,234 @@
+"""The whiteboard: a network's values and gradients, drawn, step by step, as a page.
+
+    python -m experiments whiteboard                    # the lecture's circuit f = (x + y) z
+    python -m experiments whiteboard neuron             # or mlp, digits, googlenet
+    python -m experiments whiteboard "(x+y)*z" --at x=-2,y=5,z=-4
+
+Open whiteboard.html in a browser: arrow keys step, a click on a block shows its chain rule.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import fnn
+from experiments.console import console
+from experiments.data import DataError, load
+from experiments.expression import LECTURE, LECTURE_AT, assigned, parse
+from experiments.options import seeded, writable
+from fnn.block import Block
+from fnn.whiteboard import Trace, trace
+
+FEATURES = ("mean radius", "mean texture", "mean smoothness")
+MOST_IN_WORDS = 12  # blocks that are also printed
+MOST_FRAMES = 60
+# What runs once takes the time of its compilation.
+QUICK: Any = {"xla_backend_optimization_level": 0}
+
+
+@dataclass
+class Options:
+    what: Annotated[str, tyro.conf.Positional] = "circuit"
+    """circuit, neuron, mlp, digits, googlenet, or an expression such as "(x+y)*z" """
+    at: tuple[str, ...] = ()
+    """the variables of an expression: x=-2,y=5,z=-4"""
+    picture: Path | None = None
+    """of googlenet: a photograph; by default one of the data folder, else noise"""
+    seed: int = 0
+    """of weights and examples"""
+    out: Path = Path("results/whiteboard")
+    """folder for whiteboard.html, .svg, .txt, .mmd (Mermaid) and frames/"""
+
+
+class Subject(NamedTuple):
+    """What is traced: a network, and with a loss what it is judged by.
+
+    ``check``: see :func:`fnn.whiteboard.trace`. ``compiled``: large networks are traced under jit,
+    as JAX would compile them operation by operation otherwise.
+    """
+
+    title: str
+    net: Block
+    params: Any
+    x: Any
+    target: Any = None
+    loss: Block | None = None
+    check: Any = "all"
+    compiled: bool = True
+
+
+def main(options: Options) -> int:
+    seeded(options)
+    if options.at and options.what in SUBJECTS:
+        raise ValueError(f"--at gives values of an expression; {options.what} is none")
+    writable(options.out)
+    subject = SUBJECTS.get(options.what, expression)(options)
+    begin = time.perf_counter()
+    drawn = traced(subject)
+    between = time.perf_counter()
+    save(drawn, subject.title, options.out)
+    end = time.perf_counter()
+    if sum(not node.nodes for node in drawn.walk()) <= MOST_IN_WORDS:
+        console.print(drawn.text(), markup=False)
+    elif drawn.non_finite:
+        console.print(str(drawn.non_finite), markup=False)
+    console.print(
+        f"traced in {between - begin:.1f} s, drawn in {end - between:.1f} s; open "
+        f"{options.out / 'whiteboard.html'}",
+        markup=False,
+    )
+    return 0
+
+
+def traced(subject: Subject) -> Trace:
+    """The trace of a subject; numbers of 64 bits are used where it has them."""
+    _, net, params, x, target, loss, check, compiled = subject
+    with jax.enable_x64(_is_double(x)):
+        run = lambda params, x: trace(net, params, x, target, loss, check=check)  # noqa: E731
+        if compiled:
+            run = jax.jit(run, compiler_options=QUICK)
+        return jax.device_get(run(params, x))
+
+
+def _is_double(x: Any) -> bool:
+    return any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(x))
+
+
+def save(drawn: Trace, title: str, out: Path) -> None:
+    """Writes the page, the picture, the words, the Mermaid chart, and a picture for each step."""
+    for name, content in (
+        ("whiteboard.html", drawn.html(title)), ("whiteboard.svg", drawn.svg()),
+        ("whiteboard.txt", drawn.text() + "\n"), ("whiteboard.mmd", drawn.mermaid()),
+    ):  # fmt: skip
+        (out / name).write_text(content, "utf-8")
+    write_frames(drawn, out / "frames")
+
+
+def write_frames(drawn: Trace, folder: Path) -> None:
+    """A picture for each step, if there are not too many."""
+    writable(folder)
+    for old in folder.glob("frame_*.svg"):
+        old.unlink()
+    frames = drawn.frames()
+    for step, frame in enumerate(frames if len(frames) <= MOST_FRAMES else ()):
+        (folder / f"frame_{step:02}.svg").write_text(frame, "utf-8")
+
+
+# ---- what can be traced ----------------------------------------------------------------------
+
+
+def expression(options: Options) -> Subject:
+    """Any expression, or the lecture's."""
+    lecture = options.what == "circuit"
+    circuit = parse(LECTURE if lecture else options.what)
+    entries = LECTURE_AT if lecture else [e for text in options.at for e in text.split(",")]
+    values = assigned(circuit, entries) | circuit.constants
+    numbers = tuple(np.float64(values[name]) for name in circuit.inputs)
+    f = circuit.gates[-1].name
+    return Subject(
+        f"{f} = {circuit.expression}", circuit.block(), {},
+        numbers if len(numbers) > 1 else numbers[0], compiled=False,
+    )  # fmt: skip
+
+
+def neuron(options: Options) -> Subject:
+    """One neuron, three features of one patient."""
+    x, target = _patient(options.seed)
+    net = fnn.neuron(fnn.logistic())
+    rng = np.random.default_rng(options.seed)
+    params = {"linear": {"w": rng.normal(size=len(FEATURES)).round(2), "b": np.float64(0.1)}}
+    loss = fnn.binary_cross_entropy(from_logits=False)
+    return Subject("A neuron", net, params, x, target, loss)
+
+
+def mlp(options: Options) -> Subject:
+    """Two layers, three features of one patient."""
+    x, target = _patient(options.seed)
+    net = fnn.models.mlp((4, 2), fnn.tanh())
+    rng = np.random.default_rng(options.seed)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda p: rng.normal(scale=0.7, size=p.shape).round(2), shapes)
+    return Subject(
+        "A multi-layer perceptron", net, params, x, target.astype(int), fnn.softmax_cross_entropy()
+    )
+
+
+def _patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    data = load("breast_cancer", seed)
+    columns = [data.feature_names.index(name) for name in FEATURES]
+    return data.train.x[:1, columns].astype(np.float64), data.train.target[:1].astype(np.float64)
+
+
+def digits(options: Options) -> Subject:
+    """A digit through a network that has learned for some seconds."""
+    data = load("digits", options.seed)
+    net, loss = fnn.models.mlp((32, 10), fnn.relu()), fnn.softmax_cross_entropy()
+    fitted = fnn.fit(
+        net, loss, *data.train[:2], optimizer=fnn.sgd(0.1, 0.9), epochs=5, batch_size=32,
+        key=jax.random.key(options.seed),
+    )  # fmt: skip
+    x, target = (jnp.asarray(a[:1]) for a in data.test[:2])
+    return Subject(f"The digit {int(target[0])}", net, fitted.params, x, target, loss)
+
+
+def googlenet(options: Options) -> Subject:
+    """A photograph through GoogLeNet: with trained weights, where they are found."""
+    from experiments.photographs import SIDE, read_picture
+    from experiments.recognition import recogniser
+
+    net = fnn.inference(fnn.models.googlenet())
+    title, target = "GoogLeNet", 0
+    shape = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    rng = np.random.default_rng(options.seed)
+    try:
+        params = recogniser("bvlc", None, None).params
+    except DataError as error:
+        console.print(f"random weights: {error}", markup=False)
+        params = jax.tree.map(
+            lambda p: _he(rng, p.shape), jax.eval_shape(net.init, jax.random.key(0), shape)
+        )
+        title += " with random weights"
+    path = options.picture
+    if path is None:
+        path, target = _sample()
+    if path is None:
+        pixels = rng.normal(scale=60, size=shape.shape)
+    else:
+        pixels = read_picture(path)[None, ..., ::-1] - np.array([104.0, 117.0, 123.0])
+        title += f": {path.name}"
+    x = pixels.astype(np.float32)
+    loss = fnn.softmax_cross_entropy()
+    return Subject(title, net, params, x, np.array([target]), loss, check="blocks")
+
+
+def _he(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Weights of He's scale; biases of zero."""
+    if len(shape) < 2:
+        return np.zeros(shape, np.float32)
+    return rng.normal(scale=np.sqrt(2 / np.prod(shape[:-1])), size=shape).astype(np.float32)
+
+
+def _sample() -> tuple[Path | None, int]:
+    """The first labelled photograph of the data folder, where there is one."""
+    from experiments.photographs import PictureError, labelled
+
+    try:
+        first = labelled(Path(os.environ.get("FNN_DATA", "")) / "imagenet_samples", 1000)[0]
+    except PictureError:
+        return None, 0
+    return first.path, first.label
+
+
+SUBJECTS: dict[str, Callable[[Options], Subject]] = {
+    "circuit": expression, "neuron": neuron, "mlp": mlp, "digits": digits, "googlenet": googlenet,
+}  # fmt: skip

@@ -1,0 +1,12 @@
+"""The whiteboard: a network's values and gradients, recorded and drawn.
+
+``trace(net, params, x, target, loss)`` runs a network once, forward and backward, and keeps what
+every block in it did; the trace draws itself as ``text()``, ``svg()``, ``html()``, ``mermaid()``.
+"""
+
+from fnn.whiteboard.formulas import FORMULAS as FORMULAS
+from fnn.whiteboard.formulas import Formula as Formula
+from fnn.whiteboard.record import trace as trace
+from fnn.whiteboard.trace import Trace as Trace
+
+__all__ = ["FORMULAS", "Formula", "Trace", "trace"]

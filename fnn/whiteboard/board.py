@@ -1,0 +1,141 @@
+"""What a drawing needs to know of a trace besides its numbers: who reads what, what is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fnn.whiteboard.trace import NonFinite, Trace
+
+MOST_BOXES = 24  # that a picture shows before networks fold by themselves
+
+
+def as_network(trace: Trace) -> Trace:
+    """The trace of one block alone as that of a network with this one node."""
+    if trace.inputs:
+        return trace
+    many = isinstance(trace.x, tuple)
+    inputs = tuple(f"x{i + 1}" for i in range(len(trace.x))) if many else ("x",)
+    name = trace.name or "block"
+    return Trace(
+        path="", kind=trace.kind, reads=(), params_of="", inputs=inputs, outputs=(name,),
+        objective=trace.objective.replace("y", name), nodes=(_inside(trace, name, inputs),),
+        params={name: trace.params}, x=trace.x, y=trace.y, residuals={name: trace.residuals},
+        dy=trace.dy, dparams={name: trace.dparams}, dx=trace.dx, local=None, errors=trace.errors,
+    )  # fmt: skip
+
+
+def _inside(trace: Trace, name: str, inputs: tuple[str, ...]) -> Trace:
+    fields = {f: getattr(trace, f) for f in trace.__dataclass_fields__}
+    return Trace(**(fields | {"path": name, "reads": inputs, "params_of": name}))
+
+
+@dataclass(frozen=True)
+class Board:
+    """A trace, and which of the networks inside it are unfolded (by path)."""
+
+    trace: Trace
+    unfolded: frozenset[str]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """A number for every node, in the order of forward."""
+        return {node.path: i for i, node in enumerate(self.trace.walk(), start=1)}
+
+    @cached_property
+    def non_finite(self) -> NonFinite | None:
+        """The first value that is not finite."""
+        return self.trace.non_finite
+
+    @cached_property
+    def folded(self) -> list[Trace]:
+        """The networks that are one box in this picture."""
+        return [node for node in self.visible() if node.nodes]
+
+    def visible(self, network: Trace | None = None) -> list[Trace]:
+        """The boxes and gates to be seen, in the order in which they run."""
+        found: list[Trace] = []
+        for node in (network or self.trace).nodes:
+            found += self.visible(node) if self.is_open(node) else [node]
+        return found
+
+    def is_open(self, node: Trace) -> bool:
+        """Whether one sees what is inside the node."""
+        return bool(node.nodes) and node.path in self.unfolded
+
+    def backward_of(self, network: Trace, name: str) -> list[str]:
+        """After whose backward the whole gradient of a wire is known: their ids; 'out' stands for
+        the start of backward."""
+        needs = [str(self.ids[node.path]) for node in network.nodes if name in node.reads]
+        if name in network.outputs:
+            if network.path == self.trace.path:
+                needs.append("out")
+            else:
+                needs += self.backward_of(self.parent(network), network.name)
+        return needs
+
+    def parent(self, node: Trace) -> Trace:
+        """The network that the node is in."""
+        return self._parents[node.path]
+
+    @cached_property
+    def _made(self) -> dict[Any, Any]:
+        return {}
+
+    def once(self, make: Callable[..., Any], value: Any, *args: Any) -> Any:
+        """``make(value, *args)``, made once for all the frames of a drawing."""
+        key = (make, id(value), args)  # the trace holds the value, so no other has its id
+        if key not in self._made:
+            self._made[key] = make(value, *args)
+        return self._made[key]
+
+    @cached_property
+    def _parents(self) -> dict[str, Trace]:
+        networks = (self.trace, *self.trace.walk())
+        return {node.path: network for network in networks for node in network.nodes}
+
+    def called(self, network: Trace, name: str) -> str:
+        """The value of a wire as it is called in formulas: E for the loss."""
+        is_loss = self.trace.objective == "E" and network.path == self.trace.path
+        return "E" if is_loss and name in network.outputs else name
+
+
+def board(trace: Trace, unfold: Any = None) -> Board:
+    """The board of a trace.
+
+    Args:
+      unfold: which networks inside to open: None for as many as a picture holds, the outer ones
+        first; True for all, False for none; or their paths.
+
+    Raises:
+      KeyError: a path that there is not, or at which there is no network.
+    """
+    whole = as_network(trace)
+    networks = {node.path: node for node in whole.walk() if node.nodes}
+    if unfold is None:
+        return Board(whole, frozenset(_fitting(whole)))
+    if isinstance(unfold, bool):
+        return Board(whole, frozenset(networks if unfold else ()))
+    paths: Collection[str] = (unfold,) if isinstance(unfold, str) else tuple(unfold)
+    for path in paths:
+        if path not in networks:
+            raise KeyError(f"no network {path!r} to unfold; there are: {', '.join(networks)}")
+    around = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
+    return Board(whole, frozenset({*paths, *around}))
+
+
+def _fitting(whole: Trace) -> Iterator[str]:
+    """The networks to open: level by level, as long as all of a level fit."""
+    boxes, level = len(whole.nodes), [node for node in whole.nodes if node.nodes]
+    while level:
+        more = sum(len(node.nodes) - 1 for node in level)
+        if boxes + more > MOST_BOXES:
+            # A network with its loss is more than two boxes, however large it is.
+            if boxes <= 2 and len(level[0].nodes) < 5 * MOST_BOXES:
+                yield level[0].path
+            return
+        boxes += more
+        yield from (node.path for node in level)
+        level = [inner for node in level for inner in node.nodes if inner.nodes]

@@ -1,0 +1,183 @@
+# ruff: noqa: RUF001 - formulas are written as on a board
+"""What every block computes and its local derivatives, as one writes them on a board.
+
+A block of your own needs no entry: it is drawn with its name, and its numbers are the same. To
+give it one, add it: ``fnn.whiteboard.FORMULAS["cube"] = Formula("{y} = {0}³", ("3 {0}²",))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Formula(NamedTuple):
+    """Templates in the names of the inputs, {0}, {1}, ..., and of the output, {y}.
+
+    ``value``: what forward computes.
+    ``local``: for each input, the local derivative of y by it; the last stands for all further
+    ones. Where that is a matrix, the product that backward computes, such as ``d{0} = d{y} Wᵀ``.
+    ``params``: the same for each parameter.
+    ``symbol``: what stands in the circle of a gate; blocks without one are boxes.
+    ``elementwise``: each entry of y depends on the entries of the inputs at its place alone, so
+    that downstream is upstream times local, number by number.
+
+    >>> FORMULAS["multiply"].written(FORMULAS["multiply"].value, ("q", "z"), "f")
+    'f = q z'
+    """
+
+    value: str
+    local: tuple[str, ...]
+    params: Mapping[str, str] = {}
+    symbol: str = ""
+    elementwise: bool = False
+
+    def written(self, template: str, inputs: Sequence[str], y: str) -> str:
+        """The template with names in it."""
+        names = (*inputs, *(f"x{i + 1}" for i in range(len(inputs), 4)))
+        return template.format(*names, y=y)
+
+    def local_of(self, i: int, inputs: Sequence[str], y: str) -> str:
+        """The equation of the local derivative by input number ``i``.
+
+        >>> FORMULAS["concatenate"].local_of(2, ("a", "b", "c"), "y")
+        'dc: its part of dy'
+        """
+        local = self.local[min(i, len(self.local) - 1)]
+        # One that stands for several is written as if its input were the first.
+        names = (inputs[i], *inputs[:i], *inputs[i + 1 :]) if i >= len(self.local) else inputs
+        written = self.written(local, names, y)
+        # The names may begin with a d or hold braces: only the template is looked at.
+        return written if local.startswith("d{") else f"d{y}/d{inputs[i]} = {written}"
+
+
+def _gate(symbol: str, value: str, *local: str) -> Formula:
+    return Formula(value, local, {}, symbol, elementwise=True)
+
+
+def _curve(symbol: str, value: str, slope: str) -> Formula:
+    return Formula("{y} = " + value, (slope,), {}, symbol, elementwise=True)
+
+
+_AFFINE = Formula(
+    "{y} = {0} W + b", ("d{0} = d{y} Wᵀ",), {"w": "dW = {0}ᵀ d{y}", "b": "db = Σ d{y}"}
+)
+_NORM_PARAMS = {"scale": "dscale = Σ d{y} ẑ", "bias": "dbias = Σ d{y}"}
+_NORM_BACK = "d{0} = (s − mean s − ẑ mean(s ẑ)) / σ,  s = scale d{y}"
+_CLASSES = "d{0} = d{y} (p − t) / n"
+
+FORMULAS: dict[str, Formula] = {
+    # gates
+    "add": _gate("+", "{y} = {0} + {1}", "1"),
+    "subtract": _gate("−", "{y} = {0} − {1}", "1", "−1"),
+    "multiply": _gate("×", "{y} = {0} {1}", "{1}", "{0}"),
+    "divide": _gate("÷", "{y} = {0} / {1}", "1/{1}", "−{0}/{1}²"),
+    "maximum": _gate("max", "{y} = max({0}, {1})", "[{0} > {1}]", "[{1} > {0}]"),
+    "minimum": _gate("min", "{y} = min({0}, {1})", "[{0} < {1}]", "[{1} < {0}]"),
+    "power": _gate("xᵖ", "{y} = {0}ᵖ", "p {0}^(p−1)", "{y} ln {0}"),
+    "negate": _gate("−", "{y} = −{0}", "−1"),
+    "scale": _gate("·c", "{y} = c {0}", "c"),
+    "exp": _gate("exp", "{y} = exp {0}", "{y}"),
+    "log": _gate("ln", "{y} = ln {0}", "1/{0}"),
+    "square": _gate("x²", "{y} = {0}²", "2 {0}"),
+    "sqrt": _gate("√", "{y} = √{0}", "1/(2 {y})"),
+    "sum": Formula("{y} = Σ {0}", ("1",), {}, "Σ"),
+    "mean": Formula("{y} = Σ {0} / n", ("1/n",), {}, "mean"),
+    # nonlinearities
+    "identity": _curve("id", "{0}", "1"),
+    "step": _curve("step", "[{0} ≥ 0]", "0"),
+    "logistic": _curve("σ", "σ({0})", "σ({0})(1 − σ({0}))"),
+    "tanh": _curve("tanh", "tanh {0}", "1 − tanh² {0}"),
+    "relu": _curve("relu", "max({0}, 0)", "[{0} > 0]"),
+    "leaky_relu": _curve("lrelu", "{0} if {0} > 0, else a {0}", "1 if {0} > 0, else a"),
+    "elu": _curve("elu", "{0} if {0} > 0, else a (e^{0} − 1)", "1 if {0} > 0, else a e^{0}"),
+    "selu": _curve("selu", "λ elu({0})", "λ if {0} > 0, else λ a e^{0}"),
+    "celu": _curve("celu", "{0} if {0} > 0, else a (e^({0}/a) − 1)",
+                   "1 if {0} > 0, else e^({0}/a)"),
+    "softplus": _curve("soft+", "ln(1 + e^{0})", "σ({0})"),
+    "softsign": _curve("ssign", "{0} / (1 + |{0}|)", "1 / (1 + |{0}|)²"),
+    "silu": _curve("silu", "{0} σ({0})", "σ({0}) (1 + {0} (1 − σ({0})))"),
+    "mish": _curve("mish", "{0} tanh(softplus {0})", "{y}/{0} + {0} σ({0}) sech²(softplus {0})"),
+    "gelu": _curve("gelu", "{0} Φ({0})", "Φ({0}) + {0} φ({0})"),
+    "gelu_tanh": _curve("gelu", "{0} (1 + tanh u)/2,  u = √(2/π)({0} + 0.0447 {0}³)",
+                        "(1 + tanh u)/2 + {0} sech²u u′/2"),
+    "hard_sigmoid": _curve("hσ", "min(max({0} + 3, 0), 6)/6", "1/6 if |{0}| < 3, else 0"),
+    "hard_tanh": _curve("htanh", "min(max({0}, −1), 1)", "[|{0}| < 1]"),
+    "absolute": _curve("|x|", "|{0}|", "sign {0}"),
+    "softmax": Formula("{y} = exp({0}) / Σ exp({0})", ("d{0} = {y} (d{y} − Σ {y} d{y})",)),
+    "log_softmax": Formula("{y} = {0} − ln Σ exp({0})", ("d{0} = d{y} − softmax({0}) Σ d{y}",)),
+    # layers
+    "linear": _AFFINE,
+    "logistic_regression": _AFFINE,
+    "conv": Formula("{y} = {0} ∗ W + b", ("d{0} = d{y} ∗ flipped W",),
+                    {"w": "dW = {0} ∗ d{y}", "b": "db = Σ d{y}"}),
+    "dropout": Formula("{y} = mask {0} / (1 − rate)", ("d{0} = mask d{y} / (1 − rate)",)),
+    "max_pool": Formula("{y} = max of each window", ("d{0}: d{y} to the winner of each window",)),
+    "avg_pool": Formula("{y} = mean of each window", ("d{0}: d{y} / n to all of each window",)),
+    "global_avg_pool": Formula("{y} = mean over places", ("d{0}: d{y} / n to every place",)),
+    "local_response_norm": Formula(
+        "{y} = {0} / u^β,  u = k + (α/n) Σ {0}²",
+        ("d{0} = d{y} / u^β − (2αβ/n) {0} Σ d{y} {0} / u^(β+1)",),
+    ),
+    "layer_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
+    "batch_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
+    "embedding": Formula("{y} = row {0} of W", ("no derivative: whole numbers",),
+                         {"w": "dW: d{y} added to row {0}"}),
+    # losses: the mean over n examples
+    "squared_error": Formula("{y} = Σ ½({0} − {1})² / n", ("({0} − {1})/n", "({1} − {0})/n")),
+    "binary_cross_entropy": Formula(
+        "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n",
+        ("(p − t)/n of logits, (p − t)/(n p(1−p)) of p", "(ln(1−p) − ln p)/n"),
+    ),
+    "softmax_cross_entropy": Formula(
+        "{y} = −Σ ln p[t] / n,  p = softmax({0})", ("(p − t)/n", "−ln p / n")
+    ),
+    "cross_entropy": Formula("{y} = −Σ t ln {0} / n", ("−t/({0} n)", "−ln {0} / n")),
+    # wiring
+    "concatenate": Formula("{y} = all of them joined", ("d{0}: its part of d{y}",)),
+    "flatten": Formula("{y} = {0}, one row an example", ("d{0} = d{y}, reshaped",)),
+    "item": Formula("{y} = one of {0}", ("d{0}: d{y} to that one",)),
+}  # fmt: skip
+
+LOSSES = ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
+
+_PREFIXES = {
+    "freeze_": "its parameters are not trained",
+    "rematerialize_": "keeps its input alone and runs forward again going back",
+    "repeat_": "several times in a row, each with its own parameters",
+}
+
+
+def formula_of(kind: str) -> Formula | None:
+    """The formula of a kind of block by its name; None for what is not in the table.
+
+    >>> formula_of("logistic").local
+    ('σ({0})(1 − σ({0}))',)
+    >>> formula_of("freeze_linear").value
+    '{y} = {0} W + b'
+    """
+    if kind in FORMULAS:
+        return FORMULAS[kind]
+    if kind.startswith("freeze_"):
+        inner = formula_of(kind.removeprefix("freeze_"))
+        return inner and inner._replace(params={})
+    if kind.startswith("straight_through("):
+        names = kind.removeprefix("straight_through(").removesuffix(")").split(", ")
+        inner = formula_of(names[-1])
+        slope = inner.local[0] if inner else "its derivative"
+        return Formula("{y} = " + names[0] + "({0})", (f"{slope}, of {names[-1]}",), {}, "",
+                       elementwise=bool(inner and inner.elementwise))  # fmt: skip
+    if kind.startswith(("repeat_", "rematerialize_")):
+        return Formula("{y} = f({0})", ("d{0}: the chain rule through f",))
+    return None
+
+
+def note_of(kind: str) -> str:
+    """What a person should know about this kind of block, or ''.
+
+    >>> note_of("freeze_linear")
+    'its parameters are not trained'
+    """
+    if kind.startswith("straight_through("):
+        return "on purpose not the derivative of its forward, which autodiff knows"
+    return next((note for prefix, note in _PREFIXES.items() if kind.startswith(prefix)), "")

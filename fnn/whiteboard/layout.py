@@ -1,0 +1,283 @@
+"""Where things stand: layers from left to right, few crossings, the same for the same graph.
+
+Two parts. ``layered`` decides the columns (the longest path from an input) and the order in each
+(barycentres: Sugiyama, Tagawa and Toda 1981) from the graph alone. ``place`` gives coordinates,
+from the sizes of things, and breaks long networks into rows as a text into lines; page.js does
+the same when a box is opened or the window is narrower.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+SWEEPS = 8
+GAP, LANE, MARGIN, CHANNEL, NARROW = 26.0, 16.0, 20.0, 30.0, 40.0
+
+
+class Wire(NamedTuple):
+    """From one item to port number ``port`` of another, through waypoints in between."""
+
+    source: str
+    via: tuple[str, ...]
+    target: str
+    port: int
+
+
+class Layers(NamedTuple):
+    """Columns of keys, in order; ``wires`` between them. A waypoint is a key like any other.
+
+    ``slots``: of every item, which of the values that it reads enters at each of its ports: they
+    are in the order in which the wires come, so that these do not cross in front of it.
+    """
+
+    columns: tuple[tuple[str, ...], ...]
+    wires: tuple[Wire, ...]
+    inputs: tuple[str, ...]
+    slots: dict[str, tuple[int, ...]]
+
+
+class Size(NamedTuple):
+    """Of an item: its width, how far it reaches above and below its axis; where wires enter (on
+    its left edge) and leave (on its right), relative to the axis."""
+
+    width: float
+    up: float
+    down: float
+    ports: tuple[float, ...] = (0.0,)
+    out: float = 0.0
+
+
+class Placed(NamedTuple):
+    """``at``: the left end of every item's axis. ``paths``: of the wires, in SVG's notation.
+    ``size``: of the whole; its top is at ``-size.up``."""
+
+    at: dict[str, tuple[float, float]]
+    paths: tuple[str, ...]
+    size: Size
+
+
+def layered(
+    inputs: Sequence[str],
+    nodes: Sequence[tuple[str, Sequence[str]]],
+    ends: Sequence[Sequence[str]],
+    late: Collection[str] = (),
+) -> Layers:
+    """The columns of a graph of ``(name, names that it reads)``; each end reads some values.
+
+    Keys are ``in:x`` for inputs, ``node:name``, and ``out:0`` for ends. ``late``: the inputs,
+    such as targets, that stand where they are read and not at the left.
+
+    >>> layered(("x", "y", "z"), [("q", ("x", "y")), ("f", ("q", "z"))], [("f",)]).columns
+    (('in:x', 'in:y', 'in:z'), ('node:q', 'via:z:1'), ('node:f',), ('out:0',))
+    """
+    key = {name: f"in:{name}" for name in inputs} | {name: f"node:{name}" for name, _ in nodes}
+    column = dict.fromkeys(inputs, 0)
+    for name, reads in nodes:
+        column[name] = 1 + max(column[r] for r in reads)
+    last = 1 + max(column.values(), default=0)
+    uses = [
+        *((r, f"node:{name}", port, column[name]) for name, reads in nodes
+          for port, r in enumerate(reads)),
+        *((r, f"out:{i}", port, last) for i, end in enumerate(ends) for port, r in enumerate(end)),
+    ]  # fmt: skip
+    for name in late:
+        column[name] = min((at for r, _, _, at in uses if r == name), default=1) - 1
+    columns: list[list[str]] = [[] for _ in range(last + 1)]
+    for name, at in column.items():
+        columns[at].append(key[name])
+    columns[last] += [f"out:{i}" for i in range(len(ends))]
+    wires = []
+    for source, target, port, end in uses:
+        via = [f"via:{source}:{i}" for i in range(column[source] + 1, end)]
+        for i, waypoint in enumerate(via, column[source] + 1):
+            if waypoint not in columns[i]:
+                columns[i].append(waypoint)
+        wires.append(Wire(key[source], tuple(via), target, port))
+    starts = tuple(key[name] for name in inputs)
+    columns = _ordered(columns, wires)
+    rank = {k: i for column_ in columns for i, k in enumerate(column_)}
+    slots: dict[str, tuple[int, ...]] = {}
+    for target in dict.fromkeys(wire.target for wire in wires):
+        into = [wire for wire in wires if wire.target == target]
+        into.sort(key=lambda wire: rank[(wire.source, *wire.via)[-1]])
+        slots[target] = tuple(wire.port for wire in into)
+    wires = [wire._replace(port=slots[wire.target].index(wire.port)) for wire in wires]
+    return Layers(tuple(map(tuple, columns)), tuple(wires), starts, slots)
+
+
+def _ordered(columns: list[list[str]], wires: Sequence[Wire]) -> list[list[str]]:
+    """The order in each column with the fewest crossings that a few sweeps find."""
+    links = {(a, b) for w in wires for a, b in _steps(w)}
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
+    for a, b in sorted(links):
+        before.setdefault(b, []).append(a)
+        after.setdefault(a, []).append(b)
+    best, fewest = columns, _crossings(columns, before)
+    for sweep in range(SWEEPS if fewest else 0):
+        beside = after if sweep % 2 else before
+        columns = [list(column) for column in columns]
+        order = range(len(columns) - 2, -1, -1) if sweep % 2 else range(1, len(columns))
+        for i in order:
+            rank = {k: j for column in columns for j, k in enumerate(column)}
+
+            def middle(k: str, own: Mapping[str, int] = rank) -> float:
+                near = [own[n] for n in beside.get(k, ())]  # noqa: B023 - used at once
+                return sum(near) / len(near) if near else own[k]
+
+            columns[i].sort(key=middle)
+        crossings = _crossings(columns, before)
+        if crossings < fewest:
+            best, fewest = columns, crossings
+    return best
+
+
+def _steps(wire: Wire) -> list[tuple[str, str]]:
+    stops = (wire.source, *wire.via, wire.target)
+    return list(itertools.pairwise(stops))
+
+
+def _crossings(columns: Sequence[Sequence[str]], before: Mapping[str, Sequence[str]]) -> int:
+    count = 0
+    for left, right in itertools.pairwise(columns):
+        rank = {k: i for i, k in enumerate(left)}
+        ends = [(rank[a], j) for j, b in enumerate(right) for a in before.get(b, ()) if a in rank]
+        count += sum((a - c) * (b - d) < 0 for i, (a, b) in enumerate(ends) for c, d in ends[:i])
+    return count
+
+
+def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
+    """Coordinates for everything, in rows of at most ``width`` where that is possible."""
+    size = {k: sizes.get(k, Size(0, 4, 4)) for column in layers.columns for k in column}
+    y = _heights(layers, size)
+    wide = [max(size[k].width for k in column) for column in layers.columns]
+    # Rows: as many columns as fit; what turns from one to the next needs a margin.
+    rows: list[list[int]] = [[]]
+    x = 0.0
+    room = width if sum(wide) + GAP * (len(wide) - 1) <= width else width - MARGIN
+    for i, w in enumerate(wide):
+        last = all(k.startswith("out:") for k in layers.columns[i])
+        dots = i == 1 and wide[0] < NARROW
+        if rows[-1] and x + w > room and not last and not dots:
+            rows.append([])
+            x = MARGIN
+        rows[-1].append(i)
+        x += w + GAP
+    at: dict[str, tuple[float, float]] = {}
+    row_of: dict[str, int] = {}
+    bottoms, rights = [], []
+    top = bottom = right = 0.0
+    for r, row in enumerate(rows):
+        keys = [k for i in row for k in layers.columns[i]]
+        high = min(y[k] - size[k].up for k in keys)
+        low = max(y[k] + size[k].down for k in keys)
+        shift = 0.0 if r == 0 else bottom + CHANNEL - high
+        x = 0.0 if r == 0 else MARGIN
+        for i in row:
+            for k in layers.columns[i]:
+                at[k], row_of[k] = (x, y[k] + shift), r
+            x += wide[i] + GAP
+        top = high if r == 0 else top
+        bottom = low + shift
+        bottoms.append(bottom)
+        rights.append(x - GAP)
+        right = max(right, x - GAP)
+    right += MARGIN if len(rows) > 1 else 0
+    turns: dict[tuple[int, str], int] = {}  # (row, source): its place among those that turn there
+    column_of = {k: i for i, column in enumerate(layers.columns) for k in column}
+
+    def path(wire: Wire) -> str:
+        a, out = wire.source, (at[wire.source][0] + size[wire.source].width,
+                               at[wire.source][1] + size[wire.source].out)  # fmt: skip
+        text = f"M{_n(out[0])},{_n(out[1])}"
+        for b in (*wire.via, wire.target):
+            port = size[b].ports[min(wire.port, len(size[b].ports) - 1)] if b == wire.target else 0
+            end = (at[b][0], at[b][1] + port)
+            if row_of[a] == row_of[b]:
+                text += _curve(out, end)
+            else:
+                r = row_of[a]
+                lane = turns.setdefault((r, wire.source), sum(k[0] == r for k in turns))
+                text += _turn(end, rights[r] + 8 + 5 * lane, bottoms[r] + 9 + 5 * lane, lane)
+            a, out = b, end
+            if b != wire.target:  # straight through the column of a waypoint
+                out = (end[0] + wide[column_of[b]], end[1])
+                text += f"H{_n(out[0])}"
+        return text
+
+    paths = tuple(path(wire) for wire in layers.wires)
+    ends = [k for k in layers.columns[-1] if k.startswith("out:")]
+    out = sum(at[k][1] for k in ends) / len(ends) if ends else 0.0
+    starts = tuple(at[k][1] for k in layers.inputs)
+    return Placed(at, paths, Size(right, -top, bottom, starts, out))
+
+
+def _heights(layers: Layers, size: Mapping[str, Size]) -> dict[str, float]:
+    """The axis of every item: level with what it reads, or with what reads it."""
+    arrives: dict[str, list[tuple[str, float]]] = {}
+    leaves: dict[str, list[tuple[str, float]]] = {}
+    for wire in layers.wires:
+        for a, b in _steps(wire):
+            ports = size[b].ports
+            port = ports[min(wire.port, len(ports) - 1)] if b == wire.target else 0.0
+            arrives.setdefault(b, []).append((a, size[a].out - port))
+            leaves.setdefault(a, []).append((b, port - size[a].out))
+    y: dict[str, float] = {}
+    for column in layers.columns:
+        _stack(column, arrives, size, y)
+    for column in reversed(layers.columns[:-1]):
+        if all(k.startswith("in:") for k in column):
+            _stack(column, leaves, size, y)
+    return y
+
+
+def _stack(
+    column: Sequence[str], near: Mapping[str, Sequence[tuple[str, float]]],
+    size: Mapping[str, Size], y: dict[str, float],
+) -> None:  # fmt: skip
+    """Each as near to the mean of its neighbours as the others allow, in least squares.
+
+    In order and apart by o_i means that y_i - o_i does not fall: an isotonic regression, by
+    pooling those that would.
+    """
+    offset, pools = 0.0, list[list[float]]()  # a pool: [sum, count]
+    offsets = []
+    for i, k in enumerate(column):
+        if i:
+            offset += size[column[i - 1]].down + LANE + size[k].up
+        offsets.append(offset)
+        wanted = [y[n] + shift for n, shift in near.get(k, ()) if n in y]
+        goal = sum(wanted) / len(wanted) if wanted else 0.0
+        pools.append([goal - offset, 1.0])
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] >= pools[-1][0] / pools[-1][1]:
+            total, count = pools.pop()
+            pools[-1][0] += total
+            pools[-1][1] += count
+    i = 0
+    for total, count in pools:
+        for _ in range(int(count)):
+            y[column[i]] = total / count + offsets[i]
+            i += 1
+
+
+def _curve(a: tuple[float, float], b: tuple[float, float]) -> str:
+    if abs(a[1] - b[1]) < 0.05:
+        return f"H{_n(b[0])}"
+    # The bend is at the right end: a narrow item beside a wide one has a long way level.
+    bend = max(b[0] - GAP, a[0])
+    middle = (bend + b[0]) / 2
+    return f"H{_n(bend)}C{_n(middle)},{_n(a[1])} {_n(middle)},{_n(b[1])} {_n(b[0])},{_n(b[1])}"
+
+
+def _turn(b: tuple[float, float], right: float, channel: float, lane: int) -> str:
+    """From the end of one row to the start of the next."""
+    left = MARGIN / 2 - 2 * lane
+    return f"H{_n(right)}V{_n(channel)}H{_n(left)}V{_n(b[1])}H{_n(b[0])}"
+
+
+def _n(v: float) -> str:
+    """A coordinate to a tenth, without a minus zero."""
+    return f"{math.floor(v * 10 + 0.5) / 10:g}"

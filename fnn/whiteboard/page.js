@@ -1,0 +1,269 @@
+// Steps, folding and the panel of every whiteboard on the page.
+"use strict";
+
+const PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.78;
+
+class Whiteboard {
+  constructor(root) {
+    this.root = root;
+    this.data = JSON.parse(root.querySelector("script.data").textContent);
+    this.open = new Set(this.data.open);
+    this.svg = root.querySelector("svg.wb");
+    this.scroller = root.querySelector(".board");
+    this.panel = root.querySelector(".panel");
+    this.elements = new Map();
+    for (const g of root.querySelectorAll(".item[data-id]")) this.prepare(g);
+    this.labels = [...root.querySelectorAll("[data-f],[data-b]")].map((g) => ({
+      g, forward: g.dataset.f !== undefined,
+      needs: (g.dataset.f ?? g.dataset.b).split(" ").filter(Boolean),
+    }));
+    for (const button of root.querySelectorAll("button[data-do]")) {
+      button.addEventListener("click", () => this.run(button.dataset.do));
+    }
+    const slider = root.querySelector("input.at");
+    slider.addEventListener("input", () => {
+      this.stepped = true;
+      this.go(Number(slider.value));
+    });
+    root.addEventListener("keydown", (event) => this.key(event));
+    this.step = Infinity;
+    this.stepped = false; // until then no block is marked as the last that ran
+    this.refresh();
+    new ResizeObserver(() => {
+      if (this.scroller.clientWidth !== this.width) this.layout();
+    }).observe(this.scroller);
+  }
+
+  prepare(g) {
+    const id = g.dataset.id;
+    this.elements.set(id, g);
+    const tell = (event) => {
+      event.stopPropagation();
+      this.show(id);
+    };
+    const shape = g.querySelector(":scope > .folded");
+    shape.setAttribute("tabindex", "0");
+    shape.setAttribute("role", "button");
+    shape.setAttribute("aria-label", this.data.labels[id]);
+    shape.addEventListener("click", tell);
+    const frame = g.querySelector(":scope > .inside > .frame");
+    if (frame) frame.addEventListener("click", tell);
+    const own = [":scope > .folded > g > .toggle", ":scope > .inside > .caption > .toggle"];
+    for (const toggle of g.querySelectorAll(own.join(","))) {
+      const unfolds = toggle.closest(".folded") !== null;
+      toggle.setAttribute("tabindex", "0");
+      toggle.setAttribute("role", "button");
+      toggle.setAttribute("aria-expanded", String(!unfolds));
+      toggle.setAttribute("aria-label", `${unfolds ? "unfold" : "fold"} ${this.data.paths[id]}`);
+      toggle.addEventListener("click", (event) => {
+        event.stopPropagation();
+        this.toggle(id);
+      });
+    }
+  }
+
+  // What one sees, in the order in which it runs.
+  visible(net = this.data.net) {
+    return net.items.filter((item) => item.id).sort((a, b) => a.id - b.id)
+      .flatMap((item) => (this.open.has(item.id) ? this.visible(item.net) : [item.id]));
+  }
+
+  refresh() {
+    this.order = this.visible();
+    this.step = Math.min(this.step, 2 * this.order.length);
+    for (const [id, g] of this.elements) g.classList.toggle("open", this.open.has(id));
+    this.layout();
+    this.go(this.step);
+  }
+
+  toggle(id) {
+    const ended = this.step === 2 * this.order.length;
+    if (!this.open.delete(id)) this.open.add(id);
+    if (ended) this.step = Infinity;
+    this.refresh();
+    const g = this.elements.get(id);
+    const own = this.open.has(id) ? ":scope > .inside > .caption > .toggle" : ":scope > .folded";
+    g.querySelector(own).focus({ preventScroll: true });
+    if (this.shown === id) this.show(id);
+  }
+
+  layout() {
+    this.width = this.scroller.clientWidth;
+    const room = Math.max(this.width - 2 * EDGE, 200);
+    const group = this.svg.querySelector(":scope > .net");
+    const { size } = this.placeNet(this.data.net, group, room);
+    const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
+    // A little too wide is made smaller; more than that is scrolled.
+    const scale = Math.max(Math.min(this.width / w, 1), SMALLEST);
+    this.svg.setAttribute("width", Math.floor(w * scale));
+    this.svg.setAttribute("height", Math.ceil(h * scale));
+    this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
+    group.setAttribute("transform", `translate(${EDGE},${tenth(EDGE + size.up)})`);
+  }
+
+  placeNet(net, group, room) {
+    const starts = GAP + Math.max(...net.columns[0].map((k) => net.items[k]?.size.width ?? 0));
+    const parts = [...group.children];
+    const wires = parts.filter((p) => p.matches("path.wire:not(.exit)"));
+    const groups = parts.filter((p) => p.matches("g"));
+    const sizes = net.items.map((item, k) => {
+      if (!this.open.has(item.id)) return item.size;
+      const g = this.elements.get(item.id);
+      const within = g.querySelector(":scope > .inside > .within");
+      const most = room - item.stem - 2 * PAD;
+      let inner = this.placeNet(item.net, within, most - starts).size;
+      if (inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
+      const size = {
+        width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
+        ports: item.slots.map((i) => inner.ports[i]), out: inner.out,
+      };
+      const frame = g.querySelector(":scope > .inside > .frame");
+      frame.setAttribute("y", tenth(-size.up));
+      frame.setAttribute("width", tenth(size.width - item.stem));
+      frame.setAttribute("height", tenth(size.up + size.down));
+      g.querySelector(":scope > .inside > .caption")
+        .setAttribute("transform", `translate(0,${tenth(-size.up)})`);
+      return size;
+    });
+    const placed = place(net, sizes, room);
+    placed.paths.forEach((path, i) => wires[i].setAttribute("d", path));
+    groups.forEach((g, i) => {
+      const k = net.drawn[i], [x, y] = placed.at[k];
+      g.setAttribute("transform", `translate(${tenth(x)},${tenth(y)})`);
+      g.querySelectorAll(":scope > .port").forEach((port, j) =>
+        port.setAttribute("transform", `translate(0,${tenth(sizes[k].ports[j])})`));
+    });
+    const exit = parts.find((p) => p.matches(".exit"));
+    if (exit) {
+      const [x, y] = placed.at[net.ends[0]];
+      exit.setAttribute("d", `M${tenth(x + 8)},${tenth(y)}H${tenth(placed.size.width + PAD)}`);
+    }
+    return placed;
+  }
+
+  go(step) {
+    const count = this.order.length, most = 2 * count;
+    this.step = step = Math.max(0, Math.min(step, most));
+    const forward = new Set(this.order.slice(0, step));
+    const backward = new Set([...this.order].reverse().slice(0, Math.max(step - count, 0)));
+    if (step > count) backward.add("out");
+    this.finish(this.data.net, forward);
+    this.finish(this.data.net, backward);
+    for (const label of this.labels) {
+      const done = label.forward ? forward : backward;
+      label.g.classList.toggle("pending", !label.needs.every((id) => done.has(id)));
+    }
+    const way = step <= count ? "forward" : "backward";
+    const ran = this.order[step <= count ? step - 1 : most - step];
+    const now = step && this.stepped ? ran : "";
+    for (const [id, g] of this.elements) g.classList.toggle("now", id === now);
+    this.root.querySelector(".said").textContent = !step
+      ? `step 0 of ${most}: only the inputs are known`
+      : now ? `step ${step} of ${most}: ${way} through ${this.data.paths[now]}`
+        : `all ${most} steps: forward, then backward`;
+    const slider = this.root.querySelector("input.at");
+    slider.max = most;
+    slider.value = step;
+    slider.setAttribute("aria-valuetext", this.root.querySelector(".said").textContent);
+    for (const [action, off] of [["first", !step], ["back", !step], ["next", step === most],
+      ["last", step === most]]) {
+      this.root.querySelector(`[data-do=${action}]`).disabled = off;
+    }
+  }
+
+  // An open network is done when all that one sees of it is.
+  finish(net, done) {
+    for (const item of net.items) {
+      if (!this.open.has(item.id)) continue;
+      this.finish(item.net, done);
+      if (this.visible(item.net).every((id) => done.has(id))) done.add(item.id);
+    }
+  }
+
+  run(action) {
+    const most = 2 * this.order.length;
+    const steps = { first: 0, back: this.step - 1, next: this.step + 1, last: most };
+    if (action in steps) {
+      this.stepped = true;
+      this.go(steps[action]);
+      this.reveal();
+    } else if (action === "close") {
+      this.panel.hidden = true;
+      this.elements.get(this.shown)?.querySelector(":scope > .folded").focus();
+    } else {
+      const networks = [...this.elements.keys()].filter((id) => this.data.networks.includes(id));
+      this.open = new Set(action === "unfold" ? networks : []);
+      if (this.step === most) this.step = Infinity;
+      this.refresh();
+    }
+  }
+
+  reveal() {
+    const now = this.root.querySelector(".item.now");
+    now?.querySelector(":scope > .folded")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("input")) return;
+    const item = event.target.closest?.(".item[data-id]");
+    const actions = { ArrowRight: "next", ArrowLeft: "back", Home: "first", End: "last" };
+    if (event.key in actions) this.run(actions[event.key]);
+    else if (event.key === "Escape") this.run("close");
+    else if ((event.key === "Enter" || event.key === " ") && item) {
+      if (event.target.matches(".toggle")) this.toggle(item.dataset.id);
+      else this.show(item.dataset.id);
+    } else if ((event.key === "+" || event.key === "-") && item &&
+      this.data.networks.includes(item.dataset.id) &&
+      this.open.has(item.dataset.id) === (event.key === "-")) this.toggle(item.dataset.id);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // The panel: everything about a node, as text (never as markup).
+  show(id) {
+    this.shown = id;
+    const titles = {
+      value: "Forward", kept: "Kept for backward", gradient: "Backward: upstream times local",
+      chain: "The whole product, from the output to here", check: "Against autodiff",
+    };
+    const body = this.panel.querySelector(".about");
+    body.replaceChildren();
+    let list = null, last = "";
+    for (const [kind, text] of this.data.about[id]) {
+      if (kind === "head") {
+        this.panel.querySelector("h2").textContent = text;
+        continue;
+      }
+      if (kind !== last) {
+        const title = document.createElement("h3");
+        title.textContent = titles[kind];
+        list = document.createElement("ul");
+        list.className = kind;
+        body.append(title, list);
+        last = kind;
+      }
+      const line = document.createElement("li");
+      line.textContent = text;
+      list.append(line);
+    }
+    this.panel.hidden = false;
+    // The panel lies over the lower part of the window: its block is not to be under it.
+    const g = this.elements.get(id);
+    const shape = g.querySelector(this.open.has(id) ? ":scope > .inside" : ":scope > .folded");
+    const hidden = shape.getBoundingClientRect().bottom - this.panel.getBoundingClientRect().top;
+    if (hidden > 0 && !this.open.has(id)) scrollBy(0, hidden + 12);
+  }
+}
+
+const boards = [...document.querySelectorAll(".whiteboard")].map((root) => new Whiteboard(root));
+
+// Arrow keys work without a click: on the first whiteboard that can be seen.
+document.addEventListener("keydown", (event) => {
+  if (event.target !== document.body) return;
+  const seen = boards.find(({ root }) => {
+    const box = root.getBoundingClientRect();
+    return box.bottom > 120 && box.top < innerHeight - 120;
+  });
+  seen?.key(event);
+});

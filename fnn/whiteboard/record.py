@@ -1,0 +1,179 @@
+"""One forward and one backward through the executor, with everything that happened kept."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fnn.backprop import with_loss
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Params,
+    Residuals,
+    Value,
+    is_floating,
+    require_block,
+)
+from fnn.graph import map_nodes
+from fnn.whiteboard.formulas import formula_of
+from fnn.whiteboard.referee import is_open, relative_errors
+from fnn.whiteboard.trace import Trace
+
+EXACT = 9  # numbers up to which whole local derivatives are kept
+
+
+def trace(
+    block: Block,
+    params: Params,
+    x: Value,
+    target: Value = None,
+    loss: Block | None = None,
+    *,
+    key: Key = None,
+    check: Literal["all", "blocks", "none"] = "all",
+) -> Trace:
+    """Runs a network forward and backward once and records what every block in it did.
+
+    It is the executor that runs, with its nodes wrapped: tracing changes no value.
+
+    Args:
+      block: a gate, a layer, a network.
+      params: its parameters; ``x``: its input, or a tuple of them.
+      target, loss: with them the gradients are those of E = loss(net(x), target); without, of
+        the sum of the outputs.
+      key: randomness, for blocks that need it.
+      check: what is compared with ``jax.vjp``: "all", each block alone and each network from end to
+        end; "blocks", each block alone; "none". It takes more time than the trace itself.
+
+    Returns:
+      A :class:`Trace`, a pytree: ``jax.jit(lambda p, x: trace(net, p, x))`` works. Large networks
+      are best traced so, because JAX compiles them at once and not operation by operation.
+
+    Raises:
+      BlockTypeError: a loss without a target, a target without a loss, no block.
+
+    >>> import fnn
+    >>> f = fnn.graph(("x", "y", "z"),
+    ...               [("q", fnn.add(), ("x", "y")), ("f", fnn.multiply(), ("q", "z"))], "f")
+    >>> t = fnn.whiteboard.trace(f, {}, (-2.0, 5.0, -4.0))
+    >>> float(t["q"].y), float(t["q"].dy), [float(d) for d in t["q"].dx]
+    (3.0, -4.0, [-4.0, -4.0])
+    >>> t.right
+    True
+    """
+    require_block("trace", "the first argument", block)
+    if check not in ("all", "blocks", "none"):
+        raise BlockValueError("trace", f"check is {check!r}, needs 'all', 'blocks' or 'none'")
+    if (target is None) != (loss is None):
+        given, missing = ("loss", "target") if target is None else ("target", "loss")
+        raise BlockTypeError("trace", f"got a {given} and no {missing}; it needs both or neither")
+    whole = block
+    if loss is not None:
+        require_block("trace", "loss", loss)
+        whole, params, x = with_loss(block, loss), {"net": params}, (x, target)
+    ran: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def watched(path: tuple[str, ...], inner: Block) -> Block:
+        run = inner
+        if is_open(inner):
+            run = map_nodes(inner, lambda name, node: watched((*path, name), node))
+        seen = ran[path] = {"block": inner, "dy": None, "dparams": None, "dx": None}
+
+        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+            y, residuals = run.forward(params, x, key)
+            seen.update(params=params, x=x, key=key, y=y, residuals=residuals)
+            return y, residuals
+
+        def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+            dparams, dx = run.backward(params, residuals, dy)
+            seen.update(dy=dy, dparams=dparams, dx=dx)
+            return dparams, dx
+
+        return inner._replace(forward=forward, backward=backward)
+
+    run = watched((), whole)
+    y, residuals = run.forward(params, x, key)
+    dy = jax.tree.map(lambda v: jnp.ones_like(v) if is_floating(v) else None, y)
+    if jax.tree.leaves(dy):
+        run.backward(params, residuals, dy)
+    return _built(whole, (), (), "", ran, _objective(whole, y, loss), check)
+
+
+def _objective(whole: Block, y: Value, loss: Block | None) -> str:
+    """What the gradients are of: E, the output by its name, or the sum of its entries."""
+    if loss is not None:
+        return "E"
+    outputs = whole.graph.outputs if is_open(whole) and whole.graph else ("y",)
+    one = len(outputs) == 1 and len(jax.tree.leaves(y)) == 1 and jax.tree.leaves(y)[0].size == 1
+    return outputs[0] if one else f"Σ{outputs[0]}" if len(outputs) == 1 else "Σ"
+
+
+def _built(
+    block: Block, path: tuple[str, ...], reads: tuple[str, ...], params_of: str,
+    ran: dict[tuple[str, ...], dict[str, Any]], objective: str, check: str,
+) -> Trace:  # fmt: skip
+    """The trace of a block from what was seen of it and of those inside it."""
+    seen = ran[path]
+    structure = block.graph if is_open(block) else None
+    nodes = () if structure is None else structure.nodes
+    # Those that no output needs (auxiliary heads, at inference) did not run.
+    nodes = tuple(node for node in nodes if "y" in ran[(*path, node.name)])
+    recorded = {
+        k: _arrays(seen[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
+    }
+    if isinstance(recorded["x"], list):
+        recorded["x"] = tuple(recorded["x"])
+    local = errors = None
+    if seen["dy"] is not None:
+        if structure is None:
+            local = _local(block, seen)
+        if check == "all" or (check == "blocks" and structure is None):
+            got = (seen["dparams"], seen["dx"])
+            errors = relative_errors(
+                block, seen["params"], seen["x"], seen["key"], seen["y"], seen["dy"], got
+            )
+    return Trace(
+        path="/".join(path), kind=block.name, reads=reads, params_of=params_of,
+        inputs=() if structure is None else structure.inputs,
+        outputs=() if structure is None else structure.outputs,
+        objective=objective,
+        nodes=tuple(
+            _built(n.block, (*path, n.name), n.inputs, n.params_of, ran, objective, check)
+            for n in nodes
+        ),
+        local=local, errors=errors, **recorded,
+    )  # fmt: skip
+
+
+def _arrays(tree: Any) -> Any:
+    """Python numbers as arrays; everything else as it is."""
+    return jax.tree.map(lambda v: v if hasattr(v, "dtype") else jnp.asarray(v), tree)
+
+
+def _local(block: Block, seen: dict[str, Any]) -> Any:
+    """The local derivatives, read off the block's own backward; see :class:`Trace`."""
+    y, formula = seen["y"], formula_of(block.name)
+    if not hasattr(y, "dtype") or not is_floating(y):
+        return None
+
+    def pulled(dy: Any) -> Any:
+        return block.backward(seen["params"], seen["residuals"], dy)
+
+    if formula is not None and formula.elementwise:
+        # One of each entry comes from above: what goes down is the slope there.
+        slopes = pulled(jnp.ones_like(y))
+        return jax.tree.map(lambda d: d if d.shape == y.shape else None, slopes)
+    if not 0 < y.size <= EXACT:
+        return None
+    basis = jnp.eye(y.size, dtype=y.dtype).reshape(y.size, *y.shape)
+    rows = [pulled(one) for one in basis]
+    return jax.tree.map(
+        lambda *ds: jnp.stack(ds).reshape(*y.shape, *ds[0].shape)
+        if ds[0].size * y.size <= EXACT**2 else None,
+        *rows,
+    )  # fmt: skip

@@ -1,0 +1,273 @@
+# ruff: noqa: RUF001 - formulas and marks are as on a board
+"""The picture of a trace, and the same step by step. Same trace, same bytes."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any, NamedTuple
+
+from fnn.whiteboard.board import Board, board
+from fnn.whiteboard.formulas import LOSSES
+from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item, toggle
+from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
+from fnn.whiteboard.parts import Stage, lines, n, name, words
+from fnn.whiteboard.tensors import clean
+from fnn.whiteboard.text import headline
+from fnn.whiteboard.trace import Trace
+
+MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'
+# Green forward and red backward, both dark enough to be read by everybody; the signs ▸ and ◂,
+# the slant, and above or below the wire say the same without colour.
+STYLE = f"""
+.wb text{{font-family:{MONO};white-space:pre;fill:#1d2733;direction:ltr;unicode-bidi:isolate}}
+.wb .v{{fill:#17693a}}.wb .d{{fill:#b3261e;font-style:italic}}
+.wb .unknown{{font-weight:bold;opacity:.55}}
+.wb .quiet,.wb .rule,.wb .kept{{fill:#5a6675}}.wb .formula{{fill:#34404d}}
+.wb .name{{font-style:italic}}.wb .bold{{font-weight:bold;font-style:normal}}
+.wb .sum{{fill:#7a4b00}}.wb .tick{{fill:#17693a}}
+.wb .cross,.wb .bad{{fill:#9c0060;font-weight:bold}}
+.wb .wire{{fill:none;stroke:#3c4856;stroke-width:1.5}}.wb .head,.wb .dot{{fill:#3c4856}}
+.wb .shape{{fill:#fff;stroke:#1d2733;stroke-width:1.6}}.wb .behind{{fill:#e8edf2}}
+.wb .block>.folded .shape,.wb .network>.folded .shape{{fill:#f4f7fa}}
+.wb .network>.folded .shape.behind{{fill:#dfe6ee}}
+.wb .frame{{fill:#5b7fa61a;stroke:#8fa3b8;stroke-width:1.2;stroke-dasharray:5 3}}
+.wb .edge{{fill:none;stroke:#9aa7b4;stroke-width:.7}}.wb .symbol{{font-weight:bold}}
+.wb .toggle rect{{fill:#fff;stroke:#5b7fa6}}.wb .toggle text{{font-weight:bold}}
+.wb .now>.folded .shape:not(.behind){{stroke:#c77700;stroke-width:3.5;fill:#fff8e6}}
+"""
+
+
+class Network(NamedTuple):
+    """A network ready to be placed: its layers, items by key, and the networks inside by key."""
+
+    layers: Layers
+    items: dict[str, Item]
+    inside: dict[str, Network]
+
+
+def network_of(
+    b: Board, trace: Trace, stage: Stage | None = None, all_inside: bool = False
+) -> Network:
+    """The items of a network and of those in it that are unfolded (or of all of them)."""
+    inner = trace.path != b.trace.path
+    ends = [trace.outputs] if inner else [(output,) for output in trace.outputs]
+    layers = layered(
+        trace.inputs, [(node.name, node.reads) for node in trace.nodes], ends,
+        () if inner else _late(trace),
+    )  # fmt: skip
+    items = {f"in:{w}": input_item(b, trace, w, stage, inner) for w in trace.inputs}
+    for node in trace.nodes:
+        key = f"node:{node.name}"
+        items[key] = node_item(b, trace, node, stage, layers.slots[key])
+    items |= {f"out:{i}": end_item(b, trace, end, inner) for i, end in enumerate(ends)}
+    inside = {
+        f"node:{node.name}": network_of(b, node, stage, all_inside)
+        for node in trace.nodes
+        if b.is_open(node) or (all_inside and node.nodes)
+    }
+    return Network(layers, items, inside)
+
+
+def _late(trace: Trace) -> list[str]:
+    """The inputs that only a loss reads: targets, weights."""
+    readers = {name: [n for n in trace.nodes if name in n.reads] for name in trace.inputs}
+    return [
+        name for name, nodes in readers.items()
+        if nodes and all(n.kind in (*LOSSES, "deep_supervision") for n in nodes)
+        and any(name not in n.reads[:1] for n in nodes)
+    ]  # fmt: skip
+
+
+def unfolded_size(item: Item, inner: Placed) -> Size:
+    """Of a network with the frame around what is inside it."""
+    left = item.stem + PAD
+    return Size(
+        left + inner.size.width + PAD, inner.size.up + TITLE, inner.size.down + PAD,
+        tuple(inner.size.ports[i] for i in item.slots), inner.size.out,
+    )  # fmt: skip
+
+
+class Drawing(NamedTuple):
+    """A network with coordinates."""
+
+    placed: Placed
+    svg: str
+
+
+def draw(
+    b: Board, trace: Trace, network: Network, width: float, now: str = "", page: bool = False
+) -> Drawing:
+    """Places a network and writes it: wires first, so that things stand on them.
+
+    ``now``: the id of the node of this step. ``page``: with everything that a page may show.
+    """
+    nodes = {f"node:{node.name}": node for node in trace.nodes}
+    inner: dict[str, Drawing] = {}
+    sizes: dict[str, Size] = {}
+    # What is unfolded stands in one row with the inputs, if those are the first column.
+    starts = GAP + max(network.items[k].size.width for k in network.layers.columns[0])
+    for key, item in network.items.items():
+        sizes[key] = item.size
+        if key in network.inside:
+            room = width - item.stem - 2 * PAD
+            part = nodes[key], network.inside[key]
+            inner[key] = draw(b, *part, room - starts, now, page)
+            if inner[key].placed.size.width > room - starts:
+                inner[key] = draw(b, *part, room, now, page)
+            if b.is_open(nodes[key]):
+                sizes[key] = unfolded_size(item, inner[key].placed)
+    placed = place(network.layers, sizes, width)
+    parts = [f'<path class="wire" d="{path}"/>' for path in placed.paths]
+    if trace.path != b.trace.path:
+        x, y = placed.at["out:0"]
+        parts.append(f'<path class="wire exit" d="{exit_path(x + 8, y, placed.size.width)}"/>')
+    for key in (k for column_ in network.layers.columns for k in column_ if k in network.items):
+        parts.append(
+            _item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, now, page)
+        )
+    return Drawing(placed, "".join(parts))
+
+
+def exit_path(x: float, y: float, width: float) -> str:
+    """From where an output leaves to the frame around it."""
+    return f"M{n(x)},{n(y)}H{n(width + PAD)}"
+
+
+def _item(
+    b: Board, item: Item, node: Trace | None, placed: Placed, key: str,
+    sizes: dict[str, Size], inner: dict[str, Drawing], now: str, page: bool,
+) -> str:  # fmt: skip
+    x, y = placed.at[key]
+    if node is None:
+        return f'<g transform="translate({n(x)},{n(y)})">{item.body}</g>'
+    opened = b.is_open(node)
+    ports = "".join(
+        f'<g class="port" transform="translate(0,{n(at)})">{svg}</g>'
+        for svg, at in zip(item.ports, sizes[key].ports, strict=False)
+    )
+    folded = "" if opened and not page else f'<g class="folded">{item.body}</g>'
+    frame = ""
+    if key in inner:
+        size = unfolded_size(item, inner[key].placed)
+        kind = f" ({name(node.kind)})" if node.kind != node.name else ""
+        frame = (
+            f'<g class="inside"><rect class="frame" x="{n(item.stem)}" y="{n(-size.up)}" '
+            f'width="{n(size.width - item.stem)}" height="{n(size.up + size.down)}" rx="9"/>'
+            f'<g class="caption" transform="translate(0,{n(-size.up)})">'
+            f"{words(item.stem + (36 if page else 10), 17, name(node.name) + kind, 'name bold')}"
+            f"{toggle(item.stem + 6, 0, '−') if page else ''}</g>"
+            f'<g class="within" transform="translate({n(item.stem + PAD)},0)">'
+            f"{inner[key].svg}</g></g>"
+        )
+    css = f"item {item.css}{' open' if opened else ''}{' now' if now == item.id else ''}"
+    data = f' data-id="{item.id}"' if page else ""
+    return (
+        f'<g class="{css}"{data} transform="translate({n(x)},{n(y)})">'
+        f"<title>{escape(item.label)}</title>{ports}{folded}{frame}</g>"
+    )
+
+
+# ---- whole pictures --------------------------------------------------------------------------
+
+
+def svg(trace: Trace, step: int | None = None, *, unfold: Any = None, width: int = 1600) -> str:
+    """The picture as one SVG document.
+
+    Args:
+      step: how many steps of the lecture are done: forward 1 to n, then backward n + 1 to 2n;
+        None for all of them, without a mark on the last.
+      unfold: the networks inside that are open, by path; True for all, False for none; by default
+        as many as a picture holds.
+      width: of a row; longer networks go on in another.
+
+    Raises:
+      KeyError: no network at that path. ValueError: no such step.
+
+    >>> import fnn
+    >>> trace = fnn.whiteboard.trace(fnn.multiply(), {}, (3.0, -4.0))
+    >>> trace.svg() == trace.svg(), trace.svg().startswith("<svg ")
+    (True, True)
+    """
+    b = board(trace, unfold)
+    return _page(b, step, width)
+
+
+def frames(trace: Trace, *, unfold: Any = None, width: int = 1600) -> list[str]:
+    """A picture for every step: none done, forward 1 to n, backward n to 1."""
+    b = board(trace, unfold)
+    return [_page(b, step, width) for step in range(2 * len(b.visible()) + 1)]
+
+
+def stage_of(b: Board, step: int | None) -> tuple[Stage, str, str]:
+    """What is known after a step, the id of the node that it ran, and what to call the step."""
+    nodes = b.visible()
+    count = len(nodes)
+    step_ = 2 * count if step is None else step
+    if not 0 <= step_ <= 2 * count:
+        raise ValueError(f"step is {step}, needs a whole number from 0 to {2 * count}")
+    forward = nodes[: min(step_, count)]
+    backward = nodes[::-1][: max(step_ - count, 0)]
+    done = {_id(b, node) for node in backward} | ({"out"} if step_ > count else set())
+    stage = Stage(_with_networks(b, {_id(b, node) for node in forward}), _with_networks(b, done))
+    if step is None:
+        return stage, "", ""
+    if not step:
+        return stage, "", f"step 0 of {2 * count}: the inputs are known"
+    node = forward[-1] if step <= count else backward[-1]
+    way = "forward" if step <= count else "backward"
+    return stage, _id(b, node), f"step {step} of {2 * count}: {way} through {clean(node.path, 50)}"
+
+
+def _id(b: Board, node: Trace) -> str:
+    return str(b.ids[node.path])
+
+
+def _with_networks(b: Board, done: set[str]) -> frozenset[str]:
+    """An open network is done when all that one sees of it is."""
+    for node in b.trace.walk():
+        if b.is_open(node) and all(_id(b, inner) in done for inner in b.visible(node)):
+            done.add(_id(b, node))
+    return frozenset(done)
+
+
+def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
+    """Lines above the picture: the first value that is not finite, what is folded."""
+    rows = []
+    if b.non_finite:
+        rows.append((clean(str(b.non_finite), 150), "bad"))
+    if b.folded:
+        inside = sum(sum(not inner.nodes for inner in node.walk()) for node in b.folded)
+        how = "+ opens one" if page else "unfold='path' opens one"
+        count = f"{len(b.folded)} network{'s' * (len(b.folded) != 1)}"
+        rows.append(
+            (f"folded, to be readable: {count} with {inside} blocks inside; {how}", "quiet")
+        )
+    return rows
+
+
+def legend(b: Board) -> str:
+    """What the signs mean."""
+    return (
+        f"▸ value, above its wire   ◂ gradient of {name(b.trace.objective)}, below it   "
+        "■ kept for backward   ✓ as autodiff"
+    )
+
+
+def _page(b: Board, step: int | None, width: int) -> str:
+    stage, now, title = stage_of(b, step)
+    drawing = draw(b, b.trace, network_of(b, b.trace, stage), width, now)
+    rows = [(headline(b), "name bold"), (legend(b), "quiet"), *notes(b)]
+    rows += [(title, "sum")] if title else []
+    head = lines(rows)
+    size, margin = drawing.placed.size, 14.0
+    w = max(size.width, head.width) + 2 * margin
+    h = head.height + 14 + size.up + size.down + 2 * margin
+    top = head.height + 14 + margin + size.up
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="wb" role="img" width="{n(w)}" '
+        f'height="{n(h)}" viewBox="0 0 {n(w)} {n(h)}" font-size="12">'
+        f"<title>{escape(headline(b))}</title><style>{STYLE}</style>"
+        f'<rect width="{n(w)}" height="{n(h)}" fill="#fff"/>'
+        f'<g transform="translate({n(margin)},{n(margin)})">{head.svg}</g>'
+        f'<g transform="translate({n(margin)},{n(top)})">{drawing.svg}</g></svg>\n'
+    )
