@@ -120,7 +120,6 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
             lambda i, rng: read_part(paths[i], size, rng),
         )
 
-    return Data(
-        f"{folder}.", found.names, view, moments,
-        examples(train), examples(validation), examples(test or validation),
-    )  # fmt: skip
+    watched = examples(validation)
+    judged = examples(test) if test else watched
+    return Data(f"{folder}.", found.names, view, moments, examples(train), watched, judged)

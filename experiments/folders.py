@@ -102,8 +102,8 @@ def check_classes(folder: Path, names: Sequence[str], pictures: Sequence[Labelle
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
         few = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
         raise PictureError(
-            f"{folder}: no pictures of class {few}; add some, or leave it out (in labels.tsv classes "
-            "are numbered from 0 without gaps)"
+            f"{folder}: no pictures of class {few}; add some, or leave it out (classes in "
+            "labels.tsv are numbered from 0 without gaps)"
         )
 
 

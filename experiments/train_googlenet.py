@@ -32,6 +32,7 @@ from experiments.options import at_least, seeded, writable
 from experiments.recognition import AUXILIARY, DESCRIPTION, describe
 from experiments.run import conclude, replacing, save
 from fnn.block import Block
+from fnn.check.lab import fast
 from fnn.fit import ADVICE
 
 PUBLISHED, SMALL = (2, 2, 2), (2, 1, 1)  # strides of the stem
@@ -58,9 +59,9 @@ class Train:
     of which that would leave too little for the auxiliary classifiers, 2 1 1"""
     epochs: int = 10
     """passes over the training pictures"""
-    batch_size: int = 128
+    batch_size: int = 64
     """pictures per step"""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     """of the first 8 epochs"""
     averaging: float = 0.999
     """Polyak averaging: the average keeps this much of itself at each step"""
@@ -134,7 +135,8 @@ def train(options: Train) -> int:
     )  # fmt: skip
     shape = (options.batch_size, options.size, options.size, data.channels)
     print_summary(net, jax.ShapeDtypeStruct(shape, options.dtype), parts=False)
-    params = jax.jit(net.init)(jax.random.key(options.seed), jnp.zeros((1, *shape[1:])))
+    # It runs once, and would take longer to optimise than to run.
+    params = fast(net.init)(jax.random.key(options.seed), jnp.zeros((1, *shape[1:])))
     if options.check:
         two = np.stack([data.train.see(i) for i in (0, 1)])
         loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())

@@ -95,10 +95,11 @@ def googlenet(
       dropout_rate: before the main classifier; it is 0.7 in the auxiliary heads.
       stem_strides: of conv1, pool1 and pool2, which make a side an eighth before the first
         inception module. Small pictures need less of it: with ``(2, 1, 1)`` 28 x 28 are 10 x 10
-        there. It changes no parameter.
+        there.
 
-    The auxiliary heads average 5 x 5 windows, so 4a must leave 5 x 5 at least: x needs a side of
-    79, or with ``stem_strides=(2, 1, 1)`` of 27.
+    The auxiliary heads average windows of 5 x 5 values, 3 apart: 4 x 4 of them where x is
+    224 x 224, and one where 4a leaves just 5 x 5, for which x needs a side of 79, or of 27 with
+    ``stem_strides=(2, 1, 1)``. No parameter but those of their ``fc`` depends on the size.
 
     The names of parameters are those of BVLC's model: ``inception_3a/5x5_reduce/w``.
 
