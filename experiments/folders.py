@@ -6,6 +6,7 @@ such folders ``train`` and ``val`` (or ``validation``, ``valid``) and perhaps ``
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,7 @@ def image_folder(folder: Path, seed: int) -> Split:
     """
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder; --data-dir needs one with pictures")
-    if not (folder / TRAIN).is_dir():
+    if not _is_split(folder):
         names, pictures = _pictures(folder)
         check_classes(folder, names, pictures)
         return Split(names, *_held_out(folder, names, pictures, seed), [])
@@ -70,11 +71,28 @@ def image_folder(folder: Path, seed: int) -> Split:
     return Split(names, train, validation, test)
 
 
-def _pictures(folder: Path) -> tuple[tuple[str, ...], list[Labelled]]:
-    """The classes in alphabetical order and the pictures of each; numbered in a labels.tsv."""
+def _is_split(folder: Path) -> bool:
+    """Whether ``train`` is for training, and not one class of several, such as plane and train."""
+    train = folder / TRAIN
+    if not train.is_dir():
+        return False
+    others = any((folder / name).is_dir() for name in (*VALIDATION, TEST))
+    return others or (train / "labels.tsv").is_file() or any(p.is_dir() for p in train.iterdir())
+
+
+def _pictures(folder: Path, known: tuple[str, ...] = ()) -> tuple[tuple[str, ...], list[Labelled]]:
+    """The classes in alphabetical order and the pictures of each; or as labels.tsv numbers them,
+    which may be those that are ``known``."""
     if (folder / "labels.tsv").is_file():
-        pictures = labelled(folder, _ANY)
-        names = tuple(str(i) for i in range(1 + max(picture.label for picture in pictures)))
+        pictures = labelled(folder, len(known) or _ANY)
+        labels = {picture.label for picture in pictures}
+        if not known and (gaps := max(labels) + 1 - len(labels)):
+            missing = next(i for i in itertools.count() if i not in labels)
+            raise PictureError(
+                f"{folder / 'labels.tsv'}: no pictures of class {missing}, and {gaps} of the "
+                f"classes to {max(labels)} have none; number them from 0 without gaps"
+            )
+        names = known or tuple(str(label) for label in sorted(labels))
     else:
         classes = sorted(p for p in folder.iterdir() if p.is_dir() and not _hidden(p))
         if not classes:
@@ -101,15 +119,12 @@ def check_classes(folder: Path, names: Sequence[str], pictures: Sequence[Labelle
     counts = np.bincount([picture.label for picture in pictures], minlength=len(names))
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
         few = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
-        raise PictureError(
-            f"{folder}: no pictures of class {few}; add some, or leave it out (classes in "
-            "labels.tsv are numbered from 0 without gaps)"
-        )
+        raise PictureError(f"{folder}: no pictures of class {few}; add some, or remove the folder")
 
 
 def _renumbered(folder: Path, names: tuple[str, ...]) -> list[Labelled]:
     """Pictures to judge by, with the numbers that their classes have in training."""
-    own, pictures = _pictures(folder)
+    own, pictures = _pictures(folder, names)
     if unknown := [name for name in own if name not in names]:
         raise PictureError(
             f"{folder}: class {unknown[0]} is not among those to learn, which are in "
