@@ -19,10 +19,10 @@ endif
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
 
-# Most tests compile much and run little, so they are compiled without LLVM's optimisations. The
+# Most tests compile much and run little, so they are compiled with little effort. The
 # others say how the library behaves as its users compile it: digits, every 16-bit number,
 # experiments, doctests.
-QUICK = XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(PYTEST)
+QUICK = XLA_FLAGS="$(XLA_FLAGS) $(shell $(BIN)/python tests/quick.py)" $(PYTEST)
 AS_COMPILED = tests/test_nonlinearities.py tests/test_exhaustive.py tests/test_googlenet.py $(wildcard tests/test_experiments*.py)
 
 test: $(VENV)/.test

@@ -3,67 +3,92 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 
 from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.flops import flops
 from fnn.graph import map_nodes
 
 
 class Row(NamedTuple):
-    """One block: its path, its kind, its output's shape, its parameters, its residuals."""
+    """One block: its path, its kind, its output's shape, its parameters, floating-point
+    operations forward and backward, the bytes kept for backward, and what those are."""
 
     path: str
     block: str
     output: str
     parameters: int
+    forward_flops: int
+    backward_flops: int
     residual_bytes: int
+    residuals: str
 
 
 class Summary(NamedTuple):
-    """The rows of the blocks that are not graphs themselves, in order of execution."""
+    """The rows of the blocks that are not graphs themselves, in order of execution.
+
+    An array that several blocks keep counts once in the total of bytes.
+    """
 
     rows: list[Row]
     parameters: int
+    forward_flops: int
+    backward_flops: int
     residual_bytes: int
 
     def __str__(self) -> str:
-        header = ("block", "kind", "output", "parameters", "kept for backward")
+        header = (
+            "block", "kind", "output", "parameters", "FLOP forward", "backward", "bytes kept",
+            "which are",
+        )  # fmt: skip
         cells = [
-            (r.path, r.block, r.output, f"{r.parameters:,}", readable_bytes(r.residual_bytes))
+            (
+                r.path, r.block, r.output, f"{r.parameters:,}", readable_count(r.forward_flops),
+                readable_count(r.backward_flops), readable_bytes(r.residual_bytes), r.residuals,
+            )
             for r in self.rows
-        ]
-        total = ("total", "", "", f"{self.parameters:,}", readable_bytes(self.residual_bytes))
+        ]  # fmt: skip
+        total = (
+            "total", "", "", f"{self.parameters:,}", readable_count(self.forward_flops),
+            readable_count(self.backward_flops), readable_bytes(self.residual_bytes), "",
+        )  # fmt: skip
         table = [header, *cells, total]
         widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+        right = range(3, 7)  # numbers
 
         def line(row: tuple[str, ...]) -> str:
-            text = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(
-                zip(row, widths, strict=True))]  # fmt: skip
+            text = [
+                cell.rjust(width) if i in right else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
             return "  ".join(text).rstrip()
 
-        rule = "-" * len(line(header))
+        rule = "-" * max(map(len, map(line, table)))
         return "\n".join([line(header), rule, *map(line, cells), rule, line(total)])
 
 
 def summary(net: Block, x: Value, key: Key = None) -> Summary:
-    """A table of the network by block path: output shape, parameters, bytes kept for backward.
+    """A table of the network by block path: output shape, parameters, floating-point operations
+    (see :func:`fnn.flops.flops`), and what is kept for backward.
 
     Args:
       net: the network.
-      x: an input, or its ``jax.ShapeDtypeStruct``; the batch size counts in the bytes.
+      x: an input, or its ``jax.ShapeDtypeStruct``; the batch size counts.
+      key: for a network that draws random numbers; by default ``jax.random.key(0)``.
 
     >>> import fnn, jax
     >>> net = fnn.serial(hidden=fnn.linear(128), act=fnn.relu(), out=fnn.linear(10))
     >>> print(fnn.summary(net, jax.ShapeDtypeStruct((32, 784), "float32")))
-    block   kind    output           parameters  kept for backward
-    --------------------------------------------------------------
-    hidden  linear  float32[32,128]     100,480            98.0 KB
-    act     relu    float32[32,128]           0             4.0 KB
-    out     linear  float32[32,10]        1,290            16.0 KB
-    --------------------------------------------------------------
-    total                               101,770           118.0 KB
+    block   kind    output           parameters  FLOP forward  backward  bytes kept  which are
+    ----------------------------------------------------------------------------------------------
+    hidden  linear  float32[32,128]     100,480        6.43 M    12.8 M     98.0 KB  x
+    act     relu    float32[32,128]           0        4.10 K    4.10 K      4.0 KB  uint8[32,128]
+    out     linear  float32[32,10]        1,290        82.2 K     164 K     16.0 KB  x
+    ----------------------------------------------------------------------------------------------
+    total                               101,770        6.51 M    13.0 M    118.0 KB
     """
     key = jax.random.key(0) if key is None else key
     rows: list[Row] = []
@@ -75,27 +100,57 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
             y, residuals = block.forward(params, x, key)
             sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+            known = {"x": x, "y": y, "key": key, "": params}
+            forward_flops = flops(lambda p, x: block.forward(p, x, key), *_shapes((params, x)))
+            backward_flops = flops(block.backward, *_shapes((params, residuals, y)))
             row = Row(
-                "/".join(path) or block.name, block.name, _describe(y), sum(sizes), _size(residuals)
-            )
+                "/".join(path) or block.name, block.name, ", ".join(_words(y)), sum(sizes),
+                forward_flops, backward_flops, _size(residuals),
+                ", ".join(_words(residuals, known)),
+            )  # fmt: skip
             rows.append(row)
             return y, residuals
 
         return block._replace(forward=forward)
 
+    kept: list[int] = []
+
+    def run(params: Params, x: Value, key: Key) -> None:
+        kept.append(_size(watch((), net).forward(params, x, key)[1]))
+
     params = jax.eval_shape(net.init, key, x)
-    _, residuals = jax.eval_shape(watch((), net).forward, params, x, key)
-    return Summary(rows, sum(math.prod(p.shape) for p in jax.tree.leaves(params)), _size(residuals))
-
-
-def _describe(y: Value) -> str:
-    return ", ".join(
-        f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(y)
+    jax.eval_shape(run, params, x, key)
+    return Summary(
+        rows,
+        sum(math.prod(p.shape) for p in jax.tree.leaves(params)),
+        sum(row.forward_flops for row in rows),
+        sum(row.backward_flops for row in rows),
+        kept[0],
     )
 
 
+def _shapes(tree: Any) -> Any:
+    """The shapes of what is traced; what is no array stays."""
+    return jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype) if hasattr(v, "dtype") else v, tree
+    )
+
+
+def _words(tree: Any, known: dict[str, Any] | None = None) -> Iterator[str]:
+    """Each array by its path in what is known, or else by its dtype and shape."""
+    names = {
+        id(leaf): jax.tree_util.keystr(path, simple=True, separator="/").strip("/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(known or {})
+    }
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype"):
+            plain = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+            yield names.get(id(leaf), plain)
+
+
 def _size(residuals: Residuals) -> int:
-    return sum(math.prod(r.shape) * r.dtype.itemsize for r in jax.tree.leaves(residuals))
+    arrays = {id(r): r for r in jax.tree.leaves(residuals) if hasattr(r, "dtype")}
+    return sum(math.prod(r.shape) * r.dtype.itemsize for r in arrays.values())
 
 
 def readable_bytes(count: int) -> str:
@@ -106,3 +161,13 @@ def readable_bytes(count: int) -> str:
             break
         size /= 1024
     return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
+
+
+def readable_count(count: int) -> str:
+    """A number to three digits, in thousands (K), millions (M) and so on."""
+    size = float(count)
+    for unit in ("", "K", "M", "G", "T"):
+        if size < 1000 or unit == "T":
+            break
+        size /= 1000
+    return str(count) if not unit else f"{size:.{max(0, 2 - int(math.log10(size)))}f} {unit}"

@@ -13,6 +13,7 @@ from experiments.data import DataError
 BENCHMARKS = {
     "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
     "conv": "blocks and steps of convolutional networks beside jax.grad, Flax and PyTorch",
+    "nonlinearities": "what the accuracy of nonlinearities costs beside jax.nn",
     "failures": "gradients that public issues report as wrong, fnn's, and which checker notices",
 }
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print("usage: python -m experiments.benchmarks NAME [OPTIONS]   (NAME --help lists them)\n")
     for known, summary in BENCHMARKS.items():
-        print(f"  {known:10}{summary}")
+        print(f"  {known:16}{summary}")
     if name in ("-h", "--help"):
         return 0
     print(f"\nThere is no benchmark {name!r}.", file=sys.stderr)

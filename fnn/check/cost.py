@@ -101,7 +101,7 @@ def cost(lab: Lab, tried: Sequence[Trial], timed: bool) -> Result:
     """Bytes kept, compiled FLOPs, temporary bytes and time, as this rule / autodiff."""
     sample, dy = cast(tuple(lab.sample), np.float32), cast(tried[0].dy, np.float32)
     params, x, key = sample
-    params, x = jax.tree.map(jnp.asarray, (params, x))
+    params, x = jax.device_put((params, x))
     parts: dict[str, Callable[..., Any]] = {"by hand": lab.programs.traced}
     kept = {"by hand": _kept_by_hand(lab, params, x, key)}
     if not lab.no_autodiff:

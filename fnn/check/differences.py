@@ -44,10 +44,13 @@ def both_sides(values: np.ndarray, size: np.ndarray | None = None) -> Slope:
     return _extrapolate((above - below) / 2, size, even=True)
 
 
-def one_side(values: np.ndarray, at_zero: np.ndarray, sign: int) -> Slope:
-    """The derivative from the right (sign 1) or from the left (sign -1)."""
-    side = values[:STEPS] if sign > 0 else values[STEPS:]
-    size = np.maximum(np.abs(side), np.abs(at_zero))
+def one_side(
+    values: np.ndarray, at_zero: np.ndarray, sign: int, size: np.ndarray | None = None
+) -> Slope:
+    """The derivative from the right (sign 1) or from the left (sign -1); ``size`` as above."""
+    cut = slice(None, STEPS) if sign > 0 else slice(STEPS, None)
+    side = values[cut]
+    size = np.maximum(np.abs(side), np.abs(at_zero)) if size is None else size[cut]
     return _extrapolate(sign * (side - at_zero), size, even=False)
 
 

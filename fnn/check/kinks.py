@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from fnn.block import is_floating
-from fnn.check import differences
+from fnn.check import differences, lines
 from fnn.check.lab import Cotangents, Lab
+from fnn.check.lines import flat_dy
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample
-from fnn.check.values import TOO_COARSE, flat_dy
+from fnn.check.values import TOO_COARSE
 
 MOST_ENTRIES, FEWEST = 96, 8  # that are moved one by one
 MOST_NUMBERS = 200_000  # of y for all of them together
@@ -92,14 +93,13 @@ class _Kinks:
         )
         if not np.isfinite(at_zero).all():
             return  # outside the domain, or at an edge of it: see "edges"
-        values, scales = lab.by_entry(sample, entries)
+        values, scales = lines.by_entry(lab, sample, entries)
         weights = flat_dy(dy)
         sides = []
+        projected, terms = values @ weights, np.abs(values) @ np.abs(weights)
         for sign in (1, -1):
-            slope = differences.one_side(values, at_zero[None], sign)
-            value = np.sum(slope.value * weights, 1) / scales
-            error = np.sum(slope.error * np.abs(weights), 1) / scales
-            sides.append((value, error))
+            slope = differences.one_side(projected, at_zero @ weights, sign, terms)
+            sides.append((slope.value / scales, slope.error / scales))
         (right, e1), (left, e2) = sides
         size = max(float(np.max(np.abs(weights), initial=0)), 1e-300)
         sure = (e1 <= 1e-6 * size) & (e2 <= 1e-6 * size)

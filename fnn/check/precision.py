@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from fnn.block import is_floating
 from fnn.check.batches import Batch, find
-from fnn.check.lab import Cotangents, Lab, cast, path_of
+from fnn.check.lab import Cotangents, Lab, cast, fast, path_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import Sample, flat
+from fnn.check.rule import PROGRAMS, Sample, flat, split_floats
+from fnn.check.transformations import first_line
 from fnn.check.values import Trial
 
 NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -35,16 +37,17 @@ def precision(lab: Lab, tried: Sequence[Trial], dtype_name: str) -> Result:
     dtype = NARROW[dtype_name]
     unit = float(jnp.finfo(dtype).eps) / 2
     problems, worst, relative = dict[str, Problem](), 0.0, 0.0
+    kept = _kept_dtypes(lab, dtype)
     batch, rows = _long(lab, tried) if dtype_name != "float32" else (None, frozenset())
     for what, sample in _samples(lab, batch):
         try:
-            low, dy = _lowered(lab, sample, dtype)
+            low, dy = _lowered(lab, sample, dtype, kept)
             y, got = _narrow(lab, low, dy)
             if PICKED in what:
                 dy = jax.tree.map(_picked, y, dy)
                 got = _narrow(lab, low, dy)[1]
         except Exception as error:
-            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+            text = first_line(error)
             if what == "as given":
                 return Result(dtype_name, SKIPPED, f"does not run in {dtype_name}: {text}")
             continue
@@ -53,7 +56,10 @@ def precision(lab: Lab, tried: Sequence[Trial], dtype_name: str) -> Result:
         wide_y, truth = lab.run(wide, wide_dy)
         if not _as_finite(y, wide_y):
             continue  # forward itself overflows here
-        spread = _spread(lab, wide, wide_dy, unit, truth)
+        try:
+            spread = _spread(lab, wide, wide_dy, unit, truth)
+        except Exception as error:
+            return Result(dtype_name, SKIPPED, f"does not run in a loop: {first_line(error)}")
         for i, name in enumerate(lab.names):
             if got[i] is None or truth[i] is None or not got[i].size:
                 continue
@@ -211,17 +217,20 @@ def _along(lab: Lab, tried: Sequence[Trial], leaves: Sequence[Any]) -> tuple[boo
     return (fits,) * len(leaves)
 
 
-def _lowered(lab: Lab, sample: Sample, dtype: Any) -> tuple[Sample, Any]:
-    """x in the dtype, params and dy in those that go with it (a block may keep float32 params)."""
+def _kept_dtypes(lab: Lab, dtype: Any) -> Any:
+    """The dtypes of a block's parameters for inputs of this dtype: it may keep them in float32."""
+    params, x, _ = lab.sample
+    if lab.rule.block is not None:
+        start = jax.eval_shape(lab.rule.block.init, jax.random.key(0), cast(x, dtype))
+        if str(jax.tree.structure(start)) == str(jax.tree.structure(params)):
+            return jax.tree.map(lambda p: p.dtype, start)
+    return jax.tree.map(lambda p: dtype if is_floating(p) else p.dtype, params)
+
+
+def _lowered(lab: Lab, sample: Sample, dtype: Any, kept: Any) -> tuple[Sample, Any]:
+    """x in the dtype, params and dy in those that go with it."""
+    params = jax.tree.map(lambda p, its: cast(p, its) if is_floating(p) else p, sample.params, kept)
     x = cast(sample.x, dtype)
-    params = cast(sample.params, dtype)
-    block = lab.rule.block
-    if block is not None:
-        start = jax.eval_shape(block.init, jax.random.key(0), x)
-        if str(jax.tree.structure(start)) == str(jax.tree.structure(sample.params)):
-            params = jax.tree.map(
-                lambda p, like: cast(p, like.dtype) if is_floating(p) else p, sample.params, start
-            )
     low = Sample(params, x, sample.key)
     rng = np.random.default_rng(lab.seed + 7)
     dy = lab.cotangent(rng, low)
@@ -233,26 +242,40 @@ def _lowered(lab: Lab, sample: Sample, dtype: Any) -> tuple[Sample, Any]:
 def _spread(lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents) -> Cotangents:
     """How far results move when every input moves by about its last digit: their conditioning."""
     rng = np.random.default_rng(lab.seed + 8)
-    largest: Cotangents = [None if t is None else np.zeros_like(t) for t in truth]
-    for number in range(STIRS):
-        # Every other time by more, and the change counted for less: where a gradient jumps, as at
-        # a kink, rounding on the way may carry it over, though a last digit of an input does not.
-        reach = WIDE if number % 2 else 1.0
+    floats = split_floats((sample.params, sample.x, dy))[0]
+    shape = (STIRS, sum(np.size(v) for v in floats))
+    # Not by one unit each: equal changes of two terms would often cancel to the last bit.
+    noise = rng.integers(90, 128, shape, np.int8) * rng.choice(np.array([-1, 1], np.int8), shape)
+    # Every other time by more, and the change counted for less: where a gradient jumps, as at a
+    # kink, rounding on the way may carry it over, though a last digit of an input does not.
+    reach = np.where(np.arange(STIRS) % 2, WIDE, 1.0)
+    given = [t for t in truth if t is not None]
+    largest = iter(_stirred(lab.programs.traced)(*sample, dy, given, noise, reach, unit))
+    return [None if t is None else np.nan_to_num(next(largest), nan=np.inf) for t in truth]
 
-        def stir(v: Any, reach: float = reach) -> Any:
-            if not is_floating(v):
-                return v
-            # Not by one unit each: equal changes of two terms would often cancel to the last bit.
-            size = rng.choice([-1.0, 1.0], np.shape(v)) * rng.uniform(0.7, 1.0, np.shape(v))
-            return np.asarray(v) * (1 + reach * unit * size)
 
-        params, x = jax.tree.map(stir, (sample.params, sample.x))
-        moved = lab.run(Sample(params, x, sample.key), jax.tree.map(stir, dy))[1]
-        for i, (m, t) in enumerate(zip(moved, truth, strict=True)):
-            if t is not None and m is not None:
-                change = np.nan_to_num(np.abs(m - t), nan=np.inf) / reach
-                largest[i] = np.maximum(largest[i], change)
-    return largest
+@functools.lru_cache(maxsize=PROGRAMS)
+def _stirred(traced: Callable[..., Any]) -> Callable[..., Any]:
+    """The largest change of each cotangent over rows of noise, in one loop."""
+
+    def run(
+        params: Any, x: Any, key: Any, dy: Any, truth: Any, noise: Any, reach: Any, unit: Any
+    ) -> Any:
+        floats, put = split_floats((params, x, dy))
+        flat_floats, unravel = ravel_pytree(floats)
+
+        def body(largest: Any, row_and_reach: Any) -> Any:
+            row, far = (v.astype(flat_floats.dtype) for v in row_and_reach)
+            stir = 1 + row * (far * unit.astype(far.dtype) / 127)
+            moved_params, moved_x, moved_dy = put(unravel(flat_floats * stir))
+            made = split_floats(traced(moved_params, moved_x, key, moved_dy)[1:])[0]
+            changes = [jax.lax.abs(m - t) / far for m, t in zip(made, truth, strict=True)]
+            return jax.tree.map(jax.lax.max, largest, changes), None
+
+        nothing = [jax.lax.full_like(t, 0) for t in truth]
+        return jax.lax.scan(body, nothing, (noise, reach))[0]
+
+    return fast(run)
 
 
 def _units_off(

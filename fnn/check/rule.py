@@ -111,7 +111,9 @@ def flat(tree: Any) -> tuple[list[Any], Any]:
 def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
     """The floating leaves of a pytree, and the function that puts others in their place."""
     leaves, tree = flat(x)
-    places = [i for i, leaf in enumerate(leaves) if is_floating(jnp.asarray(leaf))]
+    places = [
+        i for i, v in enumerate(leaves) if is_floating(v if hasattr(v, "dtype") else np.asarray(v))
+    ]
 
     def put(floats: Any) -> Any:
         filled = list(leaves)

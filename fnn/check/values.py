@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from fnn.block import is_floating
+from fnn.check import lines
 from fnn.check.diagnosis import Case, explain, explain_shape, worst_entry
 from fnn.check.lab import Cotangents, Lab, is_none, leaves_of
+from fnn.check.lines import flat_dy
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample, redraw
 
@@ -282,17 +284,13 @@ def by_differences(lab: Lab, tried: Sequence[Trial]) -> Result:
     return _projections(lab, [trial for trial in here if trial.sample is lab.sample])
 
 
-def flat_dy(dy: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(d) for d in jax.tree.leaves(dy) if is_floating(d)])
-
-
 def _whole_jacobian(lab: Lab, here: Sequence[Trial], inputs: int) -> Result:
     problems: dict[str, Problem] = {}
     largest, bound, rough = 0.0, 0.0, 0
     slopes: dict[int, Any] = {}
     for trial in here:
         if id(trial.sample) not in slopes:
-            slopes[id(trial.sample)] = lab.jacobian(trial.sample, range(inputs))
+            slopes[id(trial.sample)] = lines.jacobian(lab, trial.sample, range(inputs))
         jacobian = slopes[id(trial.sample)]
         dy = flat_dy(trial.dy)
         terms = jacobian.value * dy
@@ -327,8 +325,8 @@ def _whole_jacobian(lab: Lab, here: Sequence[Trial], inputs: int) -> Result:
 
 
 def _projections(lab: Lab, here: Sequence[Trial]) -> Result:
-    slope, sums, sizes = lab.along_leaves(
-        lab.sample, [t.dy for t in here], [t.got for t in here], REPEATS
+    slope, sums, sizes = lines.along_leaves(
+        lab, lab.sample, [t.dy for t in here], [t.got for t in here], REPEATS
     )
     problems, largest, bound, rough = [], 0.0, 0.0, 0
     for leaf, name in enumerate(lab.names):
