@@ -57,7 +57,7 @@ class Train:
     stem_strides: tuple[int, int, int] | None = None
     """of conv1, pool1 and pool2: 2 2 2 as published, or for pictures of fewer than 79 pixels,
     of which that would leave too little for the auxiliary classifiers, 2 1 1"""
-    epochs: int = 10
+    epochs: int = 14
     """passes over the training pictures"""
     batch_size: int = 64
     """pictures per step"""
