@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterable
@@ -42,10 +43,18 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
     console.print(grid)
 
 
-def print_summary(net: Block, x: Any) -> None:
-    """The network, block by block."""
+def print_summary(net: Block, x: Any, parts: bool = True) -> None:
+    """The network, block by block; without ``parts``, only what it is itself made of."""
     summary = fnn.summary(net, x)
     rows = [(r.path, r.block, r.output, f"{r.parameters:,}") for r in summary.rows]
+    if not parts:
+        whole = itertools.groupby(summary.rows, lambda r: r.path.partition("/")[0])
+        rows = []
+        for name, group in whole:
+            inside = list(group)
+            kind = inside[0].block if len(inside) == 1 else f"{len(inside)} blocks"
+            count = sum(r.parameters for r in inside)
+            rows.append((name, kind, inside[-1].output, f"{count:,}"))
     rows.append(("total", "", "", f"{summary.parameters:,}"))
     table("The network", ("block", "kind", "output", "parameters"), rows)
 
@@ -113,6 +122,12 @@ class TrainingProgress:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+
+    def within(self, epoch: int, part: float, left: float) -> None:
+        """Inside an epoch, of which ``part`` (0 to 1) is done; ``left`` is in seconds."""
+        self.bar.update(
+            self.task, completed=epoch - 1 + part, description="training", left=f"{left:.0f} s left"
+        )
 
     def __call__(self, row: dict[str, float], left: float) -> None:
         epoch = int(row["epoch"])

@@ -239,7 +239,7 @@ def check_examples(where: object, x: Array, target: Array, classes: int = 0) -> 
         )
 
 
-def _hold_out(
+def hold_out(
     name: str, strata: Array, count: int, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Splits range(n) into (kept, held), both ascending, with `count` held.
@@ -287,7 +287,7 @@ def _load_bundled(name: str, seed: int, validation: int | None, raw: bool) -> Da
     )
     count = len(x) // 10 if validation is None else validation
     strata = target[rest] if classes else np.zeros(len(rest))
-    kept, held = _hold_out(name, strata, count, seed)
+    kept, held = hold_out(name, strata, count, seed)
     train = rest[kept]
 
     image_shape = (8, 8, 1) if name == "digits" else None
@@ -347,7 +347,7 @@ def _load_idx(
         for path, x, y in ((paths[0], images, labels), (paths[2], test_images, test_labels)):
             check_examples(path, x, y, len(source.class_names))
         height, width = images.shape[1:]
-        kept, held = _hold_out(name, labels, validation, seed)
+        kept, held = hold_out(name, labels, validation, seed)
 
         def split(pixels: Array, target: Array, rows: NDArray[np.intp]) -> Split:
             pixels = pixels.reshape(len(pixels), -1)

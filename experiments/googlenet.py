@@ -1,10 +1,12 @@
-"""GoogLeNet names what is in photographs, with its trained weights.
+"""GoogLeNet names what is in photographs, with its trained weights; or it learns.
 
     python -m experiments googlenet classify PICTURE ...
     python -m experiments googlenet evaluate --data-dir FOLDER
+    python -m experiments googlenet train [--data-dir FOLDER]
 
 classify prints the five best classes of each picture and draws them beside it; evaluate counts
-how often the right class is first and among the first five.
+how often the right class is first and among the first five; train makes weights for both, of
+a network of any width.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from experiments import pictures
 from experiments.console import console, table
 from experiments.data import DataError
 from experiments.options import at_least, writable
-from experiments.photographs import Labelled, PictureError, is_turned, labelled, read_picture
-from experiments.recognition import CLASSES, Recogniser, recogniser
+from experiments.photographs import Labelled, PictureError, is_turned, labelled
+from experiments.recognition import Recogniser, recogniser
 from experiments.run import replacing
+from experiments.train_googlenet import Train, train
 
 BEST = 5
 DRAWN = 8  # mistakes
@@ -101,9 +104,10 @@ def classify(options: Classify) -> int:
 
 def evaluate(options: Evaluate) -> int:
     options.prepare()
-    examples = labelled(options.data_dir or _samples(), CLASSES)
-    paths, labels = [e.path for e in examples], np.array([e.label for e in examples])
+    folder = options.data_dir or _samples()
     looking = options.recogniser()
+    examples = labelled(folder, len(looking.names))
+    paths, labels = [e.path for e in examples], np.array([e.label for e in examples])
     begin = time.perf_counter()
     probabilities = looking.probabilities(paths, options.batch_size, options.upright)
     seconds = time.perf_counter() - begin
@@ -172,7 +176,7 @@ def _draw(
         ranked = best(row)
         shown.append(
             pictures.Guess(
-                read_picture(picture, options.upright), picture.name,
+                looking.see(picture, options.upright), picture.name,
                 [_short(looking.names[k]) for k in ranked], row[ranked],
                 None if labels is None else _short(looking.names[labels[i]]),
             )
@@ -184,26 +188,27 @@ def _write(
     out: Path, examples: Sequence[Labelled], probabilities: np.ndarray, ranked: np.ndarray
 ) -> None:
     """predictions.csv: the label, the best classes and their probabilities, picture by picture."""
+    places = range(1, ranked.shape[1] + 1)
     with replacing(out / "predictions.csv") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["file", "label", *(f"class_{i}" for i in range(1, BEST + 1)),
-             *(f"probability_{i}" for i in range(1, BEST + 1))]
+            ["file", "label", *(f"class_{i}" for i in places),
+             *(f"probability_{i}" for i in places)]
         )  # fmt: skip
         for example, row, order in zip(examples, probabilities, ranked, strict=True):
             chances = [f"{row[k]:.6f}" for k in order]
             writer.writerow([example.path.name, example.label, *order, *chances])
 
 
-# A command is a dataclass of its options and a function. Training is to be the third:
-# Train, train, in a module of their own.
-COMMANDS: dict[type, Callable[[Any], int]] = {Classify: classify, Evaluate: evaluate}
+# A command is a dataclass of its options and a function.
+COMMANDS: dict[type, Callable[[Any], int]] = {Classify: classify, Evaluate: evaluate, Train: train}
 
 Options = (
     Annotated[Classify, tyro.conf.subcommand("classify", prefix_name=False)]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
+    | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
 )
 
 
-def main(options: Looking) -> int:
+def main(options: Looking | Train) -> int:
     return COMMANDS[type(options)](options)

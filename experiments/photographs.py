@@ -6,12 +6,13 @@ Every fault is a :class:`PictureError` of one line, with the file and what to do
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ LARGEST = 89_478_485  # pixels: Pillow's own limit, above which a small file fil
 _ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
 Pixels = NDArray[np.uint8]
+Item = TypeVar("Item")
 
 
 class PictureError(ValueError):
@@ -37,7 +39,17 @@ class Labelled(NamedTuple):
     label: int
 
 
-def read_picture(path: Path, upright: bool = False) -> Pixels:
+class View(NamedTuple):
+    """The centre of a picture, ``side`` x ``side``, when its short side has length ``short``."""
+
+    side: int = SIDE
+    short: int = SHORT
+
+
+PUBLISHED = View()
+
+
+def read_picture(path: Path, upright: bool = False, view: View = PUBLISHED) -> Pixels:
     """The part of a picture that the network sees: uint8 (224, 224, 3), RGB.
 
     The short side is scaled to 256 with Pillow's bilinear filter, and the centre is cut out. A
@@ -48,17 +60,48 @@ def read_picture(path: Path, upright: bool = False) -> Pixels:
     Args:
       upright: turn the picture as its EXIF orientation says. Not by default: the pixels are
         taken as they are stored, as Caffe did when the reference was made.
+      view: other sizes than 224 and 256.
 
     Raises:
       PictureError: no file, not a picture, not whole, or larger than ``LARGEST``.
     """
+    return _read(path, upright, lambda picture: _centre(picture, view))
+
+
+def read_part(path: Path, side: int, rng: np.random.Generator) -> Pixels:
+    """A random part of a picture, for training: uint8 (side, side, 3), RGB.
+
+    As in the paper: its area is uniform in 8 to 100 % of the picture's, its width is 3/4 to 4/3
+    of its height, and it is scaled to the network's size. Every other one is mirrored. Raises as
+    :func:`read_picture`.
+    """
+    return _read(path, False, lambda picture: _random_part(picture, side, rng))
+
+
+def _random_part(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    width, height = picture.size
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if w <= width and h <= height:
+            break
+    else:  # of a long thin picture hardly any part has that shape
+        w = h = min(width, height)
+    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    box = (left, top, min(left + w, width), min(top + h, height))
+    part = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return ImageOps.mirror(part) if rng.random() < 0.5 else part
+
+
+def _read(path: Path, upright: bool, cut: Callable[[Image.Image], Image.Image]) -> Pixels:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > LARGEST:
                 raise _enormous(path, f"{image.width} x {image.height} pixels")
             image.load()
             picture = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
-            return np.asarray(_centre(picture))
+            return np.asarray(cut(picture))
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -107,38 +150,38 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre(image: Image.Image) -> Image.Image:
+def _centre(image: Image.Image, view: View) -> Image.Image:
+    side, short = view
     width, height = image.size
-    scale = SHORT / min(width, height)
-    scaled = tuple(max(SHORT, round(side * scale)) for side in (width, height))
-    left, top = ((side - SIDE) // 2 for side in scaled)
-    if max(scaled) <= 16 * SHORT:
+    scale = short / min(width, height)
+    scaled = tuple(max(short, round(length * scale)) for length in (width, height))
+    left, top = ((length - side) // 2 for length in scaled)
+    if max(scaled) <= 16 * short:
         whole = image.resize((scaled[0], scaled[1]), Image.Resampling.BILINEAR)
-        return whole.crop((left, top, left + SIDE, top + SIDE))
+        return whole.crop((left, top, left + side, top + side))
     # A line of pixels would become wider than memory is: only its centre is scaled. This differs
     # by one grey level here and there, so others are scaled whole, as the reference was.
     x, y = width / scaled[0], height / scaled[1]
-    box = (left * x, top * y, (left + SIDE) * x, (top + SIDE) * y)
-    return image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+    box = (left * x, top * y, (left + side) * x, (top + side) * y)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
 def batches(
-    paths: Sequence[Path], size: int, upright: bool = False
+    items: Sequence[Item], size: int, read: Callable[[Item], Pixels]
 ) -> Iterator[tuple[Pixels, int]]:
-    """Pictures in order, ``size`` at a time: uint8 (size, 224, 224, 3), and how many are real.
+    """Pictures in order, ``size`` at a time: uint8 (size, height, width, 3), and how many count.
 
     The last batch is filled up with its last picture, so that all have one shape. While one is
-    in use, the next is being read.
+    in use, the next is being read, in threads.
     """
-    starts = range(0, len(paths), size)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def ask(start: int) -> list[Future[Pixels]]:
-            return [pool.submit(read_picture, p, upright) for p in paths[start : start + size]]
+            return [pool.submit(read, item) for item in items[start : start + size]]
 
         try:
             upcoming = ask(0)
-            for start in starts:
+            for start in range(0, len(items), size):
                 current, upcoming = upcoming, ask(start + size)
                 pictures = [future.result() for future in current]
                 filled = pictures + pictures[-1:] * (size - len(pictures))
@@ -150,7 +193,8 @@ def batches(
 def labelled(folder: Path, classes: int) -> list[Labelled]:
     """The pictures of a folder that its ``labels.tsv`` names, in that order.
 
-    The file has a line ``file<TAB>class_index``, and below it one for each picture.
+    The file has a line ``file<TAB>class_index``, and below it one for each picture. There are
+    ``classes`` of them.
 
     Raises:
       PictureError: no folder, no or another labels.tsv, a picture that is missing or named

@@ -27,9 +27,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def learning_curves(
-    history: Sequence[Mapping[str, float]], path: Path, best_epoch: int | None = None
+    history: Sequence[Mapping[str, float]],
+    path: Path,
+    best_epoch: int | None = None,
+    training: str = "training",
 ) -> None:
-    """Loss by epoch on a log scale, and beside it every metric."""
+    """Loss by epoch on a log scale, and beside it every metric; ``training`` names the former."""
     epochs = [row["epoch"] for row in history]
     metrics = [n for n in history[0] if n.startswith("validation_") and n != "validation_loss"]
     figure, axes = plt.subplots(
@@ -38,7 +41,7 @@ def learning_curves(
     loss, *rest = axes[0]
     marker = "o" if len(epochs) < 40 else ""
     loss.semilogy(
-        epochs, [row["loss"] for row in history], marker=marker, ms=3, color=BLUE, label="training"
+        epochs, [row["loss"] for row in history], marker=marker, ms=3, color=BLUE, label=training
     )
     if "validation_loss" in history[0]:
         loss.semilogy(

@@ -188,7 +188,7 @@ def test_breast_cancer_splits_are_stratified() -> None:
 def test_hold_out_gives_each_class_its_share() -> None:
     strata = np.random.default_rng(0).choice(4, 997, p=[0.6, 0.3, 0.09, 0.01])
     for count in (0, 1, 10, 333, 996):
-        kept, held = data._hold_out("x", strata, count, seed=0)
+        kept, held = data.hold_out("x", strata, count, seed=0)
         np.testing.assert_array_equal(np.sort(np.append(kept, held)), np.arange(997))
         assert len(held) == count and (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
         share = np.bincount(strata, minlength=4) * count / 997

@@ -253,7 +253,7 @@ def test_batches_are_of_one_size_and_in_order(tmp_path: Path) -> None:
     paths = [
         written(tmp_path / f"{i}.png", Image.new("L", (9, 9), 10 * i)) for i in range(5)
     ]  # fmt: skip
-    got = list(photographs.batches(paths, 2))
+    got = list(photographs.batches(paths, 2, read_picture))
     assert [(pixels.shape, count) for pixels, count in got] == [
         ((2, 224, 224, 3), 2), ((2, 224, 224, 3), 2), ((2, 224, 224, 3), 1)
     ]  # fmt: skip

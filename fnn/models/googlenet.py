@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fnn.batch_norm import batch_norm
-from fnn.block import Block, BlockValueError
+from fnn.block import Block, BlockValueError, whole_number
 from fnn.combinators import concatenate, flatten, item, serial
 from fnn.conv import conv
 from fnn.dropout import dropout
@@ -76,7 +76,11 @@ def inception(
 
 
 def googlenet(
-    classes: int = 1000, auxiliary: bool = True, width: float = 1.0, dropout_rate: float = 0.4
+    classes: int = 1000,
+    auxiliary: bool = True,
+    width: float = 1.0,
+    dropout_rate: float = 0.4,
+    stem_strides: Sequence[int] = (2, 2, 2),
 ) -> Block:
     """The published network: 22 layers with parameters, 6,998,552 of them for 1000 classes.
 
@@ -89,6 +93,13 @@ def googlenet(
     Args:
       width: all inner channels are multiplied by it (and rounded): a narrower network.
       dropout_rate: before the main classifier; it is 0.7 in the auxiliary heads.
+      stem_strides: of conv1, pool1 and pool2, which make a side an eighth before the first
+        inception module. Small pictures need less of it: with ``(2, 1, 1)`` 28 x 28 are 10 x 10
+        there.
+
+    The auxiliary heads average windows of 5 x 5 values, 3 apart: 4 x 4 of them where x is
+    224 x 224, and one where 4a leaves just 5 x 5, for which x needs a side of 79, or of 27 with
+    ``stem_strides=(2, 1, 1)``. No parameter but those of their ``fc`` depends on the size.
 
     The names of parameters are those of BVLC's model: ``inception_3a/5x5_reduce/w``.
 
@@ -104,22 +115,28 @@ def googlenet(
         return [_scaled(c, width) for c in channels]
 
     (stem, reduced, before), (head, hidden) = wide(64, 64, 192), wide(128, 1024)
-    pool = max_pool(3, 2, ceil_mode=CAFFE)
+    strides = [whole_number("googlenet", "stem_strides", s) for s in stem_strides]
+    if len(strides) != 3:
+        raise BlockValueError("googlenet", f"stem_strides is {stem_strides}, needs three numbers")
+
+    def pool(stride: int) -> Block:
+        return max_pool(3, stride, ceil_mode=CAFFE)
+
     blocks: dict[str, Block] = {
-        "conv1": serial(**{"7x7_s2": conv(stem, 7, 2, padding=3), "relu": relu()}),
-        "pool1": serial(**{"3x3_s2": pool, "norm1": local_response_norm()}),
+        "conv1": serial(**{"7x7_s2": conv(stem, 7, strides[0], padding=3), "relu": relu()}),
+        "pool1": serial(**{"3x3_s2": pool(strides[1]), "norm1": local_response_norm()}),
         "conv2": serial(
             **{
                 "3x3_reduce": conv(reduced, 1), "relu_3x3_reduce": relu(),
                 "3x3": conv(before, 3), "relu_3x3": relu(), "norm2": local_response_norm(),
             }
         ),
-        "pool2": pool,
+        "pool2": pool(strides[2]),
     }  # fmt: skip
     for name, channels in INCEPTIONS.items():
         blocks[f"inception_{name}"] = inception(*wide(*channels))
         if name in ("3b", "4e"):
-            blocks[f"pool{name[0]}"] = pool
+            blocks[f"pool{name[0]}"] = pool(2)
     blocks |= {
         "pool5": global_avg_pool(),
         "dropout": dropout(dropout_rate),
