@@ -68,10 +68,21 @@ def test_shapes_are_those_of_table_1() -> None:
     assert {name: shapes[name] for name in table} == table
 
 
+def drawn(net: Block, x: jax.Array) -> Any:
+    """Parameters of the size of He's, without compiling ``init``, which takes many seconds."""
+    rng = np.random.default_rng(2)
+
+    def one(leaf: Any) -> jax.Array:
+        scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree.map(one, jax.eval_shape(net.init, jax.random.key(0), x))
+
+
 def test_gradients_of_googlenet_are_those_of_the_plain_formula() -> None:
     net = fnn.models.googlenet(3, auxiliary=False, width=0.04, dropout_rate=0.0)
     x, key = images(2, 65, 65, 3), jax.random.key(0)
-    params = jax.jit(net.init)(key, x)
+    params = drawn(net, x)
     dy = images(2, 3)
     rng = np.random.default_rng(1)
     line = jax.tree.map(lambda p: rng.standard_normal(p.shape), params)
@@ -95,7 +106,7 @@ def test_gradients_of_googlenet_are_those_of_the_plain_formula() -> None:
 def test_auxiliary_heads_are_trained_and_gone_at_inference() -> None:
     net = fnn.models.googlenet(3, width=0.03)
     x = images(2, 80, 80, 3, dtype=jnp.float32)
-    params = jax.jit(net.init)(jax.random.key(0), x)
+    params = drawn(net, x)
     loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())
     gradient = jax.jit(fnn.value_and_grad(net, loss))
     value, grads = gradient(params, x, jnp.array([0, 2]), jax.random.key(1))

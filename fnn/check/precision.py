@@ -58,6 +58,9 @@ def precision(lab: Lab, tried: Sequence[Trial], dtype_name: str) -> Result:
             continue  # forward itself overflows here
         try:
             spread = _spread(lab, wide, wide_dy, unit, truth)
+            if what.endswith(f"times {SMALL:g}"):
+                jumps = _jumps(lab, wide, wide_dy, unit, truth, what.split(" times ")[0])
+                spread = [None if s is None else s + j for s, j in zip(spread, jumps, strict=True)]
         except Exception as error:
             return Result(dtype_name, SKIPPED, f"does not run in a loop: {first_line(error)}")
         for i, name in enumerate(lab.names):
@@ -241,14 +244,47 @@ def _lowered(lab: Lab, sample: Sample, dtype: Any, kept: Any) -> tuple[Sample, A
 
 def _spread(lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents) -> Cotangents:
     """How far results move when every input moves by about its last digit: their conditioning."""
-    rng = np.random.default_rng(lab.seed + 8)
-    floats = split_floats((sample.params, sample.x, dy))[0]
-    shape = (STIRS, sum(np.size(v) for v in floats))
-    # Not by one unit each: equal changes of two terms would often cancel to the last bit.
-    noise = rng.integers(90, 128, shape, np.int8) * rng.choice(np.array([-1, 1], np.int8), shape)
+    noise = _noise(lab, sample, dy)
     # Every other time by more, and the change counted for less: where a gradient jumps, as at a
     # kink, rounding on the way may carry it over, though a last digit of an input does not.
     reach = np.where(np.arange(STIRS) % 2, WIDE, 1.0)
+    return _moved(lab, sample, dy, truth, noise, reach, unit)
+
+
+def _jumps(
+    lab: Lab, sample: Sample, dy: Any, unit: float, truth: Cotangents, name: str
+) -> Cotangents:
+    """How far results jump when a tiny leaf of x moves as far as rounding of what is inside a
+    network may carry it: its last digits are gone from sums of larger terms, so that windows of a
+    pool become ties, for instance. 0 where results only move in proportion."""
+    sizes = [leaf.size for leaf in lab.floats(sample)]
+    start = sum(sizes[: lab.names.index(name)])
+    noise, one = _noise(lab, sample, dy), np.ones(STIRS)
+    still = np.ones(noise.shape[1], bool)
+    still[start : start + sizes[lab.names.index(name)]] = False
+    noise[:, still] = 0
+    near = _moved(lab, sample, dy, truth, noise, one, unit)
+    far = _moved(lab, sample, dy, truth, noise, one, unit / SMALL)
+    return [
+        None if f is None else np.where(f > 10 * n / SMALL, f, 0.0)
+        for n, f in zip(near, far, strict=True)
+    ]
+
+
+def _noise(lab: Lab, sample: Sample, dy: Any) -> np.ndarray:
+    """For each stir and each floating number, 90 to 127 or the negative: not one unit each, for
+    equal changes of two terms would often cancel to the last bit."""
+    rng = np.random.default_rng(lab.seed + 8)
+    floats = split_floats((sample.params, sample.x, dy))[0]
+    shape = (STIRS, sum(np.size(v) for v in floats))
+    return rng.integers(90, 128, shape, np.int8) * rng.choice(np.array([-1, 1], np.int8), shape)
+
+
+def _moved(
+    lab: Lab, sample: Sample, dy: Any, truth: Cotangents, noise: np.ndarray, reach: np.ndarray,
+    unit: float,
+) -> Cotangents:  # fmt: skip
+    """The largest change of each entry over the stirs, each over its reach."""
     given = [t for t in truth if t is not None]
     largest = iter(_stirred(lab.programs.traced)(*sample, dy, given, noise, reach, unit))
     return [None if t is None else np.nan_to_num(next(largest), nan=np.inf) for t in truth]
