@@ -11,7 +11,7 @@ import pytest
 
 import fnn
 from experiments.benchmarks.conv_cases import plain_googlenet
-from fnn.block import BlockValueError
+from fnn.block import Block, BlockValueError
 
 
 def trained(params: Any) -> int:
