@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             module.Options, args=rest, prog=f"python -m experiments {name}",
             description=module.__doc__, config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
+        options.command = shlex.join(["python", "-m", "experiments", name, *rest])
         return module.main(options) or 0
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):

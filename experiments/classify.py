@@ -8,19 +8,21 @@ import jax
 import numpy as np
 
 import fnn
-from experiments import pictures
+from experiments import pictures, report
 from experiments.console import console
 from experiments.data import Dataset
 from experiments.options import Training
+from experiments.report import Report
 from experiments.run import conclude, predict, train
 from fnn.block import Block
 
 
 def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any = None) -> int:
     """Trains on the training images, keeps the best on validation, judges once on the test."""
+    page = Report(options)
     fitted = train(
         options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
-        {"accuracy": fnn.accuracy}, optimizer=optimizer,
+        {"accuracy": fnn.accuracy}, optimizer=optimizer, page=page,
     )  # fmt: skip
     logits = predict(net, fitted.params, data.test.x, options.jax_dtype)
     accuracy = fnn.accuracy(logits, data.test.target)
@@ -34,12 +36,21 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     pictures.worst_mistakes(images, probabilities, data.test.target, names, out / "mistakes.png")
     # hidden_1 or conv_1, or of a network without either, out.
     first = np.asarray(fitted.params[min(fitted.params)]["w"])
+    patterns = first.reshape(-1, first.shape[-1])  # of a convolution, what it looks for in a patch
+    shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
     pictures.filters(
-        first.reshape(-1, first.shape[-1]),  # of a convolution, what it looks for in a patch
-        first.shape[:2] if first.ndim == 4 else data.image_shape[:2],
+        patterns, shape,
         out / "filters.png",
         "What the units of the first layer look for (red: ink wanted, blue: not wanted)",
     )  # fmt: skip
+    page.facts = {
+        "test accuracy": f"{accuracy:.2%}",
+        "kept": f"epoch {fitted.best_epoch}",
+    } | page.facts
+    page.add("Confusion matrix", report.confusion(logits.argmax(-1), data.test.target, names))
+    page.add("Worst mistakes", report.mistakes(images, probabilities, data.test.target, names))
+    page.add("First-layer filters", report.filters(patterns, shape))
+    page.write(out)
     _show_examples(images, logits, data)
     return conclude(
         out,

@@ -7,11 +7,12 @@ import inspect
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 import fnn
 
@@ -35,7 +36,10 @@ class Training:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """of the computation; parameters are float32 at least"""
     out: Path = Path("results")
-    """folder for history.csv, the parameters and the pictures"""
+    """folder for report.html, history.csv, the parameters and the pictures"""
+    diagnostics: bool = False
+    """look at every layer during training, and say what is wrong, if anything"""
+    command: Annotated[str, tyro.conf.Suppress] = ""
 
     def prepare(self) -> None:
         """Refuses what cannot work, and makes ``out``, before any data is read."""

@@ -16,11 +16,14 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from rich.markup import escape
 
 import fnn
+from experiments import report
 from experiments.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.data import Split
 from experiments.options import Training, writable
+from experiments.report import Report
 from fnn.block import Block, BlockError
 from fnn.fit import ADVICE
 from fnn.interrupts import deferred
@@ -38,14 +41,16 @@ def train(
     *,
     name: str = "",
     optimizer: Any = None,
+    page: Report | None = None,
     **fit_options: Any,
 ) -> fnn.Fitted:
     """Shows the network, checks its gradients, trains it, and saves what was learned.
 
-    Writes ``history.csv`` and the parameters into ``options.out``, below ``name`` if there is
-    one. They are written also when training was interrupted or went wrong, which the caller
-    sees in the answer's ``ok`` and the reader in the message. ``optimizer`` is that of the
-    options by default.
+    Writes ``history.csv``, the parameters and ``report.html`` into ``options.out``, below
+    ``name`` if there is one; a caller with more to report gives its own ``page``. They are
+    written also when training was interrupted or went wrong, which the caller sees in the
+    answer's ``ok`` and the reader in the message. ``optimizer`` is that of the options by
+    default.
 
     Raises:
       Interrupted: after saving, where this is one network of several (it has a ``name``).
@@ -58,7 +63,9 @@ def train(
     print_summary(net, jax.ShapeDtypeStruct((options.batch_size, *train.x.shape[1:]), few[0].dtype))
     params = jax.jit(net.init)(key, few[0])
     _try_out(optimizer, options.optimizer, net, loss, params, *few)
-    gradient_check(net, loss, params, *few)
+    page = page or Report(options, name)
+    page.add("The network", report.network(net, jax.ShapeDtypeStruct(few[0].shape, few[0].dtype)))
+    page.add("Gradient check", report.gradient_check(gradient_check(net, loss, params, *few)))
     with TrainingProgress(options.epochs) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the reason is printed below
         fitted = fnn.fit(
@@ -66,13 +73,20 @@ def train(
             optimizer=optimizer, epochs=options.epochs,
             batch_size=options.batch_size, key=key, params=params, dtype=options.jax_dtype,
             validation=None if validation is None or not len(validation.x) else validation,
-            metrics=metrics, progress=progress, **fit_options,
+            metrics=metrics, progress=progress, diagnostics=options.diagnostics, **fit_options,
         )  # fmt: skip
     kept = f"of epoch {fitted.best_epoch}" if fitted.history else "the last that were finite"
     console.print(f"stopped {fitted.stopped}; the parameters kept are those {kept}")
     if fitted.ended == "diverged":
         console.print(f"[bold red]{ADVICE}[/bold red]")
     save(out, fitted.params, fitted.history)
+    if fitted.diagnostics is not None:
+        console.print(f"\n[bold]Diagnostics[/bold]\n{escape(str(fitted.diagnostics))}")
+    one = jax.tree.map(lambda a: a[:1], few)
+    drawn = report.whiteboard(net, loss, fitted.params, one)
+    page.add("One example on the whiteboard", drawn)
+    page.training(fitted)
+    page.write(out)
     if name and fitted.ended == "interrupted":
         raise Interrupted(options.out)
     return fitted

@@ -16,9 +16,11 @@ from fnn.combinators import (
     serial,
 )
 from fnn.conv import conv
+from fnn.diagnostics import Diagnostics
 from fnn.dropout import dropout
 from fnn.elementwise import elementwise, straight_through
 from fnn.embedding import embedding
+from fnn.findings import Finding
 from fnn.fit import Fitted, fit
 from fnn.gates import (
     add,
@@ -72,6 +74,8 @@ from fnn.training import make_epoch, make_predict, make_step
 __all__ = [
     "Block",
     "BlockError",
+    "Diagnostics",
+    "Finding",
     "Fitted",
     "Optimizer",
     "absolute",

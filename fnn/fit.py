@@ -16,7 +16,11 @@ import numpy as np
 
 from fnn.block import Block, Key, Params, Value
 from fnn.check.finite import NonFinite, all_finite, finite
+from fnn.diagnostics import Diagnostics, Watch
+from fnn.facts import facts
+from fnn.graph import inference
 from fnn.interrupts import deferred
+from fnn.metrics import accuracy
 from fnn.optimizers import sgd
 from fnn.training import make_epoch, make_predict
 from fnn.validate import check_target, examples, options, parameters, random_key
@@ -35,7 +39,8 @@ class Fitted(NamedTuple):
     over the epoch), ``validation_loss`` and a ``validation_...`` per metric, ``seconds``.
     ``best_epoch``: where ``params`` is from, 0 for the start. ``ended``: "finished" (all epochs),
     "converged", "interrupted" or "diverged" (a loss or an update that is not finite, or a loss
-    that rises). ``stopped``: the same in words.
+    that rises). ``stopped``: the same in words. ``diagnostics``: what was seen on the way, if
+    that was asked for.
     """
 
     params: Params
@@ -44,6 +49,7 @@ class Fitted(NamedTuple):
     best_epoch: int
     ended: Literal["finished", "converged", "interrupted", "diverged"]
     stopped: str
+    diagnostics: Diagnostics | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,6 +74,7 @@ def fit(
     tolerance: float | None = None,
     patience: int = 5,
     steps_per_call: int | None = None,
+    diagnostics: bool = False,
     progress: Callable[[Row, float], None] | bool = True,
 ) -> Fitted:
     """Trains a network: the whole pipeline, compiled, reproducible from the key.
@@ -90,6 +97,10 @@ def fit(
         its lowest by this fraction.
       steps_per_call: steps per compiled call; fewer than an epoch's make interrupts and
         progress prompt when epochs are long. The whole epoch by default.
+      diagnostics: look at every layer between epochs (:class:`~fnn.diagnostics.Diagnostics`);
+        ``print(fitted.diagnostics)`` says what is wrong, if anything, and what to try. The
+        parameters learned are the same, bit for bit. Of a classifier, every epoch is judged by
+        its validation accuracy too.
       progress: called with (row, seconds left) after each epoch; True prints to stderr.
 
     Returns:
@@ -118,10 +129,16 @@ def fit(
     n = jax.tree.leaves(x)[0].shape[0]
     params = parameters(net, params, key, x)
     check_target(net, loss, params, x, target, "target")
-    judge = None
+    judge = judged = watch = known = None
     if validation is not None:
         judged = examples("validation x", *validation, dtype)
         check_target(net, loss, params, *judged, "validation target")
+    if diagnostics:
+        prediction = jax.eval_shape(inference(net).forward, params, x)[0]
+        known = facts(loss, prediction, x, target, judged and judged[1])
+        if known.classify and judged is not None:
+            metrics = {"accuracy": accuracy, **(metrics or {})}
+    if judged is not None:
         judge = _judge(net, loss, *judged, metrics or {})
     elif metrics:
         raise ValueError("fit: metrics are of validation predictions, and there is no validation")
@@ -133,6 +150,10 @@ def fit(
     shuffle = np.random.default_rng(_seed(key))
     report = _print_progress(epochs) if progress is True else progress or (lambda row, left: None)
     converged = _Convergence(tolerance, patience)
+    if known is not None:
+        seed = _seed(key)
+        watch = Watch(net, loss, optimizer, x, target, params, key, known, batch_size, seed)
+        watch(0, params, state)
     x, target = jax.tree.map(jnp.asarray, (x, target))
     post_mortem = functools.partial(_post_mortem, net, loss, epoch, (x, target), batch_size)
 
@@ -168,7 +189,11 @@ def fit(
                     best, best_epoch, lowest = candidate
                 report(row, _seconds_left(history, epochs))
                 check_interrupt()
-                if converged(row["loss"]):
+                done = converged(row["loss"])
+                if watch is not None:
+                    watch.steps(losses)
+                    watch(number, params, state, last=done or number == epochs)
+                if done:
                     if row["loss"] > history[0]["loss"]:
                         ended, first_loss = "diverged", history[0]["loss"]
                         stopped = f"as the loss rises: from {first_loss:.4g} to {row['loss']:.4g}"
@@ -195,7 +220,8 @@ def fit(
         ended, stopped = "diverged", f"{stopped}; the validation loss was never finite"
         best, best_epoch = params, len(history)
         warnings.warn(f"fit stopped {stopped}. {ADVICE}", RuntimeWarning, stacklevel=2)
-    return Fitted(best, state, history, best_epoch, ended, stopped)
+    seen = None if watch is None else watch.diagnostics(history, ended)
+    return Fitted(best, state, history, best_epoch, ended, stopped, seen)
 
 
 class _NonFiniteLoss(Exception):

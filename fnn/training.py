@@ -18,9 +18,14 @@ from fnn.optimizers import apply_updates
 Step = Callable[..., tuple[Params, Any, jax.Array]]
 
 
-def _step(net: Block, loss: Block, optimizer: Any) -> Step:
-    """The lecture's step: 2a forward, 2b backward, 2c gradient descent."""
-    run = backpropagate(net, loss)
+def plain_step(
+    net: Block, loss: Block, optimizer: Any, run: Callable[..., Any] | None = None
+) -> Step:
+    """The lecture's step, not compiled: 2a forward, 2b backward, 2c gradient descent.
+
+    ``run``: what goes forward and backward; ``backpropagate(net, loss)`` by default.
+    """
+    run = backpropagate(net, loss) if run is None else run
     accepted = inspect.signature(optimizer.update).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
 
@@ -85,7 +90,7 @@ def make_step(net: Block, loss: Block, optimizer: Any, *, donate: bool = False) 
     >>> bool(value < 1e-6)
     True
     """
-    return jax.jit(_step(net, loss, optimizer), donate_argnums=(0, 1) if donate else ())
+    return jax.jit(plain_step(net, loss, optimizer), donate_argnums=(0, 1) if donate else ())
 
 
 def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step:
@@ -109,7 +114,7 @@ def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step
     (3,)
     """
     batch_size = whole_number("make_epoch", "batch_size", batch_size)
-    step = _step(net, loss, optimizer)
+    step = plain_step(net, loss, optimizer)
 
     @jax.jit
     def epoch(

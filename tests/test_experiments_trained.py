@@ -59,6 +59,7 @@ def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert results["test accuracy"] >= 0.97
     pictures = ["learning.png", "confusion.png", "mistakes.png", "filters.png"]
     check_files(tmp_path, pictures, ["."])
+    assert (tmp_path / "report.html").exists()
     assert len(history(tmp_path)) == 60
     printed = capsys.readouterr().out
     for part in ("The network", "hidden_1/w", "largest relative error", "epoch 60", "test acc"):
@@ -86,6 +87,7 @@ def test_four_neurons_hidden_layer_wins(tmp_path: Path) -> None:
     assert hidden > one + 0.1
     pictures = ["neurons.png", "accuracy.png", "learning_one_layer.png"]
     check_files(tmp_path, pictures, ["one_layer", "hidden_layer"])
+    assert all((tmp_path / name / "report.html").exists() for name in ("one_layer", "hidden_layer"))
 
 
 def test_bits() -> None:

@@ -1,0 +1,290 @@
+"""Diagnosed runs: the same parameters, a fault named for every fault, no alarm without one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+
+import fnn
+from experiments.data import load
+from fnn.block import Block
+from fnn.diagnostics import Diagnostics
+from fnn.facts import facts
+
+CE = fnn.softmax_cross_entropy()
+Change = Callable[[Any], Any]
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    x, target = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    return (x[order] / 16).astype(np.float32), target[order].astype(np.int32)
+
+
+X, T = digits()
+
+
+def diagnose(
+    net: Block, x: Any = X[:1200], target: Any = T[:1200], *, loss: Block = CE, rate: float = 0.1,
+    epochs: int = 3, seed: int = 0, start: Change | None = None,
+    validation: Any = (X[1200:1500], T[1200:1500]), **options: Any,
+) -> Diagnostics:  # fmt: skip
+    key = jax.random.key(seed)
+    params = start(net.init(key, x[:1])) if start else None
+    options = {"optimizer": fnn.sgd(rate, 0.9), "batch_size": 32} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # some are meant to diverge
+        fitted = fnn.fit(
+            net, loss, x, target, epochs=epochs, key=key, params=params, validation=validation,
+            progress=False, diagnostics=True, **options,
+        )  # fmt: skip
+    assert fitted.diagnostics is not None
+    return fitted.diagnostics
+
+
+def relu_net(*hidden: int) -> Block:
+    return fnn.models.mlp((*(hidden or (32,)), 10), fnn.relu())
+
+
+def times(factor: float, name: str | None = None) -> Change:
+    """The parameters, or those of one block, multiplied."""
+
+    def change(params: Any) -> Any:
+        return {
+            n: jax.tree.map(lambda a: factor * a, p) if name in (None, n) else p
+            for n, p in params.items()
+        }
+
+    return change
+
+
+def biases(value: float, name: str) -> Change:
+    return lambda params: params | {name: params[name] | {"b": params[name]["b"] + value}}
+
+
+def by_label() -> dict[str, Any]:
+    """Digits in order of label, and the last of them for validation."""
+    order = np.argsort(T, kind="stable")
+    x, target = X[order], T[order]
+    return {"x": x[:1400], "target": target[:1400], "validation": (x[1400:], target[1400:])}
+
+
+def breast_cancer(scaled: bool) -> dict[str, Any]:
+    x, target = load_breast_cancer(return_X_y=True)
+    x = (x - x.mean(0)) / x.std(0) if scaled else x
+    parts = {"x": x[:400], "target": target[:400], "validation": (x[400:], target[400:])}
+    return parts | {"loss": fnn.binary_cross_entropy()}
+
+
+SIGMOIDS = fnn.models.mlp((32,) * 6 + (10,), fnn.logistic())
+FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
+    "rate 3": ("learning rate too high", "training", lambda: diagnose(relu_net(), rate=3.0)),
+    "rate 1e30": ("learning rate too high", "training", lambda: diagnose(relu_net(), rate=1e30)),
+    "rate 1e-4": ("learning rate too low", "training", lambda: diagnose(relu_net(), rate=1e-4)),
+    "sigmoids": ("vanishing gradients", "layer 1 (hidden_1)", lambda: diagnose(SIGMOIDS)),
+    "large": (
+        "exploding gradients", "layer 1 (hidden_1)",
+        lambda: diagnose(relu_net(*(32,) * 6), start=times(5.0), rate=1e-3),
+    ),
+    "dead from the start": (
+        "dead units", "layer 2 (relu_2)",
+        lambda: diagnose(relu_net(32, 32), start=biases(-10.0, "hidden_2")),
+    ),
+    "dead later": ("dead units", "layer 1 (relu_1)", lambda: diagnose(relu_net(), rate=1.0)),
+    "saturated": (
+        "saturated units", "layer 1 (tanh_1)",
+        lambda: diagnose(fnn.models.mlp((32, 10), fnn.tanh()), start=times(50.0, "hidden_1")),
+    ),
+    "large output": (
+        "bad initial scale", "initialisation",
+        lambda: diagnose(relu_net(), start=times(50.0, "out"), rate=0.01),
+    ),
+    "small": (
+        "bad initial scale", "layer 2 (hidden_2)",
+        lambda: diagnose(relu_net(32, 32), start=times(1e-3)),
+    ),
+    "100 examples": (
+        "overfitting", "training", lambda: diagnose(relu_net(64), X[:100], T[:100], epochs=60)
+    ),
+    "by label": (
+        "unshuffled labels", "targets", lambda: diagnose(relu_net(), **by_label(), epochs=1)
+    ),
+    "constant": (
+        "constant labels", "targets", lambda: diagnose(relu_net(), target=0 * T[:1200], epochs=1)
+    ),
+    "mixed up": (
+        "labels unrelated to inputs", "targets",
+        lambda: diagnose(relu_net(), target=np.random.default_rng(1).permutation(T[:1200])),
+    ),
+    "unscaled": (
+        "unscaled inputs", "inputs",
+        lambda: diagnose(fnn.models.logistic_regression(), **breast_cancer(scaled=False)),
+    ),
+    "bytes": ("unscaled inputs", "inputs", lambda: diagnose(relu_net(), 255 * X[:1200])),
+    "scaled twice": ("unscaled inputs", "inputs", lambda: diagnose(relu_net(), X[:1200] / 255)),
+}  # fmt: skip
+
+
+@functools.cache
+def faulty(fault: str) -> Diagnostics:
+    return FAULTS[fault][2]()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_first(fault: str) -> None:
+    name, where, _ = FAULTS[fault]
+    found = faulty(fault).findings()
+    assert (found[0].name, found[0].where) == (name, where), [str(f) for f in found]
+    assert len({f.name for f in found}) == len(found) <= 4
+
+
+def test_words() -> None:
+    """As in the issue that asked for them: which layer, how much, since when, what to try."""
+    found, *_ = faulty("dead later").findings()
+    assert str(found).startswith("layer 1 (relu_1): 100 % of units dead")
+    for part in ("since epoch 1; ", "lower the learning rate", "use He initialisation"):
+        assert part in str(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_healthy_digits_raise_no_alarm(seed: int) -> None:
+    run = diagnose(fnn.models.mlp((64, 10), fnn.relu(), dropout=0.3), seed=seed, epochs=4)
+    assert run.findings() == []
+    assert run.history[-1]["validation_accuracy"] > 0.9
+    assert "nothing stands out" in str(run)
+    assert run.by_heart.learned
+    assert abs(run.initial_loss - np.log(10)) < 0.6
+
+
+@pytest.mark.skipif(not os.environ.get("FNN_DATA"), reason="FNN_DATA names no folder with mnist/")
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("seed", range(5))
+def test_healthy_pictures_raise_no_alarm(name: str, seed: int) -> None:
+    data = load(name, seed)
+    few, others = (
+        jax.tree.map(lambda a: a[:2000], tuple(p)) for p in (data.train, data.validation)
+    )
+    run = diagnose(
+        relu_net(128, 64), *few, validation=others, seed=seed, batch_size=64, rate=0.05
+    )  # fmt: skip
+    assert run.findings() == []
+
+
+def test_other_healthy_runs_raise_no_alarm() -> None:
+    tanh = fnn.models.mlp((32, 10), fnn.tanh())
+    assert diagnose(tanh, epochs=6).findings() == []
+    neuron = fnn.models.logistic_regression()
+    assert diagnose(neuron, **breast_cancer(scaled=True)).findings() == []
+    x, target = load_diabetes(return_X_y=True)
+    x, target = x / x.std(0), ((target - target.mean()) / target.std())[:, None]
+    run = diagnose(
+        fnn.linear(1), x, target, loss=fnn.squared_error(), validation=None, rate=0.01
+    )  # fmt: skip
+    assert run.findings() == []
+    assert np.isnan(run.accuracy).all()
+
+
+def test_diagnostics_change_nothing() -> None:
+    net = relu_net(16)
+    options: dict[str, Any] = {
+        "optimizer": fnn.sgd(0.1, 0.9), "batch_size": 32, "epochs": 2, "progress": False,
+    }  # fmt: skip
+    runs = [fnn.fit(net, CE, X[:300], T[:300], diagnostics=d, **options) for d in (False, True)]
+    plain, seen = (jax.tree.leaves((run.params, run.state)) for run in runs)
+    assert all(np.array_equal(a, b) for a, b in zip(plain, seen, strict=True))
+    assert [r["loss"] for r in runs[0].history] == [r["loss"] for r in runs[1].history]
+    assert runs[0].diagnostics is None
+
+
+def test_what_is_seen_is_what_is_there() -> None:
+    """A step of size 0.5 on all examples, against the same numbers from the blocks themselves."""
+    x, target = X[:32], T[:32]  # as many as are watched
+    net = fnn.serial(a=fnn.linear(8), deep=fnn.serial(act=fnn.relu()), out=fnn.linear(10))
+    start = net.init(jax.random.key(0), x)
+    fitted = fnn.fit(
+        net, CE, x, target, optimizer=fnn.sgd(0.5), epochs=0, params=start, diagnostics=True
+    )  # fmt: skip
+    seen = fitted.diagnostics
+    assert seen is not None
+    assert [layer.path for layer in seen.layers] == ["a", "deep/act", "out"]
+    assert [layer.number for layer in seen.layers] == [1, 1, 2]
+    z = x @ np.asarray(start["a"]["w"]) + np.asarray(start["a"]["b"])
+    h = np.maximum(z, 0)
+    np.testing.assert_allclose(seen.mean[0, :2], [z.mean(), h.mean()], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(seen.spread[0, :2], [z.std(), h.std()], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(seen.dead[0], [np.nan, np.mean((h == 0).all(0)), np.nan])
+    value, grads = fnn.value_and_grad(net, CE)(start, x, jnp.asarray(target))
+    assert seen.initial_loss == pytest.approx(float(value), rel=1e-5)
+
+    def norm(tree: Any) -> float:
+        return float(np.sqrt(sum(np.sum(np.square(a)) for a in jax.tree.leaves(tree))))
+
+    for i, name in ((0, "a"), (2, "out")):
+        assert seen.gradient[0, i] == pytest.approx(norm(grads[name]), rel=1e-5)
+        ratio = 0.5 * norm(grads[name]) / norm(start[name])
+        assert seen.update[0, i] == pytest.approx(ratio, rel=1e-4)
+    assert np.isnan(seen.gradient[0, 1]) and np.isnan(seen.update[0, 1])
+    d = jax.grad(lambda y: CE.forward({}, (y, jnp.asarray(target)))[0])(
+        net.forward(start, x)[0]
+    )  # fmt: skip
+    assert seen.signal[0, 2] == pytest.approx(norm(d), rel=1e-5)
+
+
+@pytest.mark.as_users  # Optax's line search mixes dtypes
+def test_any_network_and_optimiser() -> None:
+    """Frozen, shared, repeated, normalised, dropped out; half precision; a line search."""
+    import optax
+
+    net = fnn.serial(
+        a=fnn.freeze(fnn.linear(8)), norm=fnn.batch_norm(), act=fnn.tanh(), off=fnn.dropout(0.2),
+        deep=fnn.repeat(fnn.layer(8, fnn.relu()), 3), add=fnn.residual(fnn.linear(8)),
+        out=fnn.linear(10),
+    )  # fmt: skip
+    run = diagnose(net, X[:200], T[:200], epochs=2, dtype=jnp.bfloat16, validation=None)
+    seen = dict(zip([la.path for la in run.layers], run.update[-1], strict=True))
+    assert np.isnan(seen["a"]) and seen["norm"] > 0 and seen["deep"] > 0
+    search = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(3))
+    assert str(diagnose(fnn.linear(10), X[:64], T[:64], epochs=1, optimizer=search))
+    assert str(diagnose(fnn.linear(10), X[:1], T[:1], epochs=1))
+
+
+def test_it_is_cheap() -> None:
+    """The examples that are watched are few beside those that are learned from."""
+    for n, epochs in ((1300, 4), (100, 40)):
+        run = diagnose(fnn.linear(10), X[:n], T[:n], epochs=epochs, validation=None)
+        count = 32  # no more than a batch
+        # But for the first two looks and the last.
+        assert (len(run.watched) - 3) * count <= epochs * n / 32 + count
+        assert run.watched[0] == 0 and run.watched[-1] == epochs
+
+
+def test_facts() -> None:
+    x = np.zeros((4, 2))
+    labels = np.array([0, 1, 0, 1])
+    f = facts(CE, np.zeros((4, 3)), x, labels, labels)
+    assert (f.ignorant, f.guess) == pytest.approx((np.log(3), np.log(2)))
+    assert (f.apart, f.together, f.constant, f.classify) == (0, 0, False, True)
+    soft = facts(CE, np.zeros((4, 3)), x, np.eye(3)[[0, 1, 2, 0]])
+    assert np.isnan(soft.together) and not soft.classify
+    f = facts(fnn.squared_error(), np.zeros((2, 1)), x[:2], np.array([[1.0], [3.0]]))
+    assert (f.ignorant, f.guess) == pytest.approx((2.5, 0.5))
+    unknown = facts(CE._replace(name="mine"), np.zeros((4, 3)), x, labels)
+    assert np.isnan(unknown.ignorant)
+    assert facts(CE, (x, x), (x, x), (labels, labels)).constant is False
+
+
+def test_an_unknown_loss_still_has_findings() -> None:
+    run = diagnose(relu_net(), loss=CE._replace(name="mine"), rate=1e30, validation=None)
+    assert run.findings()[0].name == "learning rate too high"
+    assert "knows nothing" not in str(run)
+    assert replace(run, ended="finished").findings() == []
