@@ -165,15 +165,15 @@ def _of_parts(case: Case) -> str:
 
 
 def _other_sizes(lab: Lab, trial: Trial, batch: Batch) -> Result:
-    """One example, one more than given (a ragged size), and many: against autodiff."""
+    """One example, and many, or one more than given (ragged sizes): against autodiff."""
     if lab.no_autodiff:
         return Result("batch sizes", SKIPPED, lab.no_autodiff)
     rng = np.random.default_rng(lab.seed + 5)
     problems, tried = dict[str, Problem](), []
     here = lab.autodiff(trial.sample, trial.dy)
     entries = sum(np.size(v) for v in jax.tree.leaves(trial.sample.x)) // batch.size
-    many = [LARGER] if batch.size + 1 < LARGER <= MOST // max(entries, 1) else []
-    for n in (1, batch.size + 1, *many):
+    fits = batch.size + 1 < LARGER <= MOST // max(entries, 1)
+    for n in (1, LARGER if fits else batch.size + 1):
         sample = batch.rows(trial.sample, np.arange(n) % batch.size)
         sample = sample._replace(x=jax.tree.map(
             lambda v: v * rng.uniform(0.8, 1.2, v.shape) if is_floating(v) else v, sample.x

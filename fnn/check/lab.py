@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 
 from fnn.block import is_floating
@@ -68,12 +69,9 @@ def quick() -> dict[str, Any]:
         "xla_llvm_disable_expensive_passes": True,
         "xla_cpu_parallel_codegen_split_count": 1,
     }
-    older: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}  # jax 0.12 no longer knows it
-    try:
-        jax.jit(lambda: None).lower().compile(compiler_options=older)
-    except jax.errors.JaxRuntimeError:
-        return options
-    return options | older
+    if jaxlib.version.__version_info__ < (0, 11):  # later ones do not know it
+        options["xla_cpu_use_fusion_emitters"] = False
+    return options
 
 
 class Layout(NamedTuple):
