@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ import fnn
 from experiments.console import console, table
 from experiments.expression import LECTURE, LECTURE_AT, Circuit, Gate, assigned, number, parse
 from experiments.options import writable
-from fnn.block import Block, Key, Params, Residuals, Value
-from fnn.whiteboard import trace
+from fnn.block import Value
+from fnn.whiteboard import Trace, trace
 
 
 @dataclass
@@ -47,87 +47,72 @@ def main(options: Options) -> int:
     at = assigned(circuit, LECTURE_AT if lecture else options.at)
     writable(options.out)
     with jax.enable_x64(True):
-        run = watch(circuit, at)
-        reference = _jax_grad(circuit, at)
+        drawn = watch(circuit, at)
+        run, reference = numbers(circuit, drawn), _jax_grad(circuit, at)
     _print(circuit, at, run, reference)
     path = options.out / "circuit.svg"
-    with jax.enable_x64(True):
-        drawn = trace(circuit.block(), {}, _inputs(run.values, circuit.inputs))
     path.write_text(drawn.svg(), "utf-8")
     console.print(f"\nsaved {path}")
     return 0
 
 
-# ---- watching the executor -------------------------------------------------------------------
+# ---- what the executor computed ---------------------------------------------------------------
 
 
-@dataclass
-class Run:
-    """What the executor computed.
+class Run(NamedTuple):
+    """The numbers of a trace.
 
     ``values`` and ``gradients`` by name; by gate ``upstream`` and, one for each input, ``local``
     derivatives and ``downstream`` gradients. An input that forks has several downstream
     gradients, and their sum in ``gradients``.
     """
 
-    values: dict[str, float] = field(default_factory=dict)
-    gradients: dict[str, float] = field(default_factory=dict)
-    upstream: dict[str, float] = field(default_factory=dict)
-    local: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    downstream: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    values: dict[str, float]
+    gradients: dict[str, float]
+    upstream: dict[str, float]
+    local: dict[str, tuple[float, ...]]
+    downstream: dict[str, tuple[float, ...]]
 
 
-def watch(circuit: Circuit, at: Mapping[str, float]) -> Run:
-    """Runs the circuit forward and backward with every gate watched as the executor runs it.
+def watch(circuit: Circuit, at: Mapping[str, float]) -> Trace:
+    """Runs the circuit forward and backward, in float64 where that is allowed."""
+    values = {**at, **circuit.constants}
+    arrays = tuple(jnp.asarray(values[name], jnp.float64) for name in circuit.inputs)
+    return trace(circuit.block(), {}, arrays if len(arrays) > 1 else arrays[0])
+
+
+def numbers(circuit: Circuit, drawn: Trace) -> Run:
+    """The trace's numbers by name.
 
     Raises:
       ValueError: a value or gradient is not finite, with the gate that made it.
     """
-    run = Run(values={**at, **circuit.constants})
-    gates = {gate.name: gate for gate in circuit.gates}
-
-    def listen(name: str, block: Block) -> Block:
-        gate = gates[name]
-
-        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-            y, residuals = block.forward(params, x, key)
-            run.values[name] = float(y)
-            if not math.isfinite(run.values[name]):
+    gates = drawn.nodes
+    wires = {name: tuple(map(float, pair)) for name, pair in drawn.values.items()}
+    run = Run(
+        {name: value for name, (value, _) in wires.items()},
+        {name: gradient for name, (_, gradient) in wires.items()},
+        {gate.name: float(gate.dy) for gate in gates},
+        {gate.name: _floats(gate.local[1]) for gate in gates},
+        {gate.name: _floats(gate.dx) for gate in gates},
+    )
+    for gate in circuit.gates:
+        if not math.isfinite(run.values[gate.name]):
+            raise ValueError(
+                f"gate {_equation(circuit, gate, run.values)}, which is not a finite number; "
+                "choose other values with --at"
+            )
+    for gate in reversed(circuit.gates):
+        for source, local, down in zip(
+            gate.inputs, run.local[gate.name], run.downstream[gate.name], strict=True
+        ):
+            if not (math.isfinite(local) and math.isfinite(down)):
                 raise ValueError(
-                    f"gate {_equation(circuit, gate, run.values)}, which is not a finite number; "
+                    f"gate {_equation(circuit, gate, run.values)}: its local derivative by "
+                    f"{circuit.display(source)} is {local:g}, so there is no finite gradient; "
                     "choose other values with --at"
                 )
-            return y, residuals
-
-        def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-            dparams, dx = block.backward(params, residuals, dy)
-            run.upstream[name] = run.gradients[name] = float(dy)
-            run.downstream[name] = _floats(dx)
-            # The local derivative is what the gate sends down when 1 comes from above.
-            run.local[name] = _floats(block.backward(params, residuals, jnp.ones_like(dy))[1])
-            for source, local, down in zip(
-                gate.inputs, run.local[name], run.downstream[name], strict=True
-            ):
-                if not (math.isfinite(local) and math.isfinite(down)):
-                    raise ValueError(
-                        f"gate {_equation(circuit, gate, run.values)}: its local derivative by "
-                        f"{circuit.display(source)} is {local:g}, so there is no finite gradient; "
-                        "choose other values with --at"
-                    )
-            return dparams, dx
-
-        return block._replace(forward=forward, backward=backward)
-
-    watched = fnn.map_nodes(circuit.block(), listen)
-    f, residuals = watched.forward({}, _inputs(run.values, circuit.inputs))
-    _, dx = watched.backward({}, residuals, jnp.ones_like(f))
-    run.gradients |= dict(zip(circuit.inputs, _floats(dx), strict=True))
     return run
-
-
-def _inputs(values: Mapping[str, float], names: tuple[str, ...]) -> Value:
-    arrays = tuple(jnp.asarray(values[name], jnp.float64) for name in names)
-    return arrays if len(arrays) > 1 else arrays[0]
 
 
 def _floats(d: Value) -> tuple[float, ...]:

@@ -193,9 +193,11 @@ def _constant(node: ast.expr) -> float | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         value = _constant(node.operand)
         return None if value is None else -value if isinstance(node.op, ast.USub) else value
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if not isinstance(node, ast.Constant) or isinstance(node.value, bool):
+        return None
+    if isinstance(node.value, (int, float)):
         try:
-            return float(node.value)  # type: ignore[arg-type]
+            return float(node.value)
         except OverflowError:
             return math.inf
     return None

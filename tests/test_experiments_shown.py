@@ -25,7 +25,8 @@ def no_display_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_circuit(expression: str, **at: float) -> circuit.Run:
     with jax.enable_x64(True):
-        return circuit.watch(circuit.parse(expression), at)
+        parsed = circuit.parse(expression)
+        return circuit.numbers(parsed, circuit.watch(parsed, at))
 
 
 def reference(expression: str, **at: float) -> dict[str, float]:
