@@ -23,6 +23,7 @@ from fnn.by_heart import FEW, ByHeart, learn_by_heart
 from fnn.facts import Facts
 from fnn.findings import Finding, describe, find
 from fnn.graph import inference, map_nodes
+from fnn.metrics import is_right
 from fnn.training import plain_step
 
 SHARE = 32  # of n examples, n / 32 are watched in an epoch: with statistics about 6 % of its time,
@@ -186,7 +187,8 @@ def _watched_step(
         rows = [[record[la.path].get(name, nothing) for name in STATISTICS] for la in layers]
         right = nothing
         if classify:
-            right = _accuracy(reading.forward(params, judged)[0], labels)
+            predicted = reading.forward(params, judged)[0]
+            right = jnp.mean(is_right(predicted, labels), dtype=jnp.float32)
         table = jnp.stack([jnp.stack(row) for row in rows])
         return {"layers": table, "loss": value.astype(jnp.float32), "accuracy": right}
 
@@ -250,12 +252,3 @@ def _below(tree: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         tree = tree.get(name) if tree is not None else None
     return tree
-
-
-def _accuracy(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """As :func:`fnn.accuracy`, compiled."""
-    if prediction.shape == target.shape:
-        right = (prediction > 0) == (target.astype(jnp.float32) > 0.5)
-    else:
-        right = jnp.argmax(prediction, -1).astype(target.dtype) == target
-    return jnp.mean(right, dtype=jnp.float32)

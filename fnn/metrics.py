@@ -19,15 +19,25 @@ def accuracy(prediction: Any, target: Any) -> float:
     >>> fnn.accuracy(np.array([-2.0, 3.0]), np.array([0, 1]))
     1.0
     """
-    prediction, target = np.asarray(prediction), np.asarray(target)
+    return float(np.mean(is_right(np.asarray(prediction), np.asarray(target))))
+
+
+def is_right(prediction: Any, target: Any) -> Any:
+    """Which predictions :func:`accuracy` counts as right; of NumPy's or JAX's arrays.
+
+    >>> import numpy as np
+    >>> is_right(np.array([[0.1, 2.0], [3.0, 1.0]]), np.array([1, 1]))
+    array([ True, False])
+    """
     if prediction.shape == target.shape:
-        return float(np.mean((prediction > 0) == (target > 0.5)))
+        return (prediction > 0) == (target.astype(prediction.dtype) > 0.5)
     if prediction.shape[:-1] != target.shape:
         raise ValueError(
             f"accuracy: prediction has shape {prediction.shape} and target {target.shape}; needs "
             "logit rows and labels, or logits and 0/1 targets of one shape"
         )
-    return float(np.mean(prediction.argmax(-1) == target))
+    best = prediction.argmax(-1)
+    return best == target.astype(best.dtype)
 
 
 def r2(prediction: Any, target: Any) -> float:
