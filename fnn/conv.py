@@ -198,7 +198,7 @@ class _Plan(NamedTuple):
             return self._by_convolution(x, dy, padding)
         return lax.platform_dependent(
             x, dy,
-            # 2 to 3 times as fast on CPU, where a convolution with a kernel as large as dy is slow
+            # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
             cpu=lambda x, dy: self._by_rows(x, dy, padding),
             default=lambda x, dy: self._by_convolution(x, dy, padding),
         )  # fmt: skip
