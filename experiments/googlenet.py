@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,9 @@ from rich.markup import escape
 
 from experiments import pictures
 from experiments.console import console, table
-from experiments.data import DataError
 from experiments.options import at_least, writable
 from experiments.photographs import Labelled, PictureError, is_turned, labelled
-from experiments.recognition import Recogniser, recogniser
+from experiments.recognition import Recogniser, recogniser, samples
 from experiments.run import replacing
 from experiments.train_googlenet import Train, train
 
@@ -104,7 +102,7 @@ def classify(options: Classify) -> int:
 
 def evaluate(options: Evaluate) -> int:
     options.prepare()
-    folder = options.data_dir or _samples()
+    folder = options.data_dir or samples()
     looking = options.recogniser()
     examples = labelled(folder, len(looking.names))
     paths, labels = [e.path for e in examples], np.array([e.label for e in examples])
@@ -149,13 +147,6 @@ def evaluate(options: Evaluate) -> int:
 def best(probabilities: np.ndarray, count: int = BEST) -> np.ndarray:
     """The most probable classes, (..., classes) -> (..., count); of equal ones the first."""
     return np.argsort(-probabilities, axis=-1, kind="stable")[..., :count]
-
-
-def _samples() -> Path:
-    root = os.environ.get("FNN_DATA")
-    if not root:
-        raise DataError("evaluate needs --data-dir: a folder with pictures and labels.tsv")
-    return Path(root) / "imagenet_samples"
 
 
 def _short(name: str) -> str:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import fnn
 from experiments.console import console
 from experiments.options import writable
-from experiments.whiteboard import QUICK, write_frames
+from experiments.whiteboard import write_frames
+from fnn.compiling import fast
 from fnn.whiteboard import Trace, trace
 from fnn.whiteboard.page import document, whiteboard
 
@@ -189,7 +190,7 @@ def main(options: Options) -> int:
     for number, figure in enumerate(FIGURES, start=1):
         with jax.enable_x64(True):  # so that the numbers are those of paper
             # Compiled at once, which is faster than operation by operation.
-            drawn = jax.device_get(jax.jit(figure.make, compiler_options=QUICK)())
+            drawn = jax.device_get(fast(figure.make)())
         name = f"{number}_{figure.make.__name__}"
         (options.out / f"{name}.svg").write_text(drawn.svg(), "utf-8")
         frames = ""

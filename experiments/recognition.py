@@ -46,6 +46,13 @@ class Network(NamedTuple):
     view: View = PUBLISHED
     channels: int = 3  # 1: it sees grey
 
+    def scaled(self, pixels: jax.Array) -> jax.Array:
+        """Bytes (..., height, width, RGB) as the numbers that the network has learned from."""
+        x = (pixels[..., ::-1] if self.bgr else pixels).astype(jnp.float32)
+        if self.channels == 1:
+            x = x @ jnp.array(LUMA)[:, None]
+        return (x - jnp.array(self.mean)) / jnp.array(self.scale)
+
 
 def networks() -> dict[str, Network]:
     """By name: BVLC's, with Caffe's preprocessing, and torchvision's, with its own."""
@@ -106,12 +113,7 @@ class Recogniser:
         reading, network = fnn.inference(self.network.net), self.network
 
         def run(params: Any, pixels: jax.Array) -> jax.Array:
-            x = pixels[..., ::-1] if network.bgr else pixels
-            x = x.astype(jnp.float32)
-            if network.channels == 1:
-                x = x @ jnp.array(LUMA)[:, None]
-            x = (x - jnp.array(network.mean)) / jnp.array(network.scale)
-            return jax.nn.softmax(reading.forward(params, x)[0])
+            return jax.nn.softmax(reading.forward(params, network.scaled(pixels))[0])
 
         side = network.view.side
         shape = jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8)
@@ -262,3 +264,15 @@ def _read_names(path: Path, count: int) -> Iterator[str]:
         first, _, rest = line.strip().partition(" ")
         is_synset = first[:1] == "n" and first[1:].isdigit()
         yield rest if is_synset and rest else line.strip()
+
+
+def samples() -> Path:
+    """The folder of labelled photographs among the data.
+
+    Raises:
+      DataError: nothing says where the data are.
+    """
+    root = os.environ.get("FNN_DATA")
+    if not root:
+        raise DataError("evaluate needs --data-dir: a folder with pictures and labels.tsv")
+    return Path(root) / "imagenet_samples"

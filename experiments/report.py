@@ -32,7 +32,7 @@ from experiments.console import GRADIENT_COLUMNS
 from experiments.pictures import plt
 from experiments.report_style import STYLE
 from fnn.block import Block
-from fnn.check.lab import fast
+from fnn.compiling import fast
 from fnn.diagnostics import Diagnostics
 
 # In the order of the page, whatever the order in which they are made.

@@ -32,7 +32,7 @@ from experiments.options import at_least, seeded, writable
 from experiments.recognition import AUXILIARY, DESCRIPTION, describe
 from experiments.run import conclude, replacing, save
 from fnn.block import Block
-from fnn.check.lab import fast
+from fnn.compiling import fast
 from fnn.fit import ADVICE
 
 PUBLISHED, SMALL = (2, 2, 2), (2, 1, 1)  # strides of the stem

@@ -9,9 +9,8 @@ Open whiteboard.html in a browser: arrow keys step, a click on a block shows its
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -27,13 +26,12 @@ from experiments.data import DataError, load
 from experiments.expression import LECTURE, LECTURE_AT, assigned, parse
 from experiments.options import seeded, writable
 from fnn.block import Block
+from fnn.compiling import fast
 from fnn.whiteboard import Trace, trace
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 MOST_IN_WORDS = 12  # blocks that are also printed
 MOST_FRAMES = 60
-# What runs once takes the time of its compilation.
-QUICK: Any = {"xla_backend_optimization_level": 0}
 
 
 @dataclass
@@ -94,10 +92,11 @@ def traced(subject: Subject) -> Trace:
     """The trace of a subject; numbers of 64 bits are used where it has them."""
     _, net, params, x, target, loss, check, compiled = subject
     with jax.enable_x64(_is_double(x)):
-        run = lambda params, x: trace(net, params, x, target, loss, check=check)  # noqa: E731
-        if compiled:
-            run = jax.jit(run, compiler_options=QUICK)
-        return jax.device_get(run(params, x))
+
+        def run(params: Any, x: Any) -> Trace:
+            return trace(net, params, x, target, loss, check=check)
+
+        return jax.device_get((fast(run) if compiled else run)(params, x))
 
 
 def _is_double(x: Any) -> bool:
@@ -183,48 +182,38 @@ def digits(options: Options) -> Subject:
 
 def googlenet(options: Options) -> Subject:
     """A photograph through GoogLeNet: with trained weights, where they are found."""
-    from experiments.photographs import SIDE, read_picture
-    from experiments.recognition import recogniser
+    from experiments.photographs import read_picture
+    from experiments.recognition import networks, recogniser
 
-    net = fnn.inference(fnn.models.googlenet())
+    network = networks()["bvlc"]
     title, target = "GoogLeNet", 0
-    shape = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     rng = np.random.default_rng(options.seed)
+    x = 60 * rng.normal(size=(1, network.view.side, network.view.side, 3)).astype(np.float32)
     try:
         params = recogniser("bvlc", None, None).params
     except DataError as error:
         console.print(f"random weights: {error}", markup=False)
-        params = jax.tree.map(
-            lambda p: _he(rng, p.shape), jax.eval_shape(net.init, jax.random.key(0), shape)
-        )
+        params = fast(network.net.init)(jax.random.key(options.seed), x)
         title += " with random weights"
     path = options.picture
     if path is None:
         path, target = _sample()
-    if path is None:
-        pixels = rng.normal(scale=60, size=shape.shape)
-    else:
-        pixels = read_picture(path)[None, ..., ::-1] - np.array([104.0, 117.0, 123.0])
+    if path is not None:
+        x = np.asarray(network.scaled(jnp.asarray(read_picture(path)[None])))
         title += f": {path.name}"
-    x = pixels.astype(np.float32)
     loss = fnn.softmax_cross_entropy()
+    net = fnn.inference(network.net)
     return Subject(title, net, params, x, np.array([target]), loss, check="blocks")
 
 
-def _he(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    """Weights of He's scale; biases of zero."""
-    if len(shape) < 2:
-        return np.zeros(shape, np.float32)
-    return rng.normal(scale=np.sqrt(2 / np.prod(shape[:-1])), size=shape).astype(np.float32)
-
-
 def _sample() -> tuple[Path | None, int]:
-    """The first labelled photograph of the data folder, where there is one."""
+    """The first labelled photograph among the data, where there is one."""
     from experiments.photographs import PictureError, labelled
+    from experiments.recognition import CLASSES, samples
 
     try:
-        first = labelled(Path(os.environ.get("FNN_DATA", "")) / "imagenet_samples", 1000)[0]
-    except PictureError:
+        first = labelled(samples(), CLASSES)[0]
+    except (DataError, PictureError):
         return None, 0
     return first.path, first.label
 

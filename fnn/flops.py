@@ -54,7 +54,7 @@ def _of(equation: Any) -> int:
     out, into = equation.outvars[0].aval, [v.aval for v in equation.invars]
     if name == "cond":
         return max(_count(branch.jaxpr) for branch in params["branches"])
-    if inner := list(_inside(params)):
+    if inner := list(jaxprs_inside(params)):
         return params.get("length", 1) * sum(map(_count, inner))
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -71,8 +71,9 @@ def _of(equation: Any) -> int:
     return into[-1 if name.startswith("scatter") else 0].size if name in _REDUCTIONS else 0
 
 
-def _inside(params: dict[str, Any]) -> Iterator[Any]:
-    """The jaxprs of a loop, a call or a custom rule (its value, not its derivative)."""
+def jaxprs_inside(params: dict[str, Any]) -> Iterator[Any]:
+    """Of an equation's parameters the jaxprs: of a loop, a branch, a call, or a custom rule (its
+    value, not its derivative)."""
     for value in params.values():
         for inner in value if isinstance(value, (tuple, list)) else (value,):
             inner = getattr(inner, "jaxpr", inner)

@@ -105,7 +105,7 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
             backward_flops = flops(block.backward, *_shapes((params, residuals, y)))
             row = Row(
                 "/".join(path) or block.name, block.name, ", ".join(_words(y)), sum(sizes),
-                forward_flops, backward_flops, _size(residuals),
+                forward_flops, backward_flops, bytes_of(residuals),
                 ", ".join(_words(residuals, known)),
             )  # fmt: skip
             rows.append(row)
@@ -116,7 +116,7 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
     kept: list[int] = []
 
     def run(params: Params, x: Value, key: Key) -> None:
-        kept.append(_size(watch((), net).forward(params, x, key)[1]))
+        kept.append(bytes_of(watch((), net).forward(params, x, key)[1]))
 
     params = jax.eval_shape(net.init, key, x)
     jax.eval_shape(run, params, x, key)
@@ -144,13 +144,18 @@ def _words(tree: Any, known: dict[str, Any] | None = None) -> Iterator[str]:
     }
     for leaf in jax.tree.leaves(tree):
         if hasattr(leaf, "dtype"):
-            plain = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-            yield names.get(id(leaf), plain)
+            yield names.get(id(leaf), kind_of(leaf))
 
 
-def _size(residuals: Residuals) -> int:
-    arrays = {id(r): r for r in jax.tree.leaves(residuals) if hasattr(r, "dtype")}
-    return sum(math.prod(r.shape) * r.dtype.itemsize for r in arrays.values())
+def kind_of(array: Any) -> str:
+    """Dtype and shape of an array, such as float32[8,16]."""
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all arrays in a tree; the same array twice counts once."""
+    arrays = {id(leaf): leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")}
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays.values())
 
 
 def readable_bytes(count: int) -> str:

@@ -1,10 +1,6 @@
-"""Prints the XLA flags with which programs compile fastest, though they run slower."""
+"""Prints XLA's flags for compiling fast, for the environment of a whole test run."""
 
-import jaxlib.version
-
-FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if jaxlib.version.__version_info__ < (0, 11):  # later ones abort at a flag that is gone
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+from fnn.compiling import quick
 
 if __name__ == "__main__":
-    print(*FLAGS)
+    print(*(f"--{name}={str(value).lower()}" for name, value in quick().items()))

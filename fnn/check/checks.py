@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
-from fnn.check import batches, cost, inside, kinks, precision, rule, transformations, values
-from fnn.check.lab import Lab, cast, fast
+from fnn.check import batches, cost, edges, inside, kinks, precision, rule, transformations, values
+from fnn.check.lab import Lab, cast
 from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
+from fnn.compiling import fast
 
 PROPERTIES = (
     "cotangents", "autodiff", "differences", "kinks", "linear", "jit", "vmap", "microbatches",
@@ -314,7 +315,7 @@ def _results(lab: Lab, skip: set[str], timed: bool) -> Iterator[Result]:
         if want(name):
             yield precision.precision(lab, tried, name)
     if want("edges"):
-        yield precision.edges(lab, tried)
+        yield edges.edges(lab, tried)
     if want("cost"):
         yield cost.cost(lab, tried, timed)
     if want("residuals"):

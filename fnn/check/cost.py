@@ -14,7 +14,7 @@ from fnn.check.lab import Lab, cast, path_of
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import flat, split_floats
 from fnn.check.values import Trial
-from fnn.summary import readable_bytes
+from fnn.summary import bytes_of, readable_bytes
 
 try:
     from jax.interpreters.partial_eval import dce_jaxpr
@@ -51,7 +51,7 @@ def residuals(lab: Lab, tried: Sequence[Trial]) -> Result:
             text = f"is kept and never read by backward ({size}): do not return it"
             problems.append(Problem(path_of(path, "residuals"), text))
     again = _again(lab, named)
-    figure = f"{len(leaves)} arrays, {readable_bytes(_size(leaves))}"
+    figure = f"{len(leaves)} arrays, {readable_bytes(bytes_of(leaves))}"
     if again:
         figure += f"; could be had without keeping: {'; '.join(again)}"
     if problems and lab.rule.block is not None:  # the protocol: what backward needs, no more
@@ -169,16 +169,7 @@ def _by_autodiff(lab: Lab, params: Any, x: Any, key: Any) -> tuple[Any, Callable
 def _without(values: Sequence[Any], params: Any) -> int:
     """Bytes of arrays that are not parameters; the same array twice counts once."""
     known = {id(leaf) for leaf in jax.tree.leaves(params)}
-    return _size({id(v): v for v in values if id(v) not in known}.values())
-
-
-def _size(arrays: Any) -> int:
-    sizes = (
-        int(np.prod(a.shape)) * a.dtype.itemsize
-        for a in arrays
-        if hasattr(a, "dtype") and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-    )
-    return sum(sizes)
+    return bytes_of([v for v in values if id(v) not in known])
 
 
 def _seconds(compiled: dict[str, Any], arguments: Any) -> dict[str, float]:

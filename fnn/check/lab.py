@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxlib.version
 import numpy as np
 
 from fnn.block import is_floating
@@ -21,6 +20,7 @@ from fnn.check.rule import (
     has_custom_rule,
     without_custom_rules,
 )
+from fnn.compiling import fast
 
 Cotangents = list[Any]  # one for every floating leaf of (params, x), None where there is none
 
@@ -52,26 +52,6 @@ def cast(tree: Any, dtype: Any) -> Any:
         return np.asarray(leaf).astype(dtype)
 
     return jax.tree.map(one, tree, is_leaf=is_none)
-
-
-def fast(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled with the least effort: a check runs a program a few times only."""
-    return jax.jit(f, compiler_options=quick())
-
-
-@functools.lru_cache(maxsize=1)
-def quick() -> dict[str, Any]:
-    """Compiler options that make compiling cheap, and running slow."""
-    if jax.default_backend() != "cpu":
-        return {}
-    options: dict[str, Any] = {
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_parallel_codegen_split_count": 1,
-    }
-    if jaxlib.version.__version_info__ < (0, 11):  # later ones do not know it
-        options["xla_cpu_use_fusion_emitters"] = False
-    return options
 
 
 class Layout(NamedTuple):

@@ -29,7 +29,7 @@ def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[
     One program for single entries (a part of length one) and for whole leaves, for it takes
     longer to compile than to run.
     """
-    from fnn.check.lab import fast
+    from fnn.compiling import fast
 
     ts = differences.steps()
 

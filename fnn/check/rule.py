@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core as jax_core
 
 from fnn.block import Block, is_floating
+from fnn.flops import jaxprs_inside
 
 PROGRAMS = 64  # compiled ones that are kept, so that another seed compiles nothing
 
@@ -137,11 +138,8 @@ def has_custom_rule(f: Callable[..., Any], *args: Any) -> str:
 def _primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         yield equation.primitive.name
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _primitives(inner)
+        for inner in jaxprs_inside(equation.params):
+            yield from _primitives(inner)
 
 
 def without_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -125,7 +125,7 @@ def _ordered(columns: list[list[str]], wires: Sequence[Wire]) -> list[list[str]]
             rank = {k: j for column in columns for j, k in enumerate(column)}
 
             def middle(k: str, own: Mapping[str, int] = rank) -> float:
-                near = [own[n] for n in beside.get(k, ())]  # noqa: B023 - used at once
+                near = [own[other] for other in beside.get(k, ())]  # noqa: B023 - used at once
                 return sum(near) / len(near) if near else own[k]
 
             columns[i].sort(key=middle)
@@ -192,7 +192,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     def path(wire: Wire) -> str:
         a, out = wire.source, (at[wire.source][0] + size[wire.source].width,
                                at[wire.source][1] + size[wire.source].out)  # fmt: skip
-        text = f"M{_n(out[0])},{_n(out[1])}"
+        text = f"M{n(out[0])},{n(out[1])}"
         for b in (*wire.via, wire.target):
             port = size[b].ports[min(wire.port, len(size[b].ports) - 1)] if b == wire.target else 0
             end = (at[b][0], at[b][1] + port)
@@ -205,7 +205,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
             a, out = b, end
             if b != wire.target:  # straight through the column of a waypoint
                 out = (end[0] + wide[column_of[b]], end[1])
-                text += f"H{_n(out[0])}"
+                text += f"H{n(out[0])}"
         return text
 
     paths = tuple(path(wire) for wire in layers.wires)
@@ -249,7 +249,7 @@ def _stack(
         if i:
             offset += size[column[i - 1]].down + LANE + size[k].up
         offsets.append(offset)
-        wanted = [y[n] + shift for n, shift in near.get(k, ()) if n in y]
+        wanted = [y[other] + shift for other, shift in near.get(k, ()) if other in y]
         goal = sum(wanted) / len(wanted) if wanted else 0.0
         pools.append([goal - offset, 1.0])
         while len(pools) > 1 and pools[-2][0] / pools[-2][1] >= pools[-1][0] / pools[-1][1]:
@@ -265,19 +265,19 @@ def _stack(
 
 def _curve(a: tuple[float, float], b: tuple[float, float]) -> str:
     if abs(a[1] - b[1]) < 0.05:
-        return f"H{_n(b[0])}"
+        return f"H{n(b[0])}"
     # The bend is at the right end: a narrow item beside a wide one has a long way level.
     bend = max(b[0] - GAP, a[0])
     middle = (bend + b[0]) / 2
-    return f"H{_n(bend)}C{_n(middle)},{_n(a[1])} {_n(middle)},{_n(b[1])} {_n(b[0])},{_n(b[1])}"
+    return f"H{n(bend)}C{n(middle)},{n(a[1])} {n(middle)},{n(b[1])} {n(b[0])},{n(b[1])}"
 
 
 def _turn(b: tuple[float, float], right: float, channel: float, lane: int) -> str:
     """From the end of one row to the start of the next."""
     left = MARGIN / 2 - 2 * lane
-    return f"H{_n(right)}V{_n(channel)}H{_n(left)}V{_n(b[1])}H{_n(b[0])}"
+    return f"H{n(right)}V{n(channel)}H{n(left)}V{n(b[1])}H{n(b[0])}"
 
 
-def _n(v: float) -> str:
+def n(v: float) -> str:
     """A coordinate to a tenth, without a minus zero."""
     return f"{math.floor(v * 10 + 0.5) / 10:g}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from fnn.whiteboard.layout import n
 from fnn.whiteboard.tensors import Heat, arrays, clean, heat, tensor
 
 VALUE, GRADIENT = "▸", "◂"  # what goes forward and what comes back, also without colour
@@ -45,11 +45,6 @@ def words(x: float, y: float, text: str, css: str = "", size: float = 12.0) -> s
     style = f' class="{css}"' if css else ""
     big = "" if size == 12 else f' font-size="{size:g}"'
     return f'<text x="{n(x)}" y="{n(y)}"{style}{big}>{escape(text)}</text>'
-
-
-def n(v: float) -> str:
-    """A coordinate to a tenth."""
-    return f"{math.floor(v * 10 + 0.5) / 10:g}"
 
 
 def when(

@@ -22,9 +22,8 @@ from fnn.block import (
 from fnn.graph import map_nodes
 from fnn.whiteboard.formulas import formula_of
 from fnn.whiteboard.referee import is_open, relative_errors
+from fnn.whiteboard.tensors import EXACT
 from fnn.whiteboard.trace import Trace
-
-EXACT = 9  # numbers up to which whole local derivatives are kept
 
 
 def trace(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EXACT = 9  # numbers up to which all of them are shown
+EXACT = 9  # numbers up to which all of them are shown, and whole local derivatives kept
 CELLS = 24  # rows and columns of a heat map, at most
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import jax
 
-from fnn.summary import readable_bytes
+from fnn.summary import kind_of, readable_bytes
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import note_of
 from fnn.whiteboard.products import (
@@ -44,7 +44,7 @@ def kept(trace: Trace) -> str:
     leaves = jax.tree.leaves(trace.residuals)
     if not trace.kept_bytes:
         return "keeps nothing for backward"
-    what = ", ".join(f"{v.dtype}[{','.join(map(str, v.shape))}]" for v in leaves[:4])
+    what = ", ".join(map(kind_of, leaves[:4]))
     more = f" and {len(leaves) - 4} more" if len(leaves) > 4 else ""
     return f"keeps {readable_bytes(trace.kept_bytes)} for backward: {what}{more}"
 

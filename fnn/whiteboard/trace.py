@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Params, Residuals, Value, is_floating
+from fnn.summary import bytes_of
 
 
 class Fork(NamedTuple):
@@ -77,8 +77,7 @@ class Trace:
     @property
     def kept_bytes(self) -> int:
         """How many bytes forward kept for backward."""
-        leaves = jax.tree.leaves(self.residuals)
-        return sum(math.prod(r.shape) * r.dtype.itemsize for r in leaves)
+        return bytes_of(self.residuals)
 
     @property
     def error(self) -> float | None:
