@@ -1,5 +1,5 @@
 # make demo    a network learns to read digits
-# make test    the whole test suite
+# make test    the test suite; make test-all: with the slow tests too
 # make lint    style and types
 # make bench   side-by-side benchmark
 # Another interpreter: make test PYTHON=python3.13 (it gets an environment of its own)
@@ -7,27 +7,30 @@
 PYTHON ?= python3
 VENV   ?= .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 BIN     = $(VENV)/bin
-PYTEST  = $(BIN)/python -m pytest -n logical --maxprocesses=8
+PYTEST  = $(BIN)/python -m pytest -n logical --maxprocesses=8 --dist worksteal
 
 # Where python3.13 is a pyenv shim, it runs only when told which version is meant.
 ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test smoke lint bench clean
+.PHONY: demo test test-all smoke lint bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
 
 # Most tests compile much and run little, so they are compiled with little effort. The
-# others say how the library behaves as its users compile it: digits, every 16-bit number,
-# experiments, doctests.
+# others say how the library behaves as its users compile it: every 16-bit number, GoogLeNet on
+# photographs, doctests.
 QUICK = XLA_FLAGS="$(XLA_FLAGS) $(shell $(BIN)/python tests/quick.py)" $(PYTEST)
-AS_COMPILED = tests/test_nonlinearities.py tests/test_exhaustive.py tests/test_googlenet.py $(wildcard tests/test_experiments*.py)
+AS_COMPILED = tests/test_nonlinearities.py tests/test_exhaustive.py tests/test_googlenet.py
 
 test: $(VENV)/.test
 	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))
 	$(PYTEST) fnn $(AS_COMPILED)
+
+test-all: export PYTEST_ADDOPTS += -m 'slow or not slow'
+test-all: test
 
 smoke: $(VENV)/.test
 	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py

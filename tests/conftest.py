@@ -3,10 +3,13 @@ pass by default. The doctests in fnn/ run without these, in float32, as a reader
 tests marked ``as_users`` (of experiments and benchmarks, which run other libraries too)."""
 
 import contextlib
+import gc
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+gc.set_threshold(20_000, 20, 50)  # JAX keeps many objects: walking them all takes its time
 
 
 @pytest.fixture(autouse=True)

@@ -71,7 +71,7 @@ def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [
         ("--optimizer", "adam", "--learning-rate", "0.001"),
         ("--dtype", "bfloat16"),
-        ("--dtype", "float64"),
+        pytest.param(("--dtype", "float64"), marks=pytest.mark.slow),
     ],
 )
 def test_digits_with_other_options(tmp_path: Path, options: tuple[str, ...]) -> None:

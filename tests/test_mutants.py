@@ -1,4 +1,5 @@
 """The referee refereed: for every block some mutants, drawn by its name; all of them are caught.
+A quarter of the blocks is always tried, the others where slow tests run.
 
 The whole table: ``python -m fnn.check mutants``; right blocks: ``... --seeds 200``.
 """
@@ -19,7 +20,13 @@ WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to
            "gradient of the first use only", "mask forgotten")  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.id, marks=[pytest.mark.slow] if i % 4 else [])
+        for i, row in enumerate(ROWS)
+    ],
+)
 def test_mutants_are_caught(row: Row) -> None:
     made = list(mutants.mutants(row))
     assert len(made) >= (8 if row.params else 4)

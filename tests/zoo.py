@@ -697,7 +697,7 @@ class Sample(NamedTuple):
 def _parameter(rng: np.random.Generator, path: Any, like: Any) -> jax.Array:
     drawn = 0.7 * rng.standard_normal(like.shape)
     variance = jax.tree_util.keystr(path[-1:], simple=True) == "var"
-    return jnp.asarray(np.abs(drawn) + 0.1 if variance else drawn)
+    return jax.device_put(np.abs(drawn) + 0.1 if variance else drawn)
 
 
 def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
@@ -710,8 +710,9 @@ def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
     fixed_rng = np.random.default_rng(zlib.crc32(case.id.encode()))
     rng = np.random.default_rng([zlib.crc32(case.id.encode()), seed, *batch])
 
+    # device_put: jnp.asarray compiles a program for each shape.
     def array(spec: In) -> jax.Array:
-        return jnp.asarray(spec.draw(rng, (*batch, *spec.shape) if spec.batched else spec.shape))
+        return jax.device_put(spec.draw(rng, (*batch, *spec.shape) if spec.batched else spec.shape))
 
     x = tuple(map(array, case.inputs))
     x = x if len(x) > 1 else x[0]
@@ -720,5 +721,5 @@ def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
     start = jax.eval_shape(block.init, jax.random.key(0), x)
     params = jax.tree_util.tree_map_with_path(lambda *leaf: _parameter(fixed_rng, *leaf), start)
     y = jax.eval_shape(block.forward, params, x, key)[0]
-    dy = jax.tree.map(lambda v: jnp.asarray(rng.standard_normal(v.shape)), y)
+    dy = jax.tree.map(lambda v: jax.device_put(np.asarray(rng.standard_normal(v.shape))), y)
     return Sample(params, x, key, dy)

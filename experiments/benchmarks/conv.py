@@ -20,9 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from experiments.benchmarks.report import Table, limit_threads, machine, record, versions
+from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("jax", "flax", "optax", "torch", "numpy")
 SLOW = 2.0  # seconds: what takes longer is run once
 PAUSE = 0.3  # seconds before a measurement, in which threads of the one before fall asleep

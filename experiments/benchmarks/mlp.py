@@ -26,14 +26,13 @@ import numpy as np
 
 from experiments.benchmarks.mlp_process import mnist, order_of
 from experiments.benchmarks.peers import CONTENDERS, Array, Problem, Trainer, he_normal
-from experiments.benchmarks.report import Table, limit_threads, machine, record, versions
+from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
 
 NETWORKS = {"784-128-64-10": 128, "784-1024-1024-10": 256}  # sizes: batch
 PACKAGES = ("jax", "equinox", "flax", "optax", "torch", "scikit-learn", "numpy")
 ACCURACY = 0.97
 PAUSE = 0.5  # seconds before a measurement, in which threads of the one before fall asleep
 MOST_EPOCHS = 20  # that a process may take to reach it
-RESULTS = Path(__file__).with_name("RESULTS.md")
 COLUMNS = (
     "network",
     "contender",

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.benchmarks.conv import RESULTS, alternating, compiled, ratio
-from experiments.benchmarks.report import Table, limit_threads, machine, record, versions
+from experiments.benchmarks.conv import alternating, compiled, ratio
+from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
 
 CALLS = 40  # in one measurement, for a single one is short
 COLUMNS = ("", "function", "value, us", "of jax.nn's", "with derivative, us", "of jax.vjp's")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
 # Threads of the BLAS and OpenMP libraries under NumPy, scikit-learn and PyTorch.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

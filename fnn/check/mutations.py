@@ -17,6 +17,7 @@ import numpy as np
 
 from fnn.block import Block, is_floating, no_params
 from fnn.check.rule import flat
+from fnn.compiling import fast
 from fnn.graph import map_nodes
 
 
@@ -51,8 +52,9 @@ def control(row: Row) -> Mutant:
 def mutants(row: Row) -> Iterator[Mutant]:
     """All mutants of a block that differ from it."""
     with jax.enable_x64(True):
-        found = [*_of_cotangents(row), *_of_backward(row), *_at_points(row), *_of_nodes(row)]
-        found += _by_hand(row)
+        right = _right(row)
+        found = [*_of_cotangents(row, right), *_of_backward(row, right)]
+        found += [*_at_points(row), *_of_nodes(row), *_by_hand(row)]
     yield from found
 
 
@@ -95,16 +97,28 @@ def _leaf(block: Block, number: int, change: Callable[[jax.Array], jax.Array]) -
     return block._replace(backward=backward, graph=None)
 
 
-def _run(row: Row) -> tuple[Any, Any, list[Any]]:
-    """(residuals, dy, leaves of (dparams, dx)) of the right rule."""
-    y, residuals = row.block.forward(row.params, row.x, row.key)
+class _Right(NamedTuple):
+    """The right rule at the row's inputs: a random dy, residuals, and leaves of (dparams, dx)."""
+
+    dy: Any
+    residuals: Any
+    leaves: list[Any]
+
+
+def _right(row: Row) -> _Right:
+    def run(params: Any, x: Any, dy: Any) -> tuple[Any, list[Any]]:
+        residuals = row.block.forward(params, x, row.key)[1]
+        return residuals, jax.tree.leaves(row.block.backward(params, residuals, dy))
+
+    y, _ = jax.eval_shape(row.block.forward, row.params, row.x, row.key)
     rng = np.random.default_rng(zlib.crc32(row.id.encode()))
-    dy = jax.tree.map(lambda v: jnp.asarray(rng.standard_normal(v.shape)), y)
-    return residuals, dy, jax.tree.leaves(row.block.backward(row.params, residuals, dy))
+    dy = jax.tree.map(lambda v: np.asarray(rng.standard_normal(v.shape)), y)
+    return _Right(dy, *fast(run)(row.params, row.x, dy))
 
 
-def _differs(a: jax.Array, b: jax.Array) -> bool:
-    return a.shape != b.shape or bool(jnp.max(jnp.abs(a - b), initial=0) > 1e-6)
+def _differs(a: Any, b: Any) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape != b.shape or bool(np.max(np.abs(a - b), initial=0) > 1e-6)
 
 
 def _turn(row: Row, name: str, choices: list[int]) -> int:
@@ -112,10 +126,14 @@ def _turn(row: Row, name: str, choices: list[int]) -> int:
     return choices[zlib.crc32(f"{row.id} {name}".encode()) % len(choices)]
 
 
-def _of_cotangents(row: Row) -> Iterator[Mutant]:
-    _, dy, leaves = _run(row)
+def _of_cotangents(row: Row, right: _Right) -> Iterator[Mutant]:
+    dy, _, leaves = right
+    sized = {i: d for i, d in enumerate(leaves) if d.size}
+    changed = fast(lambda some: {n: {i: f(some[i]) for i in some} for n, f in _CHANGES.items()})(
+        sized
+    )
     for name, change in _CHANGES.items():
-        choices = [i for i, d in enumerate(leaves) if d.size and _differs(change(d), d)]
+        choices = [i for i, d in sized.items() if _differs(changed[name][i], d)]
         if choices:
             yield Mutant(name, _leaf(row.block, _turn(row, name, choices), change))
     for i, a in enumerate(leaves):
@@ -131,7 +149,7 @@ def _of_cotangents(row: Row) -> Iterator[Mutant]:
         if passed:
             yield Mutant("dy added", _dy_added(row.block, _turn(row, "dy", passed)))
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(row.x) if leaf.ndim}
-    counted = row.separable and row.key is None and any(bool(jnp.any(d)) for d in leaves)
+    counted = row.separable and row.key is None and any(np.any(np.asarray(d)) for d in leaves)
     counted = counted and any(map(is_floating, jax.tree.leaves(row.x)))
     if counted and len(sizes) == 1 and min(sizes) > 1:
         yield Mutant("batch size hard-coded", _hard_coded(row.block, sizes.pop()))
@@ -165,8 +183,8 @@ def _hard_coded(block: Block, size: int) -> Block:
 # ---- what backward reads is changed ----------------------------------------------------------
 
 
-def _of_backward(row: Row) -> Iterator[Mutant]:
-    residuals, dy, leaves = _run(row)
+def _of_backward(row: Row, right: _Right) -> Iterator[Mutant]:
+    dy, residuals, leaves = right
     block = row.block
 
     def with_backward(backward: Callable[..., Any]) -> Block:
@@ -186,7 +204,7 @@ def _of_backward(row: Row) -> Iterator[Mutant]:
         return block.backward(params, residuals, dy)
 
     for name, backward in (("dy ignored", ones), ("another residual", stale)):
-        other = jax.tree.leaves(backward(row.params, residuals, dy))
+        other = jax.tree.leaves(fast(backward)(row.params, residuals, dy))
         if any(_differs(a, b) for a, b in zip(other, leaves, strict=True)):
             yield Mutant(name, with_backward(backward))
     if _curved(row, dy):
@@ -207,8 +225,8 @@ def _curved(row: Row, dy: Any) -> bool:
         return jax.tree.leaves(row.block.backward(params, residuals, dy))
 
     floats = [leaves[i] for i in places]
-    change = jax.jvp(gradient, (floats,), (jax.tree.map(jnp.ones_like, floats),))[1]
-    return any(bool(jnp.max(jnp.abs(d), initial=0) > 1e-3) for d in change)
+    change = fast(lambda v: jax.jvp(gradient, (v,), (jax.tree.map(jnp.ones_like, v),))[1])(floats)
+    return any(bool(np.max(np.abs(d), initial=0) > 1e-3) for d in change)
 
 
 # ---- wrong at single points ------------------------------------------------------------------
@@ -232,38 +250,35 @@ def _at_points(row: Row) -> Iterator[Mutant]:
         return block._replace(forward=forward, backward=backward, graph=None)
 
     if not isinstance(x, tuple) and x.size and row.key is None:
-        y, _ = block.forward(row.params, x)
-        slope = _slope(row, jnp.zeros_like(x))
-        if block.init is no_params and jnp.shape(y) == x.shape and jnp.isfinite(slope).all():
+        at = fast(lambda x: _value_and_slope(row, x))
+        y, slope = at(np.zeros_like(x))
+        if block.init is no_params and jnp.shape(y) == x.shape and np.isfinite(slope).all():
             yield Mutant("wrong only at 0", seeing_x(
                 lambda dx, x, dy: dx + jnp.where(x == 0, dy, 0)))  # fmt: skip
-        if _settles(row):
+        if is_floating(x) and _settles(np.asarray(x), at):
             yield Mutant("NaN at infinity", seeing_x(lambda dx, x, dy: dx + 0 * x))
     if block.name in ("maximum", "minimum"):
         yield Mutant("a tie to both", seeing_x(lambda dx, x, dy: tuple(
             jnp.where(x[0] == x[1], dy, d) for d in dx)))  # fmt: skip
 
 
-def _slope(row: Row, x: jax.Array) -> Any:
-    """dx of the right rule at x, for a cotangent of ones."""
+def _value_and_slope(row: Row, x: jax.Array) -> tuple[Any, Any]:
+    """y, and dx of the right rule for a cotangent of ones."""
     y, residuals = row.block.forward(row.params, x)
     dy = jax.tree.map(lambda v: jnp.ones(v.shape), y)
-    return row.block.backward(row.params, residuals, dy)[1]
+    return y, row.block.backward(row.params, residuals, dy)[1]
 
 
-def _settles(row: Row) -> bool:
-    """Whether value and gradient have a limit where the first input goes to infinity."""
+def _settles(x: np.ndarray, at: Callable[[np.ndarray], tuple[Any, Any]]) -> bool:
+    """Whether value and gradient have a limit where the first entry goes to infinity."""
 
-    def at(value: float) -> tuple[Any, Any]:
-        x = jnp.asarray(row.x).reshape(-1).at[0].set(value).reshape(row.x.shape)
-        return row.block.forward(row.params, x)[0], _slope(row, x)
+    def put(value: float) -> tuple[Any, Any]:
+        return at(np.concatenate([[value], x.reshape(-1)[1:]]).reshape(x.shape))
 
-    if not is_floating(row.x):
-        return False
     for sign in (-1, 1):
-        (y, end), (_, far), (_, near) = at(sign * jnp.inf), at(sign * 1e8), at(sign * 1e4)
-        finite = all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves((y, end)))
-        if finite and jnp.allclose(end, far, 1e-6) and jnp.allclose(near, far, 1e-6):
+        (y, end), (_, far), (_, near) = put(sign * np.inf), put(sign * 1e8), put(sign * 1e4)
+        finite = all(bool(np.isfinite(v).all()) for v in jax.tree.leaves((y, end)))
+        if finite and np.allclose(end, far, 1e-6) and np.allclose(near, far, 1e-6):
             return True
     return False
 

@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,14 +43,24 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # by itself NumPy leaves a broken one open
         if file.read(2) != b"PK":
             raise ValueError(f"{path}: not an .npz file, which is a zip archive of arrays")
+        file.seek(0)
+        arrays = _arrays(path, file)
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member that is not .npy comes as bytes
+            raise ValueError(f"{path}: {name} in the archive is not an array")
+        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return arrays
+
+
+def _arrays(path: Path, file: BinaryIO) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(file, allow_pickle=False) as archive:
             if len(set(archive.files)) != len(archive.files):
                 raise ValueError("several arrays have the same name")
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except (
         # What zipfile, zlib and NumPy raise for archives and headers that are not well-formed.
         zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, MemoryError, OSError,
@@ -58,11 +68,6 @@ def _read_npz(path: Path) -> dict[str, Array]:
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: not a whole, well-formed .npz file ({reason})") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # a member that is not .npy comes as bytes
-            raise ValueError(f"{path}: {name} in the archive is not an array")
-        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return arrays
 
 
 # ---- safetensors -------------------------------------------------------------------------------
