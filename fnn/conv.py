@@ -26,6 +26,8 @@ from fnn.window import Padding, Sizes, Window, checked_padding, checked_sizes, w
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
+LARGE = 2**23  # numbers: copies of x that are larger cost more, on CPU, than smaller products
+
 
 def conv(
     features: int,
@@ -57,8 +59,8 @@ def conv(
     Sums are in float32 or wider. Residuals: ``x``.
 
     Backward: dx is a convolution of dy with the kernel turned around; dW a convolution of x with
-    dy, in which channels and batch change places (on CPU a matrix product for each row of the
-    kernel); db the sum of dy. All are written as the NHWC convolutions or matrix products that
+    dy, in which channels and batch change places (on CPU matrix products, see ``_Plan``); db the
+    sum of dy. All are written as the NHWC convolutions or matrix products that
     XLA runs fast in and out of loops.
 
     Raises:
@@ -199,28 +201,36 @@ class _Plan(NamedTuple):
         return lax.platform_dependent(
             x, dy,
             # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
-            cpu=lambda x, dy: self._by_rows(x, dy, padding),
+            cpu=lambda x, dy: self._by_products(x, dy, padding),
             default=lambda x, dy: self._by_convolution(x, dy, padding),
         )  # fmt: skip
 
-    def _by_rows(self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
-        """One matrix product for each row i of the kernel: dW[i, (j, c), o] =
-        sum over b, h, w of columns[b, s h + d i, w, (j, c)] dy[b, h, w, o], where columns has
-        the kw shifted copies of x side by side."""
+    def _by_products(
+        self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]
+    ) -> jax.Array:
+        """dW[i, (j, c), o] = sum over b, h, w of columns[(j, c), b, s h + d i, w] dy[b, h, w, o],
+        where columns are the kw shifted copies of x. One matrix product, with kh shifted copies
+        of those, or kh products where these are large. Channels come first: they are the rows of
+        the product, and copies are of long stretches of memory."""
         (kh, kw), (sh, sw), (dh, dw) = self._two.size, self._two.stride, self._two.dilation
         _, high, wide, _ = dy.shape
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
-        ends = sw * (wide - 1) + 1
+        x, ends = x.transpose(3, 0, 1, 2), sw * (wide - 1) + 1
         columns = jnp.concatenate(
-            [lax.slice_in_dim(x, j * dw, j * dw + ends, sw, 2) for j in range(kw)], -1
+            [lax.slice_in_dim(x, j * dw, j * dw + ends, sw, 3) for j in range(kw)]
         )
 
-        def row(i: jax.Array) -> jax.Array:
-            rows = lax.dynamic_slice_in_dim(columns, dh * i, sh * (high - 1) + 1, 1)
-            return contract(rows[:, ::sh], dy, ((0, 1, 2), (0, 1, 2)))
+        def row(i: Any) -> jax.Array:
+            return lax.dynamic_slice_in_dim(columns, dh * i, sh * (high - 1) + 1, 2)[:, :, ::sh]
 
-        made = lax.map(row, jnp.arange(kh))  # a loop: unrolled it takes longer to compile
-        return made.reshape(kh, kw, x.shape[-1], dy.shape[-1])
+        def product(rows: jax.Array) -> jax.Array:
+            return contract(rows, dy, ((1, 2, 3), (0, 1, 2)))
+
+        if kh * kw * len(x) * dy[..., 0].size <= LARGE:
+            made = product(jnp.concatenate([row(i) for i in range(kh)]))
+        else:  # a loop: unrolled it takes longer to compile
+            made = lax.map(lambda i: product(row(i)), jnp.arange(kh))
+        return made.reshape(kh, kw, len(x), dy.shape[-1])
 
     def _by_convolution(
         self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]
