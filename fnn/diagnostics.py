@@ -110,7 +110,7 @@ class Watch:
         rows = np.random.default_rng([*seed, n]).permutation(n)  # not the draws of the training
         # Predictions alone cost a sixth of a watched step.
         self.sample, self.judged, few = (
-            jax.tree.map(lambda a, r=rows[:size]: jnp.asarray(a[r]), (x, target))
+            jax.tree.map(lambda a, r=rows[:size]: jax.device_put(a[r]), (x, target))
             for size in (count, min(n, 2 * count), min(n, FEW))
         )
         self.key, self.facts, self.layers = key, facts, _layers(net, params)

@@ -154,7 +154,7 @@ def fit(
         seed = _seed(key)
         watch = Watch(net, loss, optimizer, x, target, params, key, known, batch_size, seed)
         watch(0, params, state)
-    x, target = jax.tree.map(jnp.asarray, (x, target))
+    x, target = jax.device_put((x, target))
     post_mortem = functools.partial(_post_mortem, net, loss, epoch, (x, target), batch_size)
 
     best, best_epoch, lowest = params, 0, math.inf
@@ -251,7 +251,7 @@ def _judge(
     """A function from parameters to validation loss and metrics, compiled once."""
     predict = make_predict(net)
     value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
-    x_on_device, target_on_device = jax.tree.map(jnp.asarray, (x, target))
+    x_on_device, target_on_device = jax.device_put((x, target))
 
     def judge(params: Params) -> Row:
         y = predict(params, x_on_device)

@@ -104,6 +104,7 @@ def test_regression_reaches_least_squares(tmp_path: Path) -> None:
     check_files(tmp_path, ["predictions.png", "learning.png"], ["neuron", "network", "committee"])
 
 
+@pytest.mark.slow
 def test_deep(tmp_path: Path) -> None:
     results = run("deep", tmp_path, "--depth", "4", "--width", "8", "--epochs", "2")
     assert len(results) == 6

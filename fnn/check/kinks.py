@@ -22,7 +22,7 @@ from fnn.check.values import TOO_COARSE
 
 MOST_ENTRIES, FEWEST = 96, 8  # that are moved one by one
 MOST_NUMBERS = 200_000  # of y for all of them together
-NEARBY, STEP = 12, 1e-6  # points around a kink, and how far from it
+NEARBY, STEP = 24, 1e-6  # points around a kink, and how far from it
 
 
 def kinks(lab: Lab) -> Result:
@@ -126,11 +126,12 @@ class _Kinks:
                     f"the slope from the {side} is {slope[i]:.6g}"
                 )
                 self.problems.append(Problem(leaf, text))
-        for i in np.flatnonzero(outside)[:1]:
-            leaf, value = where[int(i)]
+        for i in map(int, np.flatnonzero(outside)[:1]):
+            leaf, value = where[i]
             finite = bool(np.isfinite(given[i]))
             declared = lab.rule.subgradient is not None
-            if kink[i] and finite and (declared or self._several(sample, dy, entries[int(i)])):
+            slopes = (left[i], right[i])
+            if kink[i] and finite and (declared or self._several(sample, dy, entries[i], slopes)):
                 continue
             if kink[i]:
                 text = (
@@ -148,15 +149,16 @@ class _Kinks:
             self._ties(sample, dy, got, entries, kink)
         self._declared(sample, dy, got, kink | jump, entries, where, left, right, given)
 
-    def _several(self, sample: Sample, dy: Any, entry: int) -> bool:
+    def _several(self, sample: Sample, dy: Any, entry: int, slopes: tuple[float, float]) -> bool:
         """Whether several kinks meet here, as where all units of a layer are at 0.
 
         Then each may have a subgradient of its own choice, and their sum need not lie between the
-        slopes from both sides. Nearby the gradient of this entry has more than two values.
+        ``slopes`` from both sides. Those and the gradients of this entry nearby are more than two
+        values.
         """
         lab = self.lab
         rng = np.random.default_rng(lab.seed + 9)
-        found = []
+        found = list(slopes)
         for _ in range(NEARBY):
             moved = [
                 f + STEP * rng.uniform(-1, 1, f.shape) if name.startswith("x") else f

@@ -257,7 +257,8 @@ def _jumps(
 ) -> Cotangents:
     """How far results jump when a tiny leaf of x moves as far as rounding of what is inside a
     network may carry it: its last digits are gone from sums of larger terms, so that windows of a
-    pool become ties, for instance. 0 where results only move in proportion."""
+    pool become ties, for instance. 0 where results only move in proportion. Where one entry
+    jumps, others of its leaf do for other moves than these few."""
     sizes = [leaf.size for leaf in lab.floats(sample)]
     start = sum(sizes[: lab.names.index(name)])
     noise, one = _noise(lab, sample, dy), np.ones(STIRS)
@@ -267,7 +268,7 @@ def _jumps(
     near = _moved(lab, sample, dy, truth, noise, one, unit)
     far = _moved(lab, sample, dy, truth, noise, one, unit / SMALL)
     return [
-        None if f is None else np.where(f > 10 * n / SMALL, f, 0.0)
+        None if f is None else np.full_like(f, np.max(f, where=f > 10 * n / SMALL, initial=0))
         for n, f in zip(near, far, strict=True)
     ]
 

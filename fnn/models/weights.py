@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,7 +68,9 @@ def load_weights(
     if faults := _faults(arrays, needs):
         raise ValueError(f"{path}: {faults}")
     # A copy: an array in JAX's hands may be given away, and must not be part of the file's bytes.
-    return jax.tree_util.tree_map_with_path(lambda at, _: jnp.array(arrays[_name(at)]), like)
+    # (jnp.array would compile a program for each shape.)
+    chosen = jax.tree_util.tree_map_with_path(lambda at, _: arrays[_name(at)], like)
+    return jax.device_put(chosen, may_alias=False)
 
 
 def save_weights(path: str | os.PathLike[str], params: Any) -> None:
