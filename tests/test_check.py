@@ -13,7 +13,7 @@ import pytest
 
 import fnn
 from fnn.block import Block
-from fnn.check import CheckError, Report
+from fnn.check import CheckError, Report, differences
 
 FLOATS = jax.ShapeDtypeStruct((4, 6), jnp.float32)
 LABELS = np.array([0, 5, 2, 3])
@@ -271,6 +271,26 @@ def test_where_several_kinks_meet_any_choice_of_each_is_right() -> None:
     )
     report = check(own)
     assert report["kinks"].status != "WRONG", str(report)
+
+
+@pytest.mark.parametrize("near", [3e-6, -3e-6])
+def test_a_kink_closer_than_the_smallest_step_is_no_evidence(near: float) -> None:
+    """All steps agree on the mean of the slopes on both sides, which is neither of them."""
+    values = np.abs(differences.steps() - near)[:, None]
+    mean = differences.both_sides(values)
+    assert abs(mean.value[0]) < 1e-3 and mean.error[0] < 1e-3
+    told = differences.both_sides(values, None, np.array([abs(near)]))
+    assert np.isinf(told.error[0])
+    smooth = np.sin(differences.steps() + 1)[:, None]
+    slope = differences.both_sides(smooth, None, np.array([np.sin(1)]))
+    assert abs(slope.value[0] - np.cos(1)) < 1e-10 and slope.error[0] < 1e-9
+
+
+@pytest.mark.parametrize("near", [1e-9, -1e-9])
+def test_a_network_close_to_a_kink_is_right(near: float) -> None:
+    x = np.array([[near, 1.0], [2.0, -1.0]])
+    assert check(fnn.serial(fnn.relu(), fnn.tanh()), x).ok
+    assert "differences" in check(broken(fnn.relu(), lambda dp, dx: (dp, 1.1 * dx)), x).wrong
 
 
 def test_a_constant_that_is_added_is_named() -> None:

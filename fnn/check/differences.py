@@ -33,15 +33,26 @@ def steps() -> np.ndarray:
     return np.concatenate([h, -h])
 
 
-def both_sides(values: np.ndarray, size: np.ndarray | None = None) -> Slope:
+def both_sides(
+    values: np.ndarray, size: np.ndarray | None = None, at_zero: np.ndarray | None = None
+) -> Slope:
     """From the values at ``steps()``, stacked on the first axis: the derivative at 0.
 
     ``size``: of what was added up to the values, if that is larger: its rounding counts.
+    ``at_zero``: the value there, which shows a kink that is closer than the smallest step: across
+    it the two sides have different slopes, and all steps agree on their mean.
     """
     above, below = values[:STEPS], values[STEPS:]
     size = np.abs(values) if size is None else size
-    size = np.maximum(size[:STEPS], size[STEPS:])
-    return _extrapolate((above - below) / 2, size, even=True)
+    slope = _extrapolate((above - below) / 2, np.maximum(size[:STEPS], size[STEPS:]), even=True)
+    if at_zero is None:
+        return slope
+    right, left = (one_side(values, at_zero, sign, size) for sign in (1, -1))
+    with np.errstate(invalid="ignore"):  # infinite values, of which nothing converged
+        apart = np.abs(right.value - left.value) > (
+            10 * (right.error + left.error) + 1e-5 * (np.abs(right.value) + np.abs(left.value))
+        )
+    return Slope(slope.value, np.where(apart, np.inf, slope.error))
 
 
 def one_side(

@@ -105,7 +105,7 @@ def jacobian(lab: Lab, sample: Sample, entries: Sequence[int]) -> Slope:
     values, steps = by_entry(lab, sample, entries)
     # An output that is small may be what is left of terms as large as the others are.
     size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
-    slope = differences.both_sides(values, size)
+    slope = differences.both_sides(values, size, _still(lab, sample))
     return Slope(slope.value / steps[:, None], slope.error / steps[:, None])
 
 
@@ -138,7 +138,14 @@ def along_leaves(
                     products = part * np.ravel(c)
                     sums[number, repeat, k] = np.sum(products)
                     sizes[number, repeat, k] = np.sum(np.abs(products))
-    return differences.both_sides(np.stack(values, 2), np.stack(terms, 2)), sums, sizes
+    still = _still(lab, sample) @ upstream
+    slope = differences.both_sides(np.stack(values, 2), np.stack(terms, 2), still)
+    return slope, sums, sizes
+
+
+def _still(lab: Lab, sample: Sample) -> np.ndarray:
+    """Flat y at the sample itself."""
+    return flat_dy(lab.run(sample, lab.cotangent(np.random.default_rng(lab.seed)))[0])
 
 
 def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
@@ -148,5 +155,5 @@ def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
 
 
 def flat_dy(dy: Any) -> np.ndarray:
-    """The floating leaves of a cotangent as one vector."""
+    """The floating leaves of a cotangent, or of y, as one vector."""
     return np.concatenate([np.ravel(d) for d in jax.tree.leaves(dy) if is_floating(d)])
