@@ -1,5 +1,5 @@
 # make demo    a network learns to read digits
-# make test    the test suite; make test-all: with the slow tests too
+# make test    the test suite; make test-slow: those marked slow, which are no part of it
 # make lint    style and types
 # make bench   side-by-side benchmark
 # Another interpreter: make test PYTHON=python3.13 (it gets an environment of its own)
@@ -14,7 +14,7 @@ ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test test-all smoke lint bench clean
+.PHONY: demo test test-slow smoke lint bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
@@ -29,8 +29,8 @@ test: $(VENV)/.test
 	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))
 	$(PYTEST) fnn $(AS_COMPILED)
 
-test-all: export PYTEST_ADDOPTS += -m 'slow or not slow'
-test-all: test
+test-slow: $(VENV)/.test
+	$(QUICK) tests -m slow
 
 smoke: $(VENV)/.test
 	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py

@@ -347,14 +347,14 @@ def _kept(axis: Axes, epoch: int) -> None:
 
 def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
     """A figure by matplotlib as SVG inside the page."""
-    style: dict[str, Any] = {
+    style: Any = {  # rc_context wants its own type of keys
         "svg.fonttype": "none", "svg.hashsalt": "fnn", "axes.spines.top": False,
         "axes.spines.right": False, "font.size": 9, "axes.linewidth": 0.8,
         "xtick.labelsize": 8, "ytick.labelsize": 8,
     }  # fmt: skip
     drawn_in = ("text.", "axes.edge", "axes.label", "xtick.", "ytick.", "grid.")
     style |= {f"{part}color": INK for part in drawn_in}
-    with plt.rc_context(style):  # type: ignore[arg-type]
+    with plt.rc_context(style):
         figure, axis = plt.subplots(figsize=(4.4, 2.7), layout="constrained")
         draw(axis)
         axis.set(xlabel="epoch")

@@ -26,7 +26,7 @@ from fnn.window import Padding, Sizes, Window, checked_padding, checked_sizes, w
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-LARGE = 2**23  # numbers: copies of x that are larger cost more, on CPU, than smaller products
+LARGE = 2**21  # numbers: copies of x that are larger save no time, on CPU, for their memory
 
 
 def conv(

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 
 from fnn.block import Block
 from fnn.elementwise import elementwise
-from fnn.precise import chebyshev, exp_sum, head_of, is_single, magnitude, minus_root, split
+from fnn.precise import (
+    chebyshev,
+    exp_sum,
+    head_of,
+    is_single,
+    magnitude,
+    minus_root,
+    polynomial,
+    split,
+)
 
 # Chebyshev coefficients in q = 2 a / (a + 4) - 1, a >= 0, of two functions of the normal
 # distribution, with P its lower tail and p its density (computed with mpmath, 40 digits):
@@ -120,10 +129,9 @@ def gelu(approximate: bool = False) -> Block:
 
 def _middle(s: jax.Array) -> jax.Array:
     """(1/2 - P(-a)) / a for s = a^2 < 0.64, by its Taylor series."""
-    y = jnp.zeros_like(s)
-    for n in reversed(range(8 if is_single(s) else 15)):
-        y = y * s + (-0.5) ** n / (math.factorial(n) * (2 * n + 1) * math.sqrt(2 * math.pi))
-    return y
+    terms = range(8 if is_single(s) else 15)
+    root = math.sqrt(2 * math.pi)
+    return polynomial([(-0.5) ** n / (math.factorial(n) * (2 * n + 1) * root) for n in terms], s)
 
 
 def _gelu_tanh() -> Block:

@@ -47,22 +47,22 @@ def exp(x: jax.Array) -> jax.Array:
     whole = jnp.minimum(jnp.round(x * (1 / math.log(2))), 128.0)  # beyond, exp(r) adds to infinity
     head, tail = split(_LN2, x, 10)  # whole times head is exact
     r = (x - whole * head) - whole * tail
-    y = 1 + (r + r * r * _polynomial(_EXP, r))
+    y = 1 + (r + r * r * polynomial(_EXP, r))
     half = jnp.floor(whole / 2)
     return y * _power_of_two(half) * _power_of_two(whole - half)
 
 
 def one_minus_exp2(t: jax.Array) -> jax.Array:
-    """1 - 2^t in float32 for -126 <= t <= 0, at less than what XLA's exp costs.
+    """1 - 2^t in float32 for -126 <= t <= 0.
 
     The power of two is a factor, not added to the bits, so that the derivative is right too.
     """
     whole = jnp.round(t)
     power, f = _power_of_two(whole), t - whole
-    return (1 - power) - power * (f * _polynomial(_EXP2, f))
+    return (1 - power) - power * (f * polynomial(_EXP2, f))
 
 
-def _polynomial(coefficients: Sequence[float], x: jax.Array) -> jax.Array:
+def polynomial(coefficients: Sequence[float], x: jax.Array) -> jax.Array:
     """The first coefficient, plus the second times x, and so on."""
     y = jnp.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
@@ -104,9 +104,7 @@ def exp_sum(x: jax.Array, tail: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
 def expm1_series(x: jax.Array) -> jax.Array:
     """exp(x) - 1 for |x| < 0.7 by its Taylor series, to the last digit of the dtype."""
     terms = 9 if is_single(x) else 17
-    y = jnp.full_like(x, 1 / math.factorial(terms))
-    for k in range(terms - 1, 1, -1):
-        y = 1 / math.factorial(k) + x * y
+    y = polynomial([1 / math.factorial(k) for k in range(2, terms + 1)], x)
     return x + x * (x * y)  # one rounding of size x; x * (1 + x * y) has two
 
 

@@ -1,5 +1,6 @@
 """The contenders of experiments/benchmarks train the same network in the same way."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,10 @@ def test_record_replaces_its_own_section_alone(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     report.record(path, "mlp, CPU", "first")
     report.record(path, "mlp, GPU", "other")
-    report.record(path, "mlp, CPU", "second\n\n### inside")
-    text = path.read_text()
+    report.record(path, "mlp, CPU", "second", "### inside\n")
+    text = re.sub(r"\d{4}-\d\d-\d\d; ", "", path.read_text())
     assert text == "# Benchmarks\n\n## mlp, CPU\n\nsecond\n\n### inside\n\n## mlp, GPU\n\nother\n"
+    assert path.read_text().count("; ") == 2  # each has its date
 
 
 def test_command_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -410,9 +410,8 @@ FIRST_ROWS = {case.name: case.id for case in reversed(CASES)}.values()
 
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
-    """What hardly depends on the row, and compiles much, is tried on the first of each block."""
-    alike = (jit_equals_eager, vmap_equals_a_loop, init_reads_shapes_only)
-    return [pytest.mark.slow] if holds in alike and case.id not in FIRST_ROWS else []
+    """Eagerly, every operation is compiled by itself: further rows of a block are slow tests."""
+    return [pytest.mark.slow] if holds is jit_equals_eager and case.id not in FIRST_ROWS else []
 
 
 @pytest.mark.parametrize(

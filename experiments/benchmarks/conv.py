@@ -10,7 +10,6 @@ shapes that it has there, by itself; then training steps and inference, beside F
 
 from __future__ import annotations
 
-import datetime
 import os
 import random
 import time
@@ -102,12 +101,10 @@ def run(settings: Settings) -> None:
         table.show()
     if settings.out is None or interrupted:
         return
-    parts = [f"{datetime.date.today().isoformat()}; {where}. {settings.dtype}."]
-    parts += [warning] if busy > 0.5 else []
-    text = "\n\n".join([*parts, *(table.markdown() for table in tables), ABOUT])
+    parts = [f"{where}. {settings.dtype}.", *([warning] if busy > 0.5 else [])]
+    parts += [*(table.markdown() for table in tables), ABOUT]
     name = {"cpu": "CPU", "gpu": "GPU"}.get(device.platform, device.platform)
-    record(settings.out, f"conv, {name}, {settings.dtype}", text)
-    print(f"recorded in {settings.out}")
+    record(settings.out, f"conv, {name}, {settings.dtype}", *parts)
 
 
 # ---- measuring -------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """What looking at every layer costs: fit(..., diagnostics=True) beside fit without.
 
-python -m experiments.benchmarks diagnostics
-python -m experiments.benchmarks diagnostics --only digits --repeats 30
+    python -m experiments.benchmarks diagnostics
+    python -m experiments.benchmarks diagnostics --only digits --repeats 30
+
+That the parameters learned are the same is a test: tests/test_diagnostics.py.
 """
 
 from __future__ import annotations
 
-import datetime
 import random
 import time
 from dataclasses import dataclass
@@ -68,12 +69,9 @@ def run(settings: Settings) -> None:
     table = Table(COLUMNS, [_row(case, settings) for case in track(cases, transient=True)])
     table.show()
     if settings.out is not None and not settings.only:
-        day, where = datetime.date.today().isoformat(), f"{machine()}, {threads} threads"
-        head = f"{day}; {where}. {versions(('jax', 'numpy'))}. float32."
         device = jax.devices()[0].platform.upper()
-        text = "\n\n".join([head, table.markdown(), ABOUT])
-        record(settings.out, f"diagnostics, {device}", text)
-        print(f"recorded in {settings.out}")
+        head = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}. float32."
+        record(settings.out, f"diagnostics, {device}", head, table.markdown(), ABOUT)
 
 
 def _row(case: Case, settings: Settings) -> list[str]:

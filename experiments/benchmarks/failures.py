@@ -8,7 +8,6 @@ Every number is computed here: the reported gradient, fnn's, and the truth by mp
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +219,5 @@ def run(settings: Settings) -> None:
         return
     notes = [f"- {c.cite}, {c.what}: {c.report}." + (f" ({c.note})" if c.note else "")
              for c in CASES]  # fmt: skip
-    parts = [f"{datetime.date.today().isoformat()}; {where}. {total}"]
-    parts += [table.markdown() for table in tables]
-    record(settings.out, "failures", "\n".join(["\n\n".join(parts), ABOUT, "", *notes]))
-    print(f"recorded in {settings.out}")
+    parts = [f"{where}. {total}", *(table.markdown() for table in tables)]
+    record(settings.out, "failures", *parts, ABOUT, "\n".join(notes))

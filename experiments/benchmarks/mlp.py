@@ -8,7 +8,6 @@ Everything is measured in one run, on the same threads, in alternation.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import subprocess
@@ -197,7 +196,7 @@ def run(settings: Settings) -> None:
     repeats = max(len(row.seconds) for row in measured.rows)
     processes = max(len(row.process) for row in measured.rows)
     lines = [
-        f"{datetime.date.today().isoformat()}; {where}. {versions(PACKAGES)}.",
+        f"{where}. {versions(PACKAGES)}.",
         "",
         table.markdown(),
         f"{len(x):,} examples; timed for each: {repeats} x {settings.epochs_per_repeat} epochs "
@@ -215,8 +214,7 @@ def run(settings: Settings) -> None:
     if interrupted:
         print("interrupted: this is what was measured so far; nothing is recorded")
     elif settings.out is not None:
-        record(settings.out, f"mlp, {device.upper()}", "\n".join([*lines, "", ABOUT]))
-        print(f"recorded in {settings.out}")
+        record(settings.out, f"mlp, {device.upper()}", "\n".join(lines), ABOUT)
 
 
 def warm_up() -> None:

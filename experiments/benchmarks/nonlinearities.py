@@ -8,7 +8,6 @@ Their accuracy is on the page that ``python -m fnn.check exhaustive`` writes, AC
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +56,12 @@ def run(settings: Settings) -> None:
     table = Table(COLUMNS, rows)
     table.show()
     if settings.out is not None and not settings.only:
-        day, where = datetime.date.today().isoformat(), f"{machine()}, {threads} threads"
-        head = f"{day}; {where}. {versions(('jax', 'numpy'))}. {settings.size:,} {settings.dtype}."
-        text = "\n\n".join([head, table.markdown(), ABOUT.format(calls=CALLS)])
         device = jax.devices()[0].platform.upper()
-        record(settings.out, f"nonlinearities, {device}, {settings.dtype}", text)
-        print(f"recorded in {settings.out}")
+        head = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}. "
+        head += f"{settings.size:,} {settings.dtype}."
+        about = ABOUT.format(calls=CALLS)
+        name = f"nonlinearities, {device}, {settings.dtype}"
+        record(settings.out, name, head, table.markdown(), about)
 
 
 def _row(name: str, block: Any, function: Callable[..., Any], settings: Settings) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -86,16 +87,19 @@ def versions(packages: Sequence[str]) -> str:
     return ", ".join(words)
 
 
-def record(path: Path, heading: str, text: str) -> None:
-    """Writes `## heading` and the text into a Markdown file, in place of that section if any.
+def record(path: Path, heading: str, *parts: str) -> None:
+    """Writes `## heading`, the date and the parts, with blank lines between them, into a Markdown
+    file, in place of that section if any, and says so.
 
     The other sections, and what stands above the first, stay as they are.
     """
     old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
     before, *sections = re.split(r"^(?=## )", old, flags=re.MULTILINE)
-    new = f"## {heading}\n\n{text.strip()}\n"
+    text = "\n\n".join(part.strip() for part in parts)
+    new = f"## {heading}\n\n{datetime.date.today().isoformat()}; {text}\n"
     at = [i for i, section in enumerate(sections) if section.startswith(f"## {heading}\n")]
     sections = [section for i, section in enumerate(sections) if i not in at]
     sections.insert(at[0] if at else len(sections), new)
-    parts = [before.strip(), *(section.strip() for section in sections)]
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    whole = [before.strip(), *(section.strip() for section in sections)]
+    path.write_text("\n\n".join(part for part in whole if part) + "\n", encoding="utf-8")
+    print(f"recorded in {path}")

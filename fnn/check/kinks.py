@@ -15,7 +15,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences, lines
 from fnn.check.lab import Cotangents, Lab
-from fnn.check.lines import flat_dy
+from fnn.check.lines import flat_floats
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample
 from fnn.check.values import TOO_COARSE
@@ -88,13 +88,11 @@ class _Kinks:
         rng = np.random.default_rng(lab.seed + 3)
         dy = lab.cotangent(rng)
         y, got = lab.run(sample, dy)
-        at_zero = np.concatenate(
-            [np.ravel(v) for v in jax.tree.leaves(y) if is_floating(v)] or [np.zeros(0)]
-        )
+        at_zero = flat_floats(y)
         if not np.isfinite(at_zero).all():
             return  # outside the domain, or at an edge of it: see "edges"
         values, scales = lines.by_entry(lab, sample, entries)
-        weights = flat_dy(dy)
+        weights = flat_floats(dy)
         sides = []
         projected, terms = values @ weights, np.abs(values) @ np.abs(weights)
         for sign in (1, -1):
@@ -218,13 +216,12 @@ class _Kinks:
         for leaf in floats:
             parts.append(direction[start : start + leaf.size].reshape(leaf.shape))
             start += leaf.size
-        weights = flat_dy(dy)
+        weights = flat_floats(dy)
 
         def value(t: float) -> float:
             there = lab.fill(sample, [f + t * d for f, d in zip(floats, parts, strict=True)])
             y = lab.run(there, dy)[0]
-            flat = [np.ravel(v) for v in jax.tree.leaves(y) if is_floating(v)]
-            return float(np.concatenate(flat) @ weights)
+            return float(flat_floats(y) @ weights)
 
         values = np.array([value(t) for t in differences.steps()])[:, None]
         zero = np.array([[value(0.0)]])

@@ -100,19 +100,25 @@ def by_entry(lab: Lab, sample: Sample, entries: Sequence[int]) -> tuple[np.ndarr
     return along(lab, sample, steps, starts, starts + 1), steps[starts]
 
 
-def jacobian(lab: Lab, sample: Sample, entries: Sequence[int]) -> Slope:
-    """dy/d(entry) by differences: (entries, y)."""
+def jacobian(lab: Lab, sample: Sample, y: Any, entries: Sequence[int]) -> Slope:
+    """dy/d(entry) by differences around ``y``, that of the sample: (entries, y)."""
     values, steps = by_entry(lab, sample, entries)
     # An output that is small may be what is left of terms as large as the others are.
     size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
-    slope = differences.both_sides(values, size, _still(lab, sample))
+    slope = differences.both_sides(values, size, flat_floats(y))
     return Slope(slope.value / steps[:, None], slope.error / steps[:, None])
 
 
 def along_leaves(
-    lab: Lab, sample: Sample, dys: Sequence[Any], cotangents: Sequence[Cotangents], repeats: int
+    lab: Lab,
+    sample: Sample,
+    y: Any,
+    dys: Sequence[Any],
+    cotangents: Sequence[Cotangents],
+    repeats: int,
 ) -> tuple[Slope, np.ndarray, np.ndarray]:
-    """Derivatives of <dy, y> along random directions, each within one leaf.
+    """Derivatives of <dy, y> along random directions, each within one leaf; ``y`` is that of the
+    sample.
 
     Returns the slopes by differences, the same by the cotangents, and the sum of the sizes of
     the latter's terms, each (leaves, repeats, dys).
@@ -120,7 +126,7 @@ def along_leaves(
     leaves = lab.floats(sample)
     stops = np.cumsum([leaf.size for leaf in leaves])
     starts = stops - [leaf.size for leaf in leaves]
-    upstream = np.stack([flat_dy(dy) for dy in dys], 1)
+    upstream = np.stack([flat_floats(dy) for dy in dys], 1)
     shape = (len(leaves), repeats, len(dys))
     sums, sizes = np.zeros(shape), np.zeros(shape)
     values, terms = [], []
@@ -129,23 +135,18 @@ def along_leaves(
             _direction(leaf, 1000 * lab.seed + number * repeats + repeat, number)
             for number, leaf in enumerate(leaves)
         ]
-        y = along(lab, sample, np.concatenate(parts), starts, stops)
-        values.append(y @ upstream)
-        terms.append(np.abs(y) @ np.abs(upstream))
+        around = along(lab, sample, np.concatenate(parts), starts, stops)
+        values.append(around @ upstream)
+        terms.append(np.abs(around) @ np.abs(upstream))
         for k, each in enumerate(cotangents):
             for number, (part, c) in enumerate(zip(parts, each, strict=True)):
                 if c is not None:
                     products = part * np.ravel(c)
                     sums[number, repeat, k] = np.sum(products)
                     sizes[number, repeat, k] = np.sum(np.abs(products))
-    still = _still(lab, sample) @ upstream
+    still = flat_floats(y) @ upstream
     slope = differences.both_sides(np.stack(values, 2), np.stack(terms, 2), still)
     return slope, sums, sizes
-
-
-def _still(lab: Lab, sample: Sample) -> np.ndarray:
-    """Flat y at the sample itself."""
-    return flat_dy(lab.run(sample, lab.cotangent(np.random.default_rng(lab.seed)))[0])
 
 
 def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
@@ -154,6 +155,6 @@ def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
     return (_typical(leaf) or 1.0) * np.sin(angle + 1.7 * seed + number)
 
 
-def flat_dy(dy: Any) -> np.ndarray:
-    """The floating leaves of a cotangent, or of y, as one vector."""
-    return np.concatenate([np.ravel(d) for d in jax.tree.leaves(dy) if is_floating(d)])
+def flat_floats(y: Any) -> np.ndarray:
+    """The floating leaves of y, or of its cotangent, as one vector."""
+    return np.concatenate([np.zeros(0), *map(np.ravel, filter(is_floating, jax.tree.leaves(y)))])

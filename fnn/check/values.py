@@ -12,7 +12,7 @@ from fnn.block import is_floating
 from fnn.check import lines
 from fnn.check.diagnosis import Case, explain, explain_shape, worst_entry
 from fnn.check.lab import Cotangents, Lab, is_none, leaves_of
-from fnn.check.lines import flat_dy
+from fnn.check.lines import flat_floats
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample, redraw
 
@@ -290,9 +290,9 @@ def _whole_jacobian(lab: Lab, here: Sequence[Trial], inputs: int) -> Result:
     slopes: dict[int, Any] = {}
     for trial in here:
         if id(trial.sample) not in slopes:
-            slopes[id(trial.sample)] = lines.jacobian(lab, trial.sample, range(inputs))
+            slopes[id(trial.sample)] = lines.jacobian(lab, trial.sample, trial.y, range(inputs))
         jacobian = slopes[id(trial.sample)]
-        dy = flat_dy(trial.dy)
+        dy = flat_floats(trial.dy)
         terms = jacobian.value * dy
         want, error = np.sum(terms, 1), np.sum(np.abs(dy) * jacobian.error, 1)
         size = np.max(np.abs(terms), initial=0)
@@ -326,7 +326,7 @@ def _whole_jacobian(lab: Lab, here: Sequence[Trial], inputs: int) -> Result:
 
 def _projections(lab: Lab, here: Sequence[Trial]) -> Result:
     slope, sums, sizes = lines.along_leaves(
-        lab, lab.sample, [t.dy for t in here], [t.got for t in here], REPEATS
+        lab, lab.sample, here[0].y, [t.dy for t in here], [t.got for t in here], REPEATS
     )
     problems, largest, bound, rough = [], 0.0, 0.0, 0
     for leaf, name in enumerate(lab.names):
