@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jax
@@ -208,6 +209,32 @@ def test_parameters_of_another_network_are_named() -> None:
     params = net.init(jax.random.key(0), jnp.zeros((1, 5, 5, 2)))
     with pytest.raises(BlockValueError, match=r"^a \(conv\): w has shape \(3, 3, 2, 4\), needs"):
         net.forward(params, jnp.zeros((1, 5, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2}, {"dilation": (1, 2)}, {"stride": (2, 1), "padding": ((2, 0), (1, 3))}],
+    ids=str,
+)
+def test_large_weight_gradients_are_a_loop(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of tests/zoo.py are small: here nothing is."""
+    net, x = fnn.conv(3, (3, 2), **options), images(2, 7, 6, 2)
+    params = drawn(net, x)
+    y, residuals = net.forward(params, x)
+    dy = np.random.default_rng(2).standard_normal(y.shape)
+
+    def program() -> str:  # another function each time, which JAX has not traced before
+        return str(jax.make_jaxpr(lambda *a: net.backward(*a))(params, residuals, dy))
+
+    once = program()
+    monkeypatch.setattr(sys.modules["fnn.conv"], "LARGE", 0)
+    assert "scan" in program() and "scan" not in once
+    got = jax.jit(lambda *a: net.backward(*a))(params, residuals, dy)
+    wanted = jax.vjp(lambda p, x: net.forward(p, x)[0], params, x)[1](dy)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_an_even_kernel_with_same_keeps_the_size() -> None:
