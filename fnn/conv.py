@@ -26,7 +26,7 @@ from fnn.window import Padding, Sizes, Window, checked_padding, checked_sizes, w
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-LARGE = 2**21  # numbers: copies of x that are larger save no time, on CPU, for their memory
+LARGE = 2**21  # numbers in the copies of x that a matrix product reads at a time, on CPU
 
 
 def conv(
@@ -208,29 +208,37 @@ class _Plan(NamedTuple):
     def _by_products(
         self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]
     ) -> jax.Array:
-        """dW[i, (j, c), o] = sum over b, h, w of columns[(j, c), b, s h + d i, w] dy[b, h, w, o],
-        where columns are the kw shifted copies of x. One matrix product, with kh shifted copies
-        of those, or kh products where these are large. Channels come first: they are the rows of
-        the product, and copies are of long stretches of memory."""
+        """dW[(i, j, c), o] = sum over b, h, w of columns[(i, j, c), b, h, w] dy[b, h, w, o], where
+        columns are kh kw copies of x, each shifted to where the kernel's place (i, j) reads.
+        Channels come first: they are the rows of a matrix product, and copies are of long
+        stretches of memory. The sum is taken over some pictures, or some rows of one, at a time,
+        so that the copies stay in the cache and never take much memory."""
         (kh, kw), (sh, sw), (dh, dw) = self._two.size, self._two.stride, self._two.dilation
-        _, high, wide, _ = dy.shape
+        batch, high, wide, features = dy.shape
+        row = max(1, kh * kw * x.shape[-1] * wide)  # numbers in the copies, for a row of dy
+        pictures = _divisor(batch, LARGE // (row * max(1, high)))
+        rows = high if pictures > 1 else _divisor(high, LARGE // row)
+        across, down = sw * (wide - 1) + 1, sh * (rows - 1) + 1
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
-        x, ends = x.transpose(3, 0, 1, 2), sw * (wide - 1) + 1
-        columns = jnp.concatenate(
-            [lax.slice_in_dim(x, j * dw, j * dw + ends, sw, 3) for j in range(kw)]
-        )
 
-        def row(i: Any) -> jax.Array:
-            return lax.dynamic_slice_in_dim(columns, dh * i, sh * (high - 1) + 1, 2)[:, :, ::sh]
+        def part(b: Any, h: Any) -> jax.Array:
+            seen = (pictures, down + dh * (kh - 1), *x.shape[2:])
+            some = lax.dynamic_slice(x, (b, sh * h, 0, 0), seen).transpose(3, 0, 1, 2)
+            columns = jnp.concatenate([some[..., j * dw :][..., :across:sw] for j in range(kw)])
+            columns = jnp.concatenate([columns[:, :, i * dh :][:, :, :down:sh] for i in range(kh)])
+            of = lax.dynamic_slice(dy, (b, h, 0, 0), (pictures, rows, wide, features))
+            return contract(columns, of, ((1, 2, 3), (0, 1, 2)))
 
-        def product(rows: jax.Array) -> jax.Array:
-            return contract(rows, dy, ((1, 2, 3), (0, 1, 2)))
-
-        if kh * kw * len(x) * dy[..., 0].size <= LARGE:
-            made = product(jnp.concatenate([row(i) for i in range(kh)]))
-        else:  # a loop: unrolled it takes longer to compile
-            made = lax.map(lambda i: product(row(i)), jnp.arange(kh))
-        return made.reshape(kh, kw, len(x), dy.shape[-1])
+        if (pictures, rows) == (batch, high):
+            total = part(0, 0)
+        else:
+            strips = high // rows
+            total = lax.fori_loop(
+                0, batch // pictures * strips,
+                lambda n, total: total + part(n // strips * pictures, n % strips * rows),
+                jnp.zeros((kh * kw * x.shape[-1], features), compute_dtype(x.dtype)),
+            )  # fmt: skip
+        return total.reshape(kh, kw, x.shape[-1], features)
 
     def _by_convolution(
         self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]
@@ -262,6 +270,11 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
     return lax.platform_dependent(
         lhs, rhs, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
     )
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most ``most``; 1 where there is none."""
+    return next(d for d in range(max(1, min(number, most)), 0, -1) if number % d == 0)
 
 
 def _every(x: jax.Array, stride: tuple[int, ...]) -> jax.Array:

@@ -216,11 +216,12 @@ def test_parameters_of_another_network_are_named() -> None:
     [{}, {"stride": 2}, {"dilation": (1, 2)}, {"stride": (2, 1), "padding": ((2, 0), (1, 3))}],
     ids=str,
 )
+@pytest.mark.parametrize("parts", [2, 4, 8, 10**6], ids=str)
 def test_large_weight_gradients_are_a_loop(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    parts: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows of tests/zoo.py are small: here nothing is."""
-    net, x = fnn.conv(3, (3, 2), **options), images(2, 7, 6, 2)
+    """Over pictures, or some of their rows; tests/zoo.py has nothing that is large."""
+    net, x = fnn.conv(3, (3, 2), **options), images(4, 8, 6, 2)
     params = drawn(net, x)
     y, residuals = net.forward(params, x)
     dy = np.random.default_rng(2).standard_normal(y.shape)
@@ -229,7 +230,8 @@ def test_large_weight_gradients_are_a_loop(
         return str(jax.make_jaxpr(lambda *a: net.backward(*a))(params, residuals, dy))
 
     once = program()
-    monkeypatch.setattr(sys.modules["fnn.conv"], "LARGE", 0)
+    copied = 3 * 2 * 2 * y[..., 0].size
+    monkeypatch.setattr(sys.modules["fnn.conv"], "LARGE", copied // parts)
     assert "scan" in program() and "scan" not in once
     got = jax.jit(lambda *a: net.backward(*a))(params, residuals, dy)
     wanted = jax.vjp(lambda p, x: net.forward(p, x)[0], params, x)[1](dy)
