@@ -32,8 +32,11 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(QUICK) tests -m slow
 
+# What a new JAX would break first: the executor, training, and of every block its values, its
+# gradients and their dtypes.
 smoke: $(VENV)/.test
-	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py
+	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py \
+		-k 'not test_block or with_autodiff or cotangents_match or low_precision'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
