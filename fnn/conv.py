@@ -215,9 +215,9 @@ class _Plan(NamedTuple):
         so that the copies stay in the cache and never take much memory."""
         (kh, kw), (sh, sw), (dh, dw) = self._two.size, self._two.stride, self._two.dilation
         batch, high, wide, features = dy.shape
-        row = max(1, kh * kw * x.shape[-1] * wide)  # numbers in the copies, for a row of dy
-        pictures = _divisor(batch, LARGE // (row * max(1, high)))
-        rows = high if pictures > 1 else _divisor(high, LARGE // row)
+        row = kh * kw * x.shape[-1] * wide  # numbers in the copies, for a row of dy
+        pictures = _divisor(batch, LARGE // (row * high))
+        rows = _divisor(high, LARGE // row) if pictures == 1 else high
         across, down = sw * (wide - 1) + 1, sh * (rows - 1) + 1
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
 
@@ -273,8 +273,8 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is at most ``most``; 1 where there is none."""
-    return next(d for d in range(max(1, min(number, most)), 0, -1) if number % d == 0)
+    """The largest divisor that is at most ``most``; 1 where there is none, 0 of 0."""
+    return next((d for d in range(min(number, most), 1, -1) if number % d == 0), min(number, 1))
 
 
 def _every(x: jax.Array, stride: tuple[int, ...]) -> jax.Array:
