@@ -36,7 +36,7 @@ test-slow: $(VENV)/.test
 # gradients and their dtypes.
 smoke: $(VENV)/.test
 	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py \
-		-k 'not test_block or with_autodiff or cotangents_match or low_precision'
+		-k 'not test_block or with_autodiff or low_precision'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

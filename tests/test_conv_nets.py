@@ -80,6 +80,7 @@ def drawn(net: Block, x: jax.Array) -> Any:
     return jax.tree.map(one, jax.eval_shape(net.init, jax.random.key(0), x))
 
 
+@pytest.mark.slow
 def test_gradients_of_googlenet_are_those_of_the_plain_formula() -> None:
     net = fnn.models.googlenet(3, auxiliary=False, width=0.04, dropout_rate=0.0)
     x, key = images(2, 65, 65, 3), jax.random.key(0)

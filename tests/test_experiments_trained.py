@@ -70,7 +70,7 @@ def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     "options",
     [
         ("--optimizer", "adam", "--learning-rate", "0.001"),
-        ("--dtype", "bfloat16"),
+        pytest.param(("--dtype", "bfloat16"), marks=pytest.mark.slow),
         pytest.param(("--dtype", "float64"), marks=pytest.mark.slow),
     ],
 )
@@ -126,6 +126,7 @@ def test_gradients_vanish_without_residual_connections() -> None:
     assert 0.1 < ratio(residual=True) < 10
 
 
+@pytest.mark.slow
 def test_features(tmp_path: Path) -> None:
     results = run("features", tmp_path, "--hidden", "16", "--epochs", "3", "--linear-epochs", "2")
     assert len(results) == 3
@@ -267,7 +268,7 @@ def test_a_diverging_run_says_what_to_do(
 
 
 def test_a_closed_pipe_does_not_lose_a_training(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments", "digits", "--epochs", "2", "--out", tmp_path]
+    command = [sys.executable, "-m", "experiments", "neuron", "--epochs", "2", "--out", tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()

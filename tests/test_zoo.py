@@ -212,19 +212,22 @@ def is_linear_in_the_cotangent(case: Case) -> None:
 
 def cotangents_match(case: Case) -> None:
     """Every cotangent has the structure, shape and dtype of what it belongs to, or is None
-    exactly where it is an integer's or a frozen parameter's; in every precision."""
+    exactly where it is an integer's or a frozen parameter's."""
     here = lab(case)
-    wide = (jnp.float64, here.sample, here.result)
-    for dtype, low, (y, dparams, dx) in [wide, *here.narrow]:
-        for value in jax.tree.leaves(y):
-            assert value.dtype in (dtype, compute_dtype(dtype)), value.dtype
-        for value, d, frozen in ((low.params, dparams, case.frozen), (low.x, dx, ())):
-            assert jax.tree.structure(value) == jax.tree.structure(d, is_leaf=none_is_leaf)
-            for (path, a), (_, b) in zip(entries(value), entries(d), strict=True):
-                if not is_floating(a) or path.startswith(frozen):
-                    assert b is None, (path, b)
-                else:
-                    assert b is not None and (b.shape, b.dtype) == (a.shape, a.dtype), (path, a, b)
+    matching(case, jnp.float64, here.sample, here.result)
+
+
+def matching(case: Case, dtype: Any, s: Sample, result: tuple[Any, Any, Any]) -> None:
+    y, dparams, dx = result
+    for value in jax.tree.leaves(y):
+        assert value.dtype in (dtype, compute_dtype(dtype)), value.dtype
+    for value, d, frozen in ((s.params, dparams, case.frozen), (s.x, dx, ())):
+        assert jax.tree.structure(value) == jax.tree.structure(d, is_leaf=none_is_leaf)
+        for (path, a), (_, b) in zip(entries(value), entries(d), strict=True):
+            if not is_floating(a) or path.startswith(frozen):
+                assert b is None, (path, b)
+            else:
+                assert b is not None and (b.shape, b.dtype) == (a.shape, a.dtype), (path, a, b)
 
 
 def jit_equals_eager(case: Case) -> None:
@@ -265,9 +268,11 @@ def microbatches_add_up(case: Case) -> None:
 
 
 def low_precision_is_close(case: Case) -> None:
-    """As good as computing in float64 from the same rounded inputs, and rounding a few times."""
+    """As good as computing in float64 from the same rounded inputs, and rounding a few times;
+    cotangents in the dtypes of what they belong to."""
     here = lab(case)
     for dtype, low, got in here.narrow:
+        matching(case, dtype, low, got)
         wanted = here.run(*cast(tuple(low), jnp.float64))
         close(cast(got, jnp.float64), wanted, case.ulps * float(jnp.finfo(dtype).eps))
 
@@ -409,9 +414,15 @@ PROPERTIES: dict[Callable[[Case], None], Callable[[Case], Any]] = {
 FIRST_ROWS = {case.name: case.id for case in reversed(CASES)}.values()
 
 
+# What options of a block hardly change, and takes long to compile: of further rows slow tests.
+SLOW = {
+    jit_equals_eager, vmap_equals_a_loop, low_precision_is_close, works_for_every_batch,
+    second_derivatives_are_right, init_reads_shapes_only,
+}  # fmt: skip
+
+
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
-    """Eagerly, every operation is compiled by itself: further rows of a block are slow tests."""
-    return [pytest.mark.slow] if holds is jit_equals_eager and case.id not in FIRST_ROWS else []
+    return [pytest.mark.slow] if holds in SLOW and case.id not in FIRST_ROWS else []
 
 
 @pytest.mark.parametrize(
