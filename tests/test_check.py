@@ -14,6 +14,7 @@ import pytest
 import fnn
 from fnn.block import Block
 from fnn.check import CheckError, Report, differences
+from tests.slow import one_of
 
 FLOATS = jax.ShapeDtypeStruct((4, 6), jnp.float32)
 LABELS = np.array([0, 5, 2, 3])
@@ -134,7 +135,7 @@ WRONG: dict[str, tuple[Block, Any, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", one_of(2, WRONG))
 def test_wrong_rules_are_caught_and_explained(name: str) -> None:
     block, x, property, words = WRONG[name]
     report = check(block, x)

@@ -80,6 +80,7 @@ def test_digits_with_other_options(tmp_path: Path, options: tuple[str, ...]) -> 
     assert len(history(tmp_path)) == 8
 
 
+@pytest.mark.slow
 def test_four_neurons_hidden_layer_wins(tmp_path: Path) -> None:
     results = run("four_neurons", tmp_path)
     one = results["test accuracy, all four bits, one layer"]

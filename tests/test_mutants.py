@@ -1,5 +1,5 @@
 """The referee refereed: for every block some mutants, drawn by its name; all of them are caught.
-A quarter of the blocks is always tried, the others where slow tests run.
+A sixth of the blocks is always tried, the others where slow tests run.
 
 The whole table: ``python -m fnn.check mutants``; right blocks: ``... --seeds 200``.
 """
@@ -12,6 +12,7 @@ import pytest
 
 from fnn.check import mutants
 from fnn.check.mutations import Row, control
+from tests.slow import one_of
 
 SLOW = ("cnn/small", "inception/small")  # minutes; their blocks are rows of their own
 ROWS = [row for row in mutants.rows(mutants.Settings()) if row.id not in SLOW]
@@ -20,13 +21,7 @@ WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to
            "gradient of the first use only", "mask forgotten")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, id=row.id, marks=[pytest.mark.slow] if i % 4 else [])
-        for i, row in enumerate(ROWS)
-    ],
-)
+@pytest.mark.parametrize("row", one_of(6, ROWS, lambda row: row.id))
 def test_mutants_are_caught(row: Row) -> None:
     made = list(mutants.mutants(row))
     assert len(made) >= (8 if row.params else 4)

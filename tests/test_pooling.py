@@ -13,6 +13,7 @@ import pytest
 
 import fnn
 from fnn.block import BlockError, BlockTypeError, BlockValueError, Shape
+from tests.slow import one_of
 
 # ---- one window at a time --------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ def windows() -> Any:
         yield tuple(sizes), tuple(k), tuple(s), tuple(pads), mode
 
 
-@pytest.mark.parametrize("way", list(windows()), ids=str)
+@pytest.mark.parametrize("way", one_of(2, windows()))
 def test_against_single_windows(way: Any) -> None:
     """Ties among whole numbers, too; every way of counting."""
     sizes, k, s, pads, mode = way

@@ -416,8 +416,8 @@ FIRST_ROWS = {case.name: case.id for case in reversed(CASES)}.values()
 
 # What options of a block hardly change, and takes long to compile: of further rows slow tests.
 SLOW = {
-    jit_equals_eager, vmap_equals_a_loop, low_precision_is_close, works_for_every_batch,
-    second_derivatives_are_right, init_reads_shapes_only,
+    jit_equals_eager, vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
+    works_for_every_batch, second_derivatives_are_right, init_reads_shapes_only,
 }  # fmt: skip
 
 
