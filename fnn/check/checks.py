@@ -238,9 +238,9 @@ def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) ->
         raise CheckError("no inputs: x is an empty pytree, give at least one array")
     x = cast(rule.draw(x, rng), dtype)
     if params is None and made.block is not None:
-        init_key = jax.random.key(seed)
+        init = made.block.init
         try:
-            params = fast(made.block.init)(init_key, x)
+            params = fast(lambda seed, x: init(jax.random.key(seed), x))(seed, x)
         except Exception as error:
             raise CheckError(f"{made.name}: init raises {_line(error)}") from error
         params = rule.redraw(jax.device_get(params), rng)
