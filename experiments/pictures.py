@@ -215,7 +215,7 @@ def _page_of_guesses(page: Sequence[Guess], path: Path) -> None:
             chance = f"{probability:.1%}" if probability >= 0.001 else "< 0.1%"
             bars.text(1, y - 0.24, chance, fontsize=9.5, va="bottom", ha="right")
         bars.set(xlim=(0, 1), ylim=(len(at) - 0.6, -0.85))
-    figure.get_layout_engine().set(hspace=0.06, wspace=0.03)  # type: ignore[union-attr, call-arg]
+    figure.set_layout_engine("constrained", hspace=0.06, wspace=0.03)
     with warnings.catch_warnings():
         # A name in a script that the font does not have is drawn as boxes, not complained about.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)

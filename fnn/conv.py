@@ -211,8 +211,8 @@ class _Plan(NamedTuple):
         """dW[(i, j, c), o] = sum over b, h, w of columns[(i, j, c), b, h, w] dy[b, h, w, o], where
         columns are kh kw copies of x, each shifted to where the kernel's place (i, j) reads.
         Channels come first: they are the rows of a matrix product, and copies are of long
-        stretches of memory. The sum is taken over some pictures, or some rows of one, at a time,
-        so that the copies stay in the cache and never take much memory."""
+        stretches of memory. The sum is taken over some pictures, or some rows of one, at a time:
+        so the copies never take much memory, and large ones are no faster."""
         (kh, kw), (sh, sw), (dh, dw) = self._two.size, self._two.stride, self._two.dilation
         batch, high, wide, features = dy.shape
         row = kh * kw * x.shape[-1] * wide  # numbers in the copies, for a row of dy

@@ -139,7 +139,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
 def once_more(fault: str) -> Any:
     """Another way to what a fault before it is: a slow test."""
     earlier = [name for name, *_ in FAULTS.values()][: list(FAULTS).index(fault)]
-    return pytest.param(fault, marks=[pytest.mark.slow] * (FAULTS[fault][0] in earlier))
+    return pytest.param(fault, marks=[pytest.mark.slow] if FAULTS[fault][0] in earlier else [])
 
 
 @functools.cache

@@ -414,7 +414,8 @@ PROPERTIES: dict[Callable[[Case], None], Callable[[Case], Any]] = {
 FIRST_ROWS = {case.name: case.id for case in reversed(CASES)}.values()
 
 
-# What options of a block hardly change, and takes long to compile: of further rows slow tests.
+# What takes long to compile: of the further rows of a block these are slow tests. Their values,
+# their gradients by autodiff and by differences, and their residuals are always looked at.
 SLOW = {
     jit_equals_eager, vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
     works_for_every_batch, second_derivatives_are_right, init_reads_shapes_only,
