@@ -234,8 +234,17 @@ def test_large_weight_gradients_are_a_loop(
     copied = 3 * 2 * 2 * y[..., 0].size
     monkeypatch.setattr(sys.modules["fnn.conv"], "LARGE", copied // parts)
     assert "scan" in program() and "scan" not in once
-    got = jax.jit(lambda *a: net.backward(*a))(params, residuals, dy)
-    wanted = jax.vjp(lambda p, x: net.forward(p, x)[0], params, x)[1](dy)
+    line = jax.tree.map(lambda v: np.sin(5 * v), (params, x))
+
+    def by_hand(params: Any, x: jax.Array) -> Any:
+        return net.backward(params, net.forward(params, x)[1], dy)
+
+    def by_autodiff(params: Any, x: jax.Array) -> Any:
+        return jax.vjp(lambda p, x: net.forward(p, x)[0], params, x)[1](dy)
+
+    # Values, and derivatives of the second order.
+    got = jax.jit(lambda: jax.jvp(by_hand, (params, x), line))()
+    wanted = jax.jit(lambda: jax.jvp(by_autodiff, (params, x), line))()
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
