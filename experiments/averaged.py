@@ -178,11 +178,16 @@ class _Clock:
 
 
 class Judged(NamedTuple):
-    """The mean loss of examples, and the class that each is taken for."""
+    """The mean loss of examples, what the network says of each, and how often it is right."""
 
     loss: float
-    guess: Array
+    logits: Array
     accuracy: float
+
+    @property
+    def guess(self) -> Array:
+        """The class that each example is taken for."""
+        return self.logits.argmax(-1)
 
 
 def make_judge(
@@ -210,7 +215,7 @@ def make_judge(
             logits = np.concatenate(own)
             value = float(loss.forward({}, (logits, examples.labels))[0])
             accuracy = fnn.accuracy(logits, examples.labels)
-            found.append(Judged(value, logits.argmax(-1), accuracy))
+            found.append(Judged(value, logits, accuracy))
         return found
 
     return judge

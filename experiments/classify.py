@@ -48,7 +48,10 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
         "kept": f"epoch {fitted.best_epoch}",
     } | page.facts
     page.add("Confusion matrix", report.confusion(logits.argmax(-1), data.test.target, names))
-    page.add("Worst mistakes", report.mistakes(images, probabilities, data.test.target, names))
+    page.add(
+        "Worst mistakes",
+        report.mistakes(images.__getitem__, probabilities, data.test.target, names),
+    )
     page.add("First-layer filters", report.filters(patterns, shape))
     page.write(out)
     _show_examples(images, logits, data)

@@ -60,6 +60,11 @@ class Data:
     def channels(self) -> int:
         return len(self.moments.mean)
 
+    def seen(self, i: int) -> Pixels:
+        """The i-th picture to be judged on as it is drawn: (side, side) where it is grey."""
+        pixels = self.test.see(i)
+        return pixels[..., 0] if self.channels == 1 else pixels
+
 
 def grey_images(name: str, size: int, seed: int) -> Data:
     """MNIST or Fashion-MNIST, scaled to ``size`` with Pillow's bilinear filter; not varied."""

@@ -63,16 +63,18 @@ class Report:
         """Adds or replaces a section, of the titles in ``TITLES``."""
         self.sections[TITLES[TITLES.index(title)]] = content
 
-    def training(self, fitted: fnn.Fitted) -> None:
-        """Adds what there is to say of every training."""
-        seen, history = fitted.diagnostics, fitted.history
+    def training(
+        self, history: Sequence[Mapping[str, float]], ended: str, stopped: str,
+        best_epoch: int = 0, seen: Diagnostics | None = None,
+    ) -> None:  # fmt: skip
+        """Adds what there is to say of every training; ``best_epoch`` is 0 where none is kept."""
         if history:
             seconds = history[-1]["seconds"]
             self.facts |= {"epochs": f"{len(history)}", "seconds": f"{seconds:.1f}"}
-            self.facts["training"] = fitted.ended
-            self.add("Learning", learning(history, fitted.best_epoch, seen))
+            self.facts["training"] = ended
+            self.add("Learning", learning(history, best_epoch, seen))
         else:
-            self.facts["stopped"] = fitted.stopped
+            self.facts["stopped"] = stopped
         if seen is not None:
             self.add("What stands out", findings(seen))
             self.add("Layers over time", layers(seen))
@@ -235,10 +237,13 @@ def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) 
 
 
 def mistakes(
-    images: np.ndarray, probabilities: np.ndarray, target: np.ndarray, names: Sequence[str],
-    count: int = 24,
+    see: Callable[[int], np.ndarray], probabilities: np.ndarray, target: np.ndarray,
+    names: Sequence[str], count: int = 24,
 ) -> str:  # fmt: skip
-    """The test images (n, height, width) whose true class got the least probability."""
+    """The images whose true class got the least probability.
+
+    ``see(i)`` is the i-th, (height, width) or with three colours.
+    """
     order = np.argsort(probabilities[np.arange(len(target)), target])[:count]
     figures = []
     for i in order:
@@ -246,23 +251,30 @@ def mistakes(
         wrong = guess != target[i]
         said = f"{names[target[i]]}, read as {names[guess]}" if wrong else f"{names[guess]}, right"
         figures.append(
-            f'<figure class="{"wrong" if wrong else "right"}">{_image(images[i], "gray_r", said)}'
+            f'<figure class="{"wrong" if wrong else "right"}">{_image(see(i), "gray_r", said)}'
             f"<figcaption>{_text(said)}<small>{probabilities[i, guess]:.0%}</small></figcaption>"
             "</figure>"
         )
     return f'<div class="tiles">{"".join(figures)}</div>'
 
 
-def filters(w: np.ndarray, shape: tuple[int, int], count: int = 48) -> str:
-    """The weights (pixels, units) of a first layer: red where a unit wants ink, blue where not."""
+def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
+    """The weights (pixels, units) of a first layer: red where a unit wants ink, blue where not.
+
+    ``shape`` is that of the pixels: (height, width), or with three colours, whose weights are
+    then drawn as a colour each, grey where they are 0.
+    """
     strongest = np.argsort(-np.linalg.norm(w, axis=0))[:count]
     limit = np.abs(w).max(axis=0) + 1e-30
     tiles = "".join(
         f"<figure>{_image(w[:, i].reshape(shape) / limit[i], 'RdBu_r', f'unit {i}', 1.0)}</figure>"
         for i in strongest
     )
-    said = f"The {len(strongest)} units of {w.shape[1]} with the largest weights. Red: the unit "
-    said += "wants ink here; blue: it wants none."
+    said = f"The {len(strongest)} units of {w.shape[1]} with the largest weights. "
+    if len(shape) == 3:
+        said += "Each is the picture that the unit answers to most, grey where it sees nothing."
+    else:
+        said += "Red: the unit wants ink here; blue: it wants none."
     return f'<p>{said}</p><div class="tiles small">{tiles}</div>'
 
 
@@ -375,8 +387,13 @@ def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
 
 
 def _image(pixels: np.ndarray, colors: str, said: str, limit: float | None = None) -> str:
-    """A small image as PNG data; values from -limit to limit, or from the least to the most."""
+    """A small image as PNG data; values from -limit to limit, or from the least to the most.
+
+    With three colours, uint8 as they are, others from -limit to limit.
+    """
     low, high = (None, None) if limit is None else (-limit, limit)
+    if pixels.ndim == 3 and limit is not None:
+        pixels = (pixels / limit + 1) / 2
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, pixels, vmin=low, vmax=high, cmap=colors, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -85,7 +85,9 @@ def train(
     one = jax.tree.map(lambda a: a[:1], few)
     drawn = report.whiteboard(net, loss, fitted.params, one)
     page.add("One example on the whiteboard", drawn)
-    page.training(fitted)
+    page.training(
+        fitted.history, fitted.ended, fitted.stopped, fitted.best_epoch, fitted.diagnostics
+    )
     page.write(out)
     if name and fitted.ended == "interrupted":
         raise Interrupted(options.out)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import fnn
-from experiments import averaged, data, examples, train_googlenet
+from experiments import averaged, data, examples, report, train_googlenet
 from experiments.__main__ import main
 from experiments.console import TrainingProgress
 from experiments.folders import image_folder
@@ -51,10 +51,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In GoogLeNet's place a network of one layer, also with three heads: it compiles at once."""
+    """In GoogLeNet's place a network of two layers, also with three heads: it compiles at once."""
 
     def net(classes: int, auxiliary: bool = True, **_: Any) -> fnn.Block:
-        nodes: list[Any] = [("pool", fnn.global_avg_pool(), "x")]
+        nodes: list[Any] = [
+            ("conv1", fnn.serial(**{"7x7_s2": fnn.conv(3, 1)}), "x"),
+            ("pool", fnn.global_avg_pool(), "conv1"),
+        ]
         heads = ("loss3", "loss1", "loss2") if auxiliary else ("loss3",)
         nodes += [(name, fnn.linear(classes), "pool") for name in heads]
         if not auxiliary:
@@ -99,6 +102,10 @@ def test_a_folder_is_learned_and_its_weights_classify(
     assert [row["epoch"] for row in history(out)] == list("123456")
     assert {"validation_accuracy", "validation_accuracy_averaged"} <= history(out)[0].keys()
     printed = capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "python -m experiments googlenet train --epochs 6" in page
+    for part in report.TITLES[1:2] + report.TITLES[3:]:  # but what diagnostics say
+        assert f"<h2>{part}</h2>" in page
     for part in ("The network", "largest relative error", "epoch 6", "3 classes; 27 pictures"):
         assert part in printed
 
@@ -245,7 +252,7 @@ def test_divergence_says_what_to_do_and_leaves_finite_parameters(
 # ---- the network -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("strides", "least"), [((2, 2, 2), 79), ((2, 1, 1), 27)])
+@pytest.mark.parametrize(("strides", "least"), [((2, 2, 2), 79), ((2, 1, 1), 27), ((1, 2, 1), 24)])
 def test_the_smallest_pictures(strides: tuple[int, int, int], least: int) -> None:
     net = fnn.models.googlenet(3, width=0.0625, stem_strides=strides)
 
@@ -419,7 +426,7 @@ def test_broken_pictures_are_named_or_left_out(
     [
         (["--width", 0.05], "--width is 0.05, needs at least 0.0625"),
         (["--width", "nan"], "--width is nan"),
-        (["--size", 26], "--size is 26, needs at least 27 with --stem-strides 2 1 1"),
+        (["--size", 23], "--size is 23, needs at least 24 with --stem-strides 1 2 1"),
         (["--size", 78, "--stem-strides", 2, 2, 2], "needs at least 79 with --stem-strides 2 2 2"),
         (["--stem-strides", 2, 0, 1], "--stem-strides is 2 0 1"),
         (["--epochs", 0], "--epochs is 0"),

@@ -86,14 +86,17 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
         diagnostics=True, progress=False, optimizer=fnn.sgd(1e-6),
     )  # fmt: skip
     page = Report(Options(command=HOSTILE, out=Path("a<b>")), HOSTILE)
-    page.training(fitted)
+    page.training(fitted.history, fitted.ended, fitted.stopped, 1, fitted.diagnostics)
     names = [HOSTILE, "b&b"]
     page.facts[HOSTILE] = HOSTILE
     page.add("The network", report.network(net, x))
     page.add("Gradient check", report.gradient_check([(HOSTILE, "", "", "")]))
     page.add("Confusion matrix", report.confusion(1 - target, target, names))
     probabilities = np.asarray(jax.nn.softmax(net.forward(fitted.params, x)[0]))
-    page.add("Worst mistakes", report.mistakes(x.reshape(-1, 2, 3), probabilities, target, names))
+    page.add(
+        "Worst mistakes",
+        report.mistakes(x.reshape(-1, 2, 3).__getitem__, probabilities, target, names),
+    )
     page.write(tmp_path)
     reader = Reader((tmp_path / "report.html").read_text())
     assert "script" not in reader.tags and "b" not in reader.tags
