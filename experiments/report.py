@@ -65,14 +65,17 @@ class Report:
 
     def training(
         self, history: Sequence[Mapping[str, float]], ended: str, stopped: str,
-        best_epoch: int = 0, seen: Diagnostics | None = None,
+        best_epoch: int = 0, seen: Diagnostics | None = None, label: str = "training",
     ) -> None:  # fmt: skip
-        """Adds what there is to say of every training; ``best_epoch`` is 0 where none is kept."""
+        """Adds what there is to say of every training; ``best_epoch`` is 0 where none is kept.
+
+        ``label`` names the loss in the history.
+        """
         if history:
             seconds = history[-1]["seconds"]
             self.facts |= {"epochs": f"{len(history)}", "seconds": f"{seconds:.1f}"}
             self.facts["training"] = ended
-            self.add("Learning", learning(history, best_epoch, seen))
+            self.add("Learning", learning(history, best_epoch, seen, label))
         else:
             self.facts["stopped"] = stopped
         if seen is not None:
@@ -129,8 +132,9 @@ def findings(d: Diagnostics) -> str:
 
 
 def learning(
-    history: Sequence[Mapping[str, float]], best_epoch: int, d: Diagnostics | None = None
-) -> str:
+    history: Sequence[Mapping[str, float]], best_epoch: int, d: Diagnostics | None = None,
+    label: str = "training",
+) -> str:  # fmt: skip
     """Loss by epoch, on a linear and a logarithmic scale, the metrics, and a table of numbers."""
     epochs = [row["epoch"] for row in history]
     known = math.nan if d is None else d.facts.ignorant
@@ -140,7 +144,7 @@ def learning(
         axis.plot(x, y, color=color, label=label, marker=marker, ms=3, lw=1.7)
 
     def losses(axis: Axes) -> None:
-        curve(axis, epochs, [row["loss"] for row in history], BLUE, "training")
+        curve(axis, epochs, [row["loss"] for row in history], BLUE, label)
         if "validation_loss" in history[0]:
             validation = [row["validation_loss"] for row in history]
             curve(axis, epochs, validation, ORANGE, "validation")

@@ -227,11 +227,10 @@ def _keep(options: Train, data: Data, learned: Learned) -> None:
 def _draw(options: Train, data: Data, learned: Learned, judged: Judged, page: Report) -> None:
     """The pictures, and the page's sections with the same and more."""
     out, labels = options.out, data.test.labels
-    page.training(learned.history, learned.ended, learned.stopped)
+    label = "training, all three classifiers"
+    page.training(learned.history, learned.ended, learned.stopped, label=label)
     if learned.history:
-        pictures.learning_curves(
-            learned.history, out / "learning.png", training="training, all three classifiers"
-        )
+        pictures.learning_curves(learned.history, out / "learning.png", training=label)
     if len(data.names) <= DRAWN_CLASSES:
         path = out / "confusion.png"
         pictures.confusion_matrix(judged.guess, labels, data.names, path)
