@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnn
 from experiments.benchmarks import __main__ as command
-from experiments.benchmarks import mlp, report
+from experiments.benchmarks import mlp, profile, report
 from experiments.benchmarks.peers import CONTENDERS, Problem, Trainer, Weights, he_normal
 
 pytestmark = pytest.mark.as_users
@@ -114,6 +117,20 @@ def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert len(table.markdown().splitlines()) == 2 + 3
     assert not measured.warnings
+
+
+def test_a_profile_names_the_kinds_of_work() -> None:
+    net = fnn.serial(conv=fnn.conv(4, 3), act=fnn.relu(), flat=fnn.flatten(), out=fnn.linear(2))
+    x = jnp.ones((2, 8, 8, 1))
+    params = net.init(jax.random.key(0), x)
+    step = fnn.value_and_grad(net, fnn.softmax_cross_entropy())
+    arguments = params, x, jnp.array([0, 1])
+    work = profile.profile(jax.jit(step).lower(*arguments).compile(), arguments, 1)
+    assert min(work.values()) > 0
+    # Small convolutions may be fused with what follows; both kinds of products are always there.
+    assert {
+        "convolutions: products for dw", "products of 1x1 convolutions and linear layers"
+    } <= work.keys() <= {*profile.KINDS, "other"}  # fmt: skip
 
 
 def test_record_replaces_its_own_section_alone(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Where the time of a convolutional training step goes, by the kind of work.
+
+    python -m experiments.benchmarks profile
+
+It says what bounds the steps that ``python -m experiments.benchmarks conv`` measures: the work that
+XLA's own convolutions and matrix products do, beside the copies and the rest around them.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
+
+COLUMNS = ("step", "work", "ms of all threads", "share")
+SIDE = 2048  # of the square product
+# The first that fits the name of an operation: its path, and what JAX called it.
+KINDS = {
+    "convolutions: y and dx": r"conv_general_dilated",
+    "local response norms": r"/norm\d",
+    "pools": r"pool(_?\d+)?/|ave_pool",
+    "ReLUs": r"/relu",
+    "convolutions: products for dw": r"/cond/.*dot_general",
+    "convolutions: copies for dw": r"/cond/",
+    "products of 1x1 convolutions and linear layers": r"dot_general",
+    "joining of branches": r"/output/",
+}
+ABOUT = """\
+- Milliseconds of all threads together, by XLA's profile of the compiled step; what stands around
+  operations (starting them, waiting for the other thread) is in the step's time but in no row.
+- Rates are the arithmetic of fnn.summary over the step's time; the square product is jnp's."""
+
+
+@dataclass
+class Settings:
+    """Profiles fnn's steps of the CNN and of GoogLeNet."""
+
+    repeats: int = 5
+    """Steps that are profiled; the table has their mean."""
+    batch: int = 8
+    """Of GoogLeNet."""
+    pixels: int = 224
+    """Height and width of GoogLeNet's pictures."""
+    threads: int = 0
+    """Threads; 0 for as many as there are cores."""
+    out: Path | None = RESULTS
+    """The Markdown file whose section is replaced; None to write nothing."""
+
+
+def run(settings: Settings) -> None:
+    """Profiles, prints the table, and records it."""
+    threads = limit_threads(settings.threads)
+    import jax
+    import jax.numpy as jnp
+
+    import fnn
+    from experiments.benchmarks.conv_peers import CNN_BATCH, RATE, data
+
+    if jax.devices()[0].platform != "cpu":
+        raise SystemExit("profile reads the operations of XLA:CPU; run it where JAX has the CPU")
+    square = jnp.ones((SIDE, SIDE))
+    product = _seconds(jax.jit(lambda a: a @ a).lower(square).compile(), (square,), 7)
+    about = [f"- A product of {SIDE} x {SIDE}: {2e-9 * SIDE**3 / product:.0f} GFLOP/s."]
+    rows: list[list[str]] = []
+    for what, net, shape, classes in (
+        (f"CNN, batch {CNN_BATCH}", fnn.models.cnn(hidden=0), (CNN_BATCH, 28, 28, 1), 10),
+        (
+            f"GoogLeNet, batch {settings.batch}, {settings.pixels} pixels",
+            fnn.models.googlenet(auxiliary=False, dropout_rate=0.0),
+            (settings.batch, settings.pixels, settings.pixels, 3), 1000,
+        ),
+    ):  # fmt: skip
+        print(f"{what} ...", flush=True)
+        x, target = data(shape, classes, "float32")
+        params = jax.jit(net.init)(jax.random.key(0), x)
+        gradients = fnn.value_and_grad(net, fnn.softmax_cross_entropy())
+
+        def step(params: Any, x: Any, target: Any, gradients: Any = gradients) -> Any:
+            _, grads = gradients(params, x, target, jax.random.key(0))
+            return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
+
+        program = jax.jit(step).lower(params, x, target).compile()
+        arguments = params, x, target
+        seconds = _seconds(program, arguments, settings.repeats)
+        work = profile(program, arguments, settings.repeats)
+        total = sum(work.values())
+        rows += [
+            [what, kind, f"{1e3 * own:.1f}", f"{own / total:.0%}"]
+            for kind, own in sorted(work.items(), key=lambda item: -item[1])
+        ]
+        summary = fnn.summary(net, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        billions = 1e-9 * (summary.forward_flops + summary.backward_flops)
+        about.append(
+            f"- {what}: {billions:.2f} GFLOP in {1e3 * seconds:.0f} ms on {threads} threads, "
+            f"{billions / seconds:.0f} GFLOP/s."
+        )
+    table = Table(COLUMNS, rows)
+    table.show()
+    print("\n".join(about))
+    if settings.out is not None:
+        where = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}"
+        record(settings.out, "conv: where a step's time goes, CPU", where, table.markdown(),
+               "\n".join([*about, ABOUT]))  # fmt: skip
+
+
+def profile(program: Any, arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
+    """Seconds of all threads in one run of a compiled program, by kind of work."""
+    import jax
+
+    named = {
+        found[1]: found[2]
+        for found in re.finditer(r'%?([\w.-]+) = [^\n]*op_name="([^"]*)"', program.as_text())
+    }
+    seconds: dict[str, float] = collections.defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(repeats):
+                jax.block_until_ready(program(*arguments))
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for line in plane.lines:
+                for event in line.events:
+                    operation = dict(event.stats).get("hlo_op")
+                    # A loop's own operations are there by themselves.
+                    if operation is not None and not str(operation).startswith("while"):
+                        name = named.get(str(operation), "")
+                        seconds[_kind(name)] += event.duration_ns * 1e-9 / repeats
+    return dict(seconds)
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, fits in KINDS.items() if re.search(fits, name)), "other")
+
+
+def _seconds(program: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
+    """The median of some runs after a first."""
+    import jax
+
+    took = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(program(*arguments))
+        took.append(time.perf_counter() - began)
+    return median(took[1:])
