@@ -24,7 +24,7 @@ from experiments.console import console
 from experiments.options import writable
 from experiments.whiteboard import write_frames
 from fnn.compiling import fast
-from fnn.whiteboard import Trace, trace
+from fnn.whiteboard import Trace
 from fnn.whiteboard.page import document, whiteboard
 
 
@@ -40,36 +40,40 @@ class Options:
 def neuron() -> Trace:
     net = fnn.neuron(fnn.logistic())
     params = {"linear": {"w": jnp.array([2.0, -3.0]), "b": jnp.array(-3.0)}}
-    return trace(net, params, jnp.array([-1.0, -2.0]))
+    return fnn.whiteboard.trace(net, params, jnp.array([-1.0, -2.0]))
 
 
 def block_view() -> Trace:
     net = fnn.serial(f1=fnn.linear(3), f2=fnn.tanh(), f3=fnn.linear(1))
     x, target = jnp.array([[0.5, -1.0]]), jnp.array([[1.0]])
     params = net.init(jax.random.key(0), x)
-    return trace(net, params, x, target, fnn.squared_error())
+    return fnn.whiteboard.trace(net, params, x, target, fnn.squared_error())
 
 
 def four_neurons() -> Trace:
-    net = fnn.layer(4, fnn.logistic())
-    x = jnp.array([[1.0, 0.0, -1.0]])
-    params = net.init(jax.random.key(1), x)
-    bits = jnp.array([[0.0, 1.0, 1.0, 0.0]])  # the digit 6
-    return trace(net, params, x, bits, fnn.binary_cross_entropy(from_logits=False))
+    bits = ("bit8", "bit4", "bit2", "bit1")
+    neurons = [(bit, fnn.layer(1, fnn.logistic()), "x") for bit in bits]
+    net = fnn.graph("x", [*neurons, ("p", fnn.concatenate(), bits)], "p")
+    W = jnp.array([[1.0, -1.0, 0.5, 0.0], [0.5, 2.0, -1.0, 1.0], [-1.0, 0.0, -0.5, 2.0]])
+    params = {
+        bit: {"linear": {"w": W[:, i : i + 1], "b": jnp.zeros(1)}} for i, bit in enumerate(bits)
+    }
+    x, t = jnp.array([[1.0, 0.0, -1.0]]), jnp.array([[0.0, 1.0, 1.0, 0.0]])  # the digit 6
+    return fnn.whiteboard.trace(net, params, x, t, fnn.binary_cross_entropy(from_logits=False))
 
 
 def two_layers() -> Trace:
     net = fnn.serial(layer1=fnn.layer(4, fnn.logistic()), layer2=fnn.layer(2, fnn.logistic()))
     x = jnp.array([[1.0, 0.0, -1.0]])
     params = net.init(jax.random.key(2), x)
-    return trace(net, params, x)
+    return fnn.whiteboard.trace(net, params, x)
 
 
 def circuit() -> Trace:
     f = fnn.graph(
         ("x", "y", "z"), [("q", fnn.add(), ("x", "y")), ("f", fnn.multiply(), ("q", "z"))], "f"
     )
-    return trace(f, {}, (-2.0, 5.0, -4.0))
+    return fnn.whiteboard.trace(f, {}, (-2.0, 5.0, -4.0))
 
 
 def hidden_layer() -> Trace:
@@ -87,7 +91,7 @@ def hidden_layer() -> Trace:
     W1 = jnp.array([[0.5, -1.0, 1.5], [1.0, 0.5, -0.5]])
     w2 = jnp.array([[1.0], [-2.0], [0.5]])
     x, t = jnp.array([[1.0, -1.0]]), jnp.array([[1.0]])
-    return trace(E, {"a": {"w": W1}, "z": {"w": w2}}, (x, t))
+    return fnn.whiteboard.trace(E, {"a": {"w": W1}, "z": {"w": w2}}, (x, t))
 
 
 def sigmoid() -> Trace:
@@ -102,7 +106,25 @@ def sigmoid() -> Trace:
         ],
         "sigma",
     )
-    return trace(f, {}, (2.0, -1.0, -3.0, -2.0, -3.0))
+    return fnn.whiteboard.trace(f, {}, (2.0, -1.0, -3.0, -2.0, -3.0))
+
+
+def sigmoid_gates() -> Trace:
+    f = fnn.graph(
+        ("w0", "x0", "w1", "x1", "w2", "1"),
+        [
+            ("p0", fnn.multiply(), ("w0", "x0")),
+            ("p1", fnn.multiply(), ("w1", "x1")),
+            ("s", fnn.add(), ("p0", "p1")),
+            ("z", fnn.add(), ("s", "w2")),
+            ("n", fnn.negate(), "z"),
+            ("e", fnn.exp(), "n"),
+            ("d", fnn.add(), ("e", "1")),
+            ("sigma", fnn.power(-1.0), "d"),
+        ],
+        "sigma",
+    )
+    return fnn.whiteboard.trace(f, {}, (2.0, -1.0, -3.0, -2.0, -3.0, 1.0))
 
 
 class Figure(NamedTuple):
@@ -129,8 +151,11 @@ FIGURES = (
     ),
     Figure(
         four_neurons, "Four neurons: a 1-layer network",
-        "Four neurons side by side read the same inputs, so their weights are the columns of one "
-        "matrix W. Each has its own target bit, and at the loss its own p − t.",
+        "Four neurons, bit8 to bit1, read the same x, and each has its own weights w, bias b and "
+        "target bit t. Their w are the columns of one matrix W: fnn.layer(4, ...), with that W, "
+        "computes the same. The loss sends (p − t) / (p (1 − p)) to every p; the slope "
+        "p (1 − p) of σ cancels what it is divided by, so between σ and linear stands p − t: of "
+        "bit8, 8.389 × 0.105 = 0.8808 = p − 0. At x the four gradients add.",
     ),
     Figure(
         two_layers, "A 2-layer network",
@@ -151,8 +176,15 @@ FIGURES = (
     ),
     Figure(
         sigmoid, "The sigmoid block",
-        "1 / (1 + exp(−z)) may be drawn as four gates; as one block it needs one local derivative, "
-        "σ(z)(1 − σ(z)): at z = 1 it is 0.1966. The five inputs get their gradients by it alone.",
+        "σ(z) = 1 / (1 + exp(−z)) as one block needs one local derivative, σ(z)(1 − σ(z)): at "
+        "z = 1 it is 0.1966. The five inputs get their gradients by it alone. The next figure has "
+        "four gates in its place.",
+    ),
+    Figure(
+        sigmoid_gates, "The same sigmoid as four gates",
+        "Negate, exp, plus 1, and the power −1, which is the reciprocal. Going back, their local "
+        "derivatives multiply to (−1)(0.3679)(1)(−0.5344) = 0.1966: at z, and at the five inputs, "
+        "stand the numbers of the figure before.",
     ),
 )  # fmt: skip
 
@@ -169,10 +201,21 @@ pre { margin: 0 0 14px; padding: 12px 14px; overflow-x: auto; border: 1px solid 
 </style>"""
 
 
+# Without float64 the random weights would be others than on the page.
+IMPORTS = """\
+import jax
+import jax.numpy as jnp
+import fnn
+
+jax.config.update("jax_enable_x64", True)  # the digits of paper
+
+"""
+
+
 def code_of(figure: Figure) -> str:
-    """The lines inside the function that made the figure."""
+    """The lines inside the function that made the figure, to be pasted into Python."""
     lines = inspect.getsource(figure.make).splitlines()[1:]
-    return textwrap.dedent("\n".join(lines))
+    return IMPORTS + textwrap.dedent("\n".join(lines)).replace("return ", "board = ")
 
 
 def main(options: Options) -> int:
@@ -181,8 +224,9 @@ def main(options: Options) -> int:
         STYLE,
         "<h1>Backpropagation, figure by figure</h1>",
         "<p>Every figure is the trace of a network that ran: the numbers are what fnn computed, "
-        "and each gradient has been compared with jax.vjp. Below each title is the code that "
-        "made it.</p>",
+        "and each gradient has been compared with jax.vjp. Above each figure is the code that "
+        "made it. Pasted into Python, it makes the figure again: <code>print(board.text())</code>, "
+        "<code>board.svg()</code> or <code>board.html()</code>.</p>",
         "<nav><ol>",
         *(f'<li><a href="#{f.make.__name__}">{escape(f.title)}</a></li>' for f in FIGURES),
         "</ol></nav>",

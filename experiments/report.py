@@ -41,9 +41,11 @@ TITLES = (
     "First-layer filters", "One example on the whiteboard", "Gradient check", "The network",
     "How to run it again",
 )  # fmt: skip
+PACKAGES = ("fnn", "jax", "jaxlib", "numpy", "optax", "matplotlib", "scikit-learn")
 # Colours that are told apart on white and on black, by colour-blind readers too.
 BLUE, ORANGE, GREEN, RED = "#2f8fd0", "#d98a00", "#1f9e77", "#d9622b"
 DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, GREEN, ORANGE, RED])
+CARD = 1000  # pixels for a whiteboard in a section on a desktop, without its margins
 INK = "#123457"  # what matplotlib draws in this colour takes the page's
 
 
@@ -244,22 +246,27 @@ def mistakes(
     see: Callable[[int], np.ndarray], probabilities: np.ndarray, target: np.ndarray,
     names: Sequence[str], count: int = 24,
 ) -> str:  # fmt: skip
-    """The images whose true class got the least probability.
+    """Those that were read wrong, least probability of the true class first, at most ``count``.
 
     ``see(i)`` is the i-th, (height, width) or with three colours.
     """
-    order = np.argsort(probabilities[np.arange(len(target)), target])[:count]
+    order = np.argsort(probabilities[np.arange(len(target)), target])
+    guesses = probabilities.argmax(-1)
+    wrong = order[guesses[order] != target[order]]
+    if not len(wrong):
+        return f"<p>None: all {len(target)} were read right.</p>"
     figures = []
-    for i in order:
-        guess = int(probabilities[i].argmax())
-        wrong = guess != target[i]
-        said = f"{names[target[i]]}, read as {names[guess]}" if wrong else f"{names[guess]}, right"
+    for i in wrong[:count]:
+        said = f"{names[target[i]]}, read as {names[guesses[i]]}"
         figures.append(
-            f'<figure class="{"wrong" if wrong else "right"}">{_image(see(i), "gray_r", said)}'
-            f"<figcaption>{_text(said)}<small>{probabilities[i, guess]:.0%}</small></figcaption>"
-            "</figure>"
+            f"<figure>{_image(see(i), 'gray_r', said)}<figcaption>{_text(said)}"
+            f"<small>{probabilities[i, guesses[i]]:.0%}</small></figcaption></figure>"
         )
-    return f'<div class="tiles">{"".join(figures)}</div>'
+    return (
+        f"<p>{len(figures)} of the {len(wrong)} that were read wrong, the least probability of the "
+        "true class first. Below each: how sure the network was of what it read.</p>"
+        f'<div class="tiles">{"".join(figures)}</div>'
+    )
 
 
 def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
@@ -288,7 +295,7 @@ def whiteboard(net: Block, loss: Block, params: Any, example: tuple[Any, Any]) -
     def trace(params: Any, x: Any, target: Any) -> fnn.whiteboard.Trace:
         return fnn.whiteboard.trace(fnn.inference(net), params, x, target, loss)
 
-    return f'<div class="wide">{fast(trace)(params, *example).svg()}</div>'
+    return f'<div class="wide">{fast(trace)(params, *example).svg(width=CARD)}</div>'
 
 
 def gradient_check(rows: Iterable[Sequence[str]]) -> str:
@@ -313,8 +320,8 @@ def _settings(options: Any) -> str:
     rows = [[name.replace("_", " "), _plain(value)] for name, value in values.items()]
     device = jax.devices()[0]
     versions = [
-        ["fnn", importlib.metadata.version("fnn")], ["jax", jax.__version__],
-        ["numpy", np.__version__], ["python", platform.python_version()],
+        *([name, v] for name in PACKAGES if (v := _version(name))),
+        ["python", platform.python_version()],
         ["device", f"{device.platform}, {device.device_kind}"],
         ["machine", f"{platform.system()} {platform.machine()}"],
     ]  # fmt: skip
@@ -329,6 +336,14 @@ def _settings(options: Any) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value))
+
+
+def _version(package: str) -> str:
+    """'' where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _sentence(text: str) -> str:

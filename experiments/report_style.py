@@ -47,6 +47,7 @@ ul { list-style: none; margin: 0 0 1rem; padding: 0; display: grid; gap: .75rem;
 .chips i { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem;
   margin-right: .4rem; vertical-align: -.05rem; }
 .wide { overflow-x: auto; }
+.wide svg { display: block; max-width: max(100%, 48rem); height: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
@@ -63,7 +64,6 @@ th { color: var(--soft); font-weight: 500; }
 .tiles img { display: block; width: 100%; image-rendering: pixelated; border-radius: .25rem;
   border: 1px solid var(--line); }
 .tiles figcaption { margin: .25rem 0 0; font-size: .78rem; line-height: 1.3; font-weight: 500; }
-.tiles .wrong figcaption { color: var(--bad); }
 .tiles small { display: block; color: var(--soft); font-size: .75rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .8rem 1rem;
   border-radius: .5rem; background: var(--page); border: 1px solid var(--line); }

@@ -178,9 +178,11 @@ def softmax_cross_entropy() -> Block:
         Where the pivot is a largest logit, its e is that 1 and what is left is the others' sum,
         to the last digit. Where it is not, another's e is 1, and there is nothing to lose.
         """
-        m = jnp.max(z, -1, keepdims=True, initial=-jnp.inf)
+        # The loss is the same for every m, which to a derivative of forward is a constant: that of
+        # the largest would not be of one among equals.
+        m = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-jnp.inf))
         m = jnp.where(m == -jnp.inf, 0, m)
-        gap = jnp.where(z == m, 0, m - z)  # spares inf - inf
+        gap = jnp.where(jnp.isinf(z) & (z == m), 0, m - z)  # spares inf - inf
         # A gap of 80 is rounded by 1e-6 of e: what rounding takes is put back as a factor.
         e = jnp.exp(-gap)
         e = e - e * rest_of_difference(m, z)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -46,8 +47,9 @@ class Summary(NamedTuple):
         )  # fmt: skip
         cells = [
             (
-                r.path, r.block, r.output, f"{r.parameters:,}", readable_count(r.forward_flops),
-                readable_count(r.backward_flops), readable_bytes(r.residual_bytes), r.residuals,
+                clean(r.path, 60), clean(r.block, 40), r.output, f"{r.parameters:,}",
+                readable_count(r.forward_flops), readable_count(r.backward_flops),
+                readable_bytes(r.residual_bytes), r.residuals,
             )
             for r in self.rows
         ]  # fmt: skip
@@ -145,6 +147,21 @@ def _words(tree: Any, known: dict[str, Any] | None = None) -> Iterator[str]:
     for leaf in jax.tree.leaves(tree):
         if hasattr(leaf, "dtype"):
             yield names.get(id(leaf), kind_of(leaf))
+
+
+def clean(text: str, longest: int = 10_000) -> str:
+    """A name as it can be shown: nothing invisible, nothing that turns the text around, short.
+
+    What is written from right to left stays among its own.
+
+    >>> clean("a\\u202eb\\x00" + "c" * 90, 8)
+    'a�b�ccc…'
+    """
+    shown = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text)
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    if any(unicodedata.bidirectional(c) in ("R", "AL") for c in shown):
+        return f"\u2068{shown}\u2069"  # first strong isolate, and its end
+    return shown if shown.strip() else "␣" * len(shown)
 
 
 def kind_of(array: Any) -> str:

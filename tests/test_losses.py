@@ -273,3 +273,15 @@ def test_the_target_of_binary_cross_entropy_has_an_exact_gradient(z: float) -> N
     assert float(entropy.backward({}, residuals, 1.0)[1][1][0]) == pytest.approx(
         expected, rel=1e-14
     )
+
+
+@pytest.mark.parametrize("z", [[0.0, 0, 0], [1.0, 1, 0], [-np.inf, 5, 5], [-np.inf, 0, 0]])
+@pytest.mark.parametrize("target", [[0], [2], [[0.2, 0.3, 0.5]]])
+def test_equal_logits_have_autodiff_s_gradient_too(z, target):
+    # As where the last weights begin at 0; autodiff of a maximum shares it among equals.
+    loss, z, target = fnn.softmax_cross_entropy(), jnp.array([z]), jnp.array(target)
+    by_hand = loss.backward({}, loss.forward({}, (z, target))[1], 1.0)[1][0]
+    by_autodiff = jax.grad(lambda z: loss.forward({}, (z, target))[0])(z)
+    finite = np.isfinite(by_autodiff)  # of -inf, e^-inf times a difference of infinities
+    np.testing.assert_allclose(np.where(finite, by_hand, 0), np.where(finite, by_autodiff, 0),
+                               atol=1e-15)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_the_report_of_a_diagnosed_run(tmp_path: Path, capsys: pytest.CaptureFix
         assert part.lower() in page.lower()
     assert len(re.findall("data:image/png", page)) > 24
     assert "url(http" not in page and "@import" not in page
+    for package in ("jax", "optax", "matplotlib", "scikit-learn"):
+        assert f"<td>{package}</td><td>{importlib.metadata.version(package)}</td>" in page
 
 
 def test_without_diagnostics_there_is_a_report_too(tmp_path: Path) -> None:
@@ -115,6 +118,27 @@ def test_the_whiteboard_shows_one_example() -> None:
     params = net.init(jax.random.key(0), x)
     made = report.whiteboard(net, fnn.squared_error(), params, (x, target))
     assert "<svg" in made and "squared_error" in made
+
+
+def test_the_whiteboard_fits_its_section() -> None:
+    net = fnn.models.mlp((256, 10), fnn.relu())
+    x = jnp.ones((1, 64))
+    params = net.init(jax.random.key(0), x)
+    made = report.whiteboard(net, fnn.softmax_cross_entropy(), params, (x, jnp.array([3])))
+    width = re.search(r'<svg [^>]*?width="([\d.]+)"', made)
+    assert width is not None and float(width[1]) < 1031  # of a window of 1200
+
+
+def test_mistakes_are_only_those_that_were_wrong() -> None:
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.3, 0.7]])
+    see = np.zeros((3, 2, 2)).__getitem__
+    made = report.mistakes(see, probabilities, np.array([0, 1, 0]), ("cat", "dog"))
+    assert re.findall("<figcaption>([^<]*)", made) == ["dog, read as cat", "cat, read as dog"]
+    assert "2 of the 2 that were read wrong" in made
+    one = report.mistakes(see, probabilities, np.array([0, 1, 0]), ("cat", "dog"), count=1)
+    assert one.count("<figure>") == 1 and "1 of the 2" in one
+    none = report.mistakes(see, probabilities, np.array([0, 0, 1]), ("cat", "dog"))
+    assert none == "<p>None: all 3 were read right.</p>"
 
 
 def test_titles_are_known() -> None:

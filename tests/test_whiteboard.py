@@ -355,3 +355,27 @@ def test_a_formula_of_ones_own() -> None:
     finally:
         del FORMULAS["cube"]
     assert "cube = x³ = 8.0" in text and "1 × 12 = 12   because dcube/dx = 3 x²" in text
+
+
+def test_the_fork_at_the_input_of_a_network_inside_is_a_sum() -> None:
+    net = fnn.serial(a=fnn.square(), r=fnn.residual(fnn.square()))
+    t = trace(net, {}, 3.0)
+    assert "dr/da = 19.0 (at the fork: 1 + 18 = 19)" in t.text()
+    assert "= 1 + 18" in t.svg(unfold=True) and "= 1 + 18" not in t.svg(unfold=False)
+    assert [len(node.forks) for node in t.walk()] == [0, 1, 0, 0]
+
+
+def test_where_autodiff_says_nan_nothing_is_right_or_wrong() -> None:
+    wrong = fnn.log()._replace(backward=lambda params, x, dy: ({}, jnp.full_like(dy, 7)))
+    for block in (fnn.log(), wrong):
+        t = trace(block, {}, jnp.array([jnp.nan, jnp.nan]))
+        assert t.right is None and "not comparable: jax.vjp's is NaN" in t.text()
+        assert "✓ 0" not in t.svg()
+    t = trace(fnn.serial(a=fnn.square(), b=wrong), {}, jnp.array([jnp.nan, 1.0]))
+    assert t.right is False and t["a"].right is True
+
+
+def test_whole_numbers_are_refused_in_words() -> None:
+    with pytest.raises(BlockTypeError, match="needs a floating dtype"):
+        trace(circuit(), {}, (2, 3, -4))
+    assert trace(fnn.embedding(4, 2), {"w": jnp.ones((4, 2))}, 3).y.shape == (2,)

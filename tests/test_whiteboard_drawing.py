@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 
 import fnn
-from experiments import whiteboard
+from experiments import lecture, whiteboard
 from experiments.__main__ import main
 from fnn.block import Block
+from fnn.summary import clean
 from fnn.whiteboard import Trace, trace
 from fnn.whiteboard.board import board
 from fnn.whiteboard.layout import Size, layered, place
-from fnn.whiteboard.tensors import clean, exactly, heat, number, tensor
+from fnn.whiteboard.products import products
+from fnn.whiteboard.tensors import exactly, heat, number, tensor
 from tests.test_whiteboard import circuit, forks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -239,7 +241,8 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
 def test_names_as_they_are_shown() -> None:
     assert clean("a\nb") == "a�b" and clean("\ud800x") == "�x"
     assert clean("x" * 500, 20) == "x" * 19 + "…"
-    assert clean("אב") == "אב"
+    # Among its own, so that what stands around it is not turned around.
+    assert clean("אב") == "\u2068אב\u2069" and clean("  ") == "␣␣"
 
 
 @pytest.mark.parametrize(
@@ -355,18 +358,16 @@ def test_whiteboard_of_a_network(tmp_path: Any) -> None:
 
 @pytest.mark.as_users
 def test_the_lecture_s_page(tmp_path: Any) -> None:
-    from experiments import lecture
-
     assert main(["lecture", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text()
-    assert page.count('<section class="whiteboard">') == len(lecture.FIGURES) == 7
+    assert page.count('<section class="whiteboard">') == len(lecture.FIGURES) == 8
     assert "✗" not in page.replace("'✗'", "") or page.count("✗") == 0
     for figure in lecture.FIGURES:
         assert html_of.escape(lecture.code_of(figure)) in page
     titles = re.findall(r"<h2>(\d\. [^<]*)</h2>", page)
-    assert [title.split(".")[0] for title in titles] == list("1234567")
+    assert [title.split(".")[0] for title in titles] == list("12345678")
     assert page.count("step 2 of 4: forward through f") == 1
-    assert len(list(tmp_path.glob("*.svg"))) == 7
+    assert len(list(tmp_path.glob("*.svg"))) == 8
     # dE/dw2 = h dE/dz and dE/dW1 = x (dE/dz w2 h (1 - h)), as on paper.
     with jax.enable_x64(True):
         t = jax.device_get(jax.jit(lecture.hidden_layer)())
@@ -377,5 +378,155 @@ def test_the_lecture_s_page(tmp_path: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("figure", lecture.FIGURES, ids=lambda figure: figure.make.__name__)
+def test_the_lecture_s_code_runs_when_pasted(figure: lecture.Figure) -> None:
+    pasted: dict[str, Any] = {}
+    before = jax.config.read("jax_enable_x64")
+    try:
+        exec(lecture.code_of(figure), pasted)  # sets float64 itself
+        assert pasted["board"].text() == figure.make().text()
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert "float32" not in pasted["board"].text()
+
+
+def test_the_lecture_says_what_its_figures_show() -> None:
+    with jax.enable_x64(True):
+        neurons, one, gates = (
+            jax.device_get(jax.jit(make)())
+            for make in (lecture.four_neurons, lecture.sigmoid, lecture.sigmoid_gates)
+        )
+    (x, t), p = neurons.x, neurons["net/p"].y
+    w = [neurons[f"net/bit{k}/linear"].params["w"] for k in (8, 4, 2, 1)]
+    layer = {"linear": {"w": np.hstack(w), "b": np.zeros(4)}}
+    with jax.enable_x64(True):
+        y, _ = fnn.layer(4, fnn.logistic()).forward(layer, x)
+    np.testing.assert_allclose(p, y, rtol=1e-14)
+    np.testing.assert_allclose(neurons["net/p"].dy, (p - t) / (p * (1 - p)), rtol=1e-14)
+    for k, difference in zip((8, 4, 2, 1), (p - t)[0], strict=True):
+        np.testing.assert_allclose(neurons[f"net/bit{k}/linear"].dy, [[difference]], rtol=1e-14)
+    np.testing.assert_allclose(gates.y, one.y, rtol=1e-15)
+    np.testing.assert_allclose(gates.dx[:5], one.dx, rtol=1e-14)
+
+
 def test_every_subject_has_a_function() -> None:
     assert list(whiteboard.SUBJECTS) == ["circuit", "neuron", "mlp", "digits", "googlenet"]
+
+
+# ---- products of a few numbers ---------------------------------------------------------------
+
+
+def product_of(t: Trace, path: str, of: str) -> Any:
+    return next(p for p in products(board(t, True), t[path]) if p.of == of)
+
+
+def test_products_of_vectors_in_numbers() -> None:
+    net = fnn.serial(a=fnn.logistic(), b=fnn.square())
+    t = trace(net, {}, jnp.array([0.5, -1.0, 2.0, 0.1]))
+    made = product_of(t, "a", "x")
+    assert made.equation == "dΣb/dx = dΣb/da ⊙ da/dx"
+    assert made.whole == (
+        "(1.245, 0.5379, 1.762, 1.05) ⊙ (0.235, 0.1966, 0.105, 0.2494)"
+        " = (0.2926, 0.1058, 0.185, 0.2618)"
+    )
+    assert made.numbers == "" and made.slope is not None  # too long for a picture
+    chain = "dΣb/db × db/da × da/dx = (1, 1, 1, 1) ⊙ (1.245, 0.5379, 1.762, 1.05) ⊙ (0.235, "
+    assert chain in t.html()
+    t = trace(net, {}, jnp.zeros(2))
+    assert "dΣb/dx = dΣb/da ⊙ da/dx = (1, 1) ⊙ (0.25, 0.25) = (0.25, 0.25)" in t.text()
+    assert "◂ x: (1, 1) ⊙ (0.25, 0.25) = (0.25, 0.25)" in words(t.svg())
+    t = trace(fnn.sum(), {}, jnp.array([1.0, 2.0]))
+    assert "= 1 × (1, 1) = (1, 1)" in t.text()
+    assert product_of(trace(net, {}, jnp.zeros(10)), "a", "x").whole == ""
+
+
+def test_products_of_small_matrices() -> None:
+    params = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.zeros(2)}
+    net = fnn.serial(a=fnn.linear(2), b=fnn.scale(2.0))
+    t = trace(net, {"a": params}, jnp.array([[1.0, 3.0]]))
+    dx, dw, db = (product_of(t, "a", of) for of in "xwb")
+    assert f"{dx.equation} = {dx.whole}" == (
+        "dΣb/dx = dΣb/da Wᵀ = (2, 2) · [1, 0.5; −2, 3] = (−2, 7)"
+    )
+    assert f"{dw.equation} = {dw.whole}" == ("dΣb/dw = xᵀ dΣb/da = (1, 3)ᵀ · (2, 2) = [2, 2; 6, 6]")
+    assert db.whole == ""
+    t = trace(net, {"a": params}, jnp.array([[1.0, 3.0], [0.0, -1.0]]))  # two examples
+    assert product_of(t, "a", "w").whole == "[1, 0; 3, −1] · [2, 2; 2, 2] = [2, 2; 4, 4]"
+    # Where large numbers cancel, as many digits as it takes, or nothing.
+    params = {"w": jnp.array([[1000.25, -1000.0]]), "b": jnp.zeros(2)}
+    t = trace(net, {"a": params}, jnp.ones((1, 1)))
+    assert product_of(t, "a", "x").whole == "(2, 2) · (1000.25, −1000)ᵀ = 0.5"
+    params = {"w": jnp.array([[1.0, -1.0 + 2**-23]]), "b": jnp.zeros(2)}
+    t = trace(net, {"a": params}, jnp.ones((1, 1)))
+    assert product_of(t, "a", "x").whole == ""
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
+def test_the_numbers_shown_multiply(scale: float, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    net = fnn.serial(a=fnn.linear(3), b=fnn.softplus(), c=fnn.square(), d=fnn.linear(2))
+    x = jnp.asarray(scale * rng.normal(size=(1, 3)), dtype)
+    t = trace(net, net.init(jax.random.key(0), x), x, check="none")
+    seen = 0
+    for node in t.nodes:
+        for product in products(board(t, True), node):
+            left, _, result = product.whole.replace("−", "-").partition(" = ")
+            factors = [array_of(text) for text in re.split(r" [×⊙·] ", left)] if left else []
+            if len(factors) == 2 and np.isfinite(array_of(result)).all():
+                by = np.matmul if "·" in left else np.multiply
+                close = 1.1e-3 + 2 * float(jnp.finfo(dtype).eps)
+                np.testing.assert_allclose(by(*factors), array_of(result), close, 1e-37)
+                seen += 1
+    assert seen >= 4
+
+
+def array_of(text: str) -> Any:
+    """The numbers as they are shown: 2, (1, 2), (1, 2)ᵀ, [1, 2; 3, 4]."""
+    text = text.replace("∞", "inf").replace("NaN", "nan")
+    rows = [[float(v) for v in row.split(",")] for row in text.strip("()[]ᵀ").split(";")]
+    return np.array(rows).T if text.endswith("ᵀ") else np.array(rows)
+
+
+def test_formulas_tell_the_case_that_applies() -> None:
+    net, target = fnn.identity(), jnp.array([1.0, 0.0])
+    for from_logits, x, rule in (
+        (True, [2.0, -1.0], "(p − t)/n,  p = σ(net)"),
+        (True, [0.3, 0.6], "(p − t)/n,  p = σ(net)"),
+        (False, [0.3, 0.6], "(p − t)/(n p(1−p)),  p = net"),
+        (False, [1.0, 0.0], "(p − t)/(n p(1−p)),  p = net"),
+    ):
+        loss = fnn.binary_cross_entropy(from_logits)
+        t = trace(net, {}, jnp.array(x), target, loss)
+        assert f"because dE/dnet = {rule}\n" in t.text()
+    for p, value, slope in (
+        (3, "x³", "3 x²"), (2, "x²", "2 x"), (1, "x", "1"), (0, "x⁰", "0"),
+        (-1, "x⁻¹", "−x⁻²"), (0.5, "x^0.5", "0.5 x^(−0.5)"), (1 / 3, "xᵖ", "p x^(p−1)"),
+    ):  # fmt: skip
+        text = trace(fnn.power(p), {}, jnp.array([2.0, 0.7])).text()
+        assert f"power = {value} =" in text and f"because dpower/dx = {slope}\n" in f"{text}\n"
+    assert "p x^(p−1)" in trace(fnn.power(3), {}, jnp.bfloat16(1.7)).text()
+
+
+@pytest.mark.parametrize("name", ["linear", "power", "binary_cross_entropy"])
+def test_blocks_with_the_names_of_others(name: str) -> None:
+    mine = fnn.elementwise(name, lambda x: x + 1, lambda x: jnp.ones_like(x))
+    text = trace(mine, {}, jnp.array([1.0, 2.0])).text()
+    assert "✓ as jax.vjp's" in text
+
+
+def test_long_chains_fold_by_themselves_too() -> None:
+    net = fnn.serial(**{f"b{i}": fnn.negate() if i % 2 else fnn.exp() for i in range(60)})
+    t = trace(net, {}, jnp.array([0.5]), jnp.array([0.25]), fnn.squared_error())
+    picture = t.svg()
+    assert "folded, to be readable: 9 networks with 60 blocks inside" in " ".join(words(picture))
+    assert "b0 … b6" in words(picture) and "b3" not in words(picture)
+    # A part has its last block's name and value, and is opened by it.
+    opened = t.svg(unfold="net/b6")
+    assert "b3" in words(opened) and "b10" not in words(opened)
+    assert "b10" in words(t.svg(unfold=True)) and "…" not in t.text()
+    assert t["net/b3"].right and t.right
+    nodes: list[Any] = [("a", fnn.exp(), "x"), ("b0", fnn.add(), ("a", "x"))]
+    nodes += [(f"b{i}", fnn.add(), ("a", f"b{i - 1}")) for i in range(1, 60)]
+    branching = fnn.graph("x", nodes, "b59")
+    assert "b7" in words(trace(branching, {}, 0.5).svg())  # no chain: drawn as it is

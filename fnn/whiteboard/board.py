@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +33,59 @@ def as_network(trace: Trace) -> Trace:
 def _inside(trace: Trace, name: str, inputs: tuple[str, ...]) -> Trace:
     fields = {f: getattr(trace, f) for f in trace.__dataclass_fields__}
     return Trace(**(fields | {"path": name, "reads": inputs, "params_of": name}))
+
+
+def in_parts(trace: Trace) -> Trace:
+    """The trace with the long chains in it as networks of about as many parts as each has blocks.
+
+    A part is called as its last block, whose value it is, so all formulas stay as they are.
+    """
+    nodes = tuple(in_parts(node) for node in trace.nodes)
+    if len(nodes) > 2 * MOST_BOXES:
+        nodes = tuple(_parts(trace, nodes))
+    elif all(a is b for a, b in zip(nodes, trace.nodes, strict=True)):
+        return trace
+    return dataclasses.replace(trace, nodes=nodes)
+
+
+def _parts(trace: Trace, nodes: tuple[Trace, ...]) -> Iterator[Trace]:
+    reads = collections.Counter(name for node in nodes for name in node.reads)
+    owners = collections.Counter(node.params_of for node in nodes)
+    length = math.isqrt(len(nodes))
+
+    def goes_on(a: Trace, b: Trace) -> bool:
+        """Whether a reads one value, only b reads a and b only a, with parameters of their own."""
+        alone = len(a.reads) == 1 and reads[a.name] == 1 and a.name not in trace.outputs
+        return alone and b.reads == (a.name,) and owners[a.params_of] == owners[b.params_of] == 1
+
+    part: list[Trace] = []
+    for node in nodes:
+        if part and (len(part) == length or not goes_on(part[-1], node)):
+            yield _part(part)
+            part = []
+        part.append(node)
+    yield _part(part)
+
+
+def _part(nodes: list[Trace]) -> Trace:
+    first, last = nodes[0], nodes[-1]
+    if first is last:
+        return first
+    return Trace(
+        path=last.path, kind=f"{first.name} … {last.name}", reads=first.reads, params_of=last.name,
+        inputs=first.reads, outputs=(last.name,), objective=last.objective,
+        nodes=tuple(_moved(node, last.path) for node in nodes),
+        params={node.params_of: node.params for node in nodes}, x=first.x, y=last.y,
+        residuals={node.name: node.residuals for node in nodes}, dy=last.dy,
+        dparams={node.params_of: node.dparams for node in nodes}, dx=first.dx,
+        local=None, errors=None,
+    )  # fmt: skip
+
+
+def _moved(node: Trace, into: str) -> Trace:
+    path = f"{into}/{node.name}"
+    inside = tuple(_moved(inner, path) for inner in node.nodes)
+    return dataclasses.replace(node, path=path, nodes=inside)
 
 
 @dataclass(frozen=True)
@@ -112,7 +168,8 @@ def board(trace: Trace, unfold: Any = None) -> Board:
     Raises:
       KeyError: a path that there is not, or at which there is no network.
     """
-    whole = as_network(trace)
+    # All unfolded, a long chain is one again.
+    whole = as_network(trace) if unfold is True else in_parts(as_network(trace))
     networks = {node.path: node for node in whole.walk() if node.nodes}
     if unfold is None:
         return Board(whole, frozenset(_fitting(whole)))

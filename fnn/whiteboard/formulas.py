@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fnn.whiteboard.tensors import number
+
 
 class Formula(NamedTuple):
     """Templates in the names of the inputs, {0}, {1}, ..., and of the output, {y}.
@@ -138,6 +140,39 @@ FORMULAS: dict[str, Formula] = {
     "flatten": Formula("{y} = {0}, one row an example", ("d{0} = d{y}, reshaped",)),
     "item": Formula("{y} = one of {0}", ("d{0}: d{y} to that one",)),
 }  # fmt: skip
+
+_SUPERSCRIPTS = str.maketrans("−0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def of_power(p: float) -> Formula:
+    """The formula of a power whose exponent is known.
+
+    >>> of_power(3).local, of_power(-1).local, of_power(0.5).value
+    (('3 {0}²',), ('−{0}⁻²',), '{y} = {0}^0.5')
+    """
+
+    def power(p: float) -> str:
+        text = number(p)
+        if p == int(p) and "e" not in text:
+            return "{0}" if p == 1 else "{0}" + text.translate(_SUPERSCRIPTS)
+        return "{0}^" + (f"({text})" if p < 0 else text)
+
+    factor = "" if p == 1 else "−" if p == -1 else number(p) + " "
+    slope = number(p) if p in (0, 1) else factor + power(p - 1)
+    return FORMULAS["power"]._replace(value="{y} = " + power(p), local=(slope,))
+
+
+def of_logits() -> Formula:
+    """The formula of binary cross entropy, of logits."""
+    by_logits, by_target = "(p − t)/n,  p = σ({0})", "−{0}/n"
+    return FORMULAS["binary_cross_entropy"]._replace(local=(by_logits, by_target))
+
+
+def of_probabilities() -> Formula:
+    """The formula of binary cross entropy, of probabilities p."""
+    local = ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n")
+    return FORMULAS["binary_cross_entropy"]._replace(local=local)
+
 
 LOSSES = ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
 

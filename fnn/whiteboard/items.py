@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fnn.summary import readable_bytes
+from fnn.summary import clean, readable_bytes
 from fnn.whiteboard.board import Board
 from fnn.whiteboard.formulas import LOSSES, formula_of
 from fnn.whiteboard.layout import Size
@@ -31,7 +31,7 @@ from fnn.whiteboard.parts import (
     words,
 )
 from fnn.whiteboard.products import fork_sum, leaves_of, products, relative, value_of
-from fnn.whiteboard.tensors import clean, tensor
+from fnn.whiteboard.tensors import tensor
 from fnn.whiteboard.trace import Trace
 
 RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 24.0, 16.0
@@ -96,8 +96,7 @@ def _stem(
     """The wire of a value: the value above it, its gradient below, a dot where it forks."""
     forks = any(fork.name == wire for fork in network.forks)
     note = ""
-    if forks:
-        total = fork_sum(b, network, wire, whole=False)
+    if total := fork_sum(b, network, wire, whole=False):
         note = f"  = {total}" if len(total) < 28 and "from" not in total else "  (a sum)"
     above, below = b.once(shown, value), b.once(shown, gradient, True, "", note)
     width = max(above.width, below.width, 24.0) + 14
@@ -288,7 +287,7 @@ def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -
     bytes_ = f"■ kept {readable_bytes(node.kept_bytes)}" if node.kept_bytes else "□ keeps nothing"
     mark = "–" if node.right is None else "✓" if node.right else "✗"
     css = "quiet" if node.right is None else "tick" if node.right else "cross"
-    error = "" if node.error is None else f" {relative(node.error)}"
+    error = "" if node.right is None else f" {relative(node.error or 0.0)}"
     check, keep = lines([(f"{mark}{error}", css)], 11), lines([(bytes_, "kept")], 11)
     at = keep.width + 12
     svg = when(stage, "f", [id], keep.svg, "")

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from fnn.summary import clean
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import formula_of
-from fnn.whiteboard.tensors import clean, number, shape_of, tensor
+from fnn.whiteboard.tensors import number, shape_of, tensor
 from fnn.whiteboard.trace import Trace
 
 

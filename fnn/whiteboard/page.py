@@ -7,9 +7,9 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from fnn.summary import clean
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.svg import STYLE, Network, draw, headline, network_of, notes
-from fnn.whiteboard.tensors import clean
 from fnn.whiteboard.text import explained
 from fnn.whiteboard.trace import Trace
 

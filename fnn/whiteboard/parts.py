@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from fnn.summary import clean
 from fnn.whiteboard.layout import n
-from fnn.whiteboard.tensors import Heat, arrays, clean, heat, tensor
+from fnn.whiteboard.tensors import Heat, arrays, heat, tensor
 
 VALUE, GRADIENT = "▸", "◂"  # what goes forward and what comes back, also without colour
 LINE = 14.0  # height of a line of text

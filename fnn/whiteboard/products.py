@@ -3,28 +3,33 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from fnn.block import is_floating
+from fnn.summary import clean
 from fnn.whiteboard.board import Board
-from fnn.whiteboard.formulas import Formula, formula_of
-from fnn.whiteboard.tensors import clean, exactly, number, shape_of, tensor
+from fnn.whiteboard.formulas import Formula, formula_of, of_logits, of_power, of_probabilities
+from fnn.whiteboard.tensors import EXACT, exactly, number, shape_of, tensor
 from fnn.whiteboard.trace import Trace
 
 MOST_PATHS, MOST_FACTORS = 4, 40
+FITS, MOST_LETTERS = 52, 300  # of a product below a block, and in the panel
 
 
 class Product(NamedTuple):
     """One step of the chain rule: through one block, to an input or a parameter.
 
     ``of``: what the gradient is of. ``rule``: the local derivative, or what backward computes.
-    ``equation``: in names, df/dx = df/dq × dq/dx. ``numbers``: −4 × 1 = −4, where they are
-    single numbers, else ''. ``local``: the local derivative, where it was kept;
-    ``slope``: the same of an elementwise block.
+    ``equation``: in names, df/dx = df/dq × dq/dx; with ⊙ number by number; of a matrix, df/da Wᵀ.
+    ``whole``: −4 × 1 = −4, where each has nine numbers at most, else ''. ``numbers``: the same
+    where it fits below a block. ``local``: the local derivative, where it was kept; ``slope``:
+    the same of an elementwise block.
     ``gradient``: what goes down; None if nothing does.
     """
 
@@ -32,6 +37,7 @@ class Product(NamedTuple):
     is_param: bool
     rule: str
     equation: str
+    whole: str
     numbers: str
     local: Any
     slope: Any
@@ -41,7 +47,7 @@ class Product(NamedTuple):
 def value_of(board: Board, node: Trace) -> str:
     """The formula of what the node computes, in the names of its wires."""
     names, y = _names(board, node)
-    formula = formula_of(node.kind)
+    formula = board.once(_formula, node)
     if formula is None:
         kind = "the network" if node.nodes else clean(node.kind, 40)
         return f"{y} = {kind}({', '.join(names)})"
@@ -56,7 +62,7 @@ def value_of(board: Board, node: Trace) -> str:
 def products(board: Board, node: Trace) -> list[Product]:
     """The chain rule through a node, to each of its inputs and then to each parameter."""
     names, y = _names(board, node)
-    formula = formula_of(node.kind)
+    formula = board.once(_formula, node)
     dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
     locals_ = _local(node, 1, len(node.reads))
     made = [
@@ -99,17 +105,141 @@ def _rule(formula: Formula | None, i: int, names: list[str], y: str) -> str:
 def _product(
     board: Board, node: Trace, of: str, is_param: bool, rule: str, gradient: Any, local: Any
 ) -> Product:
-    _, y = _names(board, node)
+    names, y = _names(board, node)
     f = clean(board.trace.objective, 24)
-    equation = f"d{f}/d{of} = d{f}/d{y} × d{y}/d{of}"
-    numbers = ""
-    one = all(getattr(v, "size", 0) == 1 for v in (node.dy, local, gradient))
-    if one:
-        up, by, down = (float(np.asarray(v).ravel()[0]) for v in (node.dy, local, gradient))
-        numbers = f"{number(up)} × {signed(by)} = {number(down)}"
     formula = formula_of(node.kind)
+    up, step, matrices = f"d{f}/d{y}", f"× d{y}/d{of}", False
+    factors: Sequence[Any] = (node.dy, local)
+    sizes = [getattr(v, "size", 0) for v in (node.dy, gradient)]
+    if sizes[0] > 1:
+        if formula is not None and formula.elementwise:
+            step = f"⊙ d{y}/d{of}"
+        else:
+            factors, matrices = _matrices(node, of if is_param else ""), True
+            up, step = (f"{names[0]}ᵀ", up) if is_param else (up, "Wᵀ")
+    whole = _multiplied(factors, gradient, matrices)
+    numbers = whole if sizes == [1, 1] or len(f"◂ {of}: {whole}") <= FITS else ""
     slope = local if formula is not None and formula.elementwise else None
-    return Product(of, is_param, rule, equation, numbers, local, slope, gradient)
+    equation = f"d{f}/d{of} = {up} {step}"
+    return Product(of, is_param, rule, equation, whole, numbers, local, slope, gradient)
+
+
+def _matrices(node: Trace, param: str) -> Sequence[Any]:
+    """The factors of dx = dy Wᵀ, or for parameter w of dW = xᵀ dy; of other blocks none."""
+    affine = node.kind.removeprefix("freeze_") in ("linear", "logistic_regression")
+    w: Any = node.params.get("w") if affine and isinstance(node.params, dict) else None
+    if param not in ("", "w") or not 0 < getattr(w, "size", 0) <= EXACT or not w.ndim:
+        return ()
+    x, y = getattr(node.x, "shape", ()), node.y.shape
+    if (*y[: len(x) - 1], w.shape[0]) != x or y[len(x) - 1 :] != w.shape[1:]:
+        return ()  # a block of another's, of the same name
+    matrix = np.asarray(w).reshape(w.shape[0], -1)
+    dy = np.asarray(node.dy).reshape(-1, matrix.shape[1])
+    return (np.asarray(node.x).reshape(-1, w.shape[0]).T, dy) if param else (dy, matrix.T)
+
+
+def _multiplied(factors: Sequence[Any], result: Any, matrices: bool = False) -> str:
+    """The product in numbers, number by number, or of matrices.
+
+    '' where there are too many, or where those shown, rounded, do not multiply to the result.
+    """
+    few = all(0 < getattr(v, "size", 0) <= EXACT for v in (*factors, result))
+    if not factors or not few or not is_floating(result):
+        return ""
+    # Shapes may differ where all are one number, or an upstream of one number goes to many.
+    made = [np.asarray(v).astype(float) for v in factors]
+    made = made if matrices else [v.ravel() for v in made]
+    multiply = np.matmul if matrices else np.multiply
+    eps, tiny = (float(getattr(jax.numpy.finfo(result.dtype), k)) for k in ("eps", "tiny"))
+    for digits in (4, 6, 8):  # more where large ones cancel
+        with np.errstate(all="ignore"):
+            product = functools.reduce(multiply, [_rounded(v, digits) for v in made])
+            got = product.astype(result.dtype).astype(float)  # where it overflows, this does
+        if product.size != result.size:
+            return ""
+        down = np.asarray(result).astype(float).reshape(product.shape)
+        if np.allclose(got, _rounded(down, digits), 1e-3 + 2 * eps, tiny, equal_nan=True):
+            text = _written(made[0], digits)
+            for before, v in itertools.pairwise(made):
+                part = _written(v, digits)
+                each = "⊙" if before.size > 1 and v.size > 1 else "×"
+                sign = "·" if matrices else each
+                text += f" {sign} " + (f"({part})" if part.startswith("−") else part)
+            return f"{text} = {_written(down, digits)}"
+    return ""
+
+
+def _rounded(values: Any, digits: int) -> Any:
+    return np.vectorize(lambda v: float(f"{v:.{digits}g}"), otypes=[float])(values)
+
+
+def _written(values: Any, digits: int = 4) -> str:
+    """A number 2, a vector (1, 2), a column (1, 2)ᵀ, a matrix [1, 2; 3, 4].
+
+    >>> _written(np.array([[1.0, 2.0], [3.0, -4.0]])), _written(np.array([[1.0], [2.0]]))
+    ('[1, 2; 3, −4]', '(1, 2)ᵀ')
+    """
+    if values.size == 1:
+        return number(float(values.ravel()[0]), digits)
+    rows = [[number(float(v), digits) for v in row] for row in np.atleast_2d(values)]
+    if len(rows) == 1:
+        return f"({', '.join(rows[0])})"
+    if len(rows[0]) == 1:
+        return f"({', '.join(row[0] for row in rows)})ᵀ"
+    return f"[{'; '.join(', '.join(row) for row in rows)}]"
+
+
+# ---- formulas that the numbers tell ----------------------------------------------------------
+
+
+def _formula(node: Trace) -> Formula | None:
+    """The formula of a node, with the exponent, or the one case of two, that its numbers tell."""
+    told = None
+    with np.errstate(all="ignore"):
+        if node.kind == "power" and len(node.reads) == 1:
+            told = _exponent(node)
+        elif node.kind == "binary_cross_entropy":
+            told = _entropy(node)
+    return told or formula_of(node.kind)
+
+
+def _exponent(node: Trace) -> Formula | None:
+    """p = x slope / y, if it is one for all entries, and x^p and p x^(p−1) are y and the slope."""
+    if node.local is None or not hasattr(node.local[1], "dtype"):
+        return None
+    eps = float(jax.numpy.finfo(node.y.dtype).eps)
+    if eps > 1e-6:  # the numbers have too few digits to tell an exponent
+        return None
+    x, y, slope = (np.asarray(v).astype(float).ravel() for v in (node.x, node.y, node.local[1]))
+    ps = (x * slope / y)[np.isfinite(x * slope / y)]
+    if not ps.size:
+        return None
+    p = float(f"{float(np.median(ps)):.4g}")
+    close = 20 * eps
+    right = np.allclose(x**p, y, close, 0) and np.allclose(p * x ** (p - 1), slope, close, 0)
+    return of_power(p) if right else None
+
+
+def _entropy(node: Trace) -> Formula | None:
+    """Of logits or of probabilities: that by which the loss is as it came out."""
+    if len(node.reads) not in (2, 3) or getattr(node.y, "size", 0) != 1:
+        return None
+    z, t, *weights = (np.asarray(v).astype(float) for v in node.x)
+    if not z.size or z.shape != t.shape:
+        return None
+
+    def loss(one: Any, zero: Any) -> Any:
+        each = np.where(t == 0, 0, t * one) + np.where(t == 1, 0, (1 - t) * zero)
+        each = each.sum(-1) if each.ndim > 1 else each
+        w = weights[0] if weights else np.ones_like(each)
+        return np.where(w == 0, 0, w * each).sum() / (w.sum() or 1)
+
+    y = float(np.asarray(node.y).ravel()[0])
+    logits = np.isclose(y, loss(np.logaddexp(0, -z), np.logaddexp(0, z)), 1e-3)
+    probabilities = np.isclose(y, loss(-np.log(z), -np.log1p(-z)), 1e-3)
+    if logits == probabilities:
+        return None
+    return of_logits() if logits else of_probabilities()
 
 
 def relative(error: float) -> str:
@@ -124,20 +254,31 @@ def signed(value: float) -> str:
 
 
 def fork_sum(board: Board, network: Trace, name: str, whole: bool = True) -> str:
-    """At a fork, the gradient as the sum of what comes back; '' for a wire that does not fork."""
-    for fork in network.forks:
-        if fork.name != name:
-            continue
-        if all(getattr(d, "size", 1) == 1 for _, d in fork.summands):
-            terms = [
-                0.0 if d is None else float(np.asarray(d).ravel()[0]) for _, d in fork.summands
-            ]
-            text = " + ".join(map(signed, terms))
-            return f"{text} = {number(float(np.asarray(fork.total).ravel()[0]))}" if whole else text
-        return f"the sum of {len(fork.summands)}: from " + ", ".join(
-            clean(reader, 24) for reader, _ in fork.summands
-        )
-    return ""
+    """At a fork, the gradient as the sum of what comes back; '' for a wire that does not fork.
+
+    A wire that one open network reads forks also where it forks inside that.
+    """
+    summands = _summands(board, network, name)
+    if len(summands) < 2:
+        return ""
+    if any(getattr(d, "size", 1) != 1 for _, d in summands):
+        readers = ", ".join(clean(reader, 24) for reader, _ in summands)
+        return f"the sum of {len(summands)}: from {readers}"
+    terms = [0.0 if d is None else float(np.asarray(d).ravel()[0]) for _, d in summands]
+    text = " + ".join(map(signed, terms))
+    total = network.values[name][1]
+    return f"{text} = {number(float(np.asarray(total).ravel()[0]))}" if whole else text
+
+
+def _summands(board: Board, network: Trace, name: str) -> list[tuple[str, Any]]:
+    """What comes back to a wire from the blocks to be seen: (reader, cotangent)."""
+    opened = {node.name: node for node in network.nodes if board.is_open(node)}
+    found = [(reader, d) for reader, d in network.summands[name] if reader not in opened]
+    for node in opened.values():
+        for wire, read in zip(node.inputs, node.reads, strict=True):
+            if read == name:
+                found += _summands(board, node, wire)
+    return found
 
 
 # ---- all the way from the output -------------------------------------------------------------
@@ -164,9 +305,8 @@ def chains(
             for (_, a, _), (_, b, local) in itertools.pairwise(way)
         ]
         if param:
-            one = getattr(param[1], "size", 0) == 1
-            slope = float(np.asarray(param[1]).ravel()[0]) if one else None
-            factors.append((f"d{wire}/d{target}", slope))
+            single = getattr(network.values[name][0], "size", 0) == 1
+            factors.append((f"d{wire}/d{target}", _slopes(param[1]) if single else None))
         shown = [factor for factor, _ in factors]
         if len(shown) > MOST_FACTORS:
             half = MOST_FACTORS // 2
@@ -174,16 +314,31 @@ def chains(
         text = f"{'+' if i else f'd{f}/d{target} ='} {' × '.join(shown)}"
         slopes = [local for _, local in factors if local is not None]
         if len(slopes) == len(factors):
-            text += " = " + " × ".join(signed(s) if j else number(s) for j, s in enumerate(slopes))
-            if len(slopes) > 1:
-                text += f" = {number(float(np.prod(slopes)))}"
+            text += _numbers(slopes)
         made.append(text)
     if more:
         made.append("+ … there are more ways; the gradients of all of them add")
     return made
 
 
-Stop = tuple[str, str, float | None]  # path, name, local derivative by this value of the one before
+def _slopes(local: Any) -> Any:
+    """The local derivatives in a row, where there are nine at most, else None."""
+    few = 0 < getattr(local, "size", 0) <= EXACT
+    return np.asarray(local).astype(float).ravel() if few else None
+
+
+def _numbers(slopes: list[Any]) -> str:
+    """The product of the factors of a chain; '' where it would be too long."""
+    if len(slopes) == 1:
+        return f" = {_written(slopes[0])}"
+    with np.errstate(all="ignore"):
+        text = _multiplied(slopes, functools.reduce(np.multiply, slopes))
+    single = all(v.size == 1 for v in slopes)
+    return f" = {text}" if text and (single or len(text) <= MOST_LETTERS) else ""
+
+
+# path, name, local derivatives by this value of the one before
+Stop = tuple[str, str, Any]
 
 
 def _ways(board: Board, network: Trace, name: str) -> tuple[list[list[Stop]], bool]:
@@ -194,8 +349,8 @@ def _ways(board: Board, network: Trace, name: str) -> tuple[list[list[Stop]], bo
     more = False
     if name in network.outputs:
         if network.path == board.trace.path:
-            one = getattr(network.values[name][0], "size", 0) == 1
-            ways.append([("", called, 1.0 if one else None)])
+            few = 0 < getattr(network.values[name][0], "size", 0) <= EXACT
+            ways.append([("", called, np.ones(network.values[name][0].size) if few else None)])
         else:  # the network's output is this value: further on from there
             above, more = _ways(board, board.parent(network), network.name)
             ways += above
@@ -206,9 +361,10 @@ def _ways(board: Board, network: Trace, name: str) -> tuple[list[list[Stop]], bo
         for port, read in enumerate(node.reads):
             if read != name:
                 continue
-            local = locals_[port]
-            one = getattr(local, "size", 0) == 1
-            slope = float(np.asarray(local).ravel()[0]) if one else None
+            # Number by number, or to one number: else the derivatives are a matrix.
+            formula, one = formula_of(node.kind), getattr(node.y, "size", 0) == 1
+            rowwise = one or (formula is not None and formula.elementwise)
+            slope = _slopes(locals_[port]) if rowwise else None
             ways += [[*way, (node.path, called, slope)] for way in inner]
         if len(ways) > MOST_PATHS:
             return ways[:MOST_PATHS], True

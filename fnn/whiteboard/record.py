@@ -66,6 +66,8 @@ def trace(
     True
     """
     require_block("trace", "the first argument", block)
+    # 2 is an integer and has no gradient: as an array it is refused in clear words.
+    x, target = jax.tree.map(lambda v: jnp.asarray(v) if type(v) is int else v, (x, target))
     if check not in ("all", "blocks", "none"):
         raise BlockValueError("trace", f"check is {check!r}, needs 'all', 'blocks' or 'none'")
     if (target is None) != (loss is None):

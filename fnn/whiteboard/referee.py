@@ -28,8 +28,8 @@ def relative_errors(
 
     Relative to the leaf's largest entry, or, where that is what is left of terms that cancel (the
     entries of a softmax add up to 1, so their sum has gradient 0), to a small part of upstream.
-    None where there is no gradient to compare. Where forward has no derivative, the block's
-    declared subgradient is the truth.
+    None where there is no gradient to compare, NaN where autodiff's is NaN throughout. Where
+    forward has no derivative, the block's declared subgradient is the truth.
     """
     floats, put = split_floats((params, x))
     value = _differentiable(block)
@@ -74,8 +74,8 @@ def _relative_error(mine: jax.Array, theirs: jax.Array, upstream: list[jax.Array
     for size in upstream:
         scale = jnp.maximum(scale, small * jnp.where(jnp.isfinite(size), size, 0).astype(wide))
     error = jnp.max(jnp.where(same, 0, jnp.abs(mine - theirs)), initial=0)
-    error = jnp.where(jnp.isnan(error), jnp.inf, error)
-    return error / jnp.where(scale > 0, scale, 1)
+    error = jnp.where(jnp.isnan(error), jnp.inf, error) / jnp.where(scale > 0, scale, 1)
+    return jnp.where(theirs.size > 0 and jnp.isnan(theirs).all(), jnp.nan, error)
 
 
 # Linear in the target. Where that is 0 or 1, a guard in forward (0 ln 0 is 0) hides from autodiff

@@ -6,12 +6,12 @@ from __future__ import annotations
 from html import escape
 from typing import Any, NamedTuple
 
+from fnn.summary import clean
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item, toggle
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
 from fnn.whiteboard.parts import Stage, lines, n, name, words
-from fnn.whiteboard.tensors import clean
 from fnn.whiteboard.text import headline
 from fnn.whiteboard.trace import Trace
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import math
 import struct
-import unicodedata
 import zlib
 from typing import Any, NamedTuple
 
@@ -41,16 +40,6 @@ def exactly(value: Any) -> str:
 def shape_of(a: Any) -> str:
     """Such as 3×4; of a scalar ''."""
     return "×".join(map(str, a.shape))
-
-
-def clean(text: str, longest: int = 10_000) -> str:
-    """A name as it can be shown: nothing invisible, nothing that turns the text around, short.
-
-    >>> clean("a\\u202eb\\x00" + "c" * 90, 8)
-    'a�b�ccc…'
-    """
-    shown = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 class Tensor(NamedTuple):

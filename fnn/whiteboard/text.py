@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import jax
 
-from fnn.summary import kind_of, readable_bytes
+from fnn.summary import clean, kind_of, readable_bytes
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import note_of
 from fnn.whiteboard.products import (
@@ -18,7 +19,6 @@ from fnn.whiteboard.products import (
     relative,
     value_of,
 )
-from fnn.whiteboard.tensors import clean
 from fnn.whiteboard.trace import Trace
 
 
@@ -26,6 +26,8 @@ def verdict(trace: Trace) -> str:
     """A tick or a cross against autodiff, and the relative error."""
     if trace.error is None:
         return "not compared with jax.vjp"
+    if math.isnan(trace.error):
+        return "not comparable: jax.vjp's is NaN"
     return (
         f"{'✓ as' if trace.right else '✗ not'} jax.vjp's (relative error {relative(trace.error)})"
     )
@@ -97,8 +99,8 @@ def _steps(b: Board, node: Trace) -> Iterator[str]:
             yield f"{product.of}: {why}"
             continue
         rule = f"   because {product.rule}" if product.rule else ""
-        if product.numbers:
-            yield f"{product.equation} = {product.numbers}{rule}"
+        if product.whole:
+            yield f"{product.equation} = {product.whole}{rule}"
         else:
             f, down = clean(b.trace.objective, 24), in_words(product.gradient, True)
             yield f"d{f}/d{product.of} = {down}{rule}"

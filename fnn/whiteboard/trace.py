@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class Trace:
     ``dy``, ``dparams``, ``dx``: of backward: upstream, and downstream to the parameters and inputs.
     ``local``: local derivatives by (params, x): of an elementwise block the slope at each entry;
     of others, where y has nine numbers at most, the Jacobian, y's axes first; else None.
-    ``errors``: of (dparams, dx) relative to ``jax.vjp``, leaf by leaf.
+    ``errors``: of (dparams, dx) relative to ``jax.vjp``, leaf by leaf; NaN where that is NaN.
     """
 
     path: str = field(metadata={"static": True})
@@ -81,20 +82,26 @@ class Trace:
 
     @property
     def error(self) -> float | None:
-        """The largest relative error against ``jax.vjp``; None where nothing was compared.
+        """The largest relative error against ``jax.vjp``; None where nothing was compared, NaN
+        where ``jax.vjp`` gives nothing but NaN.
 
         Of a network that was not compared from end to end, the largest of the blocks inside.
         """
         if self.errors is None:
-            inside = [node.error for node in self.nodes]
-            return max((e for e in inside if e is not None), default=None)
-        return max((float(e) for e in jax.tree.leaves(self.errors)), default=None)
+            errors = [e for e in (node.error for node in self.nodes) if e is not None]
+        else:
+            errors = [float(e) for e in jax.tree.leaves(self.errors)]
+        comparable = [e for e in errors if not math.isnan(e)]
+        return max(comparable or errors, default=None)
 
     @property
     def right(self) -> bool | None:
-        """Whether the gradients are autodiff's but for rounding: eps^(2/3) of their dtype."""
+        """Whether the gradients are autodiff's but for rounding: eps^(2/3) of their dtype.
+
+        None where there is nothing to compare them with.
+        """
         error = self.error
-        if error is None:
+        if error is None or math.isnan(error):
             return None
         wide = [d.dtype for d in jax.tree.leaves((self.dparams, self.dx)) if is_floating(d)]
         eps = max((float(jnp.finfo(d).eps) for d in wide), default=1e-7)
@@ -124,9 +131,11 @@ class Trace:
         return wires | {node.name: (node.y, node.dy) for node in self.nodes}
 
     @property
-    def forks(self) -> tuple[Fork, ...]:
-        """Every wire inside that is read more than once: each summand of its gradient, and the
-        sum. An output that is also read inside gets its own upstream cotangent as a summand."""
+    def summands(self) -> dict[str, list[tuple[str, Value]]]:
+        """Of every wire inside: who sends a cotangent back to it, and that; their sum is its
+        gradient. To an output that is the upstream cotangent, from "output"."""
+        if not self.outputs:  # one block: nothing is inside
+            return {}
         dys = (self.dy,) if len(self.outputs) == 1 else self.dy or (None,) * len(self.outputs)
         sent: dict[str, list[tuple[str, Value]]] = {name: [] for name in self.values}
         for name, dy in zip(self.outputs, dys, strict=True):
@@ -135,9 +144,14 @@ class Trace:
             dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
             for name, dx in zip(node.reads, dxs, strict=True):
                 sent[name].append((node.name, dx))
+        return sent
+
+    @property
+    def forks(self) -> tuple[Fork, ...]:
+        """Every wire inside that is read more than once, or read and an output."""
         return tuple(
             Fork(name, tuple(parts), self.values[name][1])
-            for name, parts in sent.items()
+            for name, parts in self.summands.items()
             if len(parts) > 1
         )
 
