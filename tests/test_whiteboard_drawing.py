@@ -378,15 +378,15 @@ def test_the_lecture_s_page(tmp_path: Any) -> None:
     )
 
 
+@pytest.mark.as_users
 @pytest.mark.parametrize("figure", lecture.FIGURES, ids=lambda figure: figure.make.__name__)
 def test_the_lecture_s_code_runs_when_pasted(figure: lecture.Figure) -> None:
     pasted: dict[str, Any] = {}
-    before = jax.config.read("jax_enable_x64")
     try:
-        exec(lecture.code_of(figure), pasted)  # sets float64 itself
+        exec(lecture.code_of(figure), pasted)  # sets float64 itself, for the whole process
         assert pasted["board"].text() == figure.make().text()
     finally:
-        jax.config.update("jax_enable_x64", before)
+        jax.config.update("jax_enable_x64", False)
     assert "float32" not in pasted["board"].text()
 
 
