@@ -197,7 +197,9 @@ pre { margin: 0 0 14px; padding: 12px 14px; overflow-x: auto; border: 1px solid 
   font: 14px/1.5 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr));
   gap: 12px; margin: 12px 0; padding: 0; list-style: none; }
-.frames svg { width: 100%; height: auto; border: 1px solid #d5dde5; border-radius: 8px; }
+.frames li { overflow-x: auto; border: 1px solid #d5dde5; border-radius: 8px; }
+.frames svg { display: block; width: 100%; min-width: 440px; height: auto;
+  mix-blend-mode: multiply; }
 </style>"""
 
 

@@ -72,7 +72,7 @@ def facts(
         rows = np.asarray(target, np.float64).reshape(-1, width)
         guess = float(np.sum(np.var(rows, 0)) / 2)
         return unknown._replace(ignorant=float(np.sum(np.mean(rows**2, 0)) / 2), guess=guess)
-    if loss.name == "binary_cross_entropy":
+    if loss.name.startswith("binary_cross_entropy"):  # of logits or of probabilities
         rows = np.asarray(target, np.float64).reshape(-1, width)
         p = np.mean(rows, 0)
         known = unknown._replace(

@@ -35,6 +35,7 @@ HALF_LEARNED = 0.5  # not much was learned yet
 SIGMAS = 3.0  # standard deviations from chance
 OVERFITTED = 0.1  # gap of validation and training loss beside ln K: healthy runs up to 0.05;
 GAP = 2.0  # and one loss beside the other
+MOST_NAMED = 3  # further layers with the same fault
 
 
 class Finding(NamedTuple):
@@ -70,7 +71,7 @@ def find(d: Diagnostics) -> list[Finding]:
     for later in (_exploding, _vanishing):
         if not found:
             found += [*later(d, at_start=False)]
-    for rule in (_low_rate, _by_heart):
+    for rule in (_by_heart, _low_rate):  # by heart is learned at another rate
         if not found:
             found += [*rule(d)]
     return found if labels else [*found, *_overfitting(d)]
@@ -121,16 +122,16 @@ def _units(d: Diagnostics, at_start: bool) -> Found:
         (d.dead, DEAD, "dead units", "dead (no slope for any example)"),
         (d.saturated, SATURATED, "saturated units", "saturated (hardly any slope)"),
     ):
-        worst, since_worst = None, 0
-        for i in range(len(d.layers)):
-            since = _since(fraction[:, i] > least)
-            if since is None or (since == 0) != at_start:
-                continue
-            if worst is None or fraction[-1, i] > fraction[-1, worst]:
-                worst, since_worst = i, since
-        if worst is None:
+        since = {i: _since(fraction[:, i] > least) for i in range(len(d.layers))}
+        hit = [i for i, row in since.items() if row is not None and (row == 0) == at_start]
+        if not hit:
             continue
-        when = f"since epoch {d.watched[since_worst]}" if since_worst else "from the start"
+        worst, *others = sorted(hit, key=lambda i: -fraction[-1, i])  # the first of equal ones
+        when = f"since epoch {d.watched[since[worst]]}" if since[worst] else "from the start"
+        also = [f"{d.layers[i].path} ({_percent(fraction[-1, i])})" for i in others[:MOST_NAMED]]
+        if len(others) > MOST_NAMED:
+            also.append(f"{len(others) - MOST_NAMED} more layers")
+        when += f", and in {', '.join(also)}" if also else ""
         cause = "lower the learning rate"
         if at_start:
             cause = "scale the inputs, start with smaller weights and no bias"
@@ -332,12 +333,14 @@ def describe(d: Diagnostics) -> str:
         f"to loss {seen.loss:.2g}",
         f"after epoch {d.watched[-1]}:",
     ]
+    largest = np.fmax.accumulate(d.update, axis=0)
     columns: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
         ("mean", d.mean, lambda v: f"{v:.3g}"), ("spread", d.spread, lambda v: f"{v:.3g}"),
         ("dead", d.dead, _percent),
         ("saturated", d.saturated, _percent),
         ("gradient", d.gradient, lambda v: f"{v:.1e}"),
-        ("update/parameters", d.update, lambda v: f"{v:.1e}"),
+        # The largest: after a schedule's last step there is none.
+        ("largest update/parameters", largest, lambda v: f"{v:.1e}"),
     ]  # fmt: skip
     rows = [["layer", *(name for name, _, _ in columns)]]
     for i, layer in enumerate(d.layers):

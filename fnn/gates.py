@@ -303,7 +303,10 @@ def power(exponent: float | None = None) -> Block:
             half = (p - 1) // 2 if p == int(p) else 0
             return _product(dy, p * jnp.power(x, half) * jnp.power(x, p - 1 - half))
 
-        return _single("power", lambda x: (jnp.power(x, p), x if p != 0 else ()), local_fixed)
+        keeps = p != 0
+        return _single(
+            f"power({p:g})", lambda x: (jnp.power(x, p), x if keeps else ()), local_fixed
+        )
 
     def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, p = kept

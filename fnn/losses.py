@@ -88,7 +88,7 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     >>> print(f"{value:.4g} {E.backward({}, residuals, 1.0)[1][0][0]:.4g}")
     2.061e-09 -2.061e-09
     """
-    name = "binary_cross_entropy"
+    name = "binary_cross_entropy" if from_logits else "binary_cross_entropy(from_logits=False)"
 
     def check(y: jax.Array, t: jax.Array) -> None:
         _same_shape(name, y, t)

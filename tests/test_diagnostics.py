@@ -18,6 +18,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 import fnn
 from experiments.data import load
 from fnn.block import Block
+from fnn.by_heart import learn_by_heart
 from fnn.diagnostics import Diagnostics
 from fnn.facts import facts
 
@@ -87,6 +88,16 @@ def breast_cancer(scaled: bool) -> dict[str, Any]:
     return parts | {"loss": fnn.binary_cross_entropy()}
 
 
+def without_gradient(block: Block) -> Block:
+    """A backward rule that forgets the parameters."""
+
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        grads, dx = block.backward(params, residuals, dy)
+        return jax.tree.map(jnp.zeros_like, grads), dx
+
+    return block._replace(backward=backward)
+
+
 SIGMOIDS = fnn.models.mlp((32,) * 6 + (10,), fnn.logistic())
 FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
     "rate 3": ("learning rate too high", "training", lambda: diagnose(relu_net(), rate=3.0)),
@@ -131,6 +142,9 @@ FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
         "unscaled inputs", "inputs",
         lambda: diagnose(fnn.models.logistic_regression(), **breast_cancer(scaled=False)),
     ),
+    "forgotten": (
+        "nothing is learned", "network", lambda: diagnose(without_gradient(fnn.linear(10)))
+    ),
     "bytes": ("unscaled inputs", "inputs", lambda: diagnose(relu_net(), 255 * X[:1200])),
     "scaled twice": ("unscaled inputs", "inputs", lambda: diagnose(relu_net(), X[:1200] / 255)),
 }  # fmt: skip
@@ -169,7 +183,7 @@ def test_healthy_digits_raise_no_alarm(seed: int) -> None:
     assert run.findings() == []
     assert run.history[-1]["validation_accuracy"] > 0.9
     assert "nothing stands out" in str(run)
-    assert run.by_heart.learned
+    assert run.by_heart.learned and run.by_heart.loss <= 0.01 * np.log(10)
     assert abs(run.initial_loss - np.log(10)) < 0.6
 
 
@@ -185,6 +199,7 @@ def test_healthy_pictures_raise_no_alarm(name: str, seed: int) -> None:
         relu_net(128, 64), *few, validation=others, seed=seed, batch_size=64, rate=0.05
     )  # fmt: skip
     assert run.findings() == []
+    assert run.by_heart.learned and run.by_heart.loss <= 0.01 * np.log(10)
 
 
 def test_other_healthy_runs_raise_no_alarm() -> None:
@@ -263,6 +278,48 @@ def test_any_network_and_optimiser() -> None:
     search = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(3))
     assert str(diagnose(fnn.linear(10), X[:64], T[:64], epochs=1, optimizer=search))
     assert str(diagnose(fnn.linear(10), X[:1], T[:1], epochs=1))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        fnn.linear(10), fnn.models.mlp((4, 10), fnn.tanh()), SIGMOIDS,
+        fnn.serial(fnn.linear(64), fnn.relu(), fnn.dropout(0.5), fnn.linear(10)),
+        fnn.serial(fnn.linear(32), fnn.batch_norm(), fnn.dropout(0.5), fnn.linear(10)),
+    ],
+    ids=["linear", "4 neurons", "6 layers of logistic units", "dropout", "batch norm"],
+)  # fmt: skip
+def test_twenty_digits_are_learned_by_heart(net: Block) -> None:
+    params = net.init(jax.random.key(0), X[:20])
+    few, known = (X[:20], jnp.asarray(T[:20])), float(np.log(10))
+    seen = learn_by_heart(net, CE, params, few, jax.random.key(0), known)
+    assert seen.learned and seen.loss <= 0.01 * known
+    stuck = learn_by_heart(fnn.freeze(net), CE, params, few, jax.random.key(0), known)
+    assert stuck.learned is False or stuck.learned is None
+
+
+def test_all_layers_with_a_fault_are_named() -> None:
+    def start(params: Any) -> Any:
+        for name in ("hidden_1", "hidden_2", "hidden_3"):
+            params = biases(-50.0, name)(params)
+        return params
+
+    found, *_ = diagnose(relu_net(16, 16, 16), start=start, epochs=1).findings()
+    assert str(found).startswith(
+        "layer 1 (relu_1): 100 % of units dead (no slope for any example) from the start, and in "
+        "relu_2 (100 %), relu_3 (100 %); "
+    )
+
+
+@pytest.mark.as_users  # the schedule mixes dtypes
+def test_the_table_shows_the_largest_update() -> None:
+    """After a schedule has ended at 0, the last one is 0."""
+    import optax
+
+    rate = optax.cosine_decay_schedule(0.1, 20)
+    run = diagnose(fnn.linear(10), epochs=2, optimizer=optax.sgd(rate))
+    assert run.update[-1, 0] == 0 < run.update[0, 0]
+    assert str(run).splitlines()[3].endswith(f"{run.update[:, 0].max():.1e}")
 
 
 def test_it_is_cheap() -> None:

@@ -36,6 +36,7 @@ if os.environ.get("FNN_BROWSER") != "required":
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 # Texts that can be seen, of which two share more than the edge, or of which one is not whole.
 FAULTS = r"""
@@ -237,6 +238,30 @@ def test_the_page_places_things_as_the_picture_does(page: Page, make: Any, width
     items = [placed.at[k] for k in placed.at if not k.startswith("via:")]
     numbers = [[float(v) for v in text[10:-1].split(",")] for text in got[1]]
     np.testing.assert_allclose(numbers, items, atol=0.051)
+    assert page.fits()
+
+
+def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
+    """Small boards grow with the window, up to its height; wide ones say that they go on."""
+    letters = """return [...document.querySelectorAll("svg.wb text")]
+      .filter((t) => t.getBoundingClientRect().width)
+      .map((t) => t.getScreenCTM().a * parseFloat(getComputedStyle(t).fontSize))"""
+    small, wide = trace(circuit(), {}, (-2.0, 5.0, -4.0)), network()
+    page.open(small.html(), width=1920, height=1080)
+    assert min(page.run(letters)) > 24 and not page.find(".more")
+    page.assert_clean()
+    page.open(small.html(), width=1920, height=400)
+    svg, controls = page.find("svg.wb")[0], page.find(".controls")[0]
+    assert svg.size["height"] <= 400 - controls.size["height"] + 1
+    page.open(wide.html(), width=390, height=800)
+    assert min(page.run(letters)) >= 9 and page.fits()
+    assert "sideways" in page.find(".more")[0].text
+    # It learns of another window.
+    page.open(small.html(), width=390, height=800)
+    before = page.find("svg.wb")[0].size["width"]
+    metrics = {"width": 900, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    WebDriverWait(page.driver, 10).until(lambda _: page.find("svg.wb")[0].size["width"] > before)
     assert page.fits()
 
 

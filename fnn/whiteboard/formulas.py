@@ -66,7 +66,7 @@ _AFFINE = Formula(
 )
 _NORM_PARAMS = {"scale": "dscale = Σ d{y} ẑ", "bias": "dbias = Σ d{y}"}
 _NORM_BACK = "d{0} = (s − mean s − ẑ mean(s ẑ)) / σ,  s = scale d{y}"
-_CLASSES = "d{0} = d{y} (p − t) / n"
+_BINARY = "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n"
 
 FORMULAS: dict[str, Formula] = {
     # gates
@@ -127,9 +127,9 @@ FORMULAS: dict[str, Formula] = {
                          {"w": "dW: d{y} added to row {0}"}),
     # losses: the mean over n examples
     "squared_error": Formula("{y} = Σ ½({0} − {1})² / n", ("({0} − {1})/n", "({1} − {0})/n")),
-    "binary_cross_entropy": Formula(
-        "{y} = −Σ (t ln p + (1 − t) ln(1 − p)) / n",
-        ("(p − t)/n of logits, (p − t)/(n p(1−p)) of p", "(ln(1−p) − ln p)/n"),
+    "binary_cross_entropy": Formula(_BINARY, ("(p − t)/n,  p = σ({0})", "−{0}/n")),
+    "binary_cross_entropy(from_logits=False)": Formula(
+        _BINARY, ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n")
     ),
     "softmax_cross_entropy": Formula(
         "{y} = −Σ ln p[t] / n,  p = softmax({0})", ("(p − t)/n", "−ln p / n")
@@ -144,10 +144,10 @@ FORMULAS: dict[str, Formula] = {
 _SUPERSCRIPTS = str.maketrans("−0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def of_power(p: float) -> Formula:
-    """The formula of a power whose exponent is known.
+def _of_power(p: float) -> Formula:
+    """The formula of a power with a fixed exponent.
 
-    >>> of_power(3).local, of_power(-1).local, of_power(0.5).value
+    >>> _of_power(3).local, _of_power(-1).local, _of_power(0.5).value
     (('3 {0}²',), ('−{0}⁻²',), '{y} = {0}^0.5')
     """
 
@@ -159,27 +159,17 @@ def of_power(p: float) -> Formula:
 
     factor = "" if p == 1 else "−" if p == -1 else number(p) + " "
     slope = number(p) if p in (0, 1) else factor + power(p - 1)
-    return FORMULAS["power"]._replace(value="{y} = " + power(p), local=(slope,))
+    sign = power(p).replace("{0}", "x")
+    symbol = sign if len(sign) < 4 else "xᵖ"
+    return FORMULAS["power"]._replace(value="{y} = " + power(p), local=(slope,), symbol=symbol)
 
 
-def of_logits() -> Formula:
-    """The formula of binary cross entropy, of logits."""
-    by_logits, by_target = "(p − t)/n,  p = σ({0})", "−{0}/n"
-    return FORMULAS["binary_cross_entropy"]._replace(local=(by_logits, by_target))
-
-
-def of_probabilities() -> Formula:
-    """The formula of binary cross entropy, of probabilities p."""
-    local = ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n")
-    return FORMULAS["binary_cross_entropy"]._replace(local=local)
-
-
-LOSSES = ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
+LOSSES = tuple(name for name in FORMULAS if name == "squared_error" or "cross_entropy" in name)
 
 _PREFIXES = {
     "freeze_": "its parameters are not trained",
-    "rematerialize_": "keeps its input alone and runs forward again going back",
-    "repeat_": "several times in a row, each with its own parameters",
+    "rematerialize_": "one box: its input is kept, and it runs again going back",
+    "repeat_": "one box: blocks in a row, their parameters stacked",
 }
 
 
@@ -196,6 +186,11 @@ def formula_of(kind: str) -> Formula | None:
     if kind.startswith("freeze_"):
         inner = formula_of(kind.removeprefix("freeze_"))
         return inner and inner._replace(params={})
+    if kind.startswith("power("):
+        try:
+            return _of_power(float(kind.removeprefix("power(").removesuffix(")")))
+        except ValueError:  # a block of another's
+            return None
     if kind.startswith("straight_through("):
         names = kind.removeprefix("straight_through(").removesuffix(")").split(", ")
         inner = formula_of(names[-1])
@@ -214,5 +209,5 @@ def note_of(kind: str) -> str:
     'its parameters are not trained'
     """
     if kind.startswith("straight_through("):
-        return "on purpose not the derivative of its forward, which autodiff knows"
+        return "on purpose not the derivative of its forward"
     return next((note for prefix, note in _PREFIXES.items() if kind.startswith(prefix)), "")

@@ -8,6 +8,7 @@ wire of its value leaves on the right, with the value above and the gradient bel
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax
 
 from fnn.summary import clean, readable_bytes
 from fnn.whiteboard.board import Board
-from fnn.whiteboard.formulas import LOSSES, formula_of
+from fnn.whiteboard.formulas import LOSSES, formula_of, note_of
 from fnn.whiteboard.layout import Size
 from fnn.whiteboard.parts import (
     GRADIENT,
@@ -204,13 +205,15 @@ def _box(
     """A rectangle: name, kind, formula, parameters with their gradients."""
     rows = [(name(node.name), "name bold")]
     if node.kind != node.name:
-        rows.append((name(node.kind, 26), "quiet"))
+        rows.append((name(node.kind, 42), "quiet"))
     if node.nodes:
         count = sum(1 for inner in node.walk() if not inner.nodes)
         rows.append((f"{count} block{'s' * (count != 1)} inside", "quiet"))
         rows.append((f"{_count(node.params):,} parameters", "quiet"))
     elif formula_of(node.kind):
         rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
+    if note := note_of(node.kind):
+        rows.append((note, "quiet"))
     pieces = [lines(rows), *([] if node.nodes else _parameters(b, node, id, stage))]
     inside = column(pieces, 7)
     wide, high = (
@@ -274,7 +277,8 @@ def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -
         if product.numbers:
             to = f"{GRADIENT} {product.of}: "
             known = lines([(f"{to}{product.numbers}", "d")], 11)
-            svg = when(stage, "b", [id], known.svg, words(0, 10, f"{to}? × ? = ?", "d unknown", 11))
+            asked = re.sub("[^×⊙·=]+", " ? ", product.numbers).strip()
+            svg = when(stage, "b", [id], known.svg, words(0, 10, to + asked, "d unknown", 11))
             rows.append(known._replace(svg=svg))
         if product.rule:
             text = clean(product.rule, 200)

@@ -2,7 +2,7 @@
 // is unfolded and with the width of the window.
 "use strict";
 
-const GAP = 26, LANE = 16, MARGIN = 20, CHANNEL = 30, NARROW = 40;
+const GAP = 26, LANE = 16, MARGIN = 26, CHANNEL = 30, NARROW = 40;
 
 const tenth = (v) => Math.floor(v * 10 + 0.5) / 10;
 
@@ -133,6 +133,6 @@ function curve(a, b) {
 }
 
 function turn(b, right, channel, lane) {
-  const left = MARGIN / 2 - 2 * lane;
+  const left = MARGIN / 2 - 3 * lane;
   return `H${tenth(right)}V${tenth(channel)}H${tenth(left)}V${tenth(b[1])}H${tenth(b[0])}`;
 }

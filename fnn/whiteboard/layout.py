@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 SWEEPS = 8
-GAP, LANE, MARGIN, CHANNEL, NARROW = 26.0, 16.0, 20.0, 30.0, 40.0
+GAP, LANE, MARGIN, CHANNEL, NARROW = 26.0, 16.0, 26.0, 30.0, 40.0
 
 
 class Wire(NamedTuple):
@@ -274,7 +274,7 @@ def _curve(a: tuple[float, float], b: tuple[float, float]) -> str:
 
 def _turn(b: tuple[float, float], right: float, channel: float, lane: int) -> str:
     """From the end of one row to the start of the next."""
-    left = MARGIN / 2 - 2 * lane
+    left = MARGIN / 2 - 3 * lane
     return f"H{n(right)}V{n(channel)}H{n(left)}V{n(b[1])}H{n(b[0])}"
 
 

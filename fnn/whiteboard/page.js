@@ -1,7 +1,7 @@
 // Steps, folding and the panel of every whiteboard on the page.
 "use strict";
 
-const PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.78;
+const PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.9, LARGEST = 2.5;
 
 class Whiteboard {
   constructor(root) {
@@ -32,6 +32,7 @@ class Whiteboard {
     new ResizeObserver(() => {
       if (this.scroller.clientWidth !== this.width) this.layout();
     }).observe(this.scroller);
+    addEventListener("resize", () => this.layout());
   }
 
   prepare(g) {
@@ -93,8 +94,11 @@ class Whiteboard {
     const group = this.svg.querySelector(":scope > .net");
     const { size } = this.placeNet(this.data.net, group, room);
     const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
-    // A little too wide is made smaller; more than that is scrolled.
-    const scale = Math.max(Math.min(this.width / w, 1), SMALLEST);
+    // A little too wide is made smaller, more than that is scrolled; a small one fills the window,
+    // to be read from the last row.
+    const high = Math.max((innerHeight - this.root.querySelector(".controls").offsetHeight) / h, 1);
+    const scale = Math.max(Math.min(this.width / w, high, LARGEST), SMALLEST);
+    this.root.classList.toggle("wide", w * scale > this.width + 1);
     this.svg.setAttribute("width", Math.floor(w * scale));
     this.svg.setAttribute("height", Math.ceil(h * scale));
     this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);

@@ -68,6 +68,7 @@ def whiteboard(trace: Trace) -> str:
         '<button data-do="last" aria-label="to the end">▶|</button>'
         '<input class="at" type="range" min="0" value="0" aria-label="step">'
         f'{folds}<span class="said" role="status"></span></div>'
+        '<p class="more">⟷ wider than the window: move it sideways</p>'
         f'<div class="board"><svg class="wb" xmlns="http://www.w3.org/2000/svg" font-size="12" '
         f'role="group" aria-label="{escape(headline(b))}" width="{w:.0f}" height="{h:.0f}">'
         f'<g class="net" transform="translate(12,{12 + size.up:.1f})">{drawing.svg}</g></svg></div>'

@@ -14,7 +14,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.summary import clean
 from fnn.whiteboard.board import Board
-from fnn.whiteboard.formulas import Formula, formula_of, of_logits, of_power, of_probabilities
+from fnn.whiteboard.formulas import Formula, formula_of
 from fnn.whiteboard.tensors import EXACT, exactly, number, shape_of, tensor
 from fnn.whiteboard.trace import Trace
 
@@ -47,7 +47,7 @@ class Product(NamedTuple):
 def value_of(board: Board, node: Trace) -> str:
     """The formula of what the node computes, in the names of its wires."""
     names, y = _names(board, node)
-    formula = board.once(_formula, node)
+    formula = formula_of(node.kind)
     if formula is None:
         kind = "the network" if node.nodes else clean(node.kind, 40)
         return f"{y} = {kind}({', '.join(names)})"
@@ -62,7 +62,7 @@ def value_of(board: Board, node: Trace) -> str:
 def products(board: Board, node: Trace) -> list[Product]:
     """The chain rule through a node, to each of its inputs and then to each parameter."""
     names, y = _names(board, node)
-    formula = board.once(_formula, node)
+    formula = formula_of(node.kind)
     dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
     locals_ = _local(node, 1, len(node.reads))
     made = [
@@ -187,59 +187,6 @@ def _written(values: Any, digits: int = 4) -> str:
     if len(rows[0]) == 1:
         return f"({', '.join(row[0] for row in rows)})ᵀ"
     return f"[{'; '.join(', '.join(row) for row in rows)}]"
-
-
-# ---- formulas that the numbers tell ----------------------------------------------------------
-
-
-def _formula(node: Trace) -> Formula | None:
-    """The formula of a node, with the exponent, or the one case of two, that its numbers tell."""
-    told = None
-    with np.errstate(all="ignore"):
-        if node.kind == "power" and len(node.reads) == 1:
-            told = _exponent(node)
-        elif node.kind == "binary_cross_entropy":
-            told = _entropy(node)
-    return told or formula_of(node.kind)
-
-
-def _exponent(node: Trace) -> Formula | None:
-    """p = x slope / y, if it is one for all entries, and x^p and p x^(p−1) are y and the slope."""
-    if node.local is None or not hasattr(node.local[1], "dtype"):
-        return None
-    eps = float(jax.numpy.finfo(node.y.dtype).eps)
-    if eps > 1e-6:  # the numbers have too few digits to tell an exponent
-        return None
-    x, y, slope = (np.asarray(v).astype(float).ravel() for v in (node.x, node.y, node.local[1]))
-    ps = (x * slope / y)[np.isfinite(x * slope / y)]
-    if not ps.size:
-        return None
-    p = float(f"{float(np.median(ps)):.4g}")
-    close = 20 * eps
-    right = np.allclose(x**p, y, close, 0) and np.allclose(p * x ** (p - 1), slope, close, 0)
-    return of_power(p) if right else None
-
-
-def _entropy(node: Trace) -> Formula | None:
-    """Of logits or of probabilities: that by which the loss is as it came out."""
-    if len(node.reads) not in (2, 3) or getattr(node.y, "size", 0) != 1:
-        return None
-    z, t, *weights = (np.asarray(v).astype(float) for v in node.x)
-    if not z.size or z.shape != t.shape:
-        return None
-
-    def loss(one: Any, zero: Any) -> Any:
-        each = np.where(t == 0, 0, t * one) + np.where(t == 1, 0, (1 - t) * zero)
-        each = each.sum(-1) if each.ndim > 1 else each
-        w = weights[0] if weights else np.ones_like(each)
-        return np.where(w == 0, 0, w * each).sum() / (w.sum() or 1)
-
-    y = float(np.asarray(node.y).ravel()[0])
-    logits = np.isclose(y, loss(np.logaddexp(0, -z), np.logaddexp(0, z)), 1e-3)
-    probabilities = np.isclose(y, loss(-np.log(z), -np.log1p(-z)), 1e-3)
-    if logits == probabilities:
-        return None
-    return of_logits() if logits else of_probabilities()
 
 
 def relative(error: float) -> str:

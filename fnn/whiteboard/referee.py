@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
 from fnn.check.rule import split_floats
 from fnn.graph import map_nodes
-from fnn.whiteboard.formulas import formula_of
+from fnn.whiteboard.formulas import LOSSES, formula_of
 
 
 def is_open(block: Block) -> bool:
@@ -80,7 +80,7 @@ def _relative_error(mine: jax.Array, theirs: jax.Array, upstream: list[jax.Array
 
 # Linear in the target. Where that is 0 or 1, a guard in forward (0 ln 0 is 0) hides from autodiff
 # what it would do elsewhere.
-_LINEAR = ("binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
+_LINEAR = tuple(name for name in LOSSES if "cross_entropy" in name)
 # At their kinks, autodiff decides a tie as fnn does.
 _ALIKE = ("maximum", "minimum", "max_pool")
 

@@ -11,7 +11,7 @@ from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item, toggle
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
-from fnn.whiteboard.parts import Stage, lines, n, name, words
+from fnn.whiteboard.parts import Stage, lines, n, name, width_of, words
 from fnn.whiteboard.text import headline
 from fnn.whiteboard.trace import Trace
 
@@ -245,21 +245,25 @@ def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
     return rows
 
 
-def legend(b: Board) -> str:
-    """What the signs mean."""
-    return (
-        f"▸ value, above its wire   ◂ gradient of {name(b.trace.objective)}, below it   "
-        "■ kept for backward   ✓ as autodiff"
-    )
+def legend(b: Board, width: float) -> list[str]:
+    """What the signs mean, in lines that are no wider than they need to be."""
+    rows = ["▸ value, above its wire"]
+    gradient = f"◂ gradient of {name(b.trace.objective)}, below it"
+    for text in (gradient, "■ kept for backward", "✓ as autodiff"):
+        longer = f"{rows[-1]}   {text}"
+        rows[-1:] = [longer] if width_of(longer) <= width else [rows[-1], text]
+    return rows
 
 
 def _page(b: Board, step: int | None, width: int) -> str:
     stage, now, title = stage_of(b, step)
     drawing = draw(b, b.trace, network_of(b, b.trace, stage), width, now)
-    rows = [(headline(b), "name bold"), (legend(b), "quiet"), *notes(b)]
-    rows += [(title, "sum")] if title else []
-    head = lines(rows)
     size, margin = drawing.placed.size, 14.0
+    finished = step is None or step == 2 * len(b.visible())
+    rows = [(headline(b, finished), "name bold"), *notes(b), *([(title, "sum")] if title else [])]
+    wide = max(size.width, lines(rows).width)
+    rows[1:1] = [(text, "quiet") for text in legend(b, wide)]
+    head = lines(rows)
     w = max(size.width, head.width) + 2 * margin
     h = head.height + 14 + size.up + size.down + 2 * margin
     top = head.height + 14 + margin + size.up

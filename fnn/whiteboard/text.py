@@ -33,12 +33,12 @@ def verdict(trace: Trace) -> str:
     )
 
 
-def headline(b: Board) -> str:
-    """What is traced, and whether it is right."""
+def headline(b: Board, finished: bool = True) -> str:
+    """What is traced, and, once it has run, whether it is right."""
     whole = b.trace
     net = whole.nodes[0] if whole.objective == "E" and len(whole.nodes) == 2 else whole
     name, f = clean(net.kind, 60) or "block", clean(whole.objective, 40)
-    return f"{name}: gradients of {f}, {verdict(whole)}"
+    return f"{name}: gradients of {f}" + (f", {verdict(whole)}" if finished else "")
 
 
 def kept(trace: Trace) -> str:
@@ -65,6 +65,8 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
             yield "value", f"{clean(name, 40)} = {in_words(leaf)}"
     y = clean(b.called(network, node.name), 40)
     yield "value", f"{y} = {in_words(node.y)}"
+    if note := note_of(node.kind):
+        yield "value", note
     yield "kept", kept(node)
     f = clean(b.trace.objective, 40)
     if node.dy is None:
@@ -87,8 +89,6 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
         if product.is_param and product.gradient is not None:
             for line in chains(b, network, node.name, (product.of, product.local)):
                 yield "chain", line
-    if note := note_of(node.kind):
-        yield "check", note
     yield "check", verdict(node)
 
 
@@ -119,7 +119,10 @@ def text(trace: Trace) -> str:
     for name in whole.inputs:
         lines.append(f"  {clean(name, 40)} = {in_words(wires[name][0])}")
     for node in nodes:
-        lines.append(f"  {_where(node)}{value_of(b, node)} = {in_words(node.y)}, {kept(node)}")
+        note = f"; {note}" if (note := note_of(node.kind)) else ""
+        lines.append(
+            f"  {_where(node)}{value_of(b, node)} = {in_words(node.y)}, {kept(node)}{note}"
+        )
     lines.append("backward")
     for node in reversed(nodes):
         network = b.parent(node)
