@@ -3,8 +3,9 @@
 The steps that train are not touched. Between epochs one more step is compiled and run, on a
 sample, for what it shows: the same forward, backward and update, with every block watched, and
 its new parameters not used. So a diagnosed run learns the same parameters, bit for bit, and
-costs what the sample costs: with statistics about two steps' time for each example, hence a
-thirty-second of the examples in each epoch, or fewer epochs where that would be too few.
+costs what the sample costs: with statistics about two steps' time for each example, and as much
+to be called, hence a sixty-fourth of the examples in each epoch, or fewer epochs where that would
+be too few.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fnn.graph import inference, map_nodes
 from fnn.metrics import is_right
 from fnn.training import plain_step
 
-SHARE = 32  # of n examples, n / 32 are watched in an epoch: with statistics about 6 % of its time,
+SHARE = 64  # of n examples, n / 64 are watched in an epoch: about 5 % of its time,
 LEAST = 32  # but no fewer than show a spread
 DEAD_SLOPE = 1e-3  # a unit is dead where no example's slope is above this: a ReLU's is 0 or 1
 FLAT_SLOPE = 0.05  # a unit is flat at an example where the slope is below this part of its peak,
@@ -106,7 +107,7 @@ class Watch:
     ) -> None:  # fmt: skip
         n = jax.tree.leaves(x)[0].shape[0]
         count = min(n, max(LEAST, min(batch_size, n // SHARE)))  # a batch has room in memory
-        self.every = max(1, count * SHARE // n)  # epochs, where LEAST is much of them all
+        self.every = -(-count * SHARE // n)  # epochs, where LEAST is much of them all
         rows = np.random.default_rng([*seed, n]).permutation(n)  # not the draws of the training
         # Predictions alone cost a sixth of a watched step.
         self.sample, self.judged, few = (

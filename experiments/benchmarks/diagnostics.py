@@ -47,7 +47,7 @@ CASES = (
 class Settings:
     """Measures training with diagnostics beside training without."""
 
-    repeats: int = 9
+    repeats: int = 15
     """Rounds; in each, both are timed once."""
     only: str = ""
     """Data sets whose name contains this."""
