@@ -11,13 +11,13 @@ from __future__ import annotations
 import collections
 import re
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments.benchmarks.conv import alternating, ready
 from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
 
 COLUMNS = ("step", "work", "ms of all threads", "share")
@@ -142,11 +142,4 @@ def _kind(name: str) -> str:
 
 def _seconds(program: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
     """The median of some runs after a first."""
-    import jax
-
-    took = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        took.append(time.perf_counter() - began)
-    return median(took[1:])
+    return median(alternating({"": ready(program, *arguments)}, repeats)[""].values())
