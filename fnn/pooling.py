@@ -1,14 +1,8 @@
 """Pooling: the maximum or the mean of windows that slide over an image or a sequence.
 
 Symbols: B batch, H and W height and width, C channels. Images are (B, H, W, C), sequences
-(B, W, C); windows slide over the axes between the first and the last, called spatial here.
-
-How the windows lie (one spatial axis of n entries, window k, stride s, ``low`` and ``high``
-entries of padding): window o starts at o s - low and there are floor((n + low + high - k) / s) + 1.
-With ``ceil_mode`` the number is rounded up, so that the last window may reach beyond the padding,
-but it has to start in the image or the padding below it: "torch" drops a last window that does not
-(pooling_output_shape in PyTorch's Pool.h), and so does "caffe" if there is padding on any axis
-(pooling_layer.cpp); without padding Caffe keeps it, and it is refused here, since it holds nothing.
+(B, W, C); windows slide over the axes between the first and the last, called spatial here. How
+they lie is in :mod:`fnn.sliding`.
 
 How the backward rules are made: x's axis is cut into blocks of s entries. Entry r of block q is in
 the windows q, q - 1, ... (shifted by low // s), at the places r, r + s, ... of them, as far as
@@ -23,7 +17,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,17 +34,8 @@ from fnn.block import (
     compute_dtype,
     no_params,
 )
-from fnn.window import (
-    Padding,
-    Sizes,
-    checked_padding,
-    checked_sizes,
-    for_each,
-    pads,
-    require_image,
-)
-
-CeilMode = Literal["caffe", "torch"] | None
+from fnn.sliding import Axis, CeilMode, Slide
+from fnn.window import Padding, Sizes, require_image
 
 
 def max_pool(
@@ -87,7 +72,7 @@ def max_pool(
     >>> y[0, :, 0], net.backward({}, residuals, jnp.array([[[10.0], [20.0]]]))[1][0, :, 0]
     (Array([5., 2.], dtype=float32), Array([ 0., 10., 20.,  0.], dtype=float32))
     """
-    slide = _Slide("max_pool", window, stride, padding, ceil_mode)
+    slide = Slide("max_pool", window, stride, padding, ceil_mode)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         axes = slide.over(x)
@@ -167,7 +152,7 @@ def avg_pool(
     >>> y[0, :, 0], net.backward({}, residuals, jnp.array([[[10.0], [20.0]]]))[1][0, :, 0]
     (Array([3., 2.], dtype=float32), Array([ 5.,  5., 10., 10.], dtype=float32))
     """
-    slide = _Slide("avg_pool", window, stride, padding, ceil_mode)
+    slide = Slide("avg_pool", window, stride, padding, ceil_mode)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Shape]:
         axes = slide.over(x)
@@ -233,105 +218,10 @@ def global_avg_pool() -> Block:
     return Block(no_params, forward, backward, "global_avg_pool")
 
 
-# ---- how windows lie -------------------------------------------------------------------------
-
-
-class _Axis(NamedTuple):
-    """One spatial axis: n entries, the window and stride, the padding, the number of windows."""
-
-    size: int
-    window: int
-    stride: int
-    low: int
-    high: int
-    out: int
-
-    @property
-    def overhang(self) -> int:
-        """How many entries after the last of x the windows reach: padding, or beyond it."""
-        return max(0, (self.out - 1) * self.stride + self.window - self.low - self.size)
-
-    @property
-    def one_for_all(self) -> bool:
-        """Whether there is one window, with all of x in it."""
-        return self.out == 1 and self.low + self.size <= self.window
-
-    @property
-    def reach(self) -> int:
-        """In how many windows an entry can be."""
-        return -(-self.window // self.stride)
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks of ``stride`` entries cover x; the first begins low % stride before."""
-        return -(-(self.size + self.low % self.stride) // self.stride)
-
-    def counts(self, padding: bool) -> np.ndarray:
-        """The number of entries of each window, with those of the padding or without."""
-        start, low, end = np.arange(self.out) * self.stride, self.low, self.low + self.size
-        if padding:
-            low, end = 0, end + self.high
-        return np.minimum(start + self.window, end) - np.maximum(start, low)
-
-
-class _Slide:
-    """The arguments of a pool, looked at once they are known and, with x, once x is."""
-
-    def __init__(
-        self, name: str, window: Sizes, stride: Sizes | None, padding: Padding, ceil_mode: CeilMode
-    ) -> None:
-        self.name = name
-        self.window = checked_sizes(name, "window", window)
-        self.stride = self.window if stride is None else checked_sizes(name, "stride", stride)
-        self.padding = checked_padding(name, padding)
-        if ceil_mode not in (None, "caffe", "torch"):
-            raise BlockValueError(
-                name, f"ceil_mode is {ceil_mode!r}, needs None, 'caffe' or 'torch'"
-            )
-        self.ceil_mode = ceil_mode
-
-    def over(self, x: Any) -> list[_Axis]:
-        """How the windows lie over x."""
-        require_image(self.name, x)
-        windows = for_each(self.name, "window", self.window, x)
-        strides = for_each(self.name, "stride", self.stride, x)
-        around = pads(self.name, self.padding, x, windows, strides)
-        padded = any(low or high for low, high in around)
-        return [
-            self._axis(x, 1 + i, *each, padded)
-            for i, each in enumerate(zip(x.shape[1:-1], windows, strides, around, strict=True))
-        ]
-
-    def _axis(
-        self, x: Any, dim: int, size: int, k: int, s: int, pads: tuple[int, int], padded: bool
-    ) -> _Axis:
-        low, high = pads
-        room = size + low + high - k
-        where = f"axis {dim} of x (shape {tuple(x.shape)})"
-        if size == 0 or room < 0:
-            raise BlockValueError(
-                self.name,
-                f"window {k} is larger than {where}, {size} and {low} + {high} of padding: use a "
-                "smaller window, more padding, padding='SAME', or a larger x",
-            )
-        out = (room if self.ceil_mode is None else room + s - 1) // s + 1
-        clips = self.ceil_mode == "torch" or (self.ceil_mode == "caffe" and padded)
-        if clips and (out - 1) * s >= low + size:
-            out -= 1
-        if low >= k or (out - 1) * s >= low + size:
-            fix = ", or use ceil_mode='torch'" if self.ceil_mode == "caffe" else ""
-            raise BlockValueError(
-                self.name,
-                f"a window of {k} with stride {s} and padding {low} + {high} has nothing of "
-                f"{where} in it: pad by less than the window{fix}",
-            )
-        return _Axis(size, k, s, low, high, out)
-
-
 # ---- going forward ---------------------------------------------------------------------------
 
 
-def _padded(x: jax.Array, axes: Sequence[_Axis], value: Any) -> jax.Array:
+def _padded(x: jax.Array, axes: Sequence[Axis], value: Any) -> jax.Array:
     """x with all that the windows reach around it."""
     around = [(axis.low, axis.overhang, 0) for axis in axes]
     if not any(low or high for low, high, _ in around):
@@ -356,7 +246,7 @@ def _cut(x: jax.Array, dim: int, start: Any, size: int) -> jax.Array:
     return lax.slice_in_dim(x, start, start + size, 1, dim)
 
 
-def _every(x: jax.Array, dim: int, axis: _Axis, at: Any) -> jax.Array:
+def _every(x: jax.Array, dim: int, axis: Axis, at: Any) -> jax.Array:
     """Entry ``at`` of every window along one axis."""
     part = _cut(x, dim, at, (axis.out - 1) * axis.stride + 1)
     return lax.slice_in_dim(part, 0, None, axis.stride, dim)
@@ -368,7 +258,7 @@ def _unravelled(number: Any, shape: tuple[int, ...]) -> Sequence[Any]:
     return module.unravel_index(number, shape)
 
 
-def _place_dtype(axes: Sequence[_Axis]) -> tuple[Any, np.unsignedinteger[Any]]:
+def _place_dtype(axes: Sequence[Axis]) -> tuple[Any, np.unsignedinteger[Any]]:
     """The smallest dtype for a place in a window, and its highest bit: that a NaN won."""
     entries = math.prod(axis.window for axis in axes)
     for dtype in (np.uint8, np.uint16):
@@ -384,7 +274,7 @@ def _along(dim: int, rank: int, values: Any) -> np.ndarray:
 
 
 def _first_maximum(
-    x: jax.Array, place: jax.Array | None, dim: int, axis: _Axis, step: int, small: Any
+    x: jax.Array, place: jax.Array | None, dim: int, axis: Axis, step: int, small: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The maxima along one axis, and the places of the first of them.
 
@@ -425,7 +315,7 @@ def _marked(place: jax.Array, y: jax.Array, has_nan: Any) -> jax.Array:
     return lax.platform_dependent(place, lax.stop_gradient(y), cpu=if_any, default=mark)
 
 
-def _sums(x: jax.Array, dim: int, axis: _Axis) -> jax.Array:
+def _sums(x: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """The sum of each window along one axis."""
 
     def every(at: Any) -> jax.Array:
@@ -434,7 +324,7 @@ def _sums(x: jax.Array, dim: int, axis: _Axis) -> jax.Array:
     return _folded(axis.window, lambda at, total: total + every(at), every(0))
 
 
-def _counts(axes: Sequence[_Axis], padding: bool, dtype: Any) -> jax.Array:
+def _counts(axes: Sequence[Axis], padding: bool, dtype: Any) -> jax.Array:
     """How many entries are in each window, in the shape of y but for batch and channels."""
     rank = len(axes) + 2
     each = [_along(dim, rank, axis.counts(padding)) for dim, axis in enumerate(axes, 1)]
@@ -444,7 +334,7 @@ def _counts(axes: Sequence[_Axis], padding: bool, dtype: Any) -> jax.Array:
 # ---- going back ------------------------------------------------------------------------------
 
 
-def _reached(dy: jax.Array, dim: int, axis: _Axis) -> jax.Array:
+def _reached(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """dy along one axis, with zeros for, and without, what the blocks of x are not in: at t is
     the window number t - (reach - 1) + low // stride."""
     shift = axis.low // axis.stride
@@ -455,7 +345,7 @@ def _reached(dy: jax.Array, dim: int, axis: _Axis) -> jax.Array:
     )
 
 
-def _earlier(dy: jax.Array, axes: Sequence[_Axis], ago: Sequence[Any]) -> jax.Array:
+def _earlier(dy: jax.Array, axes: Sequence[Axis], ago: Sequence[Any]) -> jax.Array:
     """For each block its own window, or for ``ago`` 1 the one before, ...: (B, Q, 1, ..., C)."""
     shape = [dy.shape[0]]
     for dim, (axis, back) in enumerate(zip(axes, ago, strict=True), 1):
@@ -464,7 +354,7 @@ def _earlier(dy: jax.Array, axes: Sequence[_Axis], ago: Sequence[Any]) -> jax.Ar
     return dy.reshape(*shape, dy.shape[-1])
 
 
-def _places(axes: Sequence[_Axis], ago: Sequence[Any]) -> tuple[Any, Any]:
+def _places(axes: Sequence[Axis], ago: Sequence[Any]) -> tuple[Any, Any]:
     """The places that the entries of a block have in that window, (1, 1, stride, ..., 1), and
     whether they are in it."""
     place, inside = 0, True
@@ -475,7 +365,7 @@ def _places(axes: Sequence[_Axis], ago: Sequence[Any]) -> tuple[Any, Any]:
     return place, inside
 
 
-def _cropped(dx: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
+def _cropped(dx: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     """From blocks, (B, Q, stride, ..., C), to the shape of x."""
     dx = dx.reshape(dx.shape[0], *(axis.blocks * axis.stride for axis in axes), dx.shape[-1])
     for dim, axis in enumerate(axes, 1):
@@ -484,7 +374,7 @@ def _cropped(dx: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
     return dx
 
 
-def _shared(dy: jax.Array, dim: int, axis: _Axis) -> jax.Array:
+def _shared(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """Along one axis, the sum of dy over the windows that each entry is in."""
     dy = _reached(dy, dim, axis)
     shape = [*dy.shape[:dim], axis.blocks, axis.stride, *dy.shape[dim + 1 :]]
