@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures
+from experiments import pictures, report
 from experiments.console import console, table
 from experiments.data import Dataset, Split, load
 from experiments.options import Training
+from experiments.report import Report
 from experiments.run import conclude, predict, train
 from fnn.block import Block
 
@@ -51,9 +52,18 @@ def main(options: Options) -> int:
         f"cell nuclei, benign (1) or malignant (0).\n{len(data.train.x)} examples to learn from, "
         f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
     )
-    fitted = train(options, net, loss, data.train, data.validation, {"accuracy": fnn.accuracy})
+    page = Report(options)
+    fitted = train(
+        options, net, loss, data.train, data.validation, {"accuracy": fnn.accuracy}, page=page
+    )
     z = predict(net, fitted.params, data.test.x, options.jax_dtype)
     accuracy = fnn.accuracy(z, data.test.target)
+    labels, names = data.test.target.astype(int), data.class_names
+    page.facts = {"test accuracy": f"{accuracy:.2%}"} | page.facts
+    page.add("Confusion matrix", report.confusion((z > 0).astype(int), labels, names))
+    p = np.asarray(jax.nn.sigmoid(z))
+    page.add("Worst mistakes", report.mistakes(None, np.stack([1 - p, p], -1), labels, names))
+    page.write(options.out)
     if fitted.history:
         pictures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
     _draw_neuron(z, data, accuracy, options.out / "neuron.png")

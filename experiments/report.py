@@ -243,28 +243,38 @@ def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) 
 
 
 def mistakes(
-    see: Callable[[int], np.ndarray], probabilities: np.ndarray, target: np.ndarray,
+    see: Callable[[int], np.ndarray] | None, probabilities: np.ndarray, target: np.ndarray,
     names: Sequence[str], count: int = 24,
 ) -> str:  # fmt: skip
     """Those that were read wrong, least probability of the true class first, at most ``count``.
 
-    ``see(i)`` is the i-th, (height, width) or with three colours.
+    ``see(i)`` is the i-th, (height, width) or with three colours; None where there is nothing to
+    be seen, and the answer is a table.
     """
     order = np.argsort(probabilities[np.arange(len(target)), target])
     guesses = probabilities.argmax(-1)
     wrong = order[guesses[order] != target[order]]
     if not len(wrong):
         return f"<p>None: all {len(target)} were read right.</p>"
+    said = (
+        f"<p>{min(count, len(wrong))} of the {len(wrong)} that were read wrong, the least "
+        "probability of the true class first"
+    )
+    if see is None:
+        rows = [
+            (str(i), names[target[i]], names[guesses[i]], f"{probabilities[i, guesses[i]]:.1%}")
+            for i in wrong[:count]
+        ]
+        return f"{said}.</p>{_table(('example', 'true class', 'read as', 'how sure'), rows)}"
     figures = []
     for i in wrong[:count]:
-        said = f"{names[target[i]]}, read as {names[guesses[i]]}"
+        name = f"{names[target[i]]}, read as {names[guesses[i]]}"
         figures.append(
-            f"<figure>{_image(see(i), 'gray_r', said)}<figcaption>{_text(said)}"
+            f"<figure>{_image(see(i), 'gray_r', name)}<figcaption>{_text(name)}"
             f"<small>{probabilities[i, guesses[i]]:.0%}</small></figcaption></figure>"
         )
     return (
-        f"<p>{len(figures)} of the {len(wrong)} that were read wrong, the least probability of the "
-        "true class first. Below each: how sure the network was of what it read.</p>"
+        f"{said}. Below each: how sure the network was of what it read.</p>"
         f'<div class="tiles">{"".join(figures)}</div>'
     )
 

@@ -116,7 +116,7 @@ class Watch:
         )
         self.key, self.facts, self.layers = key, facts, _layers(net, params)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self.run = jax.jit(_watched_step(net, loss, optimizer, self.layers, facts.classify))
+        self.run = jax.jit(_watched_step(net, loss, optimizer, self.layers, facts))
         self.by_heart = learn_by_heart(net, loss, params, few, key, facts.ignorant)
         self.seen: list[tuple[int, Any]] = []
         self.peaks: list[float] = []
@@ -162,7 +162,7 @@ def _layers(net: Block, params: Params) -> tuple[Layer, ...]:
 
 
 def _watched_step(
-    net: Block, loss: Block, optimizer: Any, layers: tuple[Layer, ...], classify: bool
+    net: Block, loss: Block, optimizer: Any, layers: tuple[Layer, ...], facts: Facts
 ) -> Callable[..., dict[str, jax.Array]]:
     """A training step that answers with what it saw in place of new parameters."""
     reading = inference(net)
@@ -187,9 +187,9 @@ def _watched_step(
         nothing = jnp.float32(jnp.nan)
         rows = [[record[la.path].get(name, nothing) for name in STATISTICS] for la in layers]
         right = nothing
-        if classify:
+        if facts.classify:
             predicted = reading.forward(params, judged)[0]
-            right = jnp.mean(is_right(predicted, labels), dtype=jnp.float32)
+            right = jnp.mean(is_right(predicted, labels, facts.threshold), dtype=jnp.float32)
         table = jnp.stack([jnp.stack(row) for row in rows])
         return {"layers": table, "loss": value.astype(jnp.float32), "accuracy": right}
 

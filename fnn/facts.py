@@ -10,7 +10,8 @@ import numpy as np
 
 from fnn.block import Block, Value, is_floating
 
-LOOKED_AT = 2048  # examples, for the scale of the inputs
+LOOKED_AT = 100_000_000  # numbers at most, for the scale of the inputs, and so many rows at once:
+ROWS = 4096
 COMPARED, FEATURES = 512, 1024  # examples and their features, to find nearest neighbours
 CLASS_LOSSES = ("softmax_cross_entropy", "cross_entropy")
 
@@ -25,9 +26,12 @@ class Facts(NamedTuple):
     target. ``guess``: the least loss of a prediction that is the same for every example.
     ``constant``: whether all targets are equal. ``together``: how many examples have the same
     label as the one before; ``chance``: how many would, in random order. ``apart``: half the sum
-    of |p - q| over the labels, p of the training and q of the validation examples. ``alike``: how
-    many of ``compared`` examples have the label of the nearest other: more than ``chance``, where
-    labels have to do with inputs.
+    of |p - q| over the labels, p of the training and q of the validation examples;
+    ``apart_by_chance``: more than that by less than three standard deviations, in a random split.
+    ``alike``: how many of ``compared`` examples have the label of the nearest other: more than
+    ``chance``, where labels have to do with inputs. ``offset``: the mean of all inputs beside their
+    standard deviation. ``threshold``: above it a binary prediction is 1. ``judges``: the number of
+    validation examples.
     """
 
     largest: float
@@ -42,6 +46,10 @@ class Facts(NamedTuple):
     apart: float = math.nan
     alike: float = math.nan
     compared: int = 0
+    apart_by_chance: float = math.nan
+    offset: float = math.nan
+    threshold: float = 0.0
+    judges: int = 0
 
 
 def facts(
@@ -60,10 +68,11 @@ def facts(
     >>> f.largest, f.together, round(f.ignorant, 4)
     (200.0, 0.6, 1.0986)
     """
-    largest, typical = _scale(x)
+    largest, typical, offset = _scale(x)
     unknown = Facts(
-        largest, typical, 0, False, math.nan, math.nan, _all_equal(target), math.nan, math.nan
-    )
+        largest, typical, 0, False, math.nan, math.nan, _all_equal(target), math.nan, math.nan,
+        offset=offset, judges=0 if validation is None else len(jax.tree.leaves(validation)[0]),
+    )  # fmt: skip
     if len(jax.tree.leaves(prediction)) != 1 or not isinstance(target, np.ndarray):
         return unknown
     width = 1 if len(prediction.shape) < 2 else int(prediction.shape[-1])
@@ -76,8 +85,9 @@ def facts(
         rows = np.asarray(target, np.float64).reshape(-1, width)
         p = np.mean(rows, 0)
         known = unknown._replace(
-            ignorant=width * math.log(2), guess=_entropy(p) + _entropy(1 - p), classify=True
-        )
+            ignorant=width * math.log(2), guess=_entropy(p) + _entropy(1 - p), classify=True,
+            threshold=0.5 if "from_logits=False" in loss.name else 0.0,
+        )  # fmt: skip
         return known if width > 1 else _labels(known, x, target > 0.5, validation, 2)
     if loss.name in CLASS_LOSSES:
         if is_floating(target):  # probabilities
@@ -89,14 +99,24 @@ def facts(
     return unknown
 
 
-def _scale(x: Value) -> tuple[float, float]:
+def _scale(x: Value) -> tuple[float, float, float]:
+    """Root mean square of the largest feature and of all, and their mean in standard deviations."""
     sizes = []
     for a in jax.tree.leaves(x):
-        if is_floating(a):
-            some = np.asarray(a[:: max(1, len(a) // LOOKED_AT)], np.float64)
-            squares = some.reshape(-1, some.shape[-1] if some.ndim > 1 else 1) ** 2
-            sizes.append((float(np.sqrt(squares.mean(0).max())), float(np.sqrt(squares.mean()))))
-    return max(sizes, default=(math.nan, math.nan))
+        if is_floating(a) and a.size:
+            some = a[:: -(-a.size // LOOKED_AT)]
+            width = a.shape[-1] if a.ndim > 1 else 1
+            total, squares = np.zeros(width), np.zeros(width)
+            for i in range(0, len(some), ROWS):
+                rows = np.asarray(some[i : i + ROWS], np.float64).reshape(-1, width)
+                total += rows.sum(0)
+                squares += np.square(rows).sum(0)
+            count = some.size // width
+            square, mean = squares.mean() / count, total.mean() / count
+            spread = math.sqrt(max(square - mean**2, 0))
+            offset = abs(mean) / spread if spread else math.nan
+            sizes.append((math.sqrt(squares.max() / count), math.sqrt(square), offset))
+    return max(sizes, default=(math.nan, math.nan, math.nan))
 
 
 def _all_equal(target: Value) -> bool:
@@ -110,7 +130,11 @@ def _labels(known: Facts, x: Value, labels: np.ndarray, validation: Value, class
         known = known._replace(together=float(np.mean(flat[1:] == flat[:-1])))
     if isinstance(validation, np.ndarray):
         others = validation > 0.5 if labels.dtype == bool else validation
-        known = known._replace(apart=float(np.abs(shares - _shares(others, classes)).sum() / 2))
+        apart = float(np.abs(shares - _shares(others, classes)).sum() / 2)
+        fewer = 1 / labels.size + 1 / max(others.size, 1)  # variance of a share: p (1 - p) fewer
+        # Half the sum of |normal|, whose mean is sqrt(2/pi) sigma; one example moves it by 1/n.
+        chance = math.sqrt(fewer / (2 * math.pi)) * float(np.sqrt(shares * (1 - shares)).sum())
+        known = known._replace(apart=apart, apart_by_chance=chance + 1.5 * math.sqrt(fewer))
     if isinstance(x, np.ndarray) and is_floating(x) and len(x) == flat.size > 1:
         some = slice(None, None, -(-len(x) // COMPARED))
         a = np.asarray(x[some], np.float64).reshape(len(x[some]), -1)

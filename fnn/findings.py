@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Thresholds, with room on both sides: healthy runs stay away by a factor of two or more
 # (tests/test_diagnostics.py), and the faults they stand for miss them by far more.
+FAR = 5.0  # standard deviations of the inputs from 0; pictures on white have 3
 LARGE_INPUT = 5.0  # initialisation expects features of size 1: standardised, or bytes / 255
 SMALL_INPUT = 0.01  # such as bytes divided by 255 twice
 APART = 0.3  # a random split of a few hundred examples moves less than a tenth of the labels
@@ -30,8 +31,10 @@ EXPLODED = 1e3  # and eight layers of logistic units lose 1e-5
 SPIKE = 3.0  # a step's loss beside that before training: healthy runs up to 1.1
 HIGH_UPDATE = 0.1  # part of the parameters that a step replaces: a thousandth is usual
 LOW_UPDATE = 1e-3
+RATHER_SMALL = 0.05  # the same where nothing was learned
 NOT_LEARNED = 0.95  # of the loss of guessing: nothing was learned,
 HALF_LEARNED = 0.5  # not much was learned yet
+EVEN = 0.95  # the chance of two labels to be alike
 SIGMAS = 3.0  # standard deviations from chance
 OVERFITTED = 0.1  # gap of validation and training loss beside ln K: healthy runs up to 0.05;
 GAP = 2.0  # and one loss beside the other
@@ -67,11 +70,14 @@ def find(d: Diagnostics) -> list[Finding]:
     if not found:  # else that is why a gradient is small
         found += [*_vanishing(d, at_start=True)]
     found += [*_large_start(d)]
-    found += [*_high_rate(d, alone=not found), *_units(d, at_start=False)]
+    if not found:  # by heart is learned, or not, at a rate of its own
+        found += [*_by_heart(d)]
+    if not any(finding.name == "nothing is learned" for finding in found):
+        found += [*_high_rate(d, alone=not found), *_units(d, at_start=False)]
     for later in (_exploding, _vanishing):
         if not found:
             found += [*later(d, at_start=False)]
-    for rule in (_by_heart, _low_rate):  # by heart is learned at another rate
+    for rule in (_low_rate, _stuck):
         if not found:
             found += [*rule(d)]
     return found if labels else [*found, *_overfitting(d)]
@@ -94,13 +100,25 @@ def _inputs(d: Diagnostics) -> Found:
             f"a feature has root mean square {size:.3g}, where the initial weights expect about 1",
             "scale them first: bytes / 255, or (x - mean) / standard deviation of each feature",
         )  # fmt: skip
+    else:
+        yield from _far_from_zero(d)
+
+
+def _far_from_zero(d: Diagnostics) -> Found:
+    if d.facts.offset > FAR:
+        yield Finding(
+            "unscaled inputs", "inputs",
+            f"their mean is {d.facts.offset:.2g} standard deviations from 0, so that all examples "
+            "look much the same to the first layer",
+            "subtract the mean: (x - mean) / standard deviation of each feature",
+        )  # fmt: skip
 
 
 def _unshuffled(d: Diagnostics) -> Found:
     f = d.facts
     beyond_chance = (f.together - f.chance) / (1 - f.chance) if f.chance < 1 else 0.0
     is_sorted = beyond_chance > TOGETHER
-    if f.apart > APART:
+    if f.apart > max(APART, f.apart_by_chance):
         order = "; they are in order of label" if is_sorted else ""
         yield Finding(
             "unshuffled labels", "targets",
@@ -119,10 +137,12 @@ def _unshuffled(d: Diagnostics) -> Found:
 def _units(d: Diagnostics, at_start: bool) -> Found:
     """Dead and saturated units, since before training or since later."""
     for fraction, least, name, word in (
-        (d.dead, DEAD, "dead units", "dead (no slope for any example)"),
+        (d.dead, DEAD, "dead units", "dead (no slope for any example looked at)"),
         (d.saturated, SATURATED, "saturated units", "saturated (hardly any slope)"),
     ):
-        since = {i: _since(fraction[:, i] > least) for i in range(len(d.layers))}
+        # The last one's are the outputs: of ten probabilities nine are to be flat.
+        layers = range(len(d.layers)) if name == "dead units" else range(max(_owners(d), default=0))
+        since = {i: _since(fraction[:, i] > least) for i in layers}
         hit = [i for i, row in since.items() if row is not None and (row == 0) == at_start]
         if not hit:
             continue
@@ -145,8 +165,13 @@ def _units(d: Diagnostics, at_start: bool) -> Found:
 
 
 def _small_start(d: Diagnostics) -> Found:
+    yield from _small(d, SMALL_START)
+
+
+def _small(d: Diagnostics, part: float) -> Found:
     for i in _owners(d)[:-1]:
-        if d.spread[0, i] < SMALL_START * d.facts.typical:
+        # What follows may be larger again: by a skip connection, or normalised.
+        if np.nanmax(d.spread[0, i:]) < part * d.facts.typical:
             yield Finding(
                 "bad initial scale", _where(d, i),
                 f"before training its output has a spread of {d.spread[0, i]:.1e}, the inputs "
@@ -174,12 +199,12 @@ def _exploding(d: Diagnostics, at_start: bool) -> Found:
         )  # fmt: skip
 
 
-def _vanishing(d: Diagnostics, at_start: bool) -> Found:
+def _vanishing(d: Diagnostics, at_start: bool, part: float = VANISHED) -> Found:
     owners, signal = _signals(d)
     if len(owners) < 2:
         return
     least, largest = np.min(signal, 1), np.max(signal, 1)
-    since = _since((least < VANISHED * largest) & np.isfinite(largest))
+    since = _since((least < part * largest) & np.isfinite(largest))
     if since is not None and (since == 0) == at_start:
         yield Finding(
             "vanishing gradients", _where(d, owners[int(np.argmin(signal[-1]))]),
@@ -232,11 +257,33 @@ def _low_rate(d: Diagnostics) -> Found:
         )  # fmt: skip
 
 
+def _stuck(d: Diagnostics) -> Found:
+    """After all other rules: nothing was learned. What else would be close to a fault is it."""
+    loss = _last(d, "loss")
+    if not d.history or not loss > NOT_LEARNED * d.facts.guess:
+        return
+    found = []
+    if any(layer.kind in ("logistic", "hard_sigmoid") for layer in d.layers):
+        found = [*_vanishing(d, at_start=True, part=RATHER_SMALL)]
+    found = found or [*_small(d, RATHER_SMALL)]
+    yield from found or [
+        Finding(
+            "nothing is learned",
+            "training",
+            f"after {len(d.history)} epochs the loss is {loss:.3g}, that of guessing "
+            f"{d.facts.guess:.3g}",
+            "train for longer, try other learning rates (tenfold and a tenth), and see that inputs "
+            "and targets belong together",
+        )
+    ]
+
+
 def _unrelated(d: Diagnostics) -> Found:
     f = d.facts
     best = min((r.get("validation_loss", r["loss"]) for r in d.history), default=0.0)
     by_chance = f.chance + SIGMAS * math.sqrt(f.chance * (1 - f.chance) / max(f.compared, 1))
-    if f.alike < by_chance and best > NOT_LEARNED * f.guess and not f.constant:
+    told = f.chance < EVEN  # else nearly all are of one kind
+    if told and f.alike < by_chance and best > NOT_LEARNED * f.guess and not f.constant:
         yield Finding(
             "labels unrelated to inputs", "targets",
             f"an example and its nearest neighbour have the same label in {_percent(f.alike)} of "
@@ -248,9 +295,9 @@ def _unrelated(d: Diagnostics) -> Found:
 
 def _by_heart(d: Diagnostics) -> Found:
     seen, numbers = d.by_heart, d.facts.outputs * d.by_heart.examples
-    if seen.learned is False and d.parameters > numbers and _last(d, "loss") > NOT_LEARNED * (
-        d.facts.guess
-    ):  # fmt: skip
+    least = NOT_LEARNED * d.facts.guess
+    nothing = not math.isnan(least) and not _last(d, "loss") <= least  # or that is not finite
+    if seen.learned is False and d.parameters > numbers and nothing:
         yield Finding(
             "nothing is learned", "network",
             f"{seen.examples} examples cannot be learned by heart: after {seen.steps} steps their "
@@ -264,7 +311,8 @@ def _overfitting(d: Diagnostics) -> Found:
         return
     losses = [row["validation_loss"] for row in d.history]
     loss = _last(d, "loss")
-    if losses[-1] > max(GAP * loss, loss + OVERFITTED * d.facts.ignorant):
+    noise = 2 * losses[-1] / math.sqrt(max(d.facts.judges, 1))  # of a mean over the examples
+    if losses[-1] - noise > max(GAP * loss, loss + OVERFITTED * d.facts.ignorant):
         best = int(np.argmin(losses)) + 1
         rising = f", lowest in epoch {best}" if best < len(losses) else ""
         yield Finding(

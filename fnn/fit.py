@@ -137,7 +137,8 @@ def fit(
         prediction = jax.eval_shape(inference(net).forward, params, x)[0]
         known = facts(loss, prediction, x, target, judged and judged[1])
         if known.classify and judged is not None:
-            metrics = {"accuracy": accuracy, **(metrics or {})}
+            judged_by = functools.partial(accuracy, threshold=known.threshold)
+            metrics = {"accuracy": judged_by, **(metrics or {})}
     if judged is not None:
         judge = _judge(net, loss, *judged, metrics or {})
     elif metrics:

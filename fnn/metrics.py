@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 
-def accuracy(prediction: Any, target: Any) -> float:
+def accuracy(prediction: Any, target: Any, threshold: float = 0.0) -> float:
     """The fraction right: of logit rows (n, K) against labels (n,), or logits against 0/1.
 
-    Logits of the target's own shape are right where the logit is above 0 exactly if the
-    target is 1 (averaged over everything, when there are several outputs).
+    Logits of the target's own shape are right where the logit is above ``threshold`` exactly if
+    the target is 1 (averaged over everything, when there are several outputs). That is 0 of
+    logits; of probabilities use 0.5.
 
     >>> import fnn, numpy as np
     >>> fnn.accuracy(np.array([[0.1, 2.0], [3.0, 1.0]]), np.array([1, 1]))
@@ -19,10 +20,10 @@ def accuracy(prediction: Any, target: Any) -> float:
     >>> fnn.accuracy(np.array([-2.0, 3.0]), np.array([0, 1]))
     1.0
     """
-    return float(np.mean(is_right(np.asarray(prediction), np.asarray(target))))
+    return float(np.mean(is_right(np.asarray(prediction), np.asarray(target), threshold)))
 
 
-def is_right(prediction: Any, target: Any) -> Any:
+def is_right(prediction: Any, target: Any, threshold: float = 0.0) -> Any:
     """Which predictions :func:`accuracy` counts as right; of NumPy's or JAX's arrays.
 
     >>> import numpy as np
@@ -30,7 +31,7 @@ def is_right(prediction: Any, target: Any) -> Any:
     array([ True, False])
     """
     if prediction.shape == target.shape:
-        return (prediction > 0) == (target.astype(prediction.dtype) > 0.5)
+        return (prediction > threshold) == (target.astype(prediction.dtype) > 0.5)
     if prediction.shape[:-1] != target.shape:
         raise ValueError(
             f"accuracy: prediction has shape {prediction.shape} and target {target.shape}; needs "

@@ -152,16 +152,36 @@ def _words(tree: Any, known: dict[str, Any] | None = None) -> Iterator[str]:
 def clean(text: str, longest: int = 10_000) -> str:
     """A name as it can be shown: nothing invisible, nothing that turns the text around, short.
 
-    What is written from right to left stays among its own.
+    What is written from right to left stays among its own; text that was cleaned stays as it is.
 
     >>> clean("a\\u202eb\\x00" + "c" * 90, 8)
     'a�b�ccc…'
     """
-    shown = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text)
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    if any(unicodedata.bidirectional(c) in ("R", "AL") for c in shown):
+    isolates = _well_nested(text)
+    shown = "".join(
+        "�" if unicodedata.category(c)[0] == "C" and not (isolates and c in "\u2068\u2069") else c
+        for c in text
+    )
+    if len(shown) > longest:
+        shown = shown[: longest - 1] + "…"
+        shown += "\u2069" * (shown.count("\u2068") - shown.count("\u2069"))
+    depth, turns = 0, False
+    for c in shown:
+        depth += (c == "\u2068") - (c == "\u2069")
+        turns |= not depth and unicodedata.bidirectional(c) in ("R", "AL")
+    if turns:
         return f"\u2068{shown}\u2069"  # first strong isolate, and its end
     return shown if shown.strip() else "␣" * len(shown)
+
+
+def _well_nested(text: str) -> bool:
+    """Whether every isolate ends that begins, as in what has been cleaned before."""
+    depth = 0
+    for c in text:
+        depth += (c == "\u2068") - (c == "\u2069")
+        if depth < 0:
+            return False
+    return not depth
 
 
 def kind_of(array: Any) -> str:

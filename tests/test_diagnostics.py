@@ -98,6 +98,27 @@ def without_gradient(block: Block) -> Block:
     return block._replace(backward=backward)
 
 
+def backwards(block: Block) -> Block:
+    """A backward rule with the wrong sign."""
+
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        return block.backward(params, residuals, -dy)
+
+    return block._replace(backward=backward)
+
+
+def normal(spread: float) -> Change:
+    """All weights from a normal distribution, in place of He's."""
+
+    def change(params: Any) -> Any:
+        draw = np.random.default_rng(0).normal
+        return jax.tree.map(
+            lambda a: jnp.asarray(draw(0, spread, a.shape), a.dtype) if a.ndim > 1 else a, params
+        )
+
+    return change
+
+
 SIGMOIDS = fnn.models.mlp((32,) * 6 + (10,), fnn.logistic())
 FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
     "rate 3": ("learning rate too high", "training", lambda: diagnose(relu_net(), rate=3.0)),
@@ -144,6 +165,28 @@ FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
     ),
     "forgotten": (
         "nothing is learned", "network", lambda: diagnose(without_gradient(fnn.linear(10)))
+    ),
+    "backwards": (
+        "nothing is learned", "network",
+        lambda: diagnose(relu_net(16), loss=backwards(CE), validation=None),
+    ),
+    "quite small": (
+        "bad initial scale", "layer 2 (hidden_2)",
+        lambda: diagnose(
+            relu_net(128, 128), start=normal(0.01), epochs=6, optimizer=fnn.sgd(0.01, 0.9)
+        ),
+    ),
+    "quite small, tanh": (
+        "bad initial scale", "layer 2 (hidden_2)",
+        lambda: diagnose(fnn.models.mlp((64,) * 3 + (10,), fnn.tanh()), start=normal(0.02)),
+    ),
+    "4 sigmoids": (
+        "vanishing gradients", "layer 1 (hidden_1)",
+        lambda: diagnose(fnn.models.mlp((32,) * 4 + (10,), fnn.logistic())),
+    ),
+    "far away": (
+        "unscaled inputs", "inputs",
+        lambda: diagnose(relu_net(), X[:1200] + 3, validation=(X[1200:1500] + 3, T[1200:1500])),
     ),
     "bytes": ("unscaled inputs", "inputs", lambda: diagnose(relu_net(), 255 * X[:1200])),
     "scaled twice": ("unscaled inputs", "inputs", lambda: diagnose(relu_net(), X[:1200] / 255)),
@@ -214,6 +257,55 @@ def test_other_healthy_runs_raise_no_alarm() -> None:
     )  # fmt: skip
     assert run.findings() == []
     assert np.isnan(run.accuracy).all()
+
+
+def test_rare_features_are_not_large() -> None:
+    """(x - mean) / standard deviation is what is advised: its root mean square is 1."""
+    x = np.zeros((60_000, 3), np.float32)
+    x[::15_000, 1] = 1
+    x[:, 2] = np.random.default_rng(0).normal(size=60_000)
+    x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+    f = facts(CE, np.zeros((60_000, 3)), x, np.zeros(60_000, int))
+    assert f.largest == pytest.approx(1, rel=1e-3) and f.offset < 1e-3
+
+
+def test_flat_outputs_zero_branches_and_few_judges_raise_no_alarm() -> None:
+    """Of ten probabilities nine are flat; a residual branch may start as 0; 20 examples vary."""
+    outputs = fnn.serial(h=fnn.linear(30), a=fnn.relu(), z=fnn.linear(10), p=fnn.logistic())
+    hot = np.eye(10, dtype=np.float32)[T]
+    run = diagnose(
+        outputs, X[:1200], hot[:1200], loss=fnn.binary_cross_entropy(from_logits=False),
+        validation=(X[1200:1500], hot[1200:1500]),
+    )  # fmt: skip
+    flat = np.where(np.isnan(run.saturated), np.nan, 0.9)
+    assert replace(run, saturated=flat).findings() == []
+    branch = fnn.serial(
+        a=fnn.linear(64), b=fnn.relu(), c=fnn.linear(64, w_init=jax.nn.initializers.zeros)
+    )
+    net = fnn.serial(r1=fnn.residual(branch), r2=fnn.residual(branch), out=fnn.linear(10))
+    assert diagnose(net).findings() == []
+    for seed in range(6):
+        order = np.random.default_rng(seed).permutation(300)
+        x, target = X[order], T[order]
+        run = diagnose(
+            relu_net(64), x[:280], target[:280], epochs=4, seed=seed,
+            validation=(x[280:], target[280:]),
+        )  # fmt: skip
+        assert run.findings() == [], seed
+
+
+def test_probabilities_are_right_above_a_half() -> None:
+    parts = breast_cancer(scaled=True) | {"loss": fnn.binary_cross_entropy(from_logits=False)}
+    run = diagnose(fnn.neuron(fnn.logistic()), **parts, epochs=5)
+    assert run.history[-1]["validation_accuracy"] > 0.93 and run.accuracy[-1] > 0.85
+    assert fnn.accuracy(np.array([0.3, 0.7]), np.array([0, 1]), threshold=0.5) == 1.0
+
+
+def test_one_odd_label_is_not_unrelated() -> None:
+    target = np.zeros(1200, np.int32)
+    target[600] = 1
+    found = diagnose(fnn.linear(10), X[:1200], target, epochs=1, validation=None).findings()
+    assert "labels unrelated to inputs" not in [finding.name for finding in found]
 
 
 def test_diagnostics_change_nothing() -> None:
@@ -306,8 +398,8 @@ def test_all_layers_with_a_fault_are_named() -> None:
 
     found, *_ = diagnose(relu_net(16, 16, 16), start=start, epochs=1).findings()
     assert str(found).startswith(
-        "layer 1 (relu_1): 100 % of units dead (no slope for any example) from the start, and in "
-        "relu_2 (100 %), relu_3 (100 %); "
+        "layer 1 (relu_1): 100 % of units dead (no slope for any example looked at) from the "
+        "start, and in relu_2 (100 %), relu_3 (100 %); "
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import fnn
 import fnn.models
 from fnn.flops import flops
-from fnn.summary import readable_count
+from fnn.summary import clean, readable_count
 
 
 def spec(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
@@ -95,3 +95,16 @@ def test_extended_dtypes_and_numbers_among_the_residuals():
     block = block._replace(backward=lambda params, kept, dy: ({}, 2 * kept[0] * dy))
     found = fnn.summary(block, np.ones((2, 3), np.float32))
     assert found.rows[0].residuals == "x"
+
+
+@pytest.mark.parametrize(
+    "text", ["\u05d0\u05d1", "a = \u05d0", "\u2068\u05d0", "x\u2069", "ab", " "]
+)
+def test_what_is_clean_stays_as_it_is(text: str) -> None:
+    once = clean(text)
+    assert clean(once) == once
+    assert once.count("\u2068") == once.count("\u2069")
+    joined = f"{once} = f({once})"
+    assert clean(joined) == joined
+    cut = clean(joined, 5)
+    assert cut.count("\u2068") == cut.count("\u2069")

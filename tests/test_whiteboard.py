@@ -379,3 +379,30 @@ def test_whole_numbers_are_refused_in_words() -> None:
     with pytest.raises(BlockTypeError, match="needs a floating dtype"):
         trace(circuit(), {}, (2, 3, -4))
     assert trace(fnn.embedding(4, 2), {"w": jnp.ones((4, 2))}, 3).y.shape == (2,)
+
+
+@pytest.mark.parametrize("name", ["a/b", "<script>alert(1)</script>", "/", "עברית/x"])
+def test_a_block_alone_may_be_called_anything(name: str) -> None:
+    block = fnn.elementwise(name, lambda x: 2 * x, lambda x: 2 * jnp.ones_like(x))
+    t = trace(block, {}, jnp.ones(3))
+    assert t.right and "<script>alert" not in t.svg() + t.html()
+    assert len(t.frames()) == 3 and "[2.0, 2.0, 2.0]" in t.text() and "n1" in t.mermaid()
+
+
+def test_parameters_called_as_wires() -> None:
+    net = fnn.serial(b=fnn.linear(8), w=fnn.linear(3))
+    x = jnp.ones((2, 4))
+    text = trace(net, net.init(jax.random.key(0), x), x).text()
+    for name, rule in (("w/b", "Σ dw"), ("w/w", "bᵀ dw"), ("b/b", "Σ db"), ("b/w", "xᵀ db")):
+        (line,) = (line for line in text.splitlines() if f"    dΣw/d{name} = " in line)
+        assert line.endswith(f"because d{name} = {rule}")
+
+
+def test_what_is_nan_throughout_is_not_right() -> None:
+    t = trace(fnn.multiply(), {}, (jnp.full(20, jnp.nan), jnp.ones(20)))
+    assert t.right is None and "not comparable: jax.vjp's is NaN" in t.text()
+    assert "|g| = NaN, 20 NaN" in t.text()
+    rule = fnn.multiply().backward
+    broken = fnn.multiply()._replace(backward=lambda p, r, dy: rule(p, r, 2 * dy))
+    wrong = trace(broken, {}, (jnp.full(20, jnp.nan), jnp.ones(20)))
+    assert wrong.right is False

@@ -265,6 +265,13 @@ def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
     assert page.fits()
 
 
+def test_what_was_folded_is_said_until_it_is_opened(page: Page) -> None:
+    page.open(deep(9).html())
+    assert "folded, to be readable" in page.find(".folds")[0].text
+    page.do("unfold")
+    assert not page.find(".folds")
+
+
 def test_hostile_names_run_nothing(page: Page) -> None:
     page.open(hostile().html(title="<img src=x onerror=alert(1)>"), width=390)
     page.do("unfold")

@@ -442,13 +442,13 @@ def test_products_of_vectors_in_numbers() -> None:
 
 def test_products_of_small_matrices() -> None:
     params = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.zeros(2)}
-    net = fnn.serial(a=fnn.linear(2), b=fnn.scale(2.0))
+    net = fnn.serial(a=fnn.linear(2), c=fnn.scale(2.0))
     t = trace(net, {"a": params}, jnp.array([[1.0, 3.0]]))
     dx, dw, db = (product_of(t, "a", of) for of in "xwb")
     assert f"{dx.equation} = {dx.whole}" == (
-        "dΣb/dx = dΣb/da Wᵀ = (2, 2) · [1, 0.5; −2, 3] = (−2, 7)"
+        "dΣc/dx = dΣc/da Wᵀ = (2, 2) · [1, 0.5; −2, 3] = (−2, 7)"
     )
-    assert f"{dw.equation} = {dw.whole}" == ("dΣb/dw = xᵀ dΣb/da = (1, 3)ᵀ · (2, 2) = [2, 2; 6, 6]")
+    assert f"{dw.equation} = {dw.whole}" == ("dΣc/dw = xᵀ dΣc/da = (1, 3)ᵀ · (2, 2) = [2, 2; 6, 6]")
     assert db.whole == ""
     t = trace(net, {"a": params}, jnp.array([[1.0, 3.0], [0.0, -1.0]]))  # two examples
     assert product_of(t, "a", "w").whole == "[1, 0; 3, −1] · [2, 2; 2, 2] = [2, 2; 4, 4]"

@@ -21,7 +21,7 @@ def as_network(trace: Trace) -> Trace:
         return trace
     many = isinstance(trace.x, tuple)
     inputs = tuple(f"x{i + 1}" for i in range(len(trace.x))) if many else ("x",)
-    name = trace.name or "block"
+    name = trace.name.replace("/", "\u2215") or "block"  # a path is cut at slashes
     return Trace(
         path="", kind=trace.kind, reads=(), params_of="", inputs=inputs, outputs=(name,),
         objective=trace.objective.replace("y", name), nodes=(_inside(trace, name, inputs),),

@@ -73,6 +73,9 @@ class Whiteboard {
     this.order = this.visible();
     this.step = Math.min(this.step, 2 * this.order.length);
     for (const [id, g] of this.elements) g.classList.toggle("open", this.open.has(id));
+    const folds = this.root.querySelector(".folds"), first = this.data.open;
+    const asDrawn = first.length === this.open.size && first.every((id) => this.open.has(id));
+    if (folds) folds.hidden = !asDrawn; // it tells what was folded when the page was made
     this.layout();
     this.go(this.step);
   }

@@ -52,7 +52,7 @@ def whiteboard(trace: Trace) -> str:
     drawing = draw(b, b.trace, network, WIDTH, page=True)
     size = drawing.placed.size
     w, h = size.width + 24, size.up + size.down + 24
-    said = "".join(f'<p class="{"bad" if css == "bad" else "note"}">{escape(text)}</p>'
+    said = "".join(f'<p class="{"bad" if css == "bad" else "note folds"}">{escape(text)}</p>'
                    for text, css in notes(b, page=True))  # fmt: skip
     folds = (
         '<button data-do="unfold">unfold all</button><button data-do="fold">fold all</button>'

@@ -77,7 +77,12 @@ def products(board: Board, node: Trace) -> list[Product]:
         local = dict(leaves_of(node.local[0])).get(leaf) if node.local is not None else None
         known = formula.params.get(leaf, "") if formula else ""
         rule = formula.written(known, names, y) if formula and known else ""
-        made.append(_product(board, node, leaf, True, rule, d, local))
+        # A wire of the same name is another thing.
+        of = leaf
+        if leaf in board.parent(node).values:
+            of = clean(f"{node.name}/{leaf}", 40)
+            rule = f"d{of}{rule[rule.index(' =') :]}" if " =" in rule else rule
+        made.append(_product(board, node, of, True, rule, d, local))
     return made
 
 
@@ -115,7 +120,7 @@ def _product(
         if formula is not None and formula.elementwise:
             step = f"⊙ d{y}/d{of}"
         else:
-            factors, matrices = _matrices(node, of if is_param else ""), True
+            factors, matrices = _matrices(node, of.rpartition("/")[2] if is_param else ""), True
             up, step = (f"{names[0]}ᵀ", up) if is_param else (up, "Wᵀ")
     whole = _multiplied(factors, gradient, matrices)
     numbers = whole if sizes == [1, 1] or len(f"◂ {of}: {whole}") <= FITS else ""

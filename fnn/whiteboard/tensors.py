@@ -103,8 +103,9 @@ def tensor(array: Any) -> Tensor:
         if abs(mean) <= jnp.finfo(array.dtype).eps:  # of the largest entry: what rounding leaves
             mean = 0.0
         summary = f"{number(scale * mean)} ± {number(scale * spread)}"
-    magnitude = scale * math.sqrt(float(np.sum(np.square(part))))
     nan, infinite = int(np.isnan(a).sum()), int(np.isinf(a).sum())
+    magnitude = scale * math.sqrt(float(np.sum(np.square(part))))
+    magnitude = math.nan if nan else math.inf if infinite else magnitude
     bad = " and ".join(f"{n} {what}" for n, what in ((nan, "NaN"), (infinite, "∞")) if n)
     return Tensor(shape, dtype, _rows(a), summary, number(magnitude), bad)
 

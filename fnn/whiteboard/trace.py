@@ -83,7 +83,7 @@ class Trace:
     @property
     def error(self) -> float | None:
         """The largest relative error against ``jax.vjp``; None where nothing was compared, NaN
-        where ``jax.vjp`` gives nothing but NaN.
+        where of an input or a parameter ``jax.vjp`` gives nothing but NaN and all else is right.
 
         Of a network that was not compared from end to end, the largest of the blocks inside.
         """
@@ -92,7 +92,10 @@ class Trace:
         else:
             errors = [float(e) for e in jax.tree.leaves(self.errors)]
         comparable = [e for e in errors if not math.isnan(e)]
-        return max(comparable or errors, default=None)
+        worst = max(comparable, default=0.0)
+        if len(comparable) == len(errors):
+            return max(errors, default=None)
+        return worst if worst > self._rounding else math.nan
 
     @property
     def right(self) -> bool | None:
@@ -103,9 +106,13 @@ class Trace:
         error = self.error
         if error is None or math.isnan(error):
             return None
+        return error <= self._rounding
+
+    @property
+    def _rounding(self) -> float:
         wide = [d.dtype for d in jax.tree.leaves((self.dparams, self.dx)) if is_floating(d)]
         eps = max((float(jnp.finfo(d).eps) for d in wide), default=1e-7)
-        return error <= eps ** (2 / 3)
+        return eps ** (2 / 3)
 
     def walk(self) -> Iterator[Trace]:
         """Every node inside in the order of forward, a network before what is in it."""
