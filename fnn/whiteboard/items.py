@@ -276,8 +276,9 @@ def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -
             continue  # nobody asks for the gradient of a target
         if product.numbers:
             to = f"{GRADIENT} {product.of}: "
-            known = lines([(f"{to}{product.numbers}", "d")], 11)
-            asked = re.sub("[^×⊙·=]+", " ? ", product.numbers).strip()
+            first, *further = product.numbers
+            known = lines([(to + first, "d"), *((f"  {line}", "d") for line in further)], 11)
+            asked = re.sub("[^×⊙·=]+", " ? ", " ".join(product.numbers)).strip()
             svg = when(stage, "b", [id], known.svg, words(0, 10, to + asked, "d unknown", 11))
             rows.append(known._replace(svg=svg))
         if product.rule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,9 +28,9 @@ class Product(NamedTuple):
 
     ``of``: what the gradient is of. ``rule``: the local derivative, or what backward computes.
     ``equation``: in names, df/dx = df/dq × dq/dx; with ⊙ number by number; of a matrix, df/da Wᵀ.
-    ``whole``: −4 × 1 = −4, where each has nine numbers at most, else ''. ``numbers``: the same
-    where it fits below a block. ``local``: the local derivative, where it was kept; ``slope``:
-    the same of an elementwise block.
+    ``whole``: −4 × 1 = −4, where each has nine numbers at most, else ''. ``numbers``: the same in
+    lines that fit below a block, none where it does not. ``local``: the local derivative, where it
+    was kept; ``slope``: the same of an elementwise block.
     ``gradient``: what goes down; None if nothing does.
     """
 
@@ -38,7 +39,7 @@ class Product(NamedTuple):
     rule: str
     equation: str
     whole: str
-    numbers: str
+    numbers: tuple[str, ...]
     local: Any
     slope: Any
     gradient: Any
@@ -123,8 +124,11 @@ def _product(
             factors, matrices = _matrices(node, of.rpartition("/")[2] if is_param else ""), True
             up, step = (f"{names[0]}ᵀ", up) if is_param else (up, "Wᵀ")
     whole = _multiplied(factors, gradient, matrices)
-    numbers = whole if sizes == [1, 1] or len(f"◂ {of}: {whole}") <= FITS else ""
     slope = local if formula is not None and formula.elementwise else None
+    numbers: tuple[str, ...] = (whole,) if whole else ()
+    if sizes != [1, 1] and len(f"◂ {of}: {whole}") > FITS:  # a factor a line, at a gate
+        numbers = tuple(re.split(" (?=[⊙×=] )", whole)) if slope is not None else ()
+        numbers = numbers if all(len(f"◂ {of}: {line}") <= FITS for line in numbers) else ()
     equation = f"d{f}/d{of} = {up} {step}"
     return Product(of, is_param, rule, equation, whole, numbers, local, slope, gradient)
 
