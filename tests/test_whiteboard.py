@@ -401,6 +401,7 @@ def test_parameters_called_as_wires() -> None:
 def test_what_is_nan_throughout_is_not_right() -> None:
     t = trace(fnn.multiply(), {}, (jnp.full(20, jnp.nan), jnp.ones(20)))
     assert t.right is None and "not comparable: jax.vjp's is NaN" in t.text()
+    assert t.non_finite is not None and t.non_finite.path == "input x"
     assert "|g| = NaN, 20 NaN" in t.text()
     rule = fnn.multiply().backward
     broken = fnn.multiply()._replace(backward=lambda p, r, dy: rule(p, r, 2 * dy))

@@ -169,6 +169,8 @@ class Trace:
         for name, (value, _) in self.values.items() if self.inputs else ():
             if name in self.inputs and not _finite(value):
                 return NonFinite(f"input {name}", "value")
+        if not self.inputs and not _finite(self.x):  # one block alone
+            return NonFinite("input x", "value")
         for node in leaves:
             if not _finite(node.params):
                 return NonFinite(node.path or node.name, "parameter")
