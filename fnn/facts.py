@@ -10,8 +10,8 @@ import numpy as np
 
 from fnn.block import Block, Value, is_floating
 
-LOOKED_AT = 100_000_000  # numbers at most, for the scale of the inputs, and so many rows at once:
-ROWS = 4096
+# For the scale of the inputs: so many numbers at most, and at once.
+LOOKED_AT, CHUNK = 100_000_000, 4_000_000
 COMPARED, FEATURES = 512, 1024  # examples and their features, to find nearest neighbours
 CLASS_LOSSES = ("softmax_cross_entropy", "cross_entropy")
 
@@ -107,8 +107,9 @@ def _scale(x: Value) -> tuple[float, float, float]:
             some = a[:: -(-a.size // LOOKED_AT)]
             width = a.shape[-1] if a.ndim > 1 else 1
             total, squares = np.zeros(width), np.zeros(width)
-            for i in range(0, len(some), ROWS):
-                rows = np.asarray(some[i : i + ROWS], np.float64).reshape(-1, width)
+            at_once = max(1, CHUNK * len(some) // some.size)
+            for i in range(0, len(some), at_once):
+                rows = np.asarray(some[i : i + at_once], np.float64).reshape(-1, width)
                 total += rows.sum(0)
                 squares += np.square(rows).sum(0)
             count = some.size // width

@@ -70,9 +70,9 @@ def find(d: Diagnostics) -> list[Finding]:
     if not found:  # else that is why a gradient is small
         found += [*_vanishing(d, at_start=True)]
     found += [*_large_start(d)]
-    if not found:  # by heart is learned, or not, at a rate of its own
-        found += [*_by_heart(d)]
-    if not any(finding.name == "nothing is learned" for finding in found):
+    unlearnable = [] if found else [*_by_heart(d)]  # that has a rate of its own
+    found += unlearnable
+    if not unlearnable:
         found += [*_high_rate(d, alone=not found), *_units(d, at_start=False)]
     for later in (_exploding, _vanishing):
         if not found:

@@ -267,6 +267,10 @@ def test_rare_features_are_not_large() -> None:
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
     f = facts(CE, np.zeros((60_000, 3)), x, np.zeros(60_000, int))
     assert f.largest == pytest.approx(1, rel=1e-3) and f.offset < 1e-3
+    images = np.random.default_rng(1).uniform(size=(9, 700, 400, 3))  # in several chunks
+    f = facts(CE, np.zeros((9, 3)), images, np.zeros(9, int))
+    assert f.typical == pytest.approx(np.sqrt(np.mean(images**2)))
+    assert f.offset == pytest.approx(images.mean() / images.std())
 
 
 def test_flat_outputs_zero_branches_and_few_judges_raise_no_alarm() -> None:

@@ -516,7 +516,9 @@ def test_formulas_tell_the_case_that_applies() -> None:
     assert "3 x²" in trace(fnn.power(3), {}, jnp.bfloat16(1.7)).text()
 
 
-@pytest.mark.parametrize("name", ["linear", "power", "power(mine)", "binary_cross_entropy"])
+@pytest.mark.parametrize(
+    "name", ["linear", "power", "power(mine)", "power(inf)", "binary_cross_entropy"]
+)
 def test_blocks_with_the_names_of_others(name: str) -> None:
     mine = fnn.elementwise(name, lambda x: x + 1, lambda x: jnp.ones_like(x))
     text = trace(mine, {}, jnp.array([1.0, 2.0])).text()

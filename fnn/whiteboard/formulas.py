@@ -189,7 +189,7 @@ def formula_of(kind: str) -> Formula | None:
     if kind.startswith("power("):
         try:
             return _of_power(float(kind.removeprefix("power(").removesuffix(")")))
-        except ValueError:  # a block of another's
+        except (ValueError, OverflowError):  # a block of another's
             return None
     if kind.startswith("straight_through("):
         names = kind.removeprefix("straight_through(").removesuffix(")").split(", ")

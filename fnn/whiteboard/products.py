@@ -67,7 +67,7 @@ def products(board: Board, node: Trace) -> list[Product]:
     dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
     locals_ = _local(node, 1, len(node.reads))
     made = [
-        _product(board, node, names[i], False, _rule(formula, i, names, y), dxs[i], locals_[i])
+        _product(board, node, names[i], "", _rule(formula, i, names, y), dxs[i], locals_[i])
         for i in range(len(node.reads))
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
@@ -83,7 +83,7 @@ def products(board: Board, node: Trace) -> list[Product]:
         if leaf in board.parent(node).values:
             of = clean(f"{node.name}/{leaf}", 40)
             rule = f"d{of}{rule[rule.index(' =') :]}" if " =" in rule else rule
-        made.append(_product(board, node, of, True, rule, d, local))
+        made.append(_product(board, node, of, leaf, rule, d, local))
     return made
 
 
@@ -109,8 +109,9 @@ def _rule(formula: Formula | None, i: int, names: list[str], y: str) -> str:
 
 
 def _product(
-    board: Board, node: Trace, of: str, is_param: bool, rule: str, gradient: Any, local: Any
+    board: Board, node: Trace, of: str, leaf: str, rule: str, gradient: Any, local: Any
 ) -> Product:
+    """``leaf``: the parameter, '' where it is the product to an input."""
     names, y = _names(board, node)
     f = clean(board.trace.objective, 24)
     formula = formula_of(node.kind)
@@ -121,16 +122,16 @@ def _product(
         if formula is not None and formula.elementwise:
             step = f"⊙ d{y}/d{of}"
         else:
-            factors, matrices = _matrices(node, of.rpartition("/")[2] if is_param else ""), True
-            up, step = (f"{names[0]}ᵀ", up) if is_param else (up, "Wᵀ")
+            factors, matrices = _matrices(node, leaf), True
+            up, step = (f"{names[0]}ᵀ", up) if leaf else (up, "Wᵀ")
     whole = _multiplied(factors, gradient, matrices)
     slope = local if formula is not None and formula.elementwise else None
     numbers: tuple[str, ...] = (whole,) if whole else ()
-    if sizes != [1, 1] and len(f"◂ {of}: {whole}") > FITS:  # a factor a line, at a gate
+    if whole and sizes != [1, 1] and len(f"◂ {of}: {whole}") > FITS:  # a factor a line, at a gate
         numbers = tuple(re.split(" (?=[⊙×=] )", whole)) if slope is not None else ()
         numbers = numbers if all(len(f"◂ {of}: {line}") <= FITS for line in numbers) else ()
     equation = f"d{f}/d{of} = {up} {step}"
-    return Product(of, is_param, rule, equation, whole, numbers, local, slope, gradient)
+    return Product(of, bool(leaf), rule, equation, whole, numbers, local, slope, gradient)
 
 
 def _matrices(node: Trace, param: str) -> Sequence[Any]:

@@ -119,10 +119,9 @@ def text(trace: Trace) -> str:
     for name in whole.inputs:
         lines.append(f"  {clean(name, 40)} = {in_words(wires[name][0])}")
     for node in nodes:
-        note = f"; {note}" if (note := note_of(node.kind)) else ""
-        lines.append(
-            f"  {_where(node)}{value_of(b, node)} = {in_words(node.y)}, {kept(node)}{note}"
-        )
+        note = note_of(node.kind)
+        told = f"{in_words(node.y)}, {kept(node)}" + (f"; {note}" if note else "")
+        lines.append(f"  {_where(node)}{value_of(b, node)} = {told}")
     lines.append("backward")
     for node in reversed(nodes):
         network = b.parent(node)
