@@ -23,7 +23,7 @@ demo: $(VENV)/.experiments
 # others say how the library behaves as its users compile it: every 16-bit number, GoogLeNet on
 # photographs, doctests.
 QUICK = XLA_FLAGS="$(XLA_FLAGS) $(shell $(BIN)/python tests/quick.py)" $(PYTEST)
-AS_COMPILED = tests/test_nonlinearities.py tests/test_exhaustive.py tests/test_googlenet.py
+AS_COMPILED = tests/blocks/test_nonlinearities.py tests/experiments/test_exhaustive.py tests/models/test_googlenet.py
 
 test: $(VENV)/.test
 	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))
@@ -35,7 +35,7 @@ test-slow: $(VENV)/.test
 # What a new JAX would break first: the executor, training, and of every block its values, its
 # gradients and their dtypes.
 smoke: $(VENV)/.test
-	$(QUICK) tests/test_graph.py tests/test_zoo.py tests/test_training.py tests/test_fit.py \
+	$(QUICK) tests/test_graph.py tests/blocks/test_zoo.py tests/training/test_training.py tests/training/test_fit.py \
 		-k 'not test_block or with_autodiff or low_precision'
 
 lint: $(VENV)/.test

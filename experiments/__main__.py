@@ -28,6 +28,9 @@ EXPERIMENTS = {
     "lecture": "the lecture's figures as one illustrated page",
 }
 
+# Those whose module is elsewhere.
+MODULES = {"googlenet": "experiments.googlenet.commands"}
+
 
 def _listing() -> str:
     width = max(map(len, EXPERIMENTS))
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import tyro
 
-        module = importlib.import_module(f"experiments.{name}")
+        module = importlib.import_module(MODULES.get(name, f"experiments.{name}"))
         options = tyro.cli(
             module.Options, args=rest, prog=f"python -m experiments {name}",
             description=module.__doc__, config=(tyro.conf.FlagCreatePairsOff,),

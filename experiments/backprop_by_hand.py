@@ -22,10 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 import fnn
-from experiments import pictures
-from experiments.console import console, table
-from experiments.data import load
-from experiments.options import seeded, writable
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.data import load
+from experiments.common.options import seeded, writable
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 EXAMPLES, UNITS = 6, 4
@@ -269,9 +269,9 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
     )  # fmt: skip
     for start, end, name, value, gradient, number in wires:
         middle = (start + end) / 2
-        _arrow(axis, (start, 1.35), (end, 1.35), pictures.GREEN)
-        axis.text(middle, 1.45, name, ha="center", va="bottom", fontsize=17, color=pictures.GREEN)
-        axis.text(middle, 1.85, value, ha="center", va="bottom", fontsize=10, color=pictures.GREEN)
+        _arrow(axis, (start, 1.35), (end, 1.35), figures.GREEN)
+        axis.text(middle, 1.45, name, ha="center", va="bottom", fontsize=17, color=figures.GREEN)
+        axis.text(middle, 1.85, value, ha="center", va="bottom", fontsize=10, color=figures.GREEN)
         if gradient:
             _arrow(axis, (end, 0.55), (start, 0.55), RED)
             background = {"facecolor": REUSED, "edgecolor": "none", "pad": 2}
@@ -285,9 +285,9 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
          r"\frac{\partial h}{\partial W_1}"),
         (5.25, "w_2", r"\frac{\partial E}{\partial z}\,\frac{\partial z}{\partial w_2}"),
     ):  # fmt: skip
-        _arrow(axis, (x - 0.2, 2.6), (x - 0.2, 1.9), pictures.GREEN)
+        _arrow(axis, (x - 0.2, 2.6), (x - 0.2, 1.9), figures.GREEN)
         axis.text(
-            x - 0.2, 2.65, f"${name}$", ha="center", va="bottom", fontsize=17, color=pictures.GREEN
+            x - 0.2, 2.65, f"${name}$", ha="center", va="bottom", fontsize=17, color=figures.GREEN
         )
         _arrow(axis, (x, -0.06), (x, -1.05), RED)
         axis.text(
@@ -304,9 +304,9 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
     )  # fmt: skip
     axis.text(
         9.35, 2.65, f"numbers: example 1 of {EXAMPLES}; E is the mean over all", ha="center",
-        va="bottom", fontsize=10, color=pictures.GREY,
+        va="bottom", fontsize=10, color=figures.GREY,
     )  # fmt: skip
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:

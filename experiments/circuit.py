@@ -22,9 +22,17 @@ import jax.numpy as jnp
 import tyro
 
 import fnn
-from experiments.console import console, table
-from experiments.expression import LECTURE, LECTURE_AT, Circuit, Gate, assigned, number, parse
-from experiments.options import writable
+from experiments.common.console import console, table
+from experiments.common.expression import (
+    LECTURE,
+    LECTURE_AT,
+    Circuit,
+    Gate,
+    assigned,
+    number,
+    parse,
+)
+from experiments.common.options import writable
 from fnn.block import Value
 from fnn.whiteboard import Trace, trace
 

@@ -13,15 +13,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures
-from experiments.console import console, table
-from experiments.data import Split, load
-from experiments.options import Training, at_least
-from experiments.run import conclude, predict, scheduled, train
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.data import Split, load
+from experiments.common.options import Training, at_least
+from experiments.common.run import conclude, predict, scheduled, train
 from fnn.block import Block, Key, Params, Residuals
 
 NONLINEARITIES = {"logistic": fnn.logistic, "tanh": fnn.tanh, "relu": fnn.relu}
-COLORS = {"logistic": pictures.RED, "tanh": pictures.BLUE, "relu": pictures.GREEN}
+COLORS = {"logistic": figures.RED, "tanh": figures.BLUE, "relu": figures.GREEN}
 Norms = dict[str, np.ndarray]
 
 
@@ -78,7 +78,8 @@ def network(nonlinearity: Block, residual: bool, options: Options, tapped: bool 
     if residual:
         small = jax.nn.initializers.variance_scaling(0.1 / options.depth, "fan_in", "normal")
         branch = fnn.serial(
-            **{nonlinearity.name: nonlinearity}, linear=fnn.linear(options.width, w_init=small)
+            **{nonlinearity.name: nonlinearity},
+            linear=fnn.linear(options.width, w_init=small),
         )
         blocks = {"layer": fnn.residual(branch)}
     else:
@@ -174,7 +175,7 @@ def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
             smallest = min(smallest, values[values > 0].min(initial=np.inf))
             largest = max(largest, values.max())
         # A float32 weight of 0.1 does not change by less than this in one step.
-        axis.axhspan(1e-99, 1e-9, color=pictures.GREY, alpha=0.15, lw=0)
+        axis.axhspan(1e-99, 1e-9, color=figures.GREY, alpha=0.15, lw=0)
         axis.set(
             xlabel="layer (1 is next to the input; gradients come from the right)",
             title=f"Gradient of each layer's {what}, |dE/d{of}|",
@@ -192,7 +193,7 @@ def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
     )  # fmt: skip
     figure.suptitle("Where gradients vanish: the same loss, seen from every layer")
     figure.tight_layout()
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_learning(
@@ -206,11 +207,11 @@ def _draw_learning(
         loss.semilogy(epochs, [row["loss"] for row in fitted.history], **_style(label))
         style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%} on the test images"}
         right.plot(epochs, [row["validation_accuracy"] for row in fitted.history], **style)
-    loss.axhline(np.log(10), color=pictures.GREY, lw=1, ls=":")
+    loss.axhline(np.log(10), color=figures.GREY, lw=1, ls=":")
     loss.text(1, np.log(10) * 1.06, "ln 10: knows nothing", fontsize=9, color="#555555")
     loss.set(xlabel="epoch", ylabel="loss", title="Training loss")
     right.set(xlabel="epoch", ylim=(0, 1.02), title="Accuracy on validation examples")
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     for axis in (loss, right):
         axis.grid(alpha=0.3)
-    pictures.save(figure, path)
+    figures.save(figure, path)

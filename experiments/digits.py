@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fnn
-from experiments.classify import classify_images
-from experiments.console import console
-from experiments.data import load
-from experiments.options import Training
+from experiments.common.classify import classify_images
+from experiments.common.console import console
+from experiments.common.data import load
+from experiments.common.options import Training
 
 
 @dataclass

@@ -11,11 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures
-from experiments.console import console, table
-from experiments.data import Dataset, Split, load
-from experiments.options import Training, at_least
-from experiments.run import conclude, predict, train
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.data import Dataset, Split, load
+from experiments.common.options import Training, at_least
+from experiments.common.run import conclude, predict, train
 from fnn.block import Block
 
 
@@ -127,7 +127,7 @@ def main(options: Options) -> int:
     w = np.asarray(fitted.params["hidden_1"]["w"], np.float32)
     _draw_filters(w, components, data, options.out / "filters.png")
     _draw_scatter(features, data, options.seed, options.out / "scatter.png")
-    pictures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
+    figures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
     results = {f"test accuracy, linear on {n}": a for n, a in accuracy.items()}
     return conclude(options.out, results, fitted)
 
@@ -156,11 +156,11 @@ def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Pa
     strongest = w[:, np.argsort(-np.linalg.norm(w, axis=0))]
     for side, filters in ((axes[:, :columns], strongest), (axes[:, columns + 1 :], components)):
         for axis, column in zip(side.flat, filters.T, strict=False):
-            pictures.image(axis, column.reshape(shape))
+            figures.image(axis, column.reshape(shape))
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.92, wspace=0.12, hspace=0.12)
     figure.text(0.24, 0.95, "Learned: weights of hidden units", ha="center", fontsize=12)
     figure.text(0.76, 0.95, "Designed: principal components", ha="center", fontsize=12)
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path) -> None:
@@ -185,4 +185,4 @@ def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path
         axis.set(xticks=[], yticks=[], title=f"Two principal components of the {name}")
     figure.suptitle("Test images by class: what the hidden layer has pulled apart")
     figure.tight_layout()
-    pictures.save(figure, path)
+    figures.save(figure, path)

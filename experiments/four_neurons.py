@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures
-from experiments.console import console, table
-from experiments.data import Split, load
-from experiments.options import Training
-from experiments.run import conclude, predict, train
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.data import Split, load
+from experiments.common.options import Training
+from experiments.common.run import conclude, predict, train
 
 BITS = (8, 4, 2, 1)  # most significant first: 6 = 4 + 2 is 0110
 
@@ -81,7 +81,7 @@ def main(options: Options) -> int:
         together[name] = all_right(logits, target)
         if fitted.history:
             curves = options.out / f"learning_{name.replace(' ', '_')}.png"
-            pictures.learning_curves(fitted.history, curves, fitted.best_epoch)
+            figures.learning_curves(fitted.history, curves, fitted.best_epoch)
     console.print()
     table(
         "Right on the test images",
@@ -111,7 +111,7 @@ def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
     """What each neuron of the single layer looks for. w: (64, 4)."""
     figure, axes = plt.subplots(1, len(BITS), figsize=(11, 3.4))
     for axis, bit, column, right in zip(axes, BITS, w.T, accuracy, strict=True):
-        pictures.image(axis, column.reshape(8, 8))
+        figures.image(axis, column.reshape(8, 8))
         ones = [k for k in range(10) if k & bit]
         zeros = [k for k in range(10) if not k & bit]
         axis.set_title(
@@ -120,7 +120,7 @@ def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
             fontsize=10,
         )
     figure.suptitle("The weights of the four neurons (red: ink speaks for 1, blue: for 0)", y=1.06)
-    pictures.save(figure, out / "neurons.png")
+    figures.save(figure, out / "neurons.png")
 
 
 def _draw_accuracy(
@@ -128,7 +128,7 @@ def _draw_accuracy(
 ) -> None:
     figure, axis = plt.subplots(figsize=(7.5, 3.8))
     places = np.arange(len(BITS) + 1)
-    for i, (name, color) in enumerate(zip(by_bit, (pictures.ORANGE, pictures.BLUE), strict=True)):
+    for i, (name, color) in enumerate(zip(by_bit, (figures.ORANGE, figures.BLUE), strict=True)):
         heights = [*by_bit[name], together[name]]
         bars = axis.bar(places + 0.4 * (i - 0.5), heights, 0.38, color=color, label=name)
         axis.bar_label(bars, [f"{100 * h:.1f}" for h in heights], fontsize=8, padding=1)
@@ -138,4 +138,4 @@ def _draw_accuracy(
     axis.set_yticks(np.linspace(0, 1, 6), [f"{k}%" for k in range(0, 101, 20)])
     axis.legend(loc="upper right", ncols=2, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    pictures.save(figure, path)
+    figures.save(figure, path)

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 import fnn
-from experiments.console import console
-from experiments.options import writable
+from experiments.common.console import console
+from experiments.common.options import writable
 from experiments.whiteboard import write_frames
 from fnn.compiling import fast
 from fnn.whiteboard import Trace

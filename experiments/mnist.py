@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import fnn
-from experiments.classify import classify_images
-from experiments.console import console
-from experiments.data import Dataset, load
-from experiments.options import Training
-from experiments.run import scheduled
+from experiments.common.classify import classify_images
+from experiments.common.console import console
+from experiments.common.data import Dataset, load
+from experiments.common.options import Training
+from experiments.common.run import scheduled
 
 
 @dataclass

@@ -17,12 +17,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures, report
-from experiments.console import console, table
-from experiments.data import Dataset, Split, load
-from experiments.options import Training
-from experiments.report import Report
-from experiments.run import conclude, predict, train
+from experiments.common import figures, report
+from experiments.common.console import console, table
+from experiments.common.data import Dataset, Split, load
+from experiments.common.options import Training
+from experiments.common.report import Report
+from experiments.common.run import conclude, predict, train
 from fnn.block import Block
 
 # Five features that overlap: no plane separates the classes, so the optimum is finite. (All 30
@@ -65,7 +65,7 @@ def main(options: Options) -> int:
     page.add("Worst mistakes", report.mistakes(None, np.stack([1 - p, p], -1), labels, names))
     page.write(options.out)
     if fitted.history:
-        pictures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
+        figures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
     _draw_neuron(z, data, accuracy, options.out / "neuron.png")
 
     with jax.enable_x64(True):
@@ -175,7 +175,7 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
     figure, axis = plt.subplots(figsize=(8, 4.4))
     limit = min(20.0, float(np.abs(z).max()) + 1)
     bins = np.linspace(-limit, limit, 41).tolist()
-    for label, color in ((0, pictures.RED), (1, pictures.BLUE)):
+    for label, color in ((0, figures.RED), (1, figures.BLUE)):
         axis.hist(
             np.clip(z[data.test.target == label], -limit, limit), bins, color=color, alpha=0.65,
             label=data.class_names[label],
@@ -191,7 +191,7 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
     probability.set(ylim=(0, 1.04), ylabel=f"probability of {data.class_names[1]}")
     handles = [a.get_legend_handles_labels() for a in (axis, probability)]
     axis.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="center left")
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
@@ -199,8 +199,8 @@ def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
     names = (*FEATURES, "bias")
     places = np.arange(len(names))
     for shift, optimum, label, color in (
-        (-0.2, ours, "fnn, gradient descent", pictures.BLUE),
-        (0.2, referee, "scikit-learn", pictures.ORANGE),
+        (-0.2, ours, "fnn, gradient descent", figures.BLUE),
+        (0.2, referee, "scikit-learn", figures.ORANGE),
     ):
         axis.bar(places + shift, optimum.weights, 0.38, color=color, label=label)
     for place, value in zip(places, ours.weights, strict=True):
@@ -214,7 +214,7 @@ def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
     axis.set(ylabel="weight (standardised features)", title="The same optimum, found twice")
     axis.legend()
     axis.grid(axis="y", alpha=0.3)
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_descent(
@@ -242,13 +242,13 @@ def _draw_descent(
     levels = height.min() * np.geomspace(1.005, height.max() / height.min(), 16)
     filled = axis.contourf(first, second, np.log10(height), 30, cmap="Blues_r")
     axis.contour(first, second, height, levels, colors="white", linewidths=0.7)
-    axis.plot(*walked.T, "-", color=pictures.ORANGE, lw=1.5)
+    axis.plot(*walked.T, "-", color=figures.ORANGE, lw=1.5)
     axis.plot(
-        *walked.T, "o", color=pictures.ORANGE, ms=4, mec="white", mew=0.4,
+        *walked.T, "o", color=figures.ORANGE, ms=4, mec="white", mew=0.4,
         label="gradient descent, a dot a step",
     )  # fmt: skip
     axis.plot(
-        *np.asarray(best[:2]), "*", color=pictures.RED, ms=18, mec="white", label="optimum",
+        *np.asarray(best[:2]), "*", color=figures.RED, ms=18, mec="white", label="optimum",
         zorder=5,
     )  # fmt: skip
     axis.set(
@@ -258,4 +258,4 @@ def _draw_descent(
     axis.legend(loc="upper left")
     bar = figure.colorbar(filled)
     bar.set_label("log10 of the loss (other weights at their optimum)")
-    pictures.save(figure, path)
+    figures.save(figure, path)

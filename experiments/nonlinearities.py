@@ -20,9 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures
-from experiments.console import console, table
-from experiments.options import writable
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.options import writable
 from fnn.block import Block
 
 AT = (-5.0, -1.0, 0.0, 1.0, 5.0)
@@ -221,12 +221,12 @@ def _draw_all(path: Path) -> None:
             x = np.linspace(left, right, 401)
             x[0], x[-1] = left + 1e-4, right - 1e-4
             y, d = curve(shown, x)
-            axis.plot(x, y, color=pictures.BLUE, lw=2.2)
-            axis.plot(x, d, color=pictures.ORANGE, lw=1.8, ls="--")
+            axis.plot(x, y, color=figures.BLUE, lw=2.2)
+            axis.plot(x, d, color=figures.ORANGE, lw=1.8, ls="--")
         for kink in shown.kinks:
             y, d = curve(shown, np.array([kink]))
-            axis.plot(kink, y[0], "o", color=pictures.BLUE, ms=6)
-            axis.plot(kink, d[0], "o", color=pictures.ORANGE, ms=5, mec="black", mew=0.8)
+            axis.plot(kink, y[0], "o", color=figures.BLUE, ms=6)
+            axis.plot(kink, d[0], "o", color=figures.ORANGE, ms=5, mec="black", mew=0.8)
         axis.axhline(0, color="black", lw=0.6)
         axis.axvline(0, color="black", lw=0.6)
         low, high = axis.get_ylim()
@@ -234,20 +234,20 @@ def _draw_all(path: Path) -> None:
         axis.set_title(f"{name}\n", fontsize=12, weight="bold")
         axis.text(
             0.5, 1.03, shown.formula, transform=axis.transAxes, ha="center", fontsize=9,
-            color=pictures.GREY,
+            color=figures.GREY,
         )  # fmt: skip
         axis.grid(alpha=0.25)
     handles = [
-        plt.Line2D([], [], color=pictures.BLUE, lw=2.2, label="y"),
-        plt.Line2D([], [], color=pictures.ORANGE, lw=1.8, ls="--", label="y', by backward"),
+        plt.Line2D([], [], color=figures.BLUE, lw=2.2, label="y"),
+        plt.Line2D([], [], color=figures.ORANGE, lw=1.8, ls="--", label="y', by backward"),
         plt.Line2D(
-            [], [], color=pictures.ORANGE, marker="o", mec="black", lw=0,
+            [], [], color=figures.ORANGE, marker="o", mec="black", lw=0,
             label="y' at a kink, as declared",
         ),
     ]  # fmt: skip
     figure.legend(handles=handles, loc="upper center", ncols=3, fontsize=12, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.975))
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_accuracy(path: Path) -> None:
@@ -258,16 +258,16 @@ def _draw_accuracy(path: Path) -> None:
         y, by_fnn = curve(NONLINEARITIES[name], x32)
         truth = shortcut.truth(x32.astype(np.float64))
         for label, derivative, color in (
-            (f"{shortcut.formula}, from the output", shortcut.from_output(y), pictures.RED),
-            ("fnn, from the input", by_fnn, pictures.BLUE),
+            (f"{shortcut.formula}, from the output", shortcut.from_output(y), figures.RED),
+            ("fnn, from the input", by_fnn, figures.BLUE),
         ):
             error = np.abs(derivative.astype(np.float64) - truth) / truth
             axis.semilogy(x32, np.maximum(error, 1e-9), color=color, lw=1.6, label=label)
         lost = x32[np.flatnonzero(shortcut.from_output(y) == 0)[0]]
-        axis.axvline(lost, color=pictures.GREY, ls=":", lw=1)
+        axis.axvline(lost, color=figures.GREY, ls=":", lw=1)
         axis.text(
             lost + 0.4, 2e-3, f"0 from x = {lost:.1f} on:\nthe unit stops learning",
-            color=pictures.GREY,
+            color=figures.GREY,
         )  # fmt: skip
         axis.axhline(float(jnp.finfo("float32").eps), color="black", lw=0.7, ls="--")
         axis.text(40, 1.5e-7, "float32's precision", ha="right", fontsize=8)
@@ -277,4 +277,4 @@ def _draw_accuracy(path: Path) -> None:
     axes[0].set_ylabel("relative error in float32")
     figure.suptitle("Why compute a derivative from the input, not from the output")
     figure.tight_layout()
-    pictures.save(figure, path)
+    figures.save(figure, path)

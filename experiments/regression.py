@@ -18,11 +18,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments import pictures
-from experiments.console import console, table
-from experiments.data import Split, load
-from experiments.options import Training, at_least
-from experiments.run import conclude, predict, save, train
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.data import Split, load
+from experiments.common.options import Training, at_least
+from experiments.common.run import conclude, predict, save, train
 from fnn.block import Block
 
 ROUNDING = 1e-9  # what float64 may leave between the neuron's R2 and that of least squares
@@ -243,8 +243,8 @@ def _draw_predictions(
     figure, axes = plt.subplots(1, len(shown), figsize=(9.5, 4.9), sharex=True, sharey=True)
     true = target * scale.std + scale.mean
     ends = [true.min() - 10, true.max() + 10]
-    for axis, name, color in zip(axes, shown, (pictures.ORANGE, pictures.BLUE), strict=True):
-        axis.plot(ends, ends, color=pictures.GREY, lw=1, ls="--", label="predicted = true")
+    for axis, name, color in zip(axes, shown, (figures.ORANGE, figures.BLUE), strict=True):
+        axis.plot(ends, ends, color=figures.GREY, lw=1, ls="--", label="predicted = true")
         guess = predictions[name] * scale.std + scale.mean
         axis.scatter(true, guess, s=22, color=color, alpha=0.75, lw=0)
         axis.set(
@@ -256,7 +256,7 @@ def _draw_predictions(
     axes[0].set_ylabel("predicted")
     figure.suptitle("Progression of diabetes after a year, for patients never seen", y=1.01)
     figure.tight_layout()
-    pictures.save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_curves(
@@ -265,28 +265,28 @@ def _draw_curves(
 ) -> None:  # fmt: skip
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     losses = np.array([row["loss"] for row in neuron.history])
-    left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=pictures.ORANGE)
+    left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=figures.ORANGE)
     left.set(
         xlabel="step of gradient descent", ylabel="loss above least squares",
         title="One neuron reaches least squares",
     )  # fmt: skip
     epochs = [row["epoch"] for row in network.history]
     right.plot(
-        epochs, [row["loss"] for row in network.history], color=pictures.GREEN,
+        epochs, [row["loss"] for row in network.history], color=figures.GREEN,
         label="one network, training (with dropout)",
     )  # fmt: skip
     curve = committee.curve / 2
     right.plot(
         np.arange(1, len(curve) + 1),
         curve,
-        color=pictures.BLUE,
+        color=figures.BLUE,
         label="committee, examples held out",
     )
-    right.plot(committee.epoch, curve[committee.epoch - 1], "o", color=pictures.BLUE)
-    right.axhline(linear, color=pictures.GREY, ls="--", label="least squares, held out")
+    right.plot(committee.epoch, curve[committee.epoch - 1], "o", color=figures.BLUE)
+    right.axhline(linear, color=figures.GREY, ls="--", label="least squares, held out")
     right.set(xlabel="epoch", ylabel="loss", title="A hidden layer, cross-validated")
     right.legend(fontsize=9)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    pictures.save(figure, path)
+    figures.save(figure, path)

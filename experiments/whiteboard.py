@@ -21,10 +21,10 @@ import numpy as np
 import tyro
 
 import fnn
-from experiments.console import console
-from experiments.data import DataError, load
-from experiments.expression import LECTURE, LECTURE_AT, assigned, parse
-from experiments.options import seeded, writable
+from experiments.common.console import console
+from experiments.common.data import DataError, load
+from experiments.common.expression import LECTURE, LECTURE_AT, assigned, parse
+from experiments.common.options import seeded, writable
 from fnn.block import Block
 from fnn.compiling import fast
 from fnn.whiteboard import Trace, trace
@@ -182,8 +182,8 @@ def digits(options: Options) -> Subject:
 
 def googlenet(options: Options) -> Subject:
     """A photograph through GoogLeNet: with trained weights, where they are found."""
-    from experiments.photographs import read_picture
-    from experiments.recognition import networks, recogniser
+    from experiments.googlenet.images import read_picture
+    from experiments.googlenet.recognition import networks, recogniser
 
     network = networks()["bvlc"]
     title, target = "GoogLeNet", 0
@@ -208,8 +208,8 @@ def googlenet(options: Options) -> Subject:
 
 def _sample() -> tuple[Path | None, int]:
     """The first labelled photograph among the data, where there is one."""
-    from experiments.photographs import PictureError, labelled
-    from experiments.recognition import CLASSES, samples
+    from experiments.googlenet.images import PictureError, labelled
+    from experiments.googlenet.recognition import CLASSES, samples
 
     try:
         first = labelled(samples(), CLASSES)[0]

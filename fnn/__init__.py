@@ -2,9 +2,8 @@
 
 from fnn import check, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
-from fnn.batch_norm import batch_norm
 from fnn.block import Block, BlockError
-from fnn.combinators import (
+from fnn.blocks.combinators import (
     concatenate,
     fan_out,
     flatten,
@@ -15,14 +14,11 @@ from fnn.combinators import (
     residual,
     serial,
 )
-from fnn.conv import conv
-from fnn.diagnostics import Diagnostics
-from fnn.dropout import dropout
-from fnn.elementwise import elementwise, straight_through
-from fnn.embedding import embedding
-from fnn.findings import Finding
-from fnn.fit import Fitted, fit
-from fnn.gates import (
+from fnn.blocks.conv import conv
+from fnn.blocks.dropout import dropout
+from fnn.blocks.elementwise import elementwise, straight_through
+from fnn.blocks.embedding import embedding
+from fnn.blocks.gates import (
     add,
     divide,
     exp,
@@ -39,17 +35,15 @@ from fnn.gates import (
     subtract,
     sum,
 )
-from fnn.gelu import gelu
-from fnn.graph import graph, inference, map_nodes
-from fnn.linear import layer, linear, neuron
-from fnn.losses import (
+from fnn.blocks.gelu import gelu
+from fnn.blocks.linear import layer, linear, neuron
+from fnn.blocks.losses import (
     binary_cross_entropy,
     cross_entropy,
     softmax_cross_entropy,
     squared_error,
 )
-from fnn.metrics import accuracy, r2
-from fnn.nonlinearities import (
+from fnn.blocks.nonlinearities import (
     absolute,
     celu,
     elu,
@@ -63,13 +57,18 @@ from fnn.nonlinearities import (
     step,
     tanh,
 )
-from fnn.normalization import layer_norm, local_response_norm
-from fnn.optimizers import Optimizer, apply_updates, sgd
-from fnn.pooling import avg_pool, global_avg_pool, max_pool
-from fnn.smooth import mish, silu, softplus, softsign
-from fnn.softmax import log_softmax, softmax
-from fnn.summary import summary
-from fnn.training import make_epoch, make_predict, make_step
+from fnn.blocks.normalization import batch_norm, layer_norm, local_response_norm
+from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
+from fnn.blocks.smooth import mish, silu, softplus, softsign
+from fnn.blocks.softmax import log_softmax, softmax
+from fnn.executor import graph, inference, map_nodes
+from fnn.introspect.summary import summary
+from fnn.training.diagnostics.findings import Finding
+from fnn.training.diagnostics.record import Diagnostics
+from fnn.training.fit import Fitted, fit
+from fnn.training.metrics import accuracy, r2
+from fnn.training.optimizers import Optimizer, apply_updates, sgd
+from fnn.training.steps import make_epoch, make_predict, make_step
 
 __all__ = [
     "Block",

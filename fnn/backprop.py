@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn.block import Block, Key, Params, Residuals, Value
-from fnn.graph import graph
+from fnn.executor import graph
+from fnn.pytrees import with_zeros
 
 
 def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
@@ -71,16 +72,6 @@ def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Pa
         return value, with_zeros(grads, params)
 
     return f
-
-
-def with_zeros(cotangents: Any, like: Any) -> Any:
-    """``cotangents`` with zeros in place of every None, in the structure of ``like``."""
-    return jax.tree.map(
-        lambda d, subtree: jax.tree.map(jnp.zeros_like, subtree) if d is None else d,
-        cotangents,
-        like,
-        is_leaf=lambda d: d is None,
-    )
 
 
 def as_function(block: Block) -> Callable[..., Value]:

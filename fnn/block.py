@@ -2,7 +2,7 @@
 
 A gate, a layer, a loss, a whole network, a network with its loss: each has an ``init``, a
 ``forward`` and a hand-written ``backward``, and blocks compose into blocks (see
-:mod:`fnn.graph`, the one place where the chain rule is applied).
+:mod:`fnn.executor`, the one place where the chain rule is applied).
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import operator
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-if TYPE_CHECKING:
-    from fnn.graph import Graph
 
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
 Residuals = Any  # a pytree: what forward keeps for backward, and nothing else
@@ -80,6 +77,27 @@ class Block(NamedTuple):
     validate: Callable[[Value], None] | None = None
     track: Callable[[Params, Residuals], Params] | None = None
     subgradient: Callable[[Value, Value], Value] | None = None
+
+
+class Node(NamedTuple):
+    """A named block in a graph: which values it reads, and whose parameters it uses."""
+
+    name: str
+    block: Block
+    inputs: tuple[str, ...]
+    params_of: str
+
+
+class Graph(NamedTuple):
+    """A network as data: nodes in an order in which every value is made before it is read.
+
+    ``at_inference``: the outputs that are left there.
+    """
+
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    at_inference: tuple[str, ...]
 
 
 def no_params(key: Key, x: Value) -> Params:

@@ -11,7 +11,7 @@ import pytest
 
 import fnn
 from fnn.block import Block, BlockError, BlockTypeError, BlockValueError, no_params
-from fnn.graph import _executor
+from fnn.executor import _executor
 
 X = np.arange(6.0).reshape(2, 3)
 

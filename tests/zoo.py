@@ -1,4 +1,4 @@
-"""The one table of every public block, with inputs. tests/test_zoo.py crosses it with every
+"""The one table of every public block, with inputs. tests/blocks/test_zoo.py crosses it with every
 property; a public block without a row here fails the suite (test_every_public_block_has_a_row).
 
 A new block needs one row per way of using it, no more: ``Case(id, make, inputs)``, where the id

@@ -7,7 +7,7 @@ import sys
 
 import tyro
 
-from experiments.data import DataError
+from experiments.common.data import DataError
 
 # To add one: a module beside this file with a dataclass `Settings` and `run(settings)`.
 BENCHMARKS = {

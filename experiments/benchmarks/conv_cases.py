@@ -11,7 +11,7 @@ from jax import lax
 
 import fnn
 from fnn.block import Block
-from fnn.models.googlenet import INCEPTIONS
+from fnn.models.inception_v1 import INCEPTIONS
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

@@ -15,7 +15,7 @@ from jax import lax
 import fnn
 from experiments.benchmarks.conv import Settings, compiled, ready
 from experiments.benchmarks.conv_cases import plain_cnn, plain_googlenet
-from fnn.models.googlenet import INCEPTIONS
+from fnn.models.inception_v1 import INCEPTIONS
 
 RATE, CNN_BATCH, SCANNED = 0.01, 64, 8
 Program = tuple[Callable[[], Any], float, int | None]  # and seconds of compilation, bytes

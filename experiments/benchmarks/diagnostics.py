@@ -3,7 +3,7 @@
     python -m experiments.benchmarks diagnostics
     python -m experiments.benchmarks diagnostics --only digits --repeats 30
 
-That the parameters learned are the same is a test: tests/test_diagnostics.py.
+That the parameters learned are the same is a test: tests/training/test_diagnostics.py.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(settings: Settings) -> None:
 
 def _row(case: Case, settings: Settings) -> list[str]:
     import fnn
-    from experiments.data import load
+    from experiments.common.data import load
 
     data = load(case.data, 0, settings.data_dir)
     net = fnn.models.mlp((*case.hidden, 10), fnn.relu())

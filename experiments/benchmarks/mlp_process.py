@@ -18,7 +18,7 @@ from typing import Any
 
 def mnist(examples: int) -> tuple[Any, Any, Any, Any]:
     """MNIST's first training examples and all its test examples: x, target, test_x, test_target."""
-    from experiments.data import load
+    from experiments.common.data import load
 
     data = load("mnist", validation=0)
     train, test = data.train, data.test

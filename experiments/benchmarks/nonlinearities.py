@@ -3,7 +3,7 @@
     python -m experiments.benchmarks nonlinearities
     python -m experiments.benchmarks nonlinearities --only gelu --repeats 30
 
-Their accuracy is on the page that ``python -m fnn.check exhaustive`` writes, ACCURACY.md.
+Their accuracy is in ACCURACY.md, written by ``python -m experiments.selftest exhaustive``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(settings: Settings) -> None:
     import jax
     from rich.progress import track
 
-    from fnn.check.peers import BLOCKS, JAX
+    from experiments.selftest.peers import BLOCKS, JAX
 
     names = [name for name in JAX if settings.only in name]
     rows = [_row(name, BLOCKS[name], JAX[name], settings) for name in track(names, transient=True)]
@@ -68,7 +68,7 @@ def _row(name: str, block: Any, function: Callable[..., Any], settings: Settings
     import jax
     import jax.numpy as jnp
 
-    from fnn.check.peers import of_block, of_jax
+    from experiments.selftest.peers import of_block, of_jax
 
     x = 3 * jax.random.normal(jax.random.key(0), (settings.size,), jnp.dtype(settings.dtype))
     contenders = {

@@ -1,9 +1,9 @@
 """Proving a backward rule right, and finding where a number went wrong."""
 
 from fnn.check.checks import PROPERTIES, block, cases, function, pair
-from fnn.check.finite import Finite, NonFinite, finite
 from fnn.check.report import Problem, Report, Result, WrongGradient
 from fnn.check.rule import CheckError
+from fnn.introspect.finite import Finite, NonFinite, finite
 
 __all__ = [
     "PROPERTIES",

@@ -1,54 +1,42 @@
-"""python -m fnn.check: checks a backward rule, the checker itself, or every float.
+"""python -m fnn.check: checks a backward rule.
 
     python -m fnn.check package.module:factory --input 8,16 --arg features=32
-    python -m fnn.check mutants
-    python -m fnn.check exhaustive tanh --dtype float32
+
+fnn's own functions at every float, and its own blocks broken on purpose, are checked from a
+clone of fnn: python -m experiments.selftest.
 
 Exit status: 0 what was checked is right, 1 it is wrong, 2 it could not be checked, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from fnn.check.rule import CheckError
 
-COMMANDS = {
-    "mutants": "breaks every block's backward on purpose and shows what catches it",
-    "exhaustive": "value and derivative of a function at every float of a dtype",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command, or checks the rule that the first argument names."""
+    """Checks the rule that the first argument names."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(__doc__)
-        for command, summary in COMMANDS.items():
-            print(f"  {command:<12}{summary}")
-        print("\nmodule:name --help and COMMAND --help list the options.")
+        print("module:name --help lists the options.")
         return 0
-    known = name in COMMANDS
-    if not known and ":" not in name:
-        print(
-            f"error: {name!r} is neither a rule (package.module:name) nor a command "
-            f"({', '.join(COMMANDS)})",
-            file=sys.stderr,
-        )
+    if ":" not in name:
+        print(f"error: {name!r} is not a rule: package.module:name", file=sys.stderr)
         return 2
     try:
         import tyro
 
-        module = importlib.import_module(f"fnn.check.{name if known else 'command'}")
+        from fnn.check import command
+
         options = tyro.cli(
-            module.Settings, args=rest, prog=f"python -m fnn.check {name}",
-            description=module.__doc__, config=(tyro.conf.FlagCreatePairsOff,),
+            command.Settings, args=rest, prog=f"python -m fnn.check {name}",
+            description=command.__doc__, config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
-        status: int = module.run(options) if known else module.run(name, options)
-        return status
+        return command.run(name, options)
     except CheckError as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise

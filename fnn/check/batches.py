@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import is_floating
+from fnn.check.derivative import Trial, sizes_of
 from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
-from fnn.check.lab import Lab, compiled, is_none
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import Sample, flat
+from fnn.check.rule import Sample
+from fnn.check.subject import Lab, compiled, is_none
 from fnn.check.transformations import compare, first_line
-from fnn.check.values import Trial, sizes_of
+from fnn.pytrees import flat
 
 MOST = 2**15  # numbers in a batch that is made larger
 LARGER = 37  # examples: more than any tile that a loop goes by, and no multiple of one

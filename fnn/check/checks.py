@@ -10,10 +10,20 @@ import jax
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
-from fnn.check import batches, cost, edges, inside, kinks, precision, rule, transformations, values
-from fnn.check.lab import Lab, cast
+from fnn.check import (
+    batches,
+    cost,
+    derivative,
+    kinks,
+    localize,
+    nonfinite_inputs,
+    precision,
+    rule,
+    transformations,
+)
 from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
+from fnn.check.subject import Lab, cast
 from fnn.compiling import fast
 
 PROPERTIES = (
@@ -175,14 +185,14 @@ def _check(
         if report.ok or made.block is None:
             return report
 
-        def check_inner(part: inside.Inner) -> list[Result]:
+        def check_inner(part: localize.Inner) -> list[Result]:
             if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
                 return []
             inner = Lab(rule.of_block(part.block), part.sample, seed)
             _refuse(inner)
             return list(_results(inner, set(PROPERTIES) - set(report.wrong), timed=False))
 
-        blamed = inside.blame(made.block, lab.sample, check_inner)
+        blamed = localize.blame(made.block, lab.sample, check_inner)
         return Report(report.name, report.results, blamed)
 
 
@@ -282,26 +292,26 @@ def _line(error: Exception) -> str:
 
 
 def _results(lab: Lab, skip: set[str], timed: bool) -> Iterator[Result]:
-    structure = values.cotangents(lab)
+    structure = derivative.cotangents(lab)
     yield structure
     if structure.status == WRONG:
         for name in PROPERTIES[1:]:
             if name not in skip:
                 yield Result(name, SKIPPED, "cotangents do not fit")
         return
-    tried = values.trials(lab)
+    tried = derivative.trials(lab)
 
     def want(name: str) -> bool:
         return name not in skip
 
     if want("autodiff"):
-        yield values.autodiff(lab, tried)[0]
+        yield derivative.autodiff(lab, tried)[0]
     if want("differences"):
-        yield values.by_differences(lab, tried)
+        yield derivative.by_differences(lab, tried)
     if want("kinks"):
         yield kinks.kinks(lab)
     if want("linear"):
-        yield values.linear(lab, tried)
+        yield derivative.linear(lab, tried)
     if want("jit"):
         yield transformations.jit(lab, tried)
     if want("vmap"):
@@ -315,7 +325,7 @@ def _results(lab: Lab, skip: set[str], timed: bool) -> Iterator[Result]:
         if want(name):
             yield precision.precision(lab, tried, name)
     if want("edges"):
-        yield edges.edges(lab, tried)
+        yield nonfinite_inputs.edges(lab, tried)
     if want("cost"):
         yield cost.cost(lab, tried, timed)
     if want("residuals"):

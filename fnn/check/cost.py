@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.check.lab import Lab, cast, path_of
+from fnn.check.derivative import Trial
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import flat, split_floats
-from fnn.check.values import Trial
-from fnn.summary import bytes_of, readable_bytes
+from fnn.check.subject import Lab, cast, path_of
+from fnn.introspect.text import bytes_of, readable_bytes
+from fnn.pytrees import flat, split_floats
 
 try:
     from jax.interpreters.partial_eval import dce_jaxpr

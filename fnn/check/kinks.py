@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from fnn.block import is_floating
-from fnn.check import differences, lines
-from fnn.check.lab import Cotangents, Lab
-from fnn.check.lines import flat_floats
+from fnn.check import differences, directional
+from fnn.check.derivative import TOO_COARSE
+from fnn.check.directional import flat_floats
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample
-from fnn.check.values import TOO_COARSE
+from fnn.check.subject import Cotangents, Lab
 
 MOST_ENTRIES, FEWEST = 96, 8  # that are moved one by one
 MOST_NUMBERS = 200_000  # of y for all of them together
@@ -91,7 +91,7 @@ class _Kinks:
         at_zero = flat_floats(y)
         if not np.isfinite(at_zero).all():
             return  # outside the domain, or at an edge of it: see "edges"
-        values, scales = lines.by_entry(lab, sample, entries)
+        values, scales = directional.by_entry(lab, sample, entries)
         weights = flat_floats(dy)
         sides = []
         projected, terms = values @ weights, np.abs(values) @ np.abs(weights)

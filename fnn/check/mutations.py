@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, is_floating, no_params
-from fnn.check.rule import flat
 from fnn.compiling import fast
-from fnn.graph import map_nodes
+from fnn.executor import map_nodes
+from fnn.pytrees import flat
 
 
 class Row(NamedTuple):

@@ -13,12 +13,13 @@ from jax.flatten_util import ravel_pytree
 
 from fnn.block import is_floating
 from fnn.check.batches import Batch, find
-from fnn.check.lab import Cotangents, Lab, cast, path_of
+from fnn.check.derivative import Trial
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
-from fnn.check.rule import PROGRAMS, Sample, flat, split_floats
+from fnn.check.rule import PROGRAMS, Sample
+from fnn.check.subject import Cotangents, Lab, cast, path_of
 from fnn.check.transformations import first_line
-from fnn.check.values import Trial
 from fnn.compiling import fast
+from fnn.pytrees import flat, split_floats
 
 NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 MAGNITUDES = (1.0, 0.25, 8.0, 30.0)

@@ -12,7 +12,8 @@ import numpy as np
 from jax.extend import core as jax_core
 
 from fnn.block import Block, is_floating
-from fnn.flops import jaxprs_inside
+from fnn.introspect.flops import jaxprs_inside
+from fnn.pytrees import split_floats
 
 PROGRAMS = 64  # compiled ones that are kept, so that another seed compiles nothing
 
@@ -102,27 +103,6 @@ def of_function(f: Callable[..., Any], name: str) -> Rule:
         return {}, dx
 
     return Rule(name, forward, backward, lambda _, x, key: f(*x))
-
-
-def flat(tree: Any) -> tuple[list[Any], Any]:
-    """``jax.tree.flatten``, for type checkers."""
-    return jax.tree.flatten(tree)
-
-
-def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
-    """The floating leaves of a pytree, and the function that puts others in their place."""
-    leaves, tree = flat(x)
-    places = [
-        i for i, v in enumerate(leaves) if is_floating(v if hasattr(v, "dtype") else np.asarray(v))
-    ]
-
-    def put(floats: Any) -> Any:
-        filled = list(leaves)
-        for i, value in zip(places, floats, strict=True):
-            filled[i] = value
-        return tree.unflatten(filled)
-
-    return [leaves[i] for i in places], put
 
 
 # ---- custom rules taken out ------------------------------------------------------------------

@@ -11,11 +11,11 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check import differences
+from fnn.check.derivative import TOO_COARSE, Trial
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.lab import Lab, Layout, leaves_of
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import PROGRAMS, Sample
-from fnn.check.values import TOO_COARSE, Trial
+from fnn.check.subject import Lab, Layout, leaves_of
 from fnn.compiling import fast
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fnn.whiteboard.trace import NonFinite, Trace
+from fnn.whiteboard.recorded import NonFinite, Trace
 
 MOST_BOXES = 24  # that a picture shows before networks fold by themselves
 

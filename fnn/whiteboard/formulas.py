@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fnn.whiteboard.tensors import number
+from fnn.whiteboard.array_text import number
 
 
 class Formula(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnn.summary import clean
+from fnn.introspect.text import clean
+from fnn.whiteboard.array_text import number, shape_of, tensor
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import formula_of
-from fnn.whiteboard.tensors import number, shape_of, tensor
-from fnn.whiteboard.trace import Trace
+from fnn.whiteboard.recorded import Trace
 
 
 def mermaid(trace: Trace, unfold: Any = None) -> str:

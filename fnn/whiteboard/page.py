@@ -7,11 +7,11 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from fnn.summary import clean
+from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board, board
+from fnn.whiteboard.recorded import Trace
 from fnn.whiteboard.svg import STYLE, Network, draw, headline, network_of, notes
 from fnn.whiteboard.text import explained
-from fnn.whiteboard.trace import Trace
 
 WIDTH = 1600.0  # at which the page is laid out before its script knows the window's
 

@@ -19,11 +19,11 @@ from fnn.block import (
     is_floating,
     require_block,
 )
-from fnn.graph import map_nodes
+from fnn.executor import map_nodes
+from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.formulas import formula_of
+from fnn.whiteboard.recorded import Trace
 from fnn.whiteboard.referee import is_open, relative_errors
-from fnn.whiteboard.tensors import EXACT
-from fnn.whiteboard.trace import Trace
 
 
 def trace(

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
-from fnn.check.rule import split_floats
-from fnn.graph import map_nodes
+from fnn.executor import map_nodes
+from fnn.pytrees import split_floats
 from fnn.whiteboard.formulas import LOSSES, formula_of
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 from html import escape
 from typing import Any, NamedTuple
 
-from fnn.summary import clean
+from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
-from fnn.whiteboard.items import PAD, TITLE, Item, end_item, input_item, node_item, toggle
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
-from fnn.whiteboard.parts import Stage, lines, n, name, width_of, words
+from fnn.whiteboard.nodes import PAD, TITLE, Item, end_item, input_item, node_item, toggle
+from fnn.whiteboard.primitives import Stage, lines, n, name, width_of, words
+from fnn.whiteboard.recorded import Trace
 from fnn.whiteboard.text import headline
-from fnn.whiteboard.trace import Trace
 
 MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'
 # Green forward and red backward, both dark enough to be read by everybody; the signs ▸ and ◂,

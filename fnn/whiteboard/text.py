@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import jax
 
-from fnn.summary import clean, kind_of, readable_bytes
+from fnn.introspect.text import clean, kind_of, readable_bytes
 from fnn.whiteboard.board import Board, board
-from fnn.whiteboard.formulas import note_of
-from fnn.whiteboard.products import (
+from fnn.whiteboard.chain_rule import (
     chains,
     fork_sum,
     in_words,
@@ -19,7 +18,8 @@ from fnn.whiteboard.products import (
     relative,
     value_of,
 )
-from fnn.whiteboard.trace import Trace
+from fnn.whiteboard.formulas import note_of
+from fnn.whiteboard.recorded import Trace
 
 
 def verdict(trace: Trace) -> str:

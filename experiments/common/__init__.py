@@ -1,0 +1,1 @@
+"""What several experiments share: data, options, figures, reports, the console."""

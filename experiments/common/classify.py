@@ -1,0 +1,86 @@
+"""What digits and mnist share: train a classifier of images, and look at what it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+import fnn
+from experiments.common import figures, report
+from experiments.common.console import console
+from experiments.common.data import Dataset
+from experiments.common.options import Training
+from experiments.common.report import Report
+from experiments.common.run import conclude, predict, train
+from fnn.block import Block
+
+
+def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any = None) -> int:
+    """Trains on the training images, keeps the best on validation, judges once on the test."""
+    page = Report(options)
+    fitted = train(
+        options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
+        {"accuracy": fnn.accuracy}, optimizer=optimizer, page=page,
+    )  # fmt: skip
+    logits = predict(net, fitted.params, data.test.x, options.jax_dtype)
+    accuracy = fnn.accuracy(logits, data.test.target)
+    out, names = options.out, data.class_names
+    assert data.image_shape is not None
+    if fitted.history:
+        figures.learning_curves(fitted.history, out / "learning.png", fitted.best_epoch)
+    figures.confusion_matrix(logits.argmax(-1), data.test.target, names, out / "confusion.png")
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    images = data.test.x.reshape(-1, *data.image_shape[:2])
+    figures.worst_mistakes(images, probabilities, data.test.target, names, out / "mistakes.png")
+    # hidden_1 or conv_1, or of a network without either, out.
+    first = np.asarray(fitted.params[min(fitted.params)]["w"])
+    patterns = first.reshape(-1, first.shape[-1])  # of a convolution, what it looks for in a patch
+    shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
+    figures.filters(
+        patterns, shape,
+        out / "filters.png",
+        "What the units of the first layer look for (red: ink wanted, blue: not wanted)",
+    )  # fmt: skip
+    page.facts = {
+        "test accuracy": f"{accuracy:.2%}",
+        "kept": f"epoch {fitted.best_epoch}",
+    } | page.facts
+    page.add("Confusion matrix", report.confusion(logits.argmax(-1), data.test.target, names))
+    page.add(
+        "Worst mistakes",
+        report.mistakes(images.__getitem__, probabilities, data.test.target, names),
+    )
+    page.add("First-layer filters", report.filters(patterns, shape))
+    page.write(out)
+    _show_examples(images, logits, data)
+    return conclude(
+        out,
+        {"test accuracy": accuracy, "wrong": f"{_wrong(logits, data)} of {len(images)}"},
+        fitted,
+    )
+
+
+def _wrong(logits: np.ndarray, data: Dataset) -> int:
+    return int(np.sum(logits.argmax(-1) != data.test.target))
+
+
+def _show_examples(images: np.ndarray, logits: np.ndarray, data: Dataset, count: int = 8) -> None:
+    """A few test images as text, with what the network reads."""
+    step = max(1, images.shape[1] // 14)  # two characters a pixel keep the proportions
+    shades = " .:-=+*#%@"
+    rows: list[str] = []
+    for y in range(0, images.shape[1], step):
+        row = ""
+        for i in range(count):
+            line = images[i, y, ::step]
+            row += "".join(shades[min(9, int(10 * v))] * 2 for v in line) + "  "
+        rows.append(row)
+    width = 2 * len(range(0, images.shape[2], step)) + 2
+    fits = max(1, min(count, (console.width or 100) // width))
+    console.print("\nThe first test images, and what the network reads:")
+    for row in rows:
+        console.print(row[: fits * width].rstrip(), markup=False)
+    names = [data.class_names[k] for k in logits[:fits].argmax(-1)]
+    console.print("".join(f"{name:^{width}}" for name in names))

@@ -1,0 +1,429 @@
+"""report.html: one run on one page, which needs nothing but itself.
+
+A :class:`Report` collects sections while a run goes on; each is a title and HTML. Curves are
+drawn by matplotlib as SVG inside the page, in the page's own text colour, and small images are
+PNG data. All text that comes from elsewhere is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import importlib.metadata
+import io
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.image
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.ticker import MaxNLocator
+
+import fnn
+import fnn.whiteboard
+from experiments.common.console import GRADIENT_COLUMNS
+from experiments.common.figures import plt
+from experiments.common.report_style import STYLE
+from fnn.block import Block
+from fnn.compiling import fast
+from fnn.training.diagnostics.record import Diagnostics
+
+# In the order of the page, whatever the order in which they are made.
+TITLES = (
+    "What stands out", "Learning", "Layers over time", "Confusion matrix", "Worst mistakes",
+    "First-layer filters", "One example on the whiteboard", "Gradient check", "The network",
+    "How to run it again",
+)  # fmt: skip
+PACKAGES = ("fnn", "jax", "jaxlib", "numpy", "optax", "matplotlib", "scikit-learn")
+# Colours that are told apart on white and on black, by colour-blind readers too.
+BLUE, ORANGE, GREEN, RED = "#2f8fd0", "#d98a00", "#1f9e77", "#d9622b"
+DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, GREEN, ORANGE, RED])
+CARD = 1000  # pixels for a whiteboard in a section on a desktop, without its margins
+INK = "#123457"  # what matplotlib draws in this colour takes the page's
+
+
+class Report:
+    """The page of one run; ``add`` sections, ``write`` the file, as often as there is more."""
+
+    def __init__(self, options: Any, name: str = "") -> None:
+        module = type(options).__module__
+        doc = sys.modules[module].__doc__ or ""
+        self.title = " · ".join(filter(None, (module.rpartition(".")[2], name)))
+        self.lead = doc.strip().split("\n\n")[0].replace("\n", " ")
+        self.options = options
+        self.facts: dict[str, str] = {}
+        self.sections: dict[str, str] = {}
+
+    def add(self, title: str, content: str) -> None:
+        """Adds or replaces a section, of the titles in ``TITLES``."""
+        self.sections[TITLES[TITLES.index(title)]] = content
+
+    def training(
+        self, history: Sequence[Mapping[str, float]], ended: str, stopped: str,
+        best_epoch: int = 0, seen: Diagnostics | None = None, label: str = "training",
+    ) -> None:  # fmt: skip
+        """Adds what there is to say of every training; ``best_epoch`` is 0 where none is kept.
+
+        ``label`` names the loss in the history.
+        """
+        if history:
+            seconds = history[-1]["seconds"]
+            self.facts |= {"epochs": f"{len(history)}", "seconds": f"{seconds:.1f}"}
+            self.facts["training"] = ended
+            self.add("Learning", learning(history, best_epoch, seen, label))
+        else:
+            self.facts["stopped"] = stopped
+        if seen is not None:
+            self.add("What stands out", findings(seen))
+            self.add("Layers over time", layers(seen))
+
+    def write(self, out: Path) -> None:
+        """Writes ``out/report.html``."""
+        self.add("How to run it again", _settings(self.options))
+        facts = "".join(
+            f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
+            for name, value in self.facts.items()
+        )
+        present = [t for t in TITLES if t in self.sections]
+        links = "".join(f'<a href="#{_id(t)}">{_text(t)}</a>' for t in present)
+        sections = "".join(
+            f'<section id="{_id(t)}"><h2>{_text(t)}</h2>{self.sections[t]}</section>'
+            for t in present
+        )
+        page = (
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{_text(self.title)}</title><style>{STYLE}</style></head><body>"
+            f"<header><h1>{_text(self.title)}</h1><p>{_text(self.lead)}</p><dl>{facts}</dl></header>"
+            f"<nav>{links}</nav><main>{sections}</main></body></html>\n"
+        )
+        (out / "report.html").write_text(page, encoding="utf-8")
+
+
+# ---- sections --------------------------------------------------------------------------------
+
+
+def findings(d: Diagnostics) -> str:
+    """What is wrong and what to try, or that nothing is; and the two looks before training."""
+    cards = "".join(
+        f'<li class="finding"><strong>{_text(f.name)}</strong><span class="where">'
+        f"{_text(f.where)}</span><p>{_text(_sentence(f.what))}</p>"
+        f'<p class="advice">{_text(_sentence(f.advice))}</p></li>'
+        for f in d.findings()
+    )
+    if not cards:
+        cards = '<li class="finding fine"><strong>Nothing stands out</strong><p>No fault that the '
+        cards += "diagnostics look for was found.</p></li>"
+    start = f"The loss before training was {d.initial_loss:.4g}"
+    if not math.isnan(d.facts.ignorant):
+        start += f"; a network that knows nothing has {d.facts.ignorant:.4g}"
+    heart = d.by_heart
+    answer = {
+        True: f"could be learned by heart in {heart.steps} steps",
+        False: f"could not be learned by heart in {heart.steps} steps",
+        None: f"were not learned by heart within {heart.steps} steps, when time was up",
+    }[heart.learned]
+    return f"<ul>{cards}</ul><p>{start}. {heart.examples} examples {answer}.</p>"
+
+
+def learning(
+    history: Sequence[Mapping[str, float]], best_epoch: int, d: Diagnostics | None = None,
+    label: str = "training",
+) -> str:  # fmt: skip
+    """Loss by epoch, on a linear and a logarithmic scale, the metrics, and a table of numbers."""
+    epochs = [row["epoch"] for row in history]
+    known = math.nan if d is None else d.facts.ignorant
+
+    def curve(axis: Axes, x: Any, y: Any, color: str, label: str) -> None:
+        marker = "o" if len(x) < 30 else ""
+        axis.plot(x, y, color=color, label=label, marker=marker, ms=3, lw=1.7)
+
+    def losses(axis: Axes) -> None:
+        curve(axis, epochs, [row["loss"] for row in history], BLUE, label)
+        if "validation_loss" in history[0]:
+            validation = [row["validation_loss"] for row in history]
+            curve(axis, epochs, validation, ORANGE, "validation")
+        if not math.isnan(known):
+            axis.axhline(known, color=INK, alpha=0.5, lw=1, ls=":", label="knows nothing")
+        _kept(axis, best_epoch)
+
+    def logarithmic(axis: Axes) -> None:
+        losses(axis)
+        if min(row["loss"] for row in history) > 0:
+            axis.set_yscale("log")
+
+    drawn = [_drawing("Loss", losses), _drawing("Loss, log scale", logarithmic)]
+    for name in history[0]:
+        if name.startswith("validation_") and name != "validation_loss":
+            metric = name.removeprefix("validation_")
+
+            def metrics(axis: Axes, name: str = name, metric: str = metric) -> None:
+                if metric == "accuracy" and d is not None and not np.isnan(d.accuracy).all():
+                    curve(axis, d.watched, d.accuracy, BLUE, "training (sample)")
+                curve(axis, epochs, [row[name] for row in history], ORANGE, "validation")
+                _kept(axis, best_epoch)
+
+            drawn.append(_drawing(metric.replace("_", " ").capitalize(), metrics))
+    columns = [name for name in history[0] if name != "seconds"]
+    rows = [[f"{row[c]:.0f}" if c == "epoch" else f"{row[c]:.4g}" for c in columns]
+            for row in history]  # fmt: skip
+    table = _table([c.replace("_", " ") for c in columns], rows)
+    return f"{_grid(drawn)}<details><summary>Numbers by epoch</summary>{table}</details>"
+
+
+def layers(d: Diagnostics) -> str:
+    """Every statistic of every layer by epoch: one picture each, a line for each layer."""
+    count = max(1, len(d.layers) - 1)
+    colors = [to_hex(DEPTH(i / count)) for i in range(len(d.layers))]
+
+    def lines(values: np.ndarray, log: bool) -> Callable[[Axes], None]:
+        def draw(axis: Axes) -> None:
+            for i, color in enumerate(colors):
+                if not np.isnan(values[:, i]).all():
+                    marker = "o" if len(d.watched) < 30 else ""
+                    axis.plot(d.watched, values[:, i], color=color, lw=1.5, marker=marker, ms=2.5)
+            if log and (values[~np.isnan(values)] > 0).any():
+                axis.set_yscale("log")
+
+        return draw
+
+    shown = [
+        ("Output: mean", d.mean, False), ("Output: spread (standard deviation)", d.spread, False),
+        ("Dead units, %", 100 * d.dead, False), ("Saturated units, %", 100 * d.saturated, False),
+        ("Gradient of the output, norm", d.signal, True),
+        ("Gradient of the parameters, norm", d.gradient, True),
+        ("Update / parameters, norms", d.update, True),
+    ]  # fmt: skip
+    drawn = [_drawing(t, lines(v, log)) for t, v, log in shown if not np.isnan(v).all()]
+    chips = "".join(
+        f'<span><i style="background:{color}"></i>{_text(layer.path)}</span>'
+        for layer, color in zip(d.layers, colors, strict=True)
+    )
+    return (
+        f"<p>On the same training examples each time; epoch 0 is before training.</p><div "
+        f'class="chips">{chips}</div>{_grid(drawn)}'
+    )
+
+
+def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) -> str:
+    """Counts of true class (rows) by predicted class (columns); mistakes stand out."""
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (target, prediction), 1)
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
+    heat = wrong / max(wrong.max(), 1)
+
+    def cell(i: int, j: int) -> str:
+        if i == j:
+            return f'<td class="right">{counts[i, j]}</td>'
+        return f'<td style="--heat:{heat[i, j]:.2f}">{counts[i, j] or ""}</td>'
+
+    head = "".join(f'<th scope="col"><span>{_text(n)}</span></th>' for n in names)
+    rows = "".join(
+        f'<tr><th scope="row">{_text(names[i])}</th>'
+        + "".join(cell(i, j) for j in range(len(names))) + "</tr>"
+        for i in range(len(names))
+    )  # fmt: skip
+    pairs = [divmod(int(k), len(names)) for k in np.argsort(-wrong, axis=None)[:3]]
+    often = "; ".join(
+        f"{names[i]} read as {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]
+    )
+    said = f"{wrong.sum()} of {len(target)} wrong. Rows: true class; columns: as read."
+    said += f" Most often: {often}." if often else ""
+    return (
+        f'<p>{_text(said)}</p><div class="wide"><table class="confusion"><thead><tr><td></td>{head}'
+        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def mistakes(
+    see: Callable[[int], np.ndarray] | None, probabilities: np.ndarray, target: np.ndarray,
+    names: Sequence[str], count: int = 24,
+) -> str:  # fmt: skip
+    """Those that were read wrong, least probability of the true class first, at most ``count``.
+
+    ``see(i)`` is the i-th, (height, width) or with three colours; None where there is nothing to
+    be seen, and the answer is a table.
+    """
+    order = np.argsort(probabilities[np.arange(len(target)), target])
+    guesses = probabilities.argmax(-1)
+    wrong = order[guesses[order] != target[order]]
+    if not len(wrong):
+        return f"<p>None: all {len(target)} were read right.</p>"
+    said = (
+        f"<p>{min(count, len(wrong))} of the {len(wrong)} that were read wrong, the least "
+        "probability of the true class first"
+    )
+    if see is None:
+        rows = [
+            (str(i), names[target[i]], names[guesses[i]], f"{probabilities[i, guesses[i]]:.1%}")
+            for i in wrong[:count]
+        ]
+        return f"{said}.</p>{_table(('example', 'true class', 'read as', 'how sure'), rows)}"
+    figures = []
+    for i in wrong[:count]:
+        name = f"{names[target[i]]}, read as {names[guesses[i]]}"
+        figures.append(
+            f"<figure>{_image(see(i), 'gray_r', name)}<figcaption>{_text(name)}"
+            f"<small>{probabilities[i, guesses[i]]:.0%}</small></figcaption></figure>"
+        )
+    return (
+        f"{said}. Below each: how sure the network was of what it read.</p>"
+        f'<div class="tiles">{"".join(figures)}</div>'
+    )
+
+
+def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
+    """The weights (pixels, units) of a first layer: red where a unit wants ink, blue where not.
+
+    ``shape`` is that of the pixels: (height, width), or with three colours, whose weights are
+    then drawn as a colour each, grey where they are 0.
+    """
+    strongest = np.argsort(-np.linalg.norm(w, axis=0))[:count]
+    limit = np.abs(w).max(axis=0) + 1e-30
+    tiles = "".join(
+        f"<figure>{_image(w[:, i].reshape(shape) / limit[i], 'RdBu_r', f'unit {i}', 1.0)}</figure>"
+        for i in strongest
+    )
+    said = f"The {len(strongest)} units of {w.shape[1]} with the largest weights. "
+    if len(shape) == 3:
+        said += "Each is the picture that the unit answers to most, grey where it sees nothing."
+    else:
+        said += "Red: the unit wants ink here; blue: it wants none."
+    return f'<p>{said}</p><div class="tiles small">{tiles}</div>'
+
+
+def whiteboard(net: Block, loss: Block, params: Any, example: tuple[Any, Any]) -> str:
+    """Forward values and gradients of one example, as the network is at inference, drawn."""
+
+    def trace(params: Any, x: Any, target: Any) -> fnn.whiteboard.Trace:
+        return fnn.whiteboard.trace(fnn.inference(net), params, x, target, loss)
+
+    return f'<div class="wide">{fast(trace)(params, *example).svg(width=CARD)}</div>'
+
+
+def gradient_check(rows: Iterable[Sequence[str]]) -> str:
+    """The rows of :func:`experiments.common.console.gradient_check`."""
+    return (
+        "<p>The hand-written backward pass against <code>jax.grad</code>, both in float64, before "
+        f"training: what is left is rounding.</p>{_table(GRADIENT_COLUMNS, rows)}"
+    )
+
+
+def network(net: Block, x: Any) -> str:
+    """The summary, block by block."""
+    summary = fnn.summary(net, x)
+    rows = [[r.path, r.block, r.output, f"{r.parameters:,}"] for r in summary.rows]
+    rows.append(["total", "", "", f"{summary.parameters:,}"])
+    return _table(("block", "kind", "output", "parameters"), rows)
+
+
+def _settings(options: Any) -> str:
+    names = [f.name for f in dataclasses.fields(options) if f.name != "command"]
+    values = {name: getattr(options, name) for name in names}
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in values.items()]
+    device = jax.devices()[0]
+    versions = [
+        *([name, v] for name in PACKAGES if (v := _version(name))),
+        ["python", platform.python_version()],
+        ["device", f"{device.platform}, {device.device_kind}"],
+        ["machine", f"{platform.system()} {platform.machine()}"],
+    ]  # fmt: skip
+    return (
+        f"<pre><code>{_text(options.command)}</code></pre><div class='two'>"
+        f"{_table(('setting', 'value'), rows)}{_table(('software', 'version'), versions)}</div>"
+    )
+
+
+# ---- parts -----------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _version(package: str) -> str:
+    """'' where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _id(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{_text(c)}</th>' for c in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
+
+
+def _grid(figures: Iterable[str]) -> str:
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _kept(axis: Axes, epoch: int) -> None:
+    if epoch:
+        axis.axvline(epoch, color=INK, alpha=0.6, lw=1, ls="--", label=f"kept: epoch {epoch}")
+
+
+def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
+    """A figure by matplotlib as SVG inside the page."""
+    style: Any = {  # rc_context wants its own type of keys
+        "svg.fonttype": "none", "svg.hashsalt": "fnn", "axes.spines.top": False,
+        "axes.spines.right": False, "font.size": 9, "axes.linewidth": 0.8,
+        "xtick.labelsize": 8, "ytick.labelsize": 8,
+    }  # fmt: skip
+    drawn_in = ("text.", "axes.edge", "axes.label", "xtick.", "ytick.", "grid.")
+    style |= {f"{part}color": INK for part in drawn_in}
+    with plt.rc_context(style):
+        figure, axis = plt.subplots(figsize=(4.4, 2.7), layout="constrained")
+        draw(axis)
+        axis.set(xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.grid(alpha=0.18)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=8)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    svg = buffer.getvalue()
+    start = svg.index("viewBox")
+    svg = (
+        f'<svg role="img" aria-label="{_text(title)}" xmlns="http://www.w3.org/2000/svg" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink" {svg[start:].replace(INK, "currentColor")}'
+    )
+    return f"<figure><figcaption>{_text(title)}</figcaption>{svg}</figure>"
+
+
+def _image(pixels: np.ndarray, colors: str, said: str, limit: float | None = None) -> str:
+    """A small image as PNG data; values from -limit to limit, or from the least to the most.
+
+    With three colours, uint8 as they are, others from -limit to limit.
+    """
+    low, high = (None, None) if limit is None else (-limit, limit)
+    if pixels.ndim == 3 and limit is not None:
+        pixels = (pixels / limit + 1) / 2
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, pixels, vmin=low, vmax=high, cmap=colors, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{_text(said)}" src="data:image/png;base64,{data}">'

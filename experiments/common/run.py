@@ -1,0 +1,208 @@
+"""The pipeline of a training experiment: summary, gradient check, training, results on disk."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from rich.markup import escape
+
+import fnn
+from experiments.common import report
+from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
+from experiments.common.data import Split
+from experiments.common.options import Training, writable
+from experiments.common.report import Report
+from fnn.block import Block, BlockError
+from fnn.training.fit import ADVICE
+from fnn.training.interrupts import deferred
+
+Metric = Callable[[Any, Any], float]
+
+
+def train(
+    options: Training,
+    net: Block,
+    loss: Block,
+    train: Split,
+    validation: Split | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    *,
+    name: str = "",
+    optimizer: Any = None,
+    page: Report | None = None,
+    **fit_options: Any,
+) -> fnn.Fitted:
+    """Shows the network, checks its gradients, trains it, and saves what was learned.
+
+    Writes ``history.csv``, the parameters and ``report.html`` into ``options.out``, below
+    ``name`` if there is one; a caller with more to report gives its own ``page``. They are
+    written also when training was interrupted or went wrong, which the caller sees in the
+    answer's ``ok`` and the reader in the message. ``optimizer`` is that of the options by
+    default.
+
+    Raises:
+      Interrupted: after saving, where this is one network of several (it has a ``name``).
+    """
+    out = writable(options.out / name)
+    optimizer = optimizer or options.make_optimizer()
+    key = jax.random.key(options.seed)
+    # The first examples stand for all: shapes for the summary, numbers for the check.
+    few = jax.tree.map(lambda a: a[: min(options.batch_size, 32)], tuple(train))
+    print_summary(net, jax.ShapeDtypeStruct((options.batch_size, *train.x.shape[1:]), few[0].dtype))
+    params = jax.jit(net.init)(key, few[0])
+    _try_out(optimizer, options.optimizer, net, loss, params, *few)
+    page = page or Report(options, name)
+    page.add("The network", report.network(net, jax.ShapeDtypeStruct(few[0].shape, few[0].dtype)))
+    page.add("Gradient check", report.gradient_check(gradient_check(net, loss, params, *few)))
+    with TrainingProgress(options.epochs) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the reason is printed below
+        fitted = fnn.fit(
+            net, loss, *train,
+            optimizer=optimizer, epochs=options.epochs,
+            batch_size=options.batch_size, key=key, params=params, dtype=options.jax_dtype,
+            validation=None if validation is None or not len(validation.x) else validation,
+            metrics=metrics, progress=progress, diagnostics=options.diagnostics, **fit_options,
+        )  # fmt: skip
+    kept = f"of epoch {fitted.best_epoch}" if fitted.history else "the last that were finite"
+    console.print(f"stopped {fitted.stopped}; the parameters kept are those {kept}")
+    if fitted.ended == "diverged":
+        console.print(f"[bold red]{ADVICE}[/bold red]")
+    save(out, fitted.params, fitted.history)
+    if fitted.diagnostics is not None:
+        console.print(f"\n[bold]Diagnostics[/bold]\n{escape(str(fitted.diagnostics))}")
+    one = jax.tree.map(lambda a: a[:1], few)
+    drawn = report.whiteboard(net, loss, fitted.params, one)
+    page.add("One example on the whiteboard", drawn)
+    page.training(
+        fitted.history, fitted.ended, fitted.stopped, fitted.best_epoch, fitted.diagnostics
+    )
+    page.write(out)
+    if name and fitted.ended == "interrupted":
+        raise Interrupted(options.out)
+    return fitted
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended the training of one of several networks; what was learned is in ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(f"interrupted; what was learned so far is saved in {out}")
+
+
+def _try_out(
+    optimizer: Any, name: str, net: Block, loss: Block, params: Any, x: Any, target: Any
+) -> None:
+    """Refuses an optimiser that does not work with these parameters, before training."""
+    step = fnn.make_step(net, loss, optimizer)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = jax.eval_shape(optimizer.init, params)
+            jax.eval_shape(step, params, state, x, target, jax.random.key(0))
+    except BlockError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"--optimizer {name} does not work here: {reason}; choose another, such as adam"
+        ) from error
+
+
+def scheduled(options: Training, schedule: str, steps: int, weight_decay: float = 0.0) -> Any:
+    """The optimiser of the options, with a schedule of the learning rate and weight decay.
+
+    Args:
+      schedule: "constant", or "cosine": falling to 0 over ``steps``. Large steps to begin with,
+        and at the end steps so small that the noise of the batches averages out (Loshchilov
+        and Hutter 2017).
+      weight_decay: adds this times each parameter to its gradient, as if the loss had a term
+        weight_decay/2 |params|^2.
+    """
+    import optax
+
+    if schedule == "cosine":
+        falling: Any = optax.cosine_decay_schedule(options.learning_rate, steps)
+        options = dataclasses.replace(options, learning_rate=falling)
+    optimizer = options.make_optimizer()
+    if not weight_decay:
+        return optimizer
+    return optax.chain(optax.add_decayed_weights(weight_decay), optimizer)
+
+
+def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None:
+    """Writes ``params`` (an Orbax checkpoint) and ``history.csv`` into ``out``.
+
+    Each is complete before it takes the place of an earlier one, and Ctrl-C waits until both are.
+    """
+    import orbax.checkpoint as ocp
+
+    with deferred():
+        part, last, old = (out / name for name in ("params.part", "params", "params.old"))
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(part.absolute(), params, force=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if last.exists():
+            last.rename(old)
+        part.rename(last)
+        shutil.rmtree(old, ignore_errors=True)
+        if history:
+            with replacing(out / "history.csv") as file:
+                writer = csv.DictWriter(file, list(history[0]))
+                writer.writeheader()
+                writer.writerows(history)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of ``path`` when it is complete."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "w", newline="") as file:
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written ({error.strerror}); move it away") from error
+
+
+def predict(net: Block, params: Any, x: Any, dtype: Any) -> np.ndarray:
+    """Predictions as NumPy, float32 or wider."""
+    y = fnn.make_predict(net)(params, jax.numpy.asarray(x, dtype))
+    return np.asarray(y.astype(jax.numpy.promote_types(y.dtype, jax.numpy.float32)))
+
+
+def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted | None = None) -> int:
+    """Prints the results, writes ``results.json``, lists the files; returns the exit status.
+
+    1 if training ended by an interrupt or a loss that was not finite, 0 otherwise.
+    """
+    console.print()
+    for label, value in results.items():
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        console.print(f"[bold]{label}[/bold]: {text}")
+    with replacing(out / "results.json") as results_file:
+        json.dump(_finite(results), results_file, indent=2, allow_nan=False)
+        results_file.write("\n")
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
+    console.print(f"saved in {out}: {', '.join(files)}, params")
+    return 0 if fitted is None or fitted.ok else 1
+
+
+def _finite(results: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null in its place."""
+    return {
+        name: None if isinstance(v, float) and not math.isfinite(v) else v
+        for name, v in results.items()
+    }

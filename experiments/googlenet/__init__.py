@@ -1,0 +1,1 @@
+"""GoogLeNet on photographs: classify, evaluate, train."""

@@ -1,0 +1,205 @@
+"""GoogLeNet names what is in photographs, with its trained weights; or it learns.
+
+    python -m experiments googlenet classify PICTURE ...
+    python -m experiments googlenet evaluate --data-dir FOLDER
+    python -m experiments googlenet train [--data-dir FOLDER]
+
+classify prints the five best classes of each picture and draws them beside it; evaluate counts
+how often the right class is first and among the first five; train makes weights for both, of
+a network of any width.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.markup import escape
+
+from experiments.common import figures
+from experiments.common.console import console, table
+from experiments.common.options import at_least, writable
+from experiments.common.run import replacing
+from experiments.googlenet.images import Labelled, PictureError, is_turned, labelled
+from experiments.googlenet.recognition import Recogniser, recogniser, samples
+from experiments.googlenet.train import Train, train
+
+BEST = 5
+DRAWN = 8  # mistakes
+
+
+@dataclass(kw_only=True)
+class Looking:
+    """Options of the commands that look at photographs."""
+
+    weights: Path | None = None
+    """a .npz or .safetensors file; googlenet/bvlc_googlenet.npz of the data folder by default"""
+    network: Literal["bvlc", "torchvision"] = "bvlc"
+    """which GoogLeNet the weights are of: as published, or torchvision's with batch norm"""
+    names: Path | None = None
+    """names of the classes, one a line; synset_words.txt beside the weights by default"""
+    upright: bool = False
+    """turn pictures as their EXIF orientation says, rather than take pixels as stored"""
+    batch_size: int = 16
+    """pictures at a time"""
+    out: Path = Path("results/googlenet")
+    """folder for the pictures and tables"""
+    seed: int = 0
+    """taken as by every experiment; nothing here is random"""
+
+    def prepare(self) -> None:
+        """Refuses what cannot work, before anything is read."""
+        at_least(self, "batch_size", 1)
+        writable(self.out)
+
+    def recogniser(self) -> Recogniser:
+        return recogniser(self.network, self.weights, self.names)
+
+
+@dataclass(kw_only=True)
+class Classify(Looking):
+    """The five best classes of each picture, printed and drawn."""
+
+    pictures: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE ...")
+    ]
+    """JPEG, PNG, GIF, BMP, TIFF, WebP, ..."""
+
+
+@dataclass(kw_only=True)
+class Evaluate(Looking):
+    """How often the right class is first, and among the first five."""
+
+    data_dir: Path | None = None
+    """folder with pictures and labels.tsv; imagenet_samples/ of the data folder by default"""
+
+
+def classify(options: Classify) -> int:
+    options.prepare()
+    if not options.pictures:
+        raise PictureError("no picture is named: python -m experiments googlenet classify PICTURE")
+    looking = options.recogniser()
+    probabilities = looking.probabilities(options.pictures, options.batch_size, options.upright)
+    for path, row in zip(options.pictures, probabilities, strict=True):
+        title = escape(path.name)
+        if not options.upright and is_turned(path):
+            title += " (its EXIF says to turn it: --upright)"
+        table(
+            title, ("class", "probability"),
+            [(looking.names[k], f"{row[k]:.4f}") for k in best(row)],
+        )  # fmt: skip
+    drawn = _draw(looking, options, options.pictures, probabilities, options.out / "classes.png")
+    console.print(f"saved {', '.join(map(str, drawn))}", markup=False)
+    return 0
+
+
+def evaluate(options: Evaluate) -> int:
+    options.prepare()
+    folder = options.data_dir or samples()
+    looking = options.recogniser()
+    examples = labelled(folder, len(looking.names))
+    paths, labels = [e.path for e in examples], np.array([e.label for e in examples])
+    begin = time.perf_counter()
+    probabilities = looking.probabilities(paths, options.batch_size, options.upright)
+    seconds = time.perf_counter() - begin
+    ranked = best(probabilities)
+    first, five = ranked[:, 0] == labels, (ranked == labels[:, None]).any(1)
+
+    wrong = np.flatnonzero(~first)
+    surest = wrong[np.argsort(-probabilities[wrong, ranked[wrong, 0]], kind="stable")][:DRAWN]
+    if len(surest):
+        table(
+            "The surest of its mistakes", ("picture", "right", "guess", "probability"),
+            [
+                (
+                    escape(paths[i].name), _short(looking.names[labels[i]]),
+                    _short(looking.names[ranked[i, 0]]), f"{probabilities[i, ranked[i, 0]]:.4f}",
+                )
+                for i in surest
+            ],
+        )  # fmt: skip
+        _draw(
+            looking, options, [paths[i] for i in surest], probabilities[surest],
+            options.out / "mistakes.png", labels[surest],
+        )  # fmt: skip
+    _write(options.out, examples, probabilities, ranked)
+    with replacing(options.out / "results.json") as file:
+        results = {"pictures": len(labels), "top-1": first.mean(), "top-5": five.mean()}
+        json.dump(results, file, indent=2)
+        file.write("\n")
+    console.print(
+        f"\n[bold]top-1[/bold]: {first.mean():.4f}, {first.sum()} of {len(labels)}\n"
+        f"[bold]top-5[/bold]: {five.mean():.4f}, {five.sum()} of {len(labels)}\n"
+        f"{seconds:.1f} s with compilation, {1000 * seconds / len(labels):.0f} ms a picture\n"
+        f"saved in {escape(str(options.out))}: predictions.csv, results.json"
+        + (", mistakes.png" if len(surest) else "")
+    )
+    return 0
+
+
+def best(probabilities: np.ndarray, count: int = BEST) -> np.ndarray:
+    """The most probable classes, (..., classes) -> (..., count); of equal ones the first."""
+    return np.argsort(-probabilities, axis=-1, kind="stable")[..., :count]
+
+
+def _short(name: str) -> str:
+    return name.split(",")[0]
+
+
+def _draw(
+    looking: Recogniser,
+    options: Looking,
+    paths: Sequence[Path],
+    probabilities: np.ndarray,
+    path: Path,
+    labels: np.ndarray | None = None,
+) -> list[Path]:
+    """Pages of pictures, as the network sees them, with their best classes beside them."""
+    shown = []
+    for i, (picture, row) in enumerate(zip(paths, probabilities, strict=True)):
+        ranked = best(row)
+        shown.append(
+            figures.Guess(
+                looking.see(picture, options.upright), picture.name,
+                [_short(looking.names[k]) for k in ranked], row[ranked],
+                None if labels is None else _short(looking.names[labels[i]]),
+            )
+        )  # fmt: skip
+    return figures.guesses(shown, path)
+
+
+def _write(
+    out: Path, examples: Sequence[Labelled], probabilities: np.ndarray, ranked: np.ndarray
+) -> None:
+    """predictions.csv: the label, the best classes and their probabilities, picture by picture."""
+    places = range(1, ranked.shape[1] + 1)
+    with replacing(out / "predictions.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["file", "label", *(f"class_{i}" for i in places),
+             *(f"probability_{i}" for i in places)]
+        )  # fmt: skip
+        for example, row, order in zip(examples, probabilities, ranked, strict=True):
+            chances = [f"{row[k]:.6f}" for k in order]
+            writer.writerow([example.path.name, example.label, *order, *chances])
+
+
+# A command is a dataclass of its options and a function.
+COMMANDS: dict[type, Callable[[Any], int]] = {Classify: classify, Evaluate: evaluate, Train: train}
+
+Options = (
+    Annotated[Classify, tyro.conf.subcommand("classify", prefix_name=False)]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
+    | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+)
+
+
+def main(options: Looking | Train) -> int:
+    return COMMANDS[type(options)](options)

@@ -1,0 +1,130 @@
+"""What GoogLeNet is trained on: pictures of one size with labels, read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from experiments.common.console import console
+from experiments.common.data import Array, load
+from experiments.common.data import Split as Arrays
+from experiments.googlenet.image_folder import Moments, check_classes, image_folder, readable
+from experiments.googlenet.images import (
+    SHORT,
+    SIDE,
+    Labelled,
+    PictureError,
+    Pixels,
+    View,
+    read_part,
+    read_picture,
+)
+from experiments.googlenet.recognition import PictureProgress
+
+SHOWN = 5  # pictures that are left out
+
+
+class Examples(NamedTuple):
+    """Pictures with labels.
+
+    ``see(i)`` is the i-th as it is judged, uint8 (side, side, channels); ``vary(i, rng)`` as it
+    is learned from, which may be another each time.
+    """
+
+    labels: Array
+    see: Callable[[int], Pixels]
+    vary: Callable[[int, np.random.Generator], Pixels]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples to learn from, to watch by and to be judged on, and how pixels are scaled.
+
+    The network sees (pixels - mean) / deviation, of each channel over the training pictures.
+    """
+
+    about: str
+    names: tuple[str, ...]
+    view: View
+    moments: Moments
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    @property
+    def channels(self) -> int:
+        return len(self.moments.mean)
+
+    def seen(self, i: int) -> Pixels:
+        """The i-th picture to be judged on as it is drawn: (side, side) where it is grey."""
+        pixels = self.test.see(i)
+        return pixels[..., 0] if self.channels == 1 else pixels
+
+
+def grey_images(name: str, size: int, seed: int) -> Data:
+    """MNIST or Fashion-MNIST, scaled to ``size`` with Pillow's bilinear filter; not varied."""
+    data = load(name, seed, raw=True)
+    assert data.image_shape is not None
+    shape = data.image_shape[:2]
+
+    def examples(part: Arrays) -> Examples:
+        images = part.x.reshape(-1, *shape)
+
+        def see(i: int) -> Pixels:
+            image = images[i]
+            if image.shape != (size, size):
+                scaled = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+                image = np.asarray(scaled)
+            return image[..., None]
+
+        return Examples(part.target, see, lambda i, rng: see(i))
+
+    pixels = data.train.x
+    moments = Moments((float(pixels.mean()),), (float(pixels.std()),))
+    parts = [examples(part) for part in (data.train, data.validation, data.test)]
+    return Data(data.about, data.class_names, View(size, size), moments, *parts)
+
+
+def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
+    """A folder of pictures, each read once to see that it can be.
+
+    Learned from are random parts, half of them mirrored; judged are centres, as GoogLeNet's.
+    Where there is no folder ``test``, the validation pictures are also those it is judged on.
+    """
+    found = image_folder(folder, seed)
+    view = View(size, round(size * SHORT / SIDE))
+    total = len(found.train) + len(found.validation) + len(found.test)
+
+    def see(path: Path) -> Pixels:
+        return read_picture(path, view=view)
+
+    doing = "reading every picture once"
+    with PictureProgress(total, doing, doing) as progress:
+        train, broken, moments = readable(found.train, see, skip, progress)
+        validation, more, _ = readable(found.validation, see, skip, progress)
+        test, most, _ = readable(found.test, see, skip, progress)
+    broken += more + most
+    for fault in broken[:SHOWN]:
+        console.print(f"left out: {fault}", markup=False)
+    if len(broken) > SHOWN:
+        console.print(f"left out: {len(broken) - SHOWN} more")
+    check_classes(folder, found.names, train)
+    if not validation:
+        raise PictureError(f"{folder}: none of the pictures to judge by can be read; replace them")
+
+    def examples(part: Sequence[Labelled]) -> Examples:
+        paths = [picture.path for picture in part]
+        return Examples(
+            np.array([picture.label for picture in part], np.int32),
+            lambda i: see(paths[i]),
+            lambda i, rng: read_part(paths[i], size, rng),
+        )
+
+    watched = examples(validation)
+    judged = examples(test) if test else watched
+    return Data(f"{folder}.", found.names, view, moments, examples(train), watched, judged)

@@ -1,0 +1,285 @@
+"""A trained GoogLeNet that names what is in photographs: its weights, classes and probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import fnn
+from experiments.common.console import console
+from experiments.common.data import DataError
+from experiments.googlenet.images import (
+    PUBLISHED,
+    PictureError,
+    Pixels,
+    View,
+    batches,
+    read_picture,
+)
+from fnn.block import Block
+
+CLASSES = 1000
+WEIGHTS, NAMES = "bvlc_googlenet.npz", "synset_words.txt"
+AUXILIARY = ("loss1", "loss2")  # heads, which are not there at inference
+DESCRIPTION = "network.json"  # beside weights that were trained here
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey, as in Pillow (ITU-R 601-2)
+# Of the files found by default; a file that is asked for may be any.
+SHA256 = {
+    WEIGHTS: "e735aef30442c96b6537b11498a9545c65901186bfaa7b0ab30292853f7181e7",
+    NAMES: "acf75ef0abe89694b19056e0796401068b459c457baa30335f240c7692857355",
+}
+
+
+class Network(NamedTuple):
+    """A network that weights can be of, and how its pixels are scaled: from RGB in 0..255."""
+
+    net: Block
+    unwanted: tuple[str, ...]  # the auxiliary heads, which a file of weights may have
+    scale: float | tuple[float, ...]
+    mean: tuple[float, ...]
+    bgr: bool = False
+    view: View = PUBLISHED
+    channels: int = 3  # 1: it sees grey
+
+    def scaled(self, pixels: jax.Array) -> jax.Array:
+        """Bytes (..., height, width, RGB) as the numbers that the network has learned from."""
+        x = (pixels[..., ::-1] if self.bgr else pixels).astype(jnp.float32)
+        if self.channels == 1:
+            x = x @ jnp.array(LUMA)[:, None]
+        return (x - jnp.array(self.mean)) / jnp.array(self.scale)
+
+
+def networks() -> dict[str, Network]:
+    """By name: BVLC's, with Caffe's preprocessing, and torchvision's, with its own."""
+    return {
+        # Blue, green, red, minus the mean of ImageNet.
+        "bvlc": Network(
+            fnn.models.googlenet(CLASSES, auxiliary=False), AUXILIARY, 1.0,
+            (104.0, 117.0, 123.0), bgr=True,
+        ),
+        # torchvision normalises by ImageNet's mean and deviation and then (``transform_input``)
+        # by others, as TensorFlow did, from which the weights come: together -1..1.
+        "torchvision": Network(
+            fnn.models.googlenet_batch_norm(CLASSES), ("aux1", "aux2"), 127.5,
+            (127.5, 127.5, 127.5),
+        ),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A network with weights, and the names of its classes."""
+
+    name: str
+    network: Network
+    params: Any
+    names: tuple[str, ...]
+
+    def probabilities(
+        self, paths: Sequence[Path], batch_size: int, upright: bool = False
+    ) -> np.ndarray:
+        """Of every class for every picture: float32 (n, classes).
+
+        Compiled once, for batches of one size, with a bar and the time to finish.
+
+        Raises:
+          PictureError: a picture cannot be used; or the weights give what is not finite.
+        """
+        size = min(batch_size, len(paths))
+        rows = []
+        with PictureProgress(len(paths), "looking") as progress:
+            run = self._compile(size)
+            for pixels, count in batches(paths, size, lambda path: self.see(path, upright)):
+                rows.append(np.asarray(run(self.params, pixels))[:count])
+                progress(count)
+        whole = np.concatenate(rows)
+        if not np.isfinite(whole).all():
+            i = int(np.argmin(np.isfinite(whole).all(1)))
+            raise PictureError(
+                f"{paths[i]}: the network's probabilities are not finite; are the weights right?"
+            )
+        return whole
+
+    def see(self, path: Path, upright: bool) -> Pixels:
+        """The part of a picture that the network sees."""
+        return read_picture(path, upright, self.network.view)
+
+    def _compile(self, size: int) -> Any:
+        reading, network = fnn.inference(self.network.net), self.network
+
+        def run(params: Any, pixels: jax.Array) -> jax.Array:
+            return jax.nn.softmax(reading.forward(params, network.scaled(pixels))[0])
+
+        side = network.view.side
+        shape = jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8)
+        return jax.jit(run).lower(self.params, shape).compile()
+
+
+class PictureProgress:
+    """A bar with the time to finish, in pictures; before the first it says ``first``."""
+
+    def __init__(self, total: int, doing: str, first: str = "compiling") -> None:
+        self.doing = doing
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task(first, total=total)
+        self.warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        self.warnings.__enter__()
+        # Pillow warns of what is refused here anyway.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return lambda count: self.bar.update(self.task, advance=count, description=self.doing)
+
+    def __exit__(self, *error: Any) -> None:
+        self.warnings.__exit__(*error)
+        self.bar.stop()
+
+
+# ---- weights and names -------------------------------------------------------------------------
+
+
+def recogniser(name: str, weights: Path | None, names: Path | None) -> Recogniser:
+    """Reads the weights and the names of the classes.
+
+    Where ``network.json`` lies beside the weights, they were trained here, and it says of which
+    network; ``name`` then does not count.
+
+    Raises:
+      DataError: a file is not found, or not what it should be.
+      ValueError: the weights are not those of the network.
+    """
+    known = networks()
+    path = weights or _default(WEIGHTS, "--weights")
+    if weights and not weights.is_file():
+        raise DataError(f"--weights {weights}: no such file")
+    description = path.with_name(DESCRIPTION)
+    if weights and description.is_file():
+        network, own = _described(description)
+        own = tuple(_read_names(names, len(own))) if names else own
+        return Recogniser(path.stem, network, _load(path, network), own)
+    try:
+        params = _load(path, known[name])
+    except ValueError as error:
+        others = [other for other in known if other != name and _fits(path, known[other])]
+        hint = f"; they fit --network {others[0]}" if others else ""
+        raise DataError(f"{error}{hint}") from error
+    beside = path.with_name(NAMES)
+    names = names or (beside if beside.is_file() else _default(NAMES, "--names"))
+    return Recogniser(name, known[name], params, tuple(_read_names(names, CLASSES)))
+
+
+def describe(
+    width: float, stem_strides: Sequence[int], view: View,
+    moments: tuple[Sequence[float], Sequence[float]], names: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """What ``network.json`` says of a GoogLeNet trained here: all that its weights do not.
+
+    ``moments`` are the mean and the deviation by which its pixels are scaled, of each channel.
+    """
+    return {
+        "width": width, "stem_strides": [*stem_strides], "side": view.side, "short": view.short,
+        "mean": [*moments[0]], "deviation": [*moments[1]], "names": [*names],
+    }  # fmt: skip
+
+
+def _described(path: Path) -> tuple[Network, tuple[str, ...]]:
+    """The network that a ``network.json`` describes, and its classes."""
+    try:
+        says: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        names, mean = tuple(map(str, says["names"])), tuple(map(float, says["mean"]))
+        net = fnn.models.googlenet(
+            len(names), auxiliary=False, width=says["width"], stem_strides=says["stem_strides"]
+        )
+        view = View(int(says["side"]), int(says["short"]))
+        deviation = tuple(map(float, says["deviation"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: not a description of a network ({type(error).__name__}: {error}); "
+            "keep the one that training wrote beside the weights"
+        ) from error
+    return Network(net, AUXILIARY, deviation, mean, view=view, channels=len(mean)), names
+
+
+def _load(path: Path, network: Network) -> Any:
+    side = network.view.side
+    x = jax.ShapeDtypeStruct((1, side, side, network.channels), jnp.float32)
+    like = jax.eval_shape(network.net.init, jax.random.key(0), x)
+    return fnn.models.load_weights(path, like, drop=network.unwanted)
+
+
+def _fits(path: Path, network: Network) -> bool:
+    try:
+        _load(path, network)
+    except ValueError:
+        return False
+    return True
+
+
+def _default(file: str, option: str) -> Path:
+    """The file in the data folder, checked."""
+    folders = list(_folders())
+    for folder in folders:
+        path = folder / file
+        if path.is_file():
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if found != SHA256[file]:
+                raise DataError(
+                    f"{path}: SHA-256 {found}, needs {SHA256[file]}; replace it by an intact file, "
+                    f"or name another with {option}"
+                )
+            return path
+    raise DataError(
+        f"there is no {file} in {' or '.join(map(str, folders))}; set FNN_DATA to the folder that "
+        f"holds googlenet/, or name the file with {option}"
+    )
+
+
+def _folders() -> Iterator[Path]:
+    if root := os.environ.get("FNN_DATA"):
+        yield Path(root) / "googlenet"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    yield (Path(cache) if cache else Path.home() / ".cache") / "fnn" / "googlenet"
+
+
+def _read_names(path: Path, count: int) -> Iterator[str]:
+    """The classes, one a line, in the network's order: "n01440764 tench, Tinca tinca"."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"--names {path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason})") from error
+    if len(lines) != count or not all(line.strip() for line in lines):
+        raise DataError(f"{path}: {len(lines)} lines, needs {count}: a class each, none empty")
+    for line in lines:
+        first, _, rest = line.strip().partition(" ")
+        is_synset = first[:1] == "n" and first[1:].isdigit()
+        yield rest if is_synset and rest else line.strip()
+
+
+def samples() -> Path:
+    """The folder of labelled photographs among the data.
+
+    Raises:
+      DataError: nothing says where the data are.
+    """
+    root = os.environ.get("FNN_DATA")
+    if not root:
+        raise DataError("evaluate needs --data-dir: a folder with pictures and labels.tsv")
+    return Path(root) / "imagenet_samples"

@@ -1,0 +1,242 @@
+"""GoogLeNet learns, by the recipe of its paper, from Fashion-MNIST or a folder of pictures.
+
+Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6: stochastic gradient
+descent with momentum 0.9; a learning rate that falls by 4 % every 8 epochs; the losses of two
+auxiliary classifiers, which count 0.3 each; Polyak averaging, which makes the final network;
+random parts of the pictures, of 8 to 100 % of their area. Unlike there, one machine takes the
+steps, the network may be narrow, colours are not distorted, and one network judges one view.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import fnn
+from experiments.common import figures, report
+from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
+from experiments.common.options import at_least, seeded, writable
+from experiments.common.report import Report
+from experiments.common.run import conclude, replacing, save
+from experiments.googlenet.examples import Data, grey_images, photographs
+from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
+from experiments.googlenet.streaming import Judged, Learned, Plan, learn, make_judge
+from fnn.block import Block
+from fnn.compiling import fast
+from fnn.training.fit import ADVICE
+
+# Strides of the stem. For small pictures the first convolution keeps every pixel, which tells more
+# apart than one with stride 2 on larger pictures, and costs the same.
+PUBLISHED, SMALL = (2, 2, 2), (1, 2, 1)
+NARROWEST = 1 / 16  # one channel where the published network has the fewest, 16
+MOMENTUM, DECAY, EPOCHS_A_DECAY = 0.9, 0.96, 8
+DRAWN_CLASSES = 40  # of more a confusion matrix cannot be read
+
+
+@dataclass(kw_only=True)
+class Train:
+    """GoogLeNet learns, from a folder of pictures or from Fashion-MNIST."""
+
+    data_dir: Path | None = None
+    """folder with a folder of pictures for each class, or with pictures and labels.tsv, or with
+    such folders train and val (and test); if none is named, --data"""
+    data: Literal["fashion_mnist", "mnist"] = "fashion_mnist"
+    """what to learn from without --data-dir"""
+    width: float = 0.25
+    """channels, as a fraction of the published network's"""
+    size: int = 24
+    """side of the pictures in pixels; 224 in the paper, and 24 the least that the auxiliary
+    classifiers can do with"""
+    stem_strides: tuple[int, int, int] | None = None
+    """of conv1, pool1 and pool2: 2 2 2 as published, or for pictures of fewer than 79 pixels,
+    of which that would leave too little for the auxiliary classifiers, 1 2 1"""
+    epochs: int = 12
+    """passes over the training pictures"""
+    batch_size: int = 64
+    """pictures per step"""
+    learning_rate: float = 0.02
+    """of the first 8 epochs"""
+    averaging: float = 0.999
+    """Polyak averaging: the average keeps this much of itself at each step"""
+    dropout: float = 0.4
+    """rate before the main classifier; it is 0.7 in the auxiliary ones"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the computation; parameters are float32"""
+    check: bool = False
+    """hold the gradients against jax.grad first, and draw those of one picture at the end: minutes
+    of compilation"""
+    skip_broken: bool = False
+    """leave out pictures that cannot be read, rather than refuse the folder"""
+    out: Path = Path("results/googlenet_trained")
+    """folder for report.html, history.csv, the parameters, weights.npz and the pictures"""
+    seed: int = 0
+    """seeds what is held out, the initial weights, the order, the parts of pictures, dropout"""
+    command: Annotated[str, tyro.conf.Suppress] = ""
+
+    def prepare(self) -> None:
+        """Refuses what cannot work, before any data are read."""
+        seeded(self)
+        for name in ("epochs", "batch_size", "size"):
+            at_least(self, name, 1)
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate is {self.learning_rate}, needs a number above 0")
+        for name in ("averaging", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}, needs 0 <= {name} < 1")
+        if not NARROWEST <= self.width < math.inf:
+            raise ValueError(
+                f"--width is {self.width}, needs at least {NARROWEST}: the narrowest convolutions "
+                "have 16 channels in the published network, and would have none"
+            )
+        strides = " ".join(map(str, self.strides))
+        if min(self.strides) < 1:
+            raise ValueError(f"--stem-strides is {strides}, needs three of at least 1")
+        if not fits(self.size, self.strides):
+            smallest = next(n for n in itertools.count(1) if fits(n, self.strides))
+            raise ValueError(
+                f"--size is {self.size}, needs at least {smallest} with --stem-strides {strides}: "
+                "the auxiliary classifiers average windows of 5 x 5"
+            )
+        writable(self.out)
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        return self.stem_strides or (PUBLISHED if fits(self.size, PUBLISHED) else SMALL)
+
+
+def fits(size: int, stem_strides: Sequence[int]) -> bool:
+    """Whether pictures of this side leave the 5 x 5 values that an auxiliary classifier needs."""
+    first, *pools = stem_strides
+    side = (size - 1) // first + 1  # conv1: 7 x 7, three zeros around
+    for stride in (*pools, 2):  # pool1, pool2, pool3: 3 x 3, rounded up
+        side = -(-(side - 3) // stride) + 1
+    return side >= 5
+
+
+def train(options: Train) -> int:
+    options.prepare()
+    if options.data_dir:
+        data = photographs(options.data_dir, options.size, options.seed, options.skip_broken)
+    else:
+        data = grey_images(options.data, options.size, options.seed)
+    console.print(data.about, style="bold", markup=False)
+    console.print(
+        f"{len(data.names)} classes; {len(data.train.labels)} pictures to learn from, "
+        f"{len(data.validation.labels)} to watch by, {len(data.test.labels)} to be judged on."
+    )
+    net = fnn.models.googlenet(
+        len(data.names), width=options.width, dropout_rate=options.dropout,
+        stem_strides=options.strides,
+    )  # fmt: skip
+    shape = (options.batch_size, options.size, options.size, data.channels)
+    batch = jax.ShapeDtypeStruct(shape, options.dtype)
+    print_summary(net, batch, parts=False)
+    page = Report(options)
+    page.add("The network", report.network(net, batch))
+    # It runs once, and would take longer to optimise than to run.
+    params = fast(net.init)(jax.random.key(options.seed), jnp.zeros((1, *shape[1:])))
+    if options.check:
+        two = np.stack([data.train.see(i) for i in (0, 1)])
+        loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())
+        x = _scaled(data, two, "float32")
+        rows = gradient_check(net, loss, params, x, data.train.labels[:2])
+        page.add("Gradient check", report.gradient_check(rows))
+    return _train(options, net, data, params, page)
+
+
+def _train(options: Train, net: Block, data: Data, params: Any, page: Report) -> int:
+    one = fnn.softmax_cross_entropy()
+
+    def scaling(pixels: Any) -> jax.Array:
+        return _scaled(data, pixels, options.dtype)
+
+    judge = make_judge(net, one, scaling, 2 * options.batch_size)
+
+    def watch(params: Any, average: Any) -> dict[str, float]:
+        raw, averaged = judge(data.validation, params, average)
+        return {
+            "validation_loss": averaged.loss, "validation_accuracy": raw.accuracy,
+            "validation_accuracy_averaged": averaged.accuracy,
+        }  # fmt: skip
+
+    steps = max(1, len(data.train.labels) // options.batch_size)
+    falling = optax.exponential_decay(
+        options.learning_rate, EPOCHS_A_DECAY * steps, DECAY, staircase=True
+    )
+    plan = Plan(options.epochs, options.batch_size, options.averaging, options.seed)
+    wall, cpu = time.perf_counter(), time.process_time()
+    with TrainingProgress(options.epochs) as progress:
+        learned = learn(
+            net, fnn.models.deep_supervision(one), optax.sgd(falling, MOMENTUM), data.train,
+            scaling, plan, params, watch, lambda so_far: _keep(options, data, so_far), progress,
+        )  # fmt: skip
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    console.print(f"stopped {learned.stopped}")
+    if learned.ended == "diverged":
+        console.print(f"[bold red]{ADVICE}[/bold red]")
+    _keep(options, data, learned)
+    raw, averaged = judge(data.test, learned.params, learned.average)
+    on = "validation" if data.test is data.validation else "test"
+    page.facts[f"{on} accuracy"] = f"{averaged.accuracy:.2%}"
+    _draw(options, data, learned, averaged, page)
+    if options.check:
+        example = scaling(data.train.see(0)[None]), data.train.labels[:1]
+        drawn = report.whiteboard(net, one, learned.average, example)
+        page.add("One example on the whiteboard", drawn)
+    page.write(options.out)
+    results = {
+        f"{on} accuracy": averaged.accuracy,
+        f"{on} accuracy without averaging": raw.accuracy,
+        "wrong": f"{np.sum(averaged.guess != data.test.labels)} of {len(data.test.labels)}",
+        "minutes": round(wall / 60, 1),
+        "CPU minutes": round(cpu / 60, 1),
+    }
+    conclude(options.out, results)
+    return 0 if learned.ended == "finished" else 1
+
+
+def _scaled(data: Data, pixels: Any, dtype: str) -> jax.Array:
+    mean, deviation = np.array(data.moments, np.float32)
+    return jnp.asarray((pixels.astype(np.float32) - mean) / deviation, dtype)
+
+
+def _keep(options: Train, data: Data, learned: Learned) -> None:
+    """Writes everything learned, and the average as weights for ``classify`` and ``evaluate``."""
+    both = {"params": learned.params, "average": learned.average}
+    save(options.out, both, learned.history)
+    main = {name: p for name, p in learned.average.items() if name not in AUXILIARY}
+    fnn.models.save_weights(options.out / "weights.npz", main)
+    with replacing(options.out / DESCRIPTION) as file:
+        says = describe(options.width, options.strides, data.view, data.moments, data.names)
+        json.dump(says, file, indent=2)
+        file.write("\n")
+
+
+def _draw(options: Train, data: Data, learned: Learned, judged: Judged, page: Report) -> None:
+    """The pictures, and the page's sections with the same and more."""
+    out, labels = options.out, data.test.labels
+    label = "training, all three classifiers"
+    page.training(learned.history, learned.ended, learned.stopped, label=label)
+    if learned.history:
+        figures.learning_curves(learned.history, out / "learning.png", training=label)
+    if len(data.names) <= DRAWN_CLASSES:
+        path = out / "confusion.png"
+        figures.confusion_matrix(judged.guess, labels, data.names, path)
+        page.add("Confusion matrix", report.confusion(judged.guess, labels, data.names))
+    probabilities = np.asarray(jax.nn.softmax(judged.logits))
+    page.add("Worst mistakes", report.mistakes(data.seen, probabilities, labels, data.names))
+    w = np.asarray(learned.average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
+    shape = w.shape[: 2 if data.channels == 1 else 3]
+    page.add("First-layer filters", report.filters(w.reshape(-1, w.shape[-1]), shape))

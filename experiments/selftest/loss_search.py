@@ -1,0 +1,290 @@
+"""The losses' worst cases in float32: a dense grid of their inputs, and a climb from its worst.
+
+A loss has too many inputs to try all. From each of the grid's worst points the bit patterns of
+the inputs are changed at random, by a little or a lot, and a change that makes it worse is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fnn
+from experiments.selftest.references import (
+    Double,
+    Functions,
+    Number,
+    exact_functions,
+    sigmoid,
+    softplus,
+)
+from fnn.block import Block
+from fnn.check import ulps
+
+GRID = 2**20  # points
+CLIMBERS = 2**12
+ROUNDS = 200
+ALLOWED = 1e-12  # relative, of the float64 reference against 50 digits
+
+Inputs = Sequence[Number]
+Numbers = Callable[[Functions, Inputs], tuple[Number, ...]]
+
+
+class Loss(NamedTuple):
+    """``block`` of ``inputs`` numbers between ``low`` and ``high``, in size, with a sign if
+    ``signed``. ``target``: the block's second input, if the search does not vary it.
+
+    ``plain``: the textbook's formula for one example. ``truth``: value, then the gradient by
+    each entry of the prediction. ``terms``: what the gradient is a difference of, in whose last
+    place its error is counted, where the truth may be as small as one likes.
+    """
+
+    block: Block
+    plain: Callable[[jax.Array, jax.Array], jax.Array]
+    inputs: int
+    truth: Numbers
+    target: Any = None
+    low: float = 2.0**-40
+    high: float = 2.0**8
+    signed: bool = True
+    terms: Numbers | None = None
+
+
+# ---- definitions -----------------------------------------------------------------------------
+
+
+def _squared(m: Functions, x: Inputs) -> tuple[Number, ...]:
+    d = x[0] - x[1]
+    return d * d / 2, d
+
+
+def _of_logits(m: Functions, x: Inputs) -> tuple[Number, ...]:
+    z, t = x
+    value = t * softplus(m, -z) + (1 - t) * softplus(m, z)
+    return value, (1 - t) * sigmoid(m, z) - t * sigmoid(m, -z)
+
+
+def _of_logits_terms(m: Functions, x: Inputs) -> tuple[Number, ...]:
+    z, t = x
+    return _of_logits(m, x)[0], (1 - t) * sigmoid(m, z) + t * sigmoid(m, -z)
+
+
+def _of_probabilities(m: Functions, x: Inputs) -> tuple[Number, ...]:
+    p, t = x
+    value = -(m.where(t == 0, 0 * p, t * m.log(p)) + (1 - t) * m.log1p(-p))
+    return value, m.where(t == 0, 1 / (1 - p), (p - t) / (p * (1 - p)))
+
+
+def _of_classes(m: Functions, x: Inputs) -> tuple[Number, ...]:
+    """Label 0: with the gaps g_j = z_j - z_0 and s = ln(sum of e^g_j), E = softplus(s)."""
+    gaps = [z - x[0] for z in x[1:]]
+    s = gaps[0]
+    for gap in gaps[1:]:
+        s = m.where(s > gap, s, gap) + m.log1p(m.exp(-abs(s - gap)))
+    return softplus(m, s), -sigmoid(m, s), *(m.exp(gap - softplus(m, s)) for gap in gaps)
+
+
+def _fixed(truth: Numbers, t: float) -> Numbers:
+    return lambda m, x: truth(m, (x[0], t + 0 * x[0]))
+
+
+def _plain_of_logits(z: jax.Array, t: jax.Array) -> jax.Array:
+    t = t.astype(z.dtype)
+    return -t * jax.nn.log_sigmoid(z) - (1 - t) * jax.nn.log_sigmoid(-z)
+
+
+def _plain_of_probabilities(p: jax.Array, t: jax.Array) -> jax.Array:
+    t = t.astype(p.dtype)
+    return -t * jnp.log(p) - (1 - t) * jnp.log1p(-p)
+
+
+def _plain_of_classes(z: jax.Array, t: jax.Array) -> jax.Array:
+    return -jax.nn.log_softmax(z)[t]
+
+
+def _losses() -> dict[str, Loss]:
+    logits, probabilities = fnn.binary_cross_entropy(), fnn.binary_cross_entropy(False)
+    losses = {
+        "squared_error": Loss(fnn.squared_error(), lambda y, t: jnp.square(y - t) / 2, 2, _squared)
+    }
+    name = "binary_cross_entropy"
+    below_one = 1 - 2.0**-24
+    for t in (0, 1):
+        losses[f"{name}(logits, {t})"] = Loss(
+            logits, _plain_of_logits, 1, _fixed(_of_logits, t), np.int32(t)
+        )
+        losses[f"{name}(p, {t})"] = Loss(
+            probabilities, _plain_of_probabilities, 1, _fixed(_of_probabilities, t), np.int32(t),
+            high=below_one, signed=False,
+        )  # fmt: skip
+    for soft in (np.float32(0.125), np.float32(0.3), np.float32(0.9)):
+        losses[f"{name}(logits, {soft!s})"] = Loss(
+            logits, _plain_of_logits, 1, _fixed(_of_logits, float(soft)), soft,
+            terms=_fixed(_of_logits_terms, float(soft)),
+        )  # fmt: skip
+    losses[f"{name}(p, t)"] = Loss(
+        probabilities, _plain_of_probabilities, 2, _of_probabilities, high=below_one, signed=False
+    )
+    for classes in (2, 3):
+        losses[f"softmax_cross_entropy({classes})"] = Loss(
+            fnn.softmax_cross_entropy(), _plain_of_classes, classes, _of_classes, np.int32(0),
+            high=43.5,  # a gap of more than 87.3 makes single terms subnormal, which XLA makes 0
+        )  # fmt: skip
+    return losses
+
+
+LOSSES = _losses()
+
+
+# ---- the search ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The largest error found of a loss or of its gradient, and the inputs that have it."""
+
+    error: float
+    inputs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The worst of value and derivative, by whom; and of the reference against 50 digits."""
+
+    name: str
+    points: int
+    worst: dict[str, dict[str, Worst]]
+    verified: float
+    dtype: str = "float32"
+
+    def misses(self) -> list[str]:
+        """The targets that fnn misses, in words."""
+        limit = ulps.LIMITS[self.dtype]
+        found = [
+            f"{self.name}: {what} is off by {worst.error:.3g} units at {worst.inputs}"
+            for what, worst in self.worst["fnn"].items()
+            if worst.error > limit
+        ]
+        if not self.verified <= ALLOWED:
+            found.append(f"{self.name}: the reference is off by {self.verified:.1e}")
+        return found
+
+
+def search(name: str, peer: bool = True, seed: int = 0) -> Found:
+    """Grid and climb for one loss, for fnn's rule and ``jax.grad`` of the plain formula."""
+    loss = LOSSES[name]
+    points, worst, verified = 0, dict[str, dict[str, Worst]](), 0.0
+    for who, program in {"fnn": _by_block(loss), "jax.nn": _by_autodiff(loss)}.items():
+        if who != "fnn" and not peer:
+            continue
+        error = functools.partial(_errors, loss, jax.jit(jax.vmap(program)))
+        start = _grid(loss)
+        outputs = error(start)
+        points += len(start)
+        best = {"value": Worst(-1.0, ()), "derivative": Worst(-1.0, ())}
+        for output in range(outputs.shape[1]):
+            what = "derivative" if output else "value"
+            top = np.argsort(outputs[:, output])[-CLIMBERS:]
+            x, reached = _climb(loss, error, start[top], output, seed)
+            points += ROUNDS * len(x)
+            at = int(np.argmax(reached))
+            if reached[at] > best[what].error:
+                best[what] = Worst(float(reached[at]), tuple(float(v) for v in x[at]))
+            verified = max(verified, _verified(loss, x[at]), _verified(loss, start[top[0]]))
+        worst[who] = best
+    return Found(name, points, worst, verified)
+
+
+def _by_block(loss: Loss) -> Callable[[jax.Array], jax.Array]:
+    def outputs(x: jax.Array) -> jax.Array:
+        y, t = _split(loss, x)
+        batch = (y[None], t[None])
+        value, residuals = loss.block.forward({}, batch)
+        (dy, *_) = loss.block.backward({}, residuals, jnp.ones_like(value))[1]
+        return jnp.concatenate([value[None], dy.ravel()])
+
+    return outputs
+
+
+def _by_autodiff(loss: Loss) -> Callable[[jax.Array], jax.Array]:
+    def outputs(x: jax.Array) -> jax.Array:
+        value, dy = jax.value_and_grad(loss.plain)(*_split(loss, x))
+        return jnp.concatenate([value[None], dy.ravel()])
+
+    return outputs
+
+
+def _split(loss: Loss, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Prediction and target of one example."""
+    if loss.target is None:
+        return x[0], x[1]
+    return (x[0] if loss.inputs == 1 else x), jnp.asarray(loss.target)
+
+
+def _errors(loss: Loss, program: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """Errors in units, of every output at every point; 0 where the truth is no normal number."""
+    with jax.enable_x64(False):
+        got = program(x)
+    with jax.enable_x64(True):
+        return np.asarray(_judged(loss)(jnp.asarray(x), got))
+
+
+@functools.cache
+def _judged(loss: Loss) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def judged(x: jax.Array, got: jax.Array) -> jax.Array:
+        columns = [x[:, i].astype(jnp.float64) for i in range(x.shape[1])]
+        truth = jnp.stack(loss.truth(Double, columns), 1)
+        size = truth if loss.terms is None else jnp.stack(loss.terms(Double, columns), 1)
+        info = jnp.finfo(x.dtype)
+        normal = (abs(truth) >= float(info.tiny)) & (abs(truth) <= float(info.max))
+        return jnp.where(normal, ulps.errors(got, truth, size), 0.0)
+
+    return jax.jit(judged)
+
+
+def _grid(loss: Loss) -> np.ndarray:
+    """Points evenly spaced in the bit patterns of each input."""
+    side = round(GRID ** (1 / loss.inputs))
+    first, last = (int(np.float32(v).view(np.uint32)) for v in (loss.low, loss.high))
+    half = np.linspace(first, last, side // 2 if loss.signed else side).astype(np.uint32)
+    axis = half.view(np.float32)
+    if loss.signed:
+        axis = np.concatenate([-axis[::-1], axis])
+    return np.stack(np.meshgrid(*[axis] * loss.inputs, indexing="ij"), -1).reshape(-1, loss.inputs)
+
+
+def _climb(
+    loss: Loss, error: Callable[[np.ndarray], np.ndarray], x: np.ndarray, output: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    reached = error(x)[:, output]
+    for _ in range(ROUNDS):
+        step = rng.choice([-1, 1], x.shape) * 2.0 ** rng.uniform(-1, 22, (len(x), 1))
+        step = np.where(rng.random(x.shape) < 0.7, step, 0).astype(np.int64)
+        moved = (x.view(np.int32) + step).astype(np.int32).view(np.float32)
+        size = np.clip(np.abs(moved), loss.low, loss.high).astype(np.float32)
+        moved = np.copysign(size, x)
+        new = error(moved)[:, output]
+        better = new > reached
+        x, reached = np.where(better[:, None], moved, x), np.where(better, new, reached)
+    return x, reached
+
+
+def _verified(loss: Loss, x: np.ndarray) -> float:
+    """The largest relative error of the float64 reference at one point against 50 digits; of
+    a gradient that is a small difference, relative to what it is a difference of."""
+    m = exact_functions()
+    wide = [m.number(float(v)) for v in x]
+    with jax.enable_x64(True):
+        got = loss.truth(Double, [jnp.asarray(float(v)) for v in x])
+    sizes = (loss.terms or loss.truth)(m, wide)
+    pairs = zip(got, loss.truth(m, wide), sizes, strict=True)
+    return max(
+        (float(abs(float(a) - b) / abs(s)) for a, b, s in pairs if abs(s) > 1e-40), default=0
+    )

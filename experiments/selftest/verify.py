@@ -1,0 +1,105 @@
+"""The float64 reference of a sweep against 50 digits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.selftest.references import REFERENCES, exact, float64, zero_of
+from fnn.check import ulps
+
+if TYPE_CHECKING:
+    from experiments.selftest.sweep import Scores
+
+ALLOWED = 1e-12  # relative: some 1e-5 units of float32
+POINTS = 4096  # spread evenly over the bit patterns
+NEIGHBOURS = 8  # on either side of every special point
+
+# Where formulas change over, saturate, overflow or underflow, in fnn or elsewhere.
+SPECIAL = (
+    0.03, 0.25, 0.5, 0.6, 0.7, 1.0, 2.0, 3.0, 4.0, 5.23, 9.0, 13.0, 14.4, 17.0, 20.0, 40.0, 61.0,
+    80.0, 87.33, 88.0, 88.72, 91.8, 103.97, 150.0, 1000.0, 1e-30,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The largest relative error of the reference, at x, over so many inputs."""
+
+    points: int
+    error: float
+    x: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the reference is good enough to judge by."""
+        return self.error <= ALLOWED
+
+    def __str__(self) -> str:
+        return (
+            f"the reference's largest relative error is {self.error:.1e} at {self.x:.9g}, of "
+            f"{self.points:,} inputs against 50 digits"
+        )
+
+
+def verify(name: str, dtype: str, scores: Scores, points: int = POINTS) -> Verified:
+    """Holds the reference against 50 digits on a sample and at the worst inputs found."""
+    worst = {
+        tally.bits
+        for by_what in scores.values()
+        for score in by_what.values()
+        for tally in score.tallies.values()
+    }
+    x = np.unique(sample(name, dtype, points, worst))
+    with jax.enable_x64(True):
+        truths = jax.device_get(float64(name)(jnp.asarray(x)))
+    error = np.array([_error(name, dtype, *row) for row in zip(x, *truths, strict=True)])
+    at = int(np.argmax(error))
+    return Verified(len(x), float(error[at]), float(x[at]))
+
+
+def _error(name: str, dtype: str, x: float, *truths: float) -> float:
+    """The relative error of value or derivative; infinite if one is a NaN, 0 or infinity that
+    the other is not."""
+    info = jnp.finfo(dtype)
+    low, high = 2.0 ** (info.minexp - info.nmant - 1), 2.0**info.maxexp
+    try:
+        wants = exact(name, float(x))
+    except ZeroDivisionError:
+        return 0.0  # a pole has no truth but a limit
+    worst = 0.0
+    for truth, want in zip(map(float, truths), wants, strict=True):
+        if want != want or truth != truth:
+            right = want != want and truth != truth
+        elif abs(want) <= low:
+            right = abs(truth) <= 2 * low
+        elif abs(want) >= high:
+            right = abs(truth) >= high * (1 - ALLOWED)
+        else:
+            right = True
+            worst = max(worst, float(abs((truth - want) / want)))
+        worst = worst if right else np.inf
+    return worst
+
+
+def sample(name: str, dtype: str, points: int, extra: Iterable[int]) -> np.ndarray:
+    """Finite inputs in float64: spread over all bit patterns, and around every special point."""
+    bits = 8 * jnp.dtype(dtype).itemsize
+    i = np.arange(points, dtype=np.int64)
+    stride = 2**bits // points
+    patterns = [i * stride + i * 647 % stride, np.array(list(extra), np.int64)]
+    reference = REFERENCES[name]
+    special = [*SPECIAL, *(-s for s in SPECIAL), *reference.kinks, zero_of(name) or 0.0]
+    for point in special:
+        centre = int(
+            np.array([point]).astype(np.float32).astype(jnp.dtype(dtype)).view(f"uint{bits}")[0]
+        )
+        patterns.append(np.clip(centre + np.arange(-NEIGHBOURS, NEIGHBOURS + 1), 0, 2**bits - 1))
+    with np.errstate(invalid="ignore"):  # NaN that warn when they are cast
+        x = ulps.floats(np.concatenate(patterns), dtype).astype(np.float64)
+    return x[np.isfinite(x)]

@@ -1,0 +1,389 @@
+"""Combinators: blocks from blocks. Those that only wire are graphs; the rest say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Params,
+    Residuals,
+    Shape,
+    Value,
+    no_params,
+    require_block,
+    whole_number,
+)
+from fnn.blocks.gates import add
+from fnn.executor import graph, inference, map_nodes
+
+
+def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dict[str, Block]:
+    """Names for blocks given by position: the position and the block's own name."""
+    for position, block in enumerate(blocks):
+        require_block(kind, f"argument {position}", block)
+    width = len(str(len(blocks) - 1))  # so that the names sort in order
+    positional = {f"{i:0{width}}_{block.name}": block for i, block in enumerate(blocks)}
+    if twice := sorted(positional.keys() & named.keys()):
+        raise BlockValueError(
+            kind, f"the name {twice[0]!r} is used twice: by keyword and by position; rename one"
+        )
+    return {**positional, **named}
+
+
+def serial(*blocks: Block, **named: Block) -> Block:
+    """Blocks one after another: y = f_n(... f_2(f_1(x))).
+
+    Args:
+      *blocks: named by position and block name: ``serial(linear(4), relu())`` has the
+        parameters ``0_linear/w`` and ``0_linear/b``.
+      **named: named by keyword; they come after the positional ones.
+
+    Returns:
+      A :func:`~fnn.graph.graph` in which every block reads the one before it. Without any
+      block it is the identity.
+
+    >>> import fnn, jax
+    >>> net = fnn.serial(hidden=fnn.linear(128), act=fnn.relu(), out=fnn.linear(10))
+    >>> params = net.init(jax.random.key(0), jax.ShapeDtypeStruct((32, 784), "float32"))
+    >>> jax.tree.map(lambda p: p.shape, params)
+    {'hidden': {'b': (128,), 'w': (784, 128)}, 'out': {'b': (10,), 'w': (128, 10)}}
+    """
+    nodes = []
+    previous = "x"
+    for name, block in _named("serial", blocks, named).items():
+        nodes.append((name, block, previous))
+        previous = name
+    return graph("x", nodes, previous, name="serial")
+
+
+def fan_out(*blocks: Block, **named: Block) -> Block:
+    """The same input to every block, and a tuple of their outputs: y = (f(x), g(x), ...).
+
+    Going back, the cotangents of the shared input add.
+
+    >>> import fnn
+    >>> both = fnn.fan_out(fnn.square(), fnn.negate())
+    >>> y, residuals = both.forward({}, 3.0)
+    >>> [float(v) for v in y]
+    [9.0, -3.0]
+    >>> float(both.backward({}, residuals, (1.0, 1.0))[1])  # 2x - 1
+    5.0
+    """
+    branches = _named("fan_out", blocks, named)
+    if len(branches) < 2:
+        raise BlockValueError("fan_out", f"got {len(branches)} blocks, needs two or more")
+    return graph(
+        "x", [(name, block, "x") for name, block in branches.items()], list(branches),
+        name="fan_out",
+    )  # fmt: skip
+
+
+def residual(block: Block, shortcut: Block | None = None) -> Block:
+    """A block with a way around it: y = f(x) + x, or f(x) + shortcut(x).
+
+    The identity path hands dy to x unchanged, so the gradient reaches the first layers of a
+    deep network (He et al. 2016, "Identity mappings in deep residual networks").
+
+    Raises:
+      BlockValueError: ``f(x)`` and the shortcut differ in shape (they are not broadcast).
+
+    >>> import fnn, jax.numpy as jnp
+    >>> net = fnn.residual(fnn.square())
+    >>> y, residuals = net.forward({}, jnp.array([1.0, 3.0]))
+    >>> y
+    Array([ 2., 12.], dtype=float32)
+    >>> net.backward({}, residuals, jnp.ones(2))[1]  # 2x + 1
+    Array([3., 7.], dtype=float32)
+    """
+    plus = add()
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        branch, way_around = x
+        if jnp.shape(branch) != jnp.shape(way_around):
+            raise BlockValueError(
+                "residual",
+                f"the block's output has shape {jnp.shape(branch)} and the shortcut's "
+                f"{jnp.shape(way_around)}; they need the same: give residual(block, "
+                "shortcut=linear(features)) or change the block",
+            )
+        return plus.forward(params, x)
+
+    nodes: list[tuple[Any, ...]] = [("block", block, "x")]
+    if shortcut is not None:
+        nodes.append(("shortcut", shortcut, "x"))
+    around = "x" if shortcut is None else "shortcut"
+    nodes.append(("add", plus._replace(forward=forward), ("block", around)))
+    return graph("x", nodes, "add", name="residual")
+
+
+def repeat(block: Block, n: int) -> Block:
+    """The same kind of block ``n`` times, each with parameters of its own.
+
+    Parameters, keys and residuals are stacked on a leading axis and the network runs as one
+    ``lax.scan``, so 200 layers compile in about the time of two. (It is not a graph: unrolled
+    nodes are exactly what it avoids. The chain rule over its steps is the reversed scan.)
+
+    Args:
+      block: its output has the shape and dtype of its input.
+      n: how many times, at least 1.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.repeat(fnn.layer(8, fnn.tanh()), 200)
+    >>> params = net.init(jax.random.key(0), jnp.ones((4, 8)))
+    >>> params["linear"]["w"].shape
+    (200, 8, 8)
+    """
+    n = whole_number("repeat", "n", n)
+
+    def check(y: Value, x: Value) -> None:
+        got, needed = (jax.tree.map(Shape.of, v) for v in (y, x))
+        if got != needed:
+            raise BlockValueError(
+                "repeat",
+                f"{block.name} turns {_describe(x)} into {_describe(y)}; a repeated block "
+                "needs an output of the input's shape and dtype",
+            )
+
+    def init(key: Key, x: Value) -> Params:
+        keys = jax.random.split(key, n)
+        shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), x)
+        one = jax.eval_shape(block.init, key, shape)
+        check(jax.eval_shape(block.forward, one, shape, key)[0], shape)
+        return jax.vmap(lambda k: block.init(k, shape))(keys)
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        keys = None if key is None else jax.random.split(key, n)
+
+        def body(x: Value, layer: tuple[Params, Key]) -> tuple[Value, Residuals]:
+            y, residuals = block.forward(layer[0], x, layer[1])
+            check(y, x)
+            return y, residuals
+
+        for leaf in jax.tree.leaves(params):
+            if leaf.shape[:1] != (n,):
+                raise BlockValueError(
+                    "repeat",
+                    f"a parameter has shape {leaf.shape}, needs a leading axis of {n}, one "
+                    "slice for each repetition: make parameters with init(key, x)",
+                )
+        return lax.scan(body, x, (params, keys), length=n)
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        # forward: x_{i+1} = f(params_i, x_i), so go through the layers from last to first.
+        def body(dy: Value, layer: tuple[Params, Residuals]) -> tuple[Value, Params]:
+            dparams, dx = block.backward(layer[0], layer[1], dy)
+            return dx, dparams
+
+        dx, dparams = lax.scan(body, dy, (params, residuals), length=n, reverse=True)
+        return dparams, dx
+
+    return Block(
+        init, forward, backward, f"repeat_{block.name}",
+        inference=lambda: repeat(inference(block), n),
+        track=None if block.track is None else jax.vmap(block.track),
+    )  # fmt: skip
+
+
+def _describe(x: Value) -> str:
+    return ", ".join(f"{v.dtype}{list(v.shape)}" for v in jax.tree.leaves(x))
+
+
+def rematerialize(block: Block) -> Block:
+    """The same function with less memory: keeps only the input, runs forward again going back.
+
+    Residuals: ``x`` and the key, in place of everything inside the block.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> y, residuals = fnn.rematerialize(fnn.serial(fnn.exp(), fnn.square())).forward(
+    ...     {}, jnp.ones(3))
+    >>> residuals
+    (Array([1., 1., 1.], dtype=float32), None)
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        return block.forward(params, x, key)[0], (x, key)
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        def again(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+            x, key = residuals
+            return block.backward(params, block.forward(params, x, key)[1], dy)
+
+        return _unmerged(again, params, residuals, dy)
+
+    def track(params: Params, residuals: Residuals) -> Params:
+        assert block.track is not None
+        x, key = residuals
+        return block.track(params, block.forward(params, x, key)[1])
+
+    return Block(
+        block.init, forward, backward, f"rematerialize_{block.name}",
+        inference=lambda: rematerialize(inference(block)), validate=block.validate,
+        track=None if block.track is None else track,
+    )  # fmt: skip
+
+
+def _unmerged(again: Callable[..., Any], params: Params, residuals: Residuals, dy: Value) -> Any:
+    """``again(params, residuals, dy)``, which the compiler must not merge with what has run.
+
+    It would see the same forward twice, run it once, and keep everything alive after all. A
+    barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes
+    barriers first and merges then (so ``jax.checkpoint`` saves little there), but not across
+    the edge of a conditional: one branch is ``again``, the other is never taken, which only
+    dy, known late, could tell.
+    """
+    leaves = jax.tree.leaves((params, residuals, dy))
+    first = next((d for d in jax.tree.leaves(dy) if d.size), None)
+    if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return again(params, residuals, dy)  # run as it is written: nothing is merged
+
+    def behind_a_barrier(*arguments: Any) -> Any:
+        return again(*lax.optimization_barrier(arguments))
+
+    def behind_a_condition(*arguments: Any) -> Any:
+        empty = jax.tree.map(
+            lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(again, *arguments)
+        )
+        number = first.ravel()[0]
+        always = jnp.isnan(number) | (number <= jnp.inf)
+        return lax.cond(always, again, lambda *_: empty, *arguments)
+
+    return lax.platform_dependent(
+        params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier
+    )
+
+
+def freeze(block: Block) -> Block:
+    """The same function, whose parameters are not trained.
+
+    Their cotangents are ``None``: not computed, so the compiled program has no trace of them.
+    The gradient still flows through to what comes before. ``value_and_grad`` shows zeros for
+    them, and ``make_step`` leaves them exactly as they are, whatever the optimiser (weight
+    decay, momentum) would do. Running statistics stay as they are, too.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.serial(body=fnn.freeze(fnn.linear(3)), head=fnn.linear(1))
+    >>> params = net.init(jax.random.key(0), jnp.ones((2, 4)))
+    >>> y, residuals = net.forward(params, jnp.ones((2, 4)))
+    >>> net.backward(params, residuals, jnp.ones((2, 1)))[0]["body"]["w"] is None
+    True
+    """
+
+    if block.graph is not None:
+        return map_nodes(block, lambda _, inner: freeze(inner))
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        _, dx = block.backward(params, residuals, dy)
+        return jax.tree.map(lambda _: None, params), dx
+
+    return block._replace(
+        backward=backward,
+        name=f"freeze_{block.name}",
+        inference=lambda: freeze(inference(block)),
+        track=None,
+    )
+
+
+def concatenate(axis: int = -1) -> Block:
+    """A tuple of arrays joined along an axis.
+
+    Going back, the cotangent is cut at the same places. Residuals: shapes, no bytes.
+
+    Args:
+      axis: the axis along which sizes may differ; all other sizes and the dtype agree.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> y, _ = fnn.concatenate().forward({}, (jnp.zeros((2, 3)), jnp.ones((2, 1))))
+    >>> y.shape
+    (2, 4)
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if not isinstance(x, (tuple, list)) or not x:
+            raise BlockTypeError("concatenate", f"needs a tuple of arrays, got {_describe(x)}")
+        shapes = [v.shape for v in x]
+        rank = len(shapes[0])
+        if not -rank <= axis < rank or any(
+            len(s) != rank or _without(s, axis) != _without(shapes[0], axis) for s in shapes
+        ):
+            raise BlockValueError(
+                "concatenate", f"shapes {shapes} do not agree in all but axis {axis}"
+            )
+        if len({v.dtype for v in x}) > 1:
+            raise BlockTypeError(
+                "concatenate", f"dtypes differ: {[str(v.dtype) for v in x]}; cast them first"
+            )
+        return jnp.concatenate(x, axis), tuple(Shape.of(v) for v in x)
+
+    def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
+        # forward: y[a_i : a_{i+1}] = x_i, so dx_i is that slice of dy.
+        ends, end = [], 0
+        for part in residuals[:-1]:
+            end += part.shape[axis]
+            ends.append(end)
+        return {}, tuple(jnp.split(dy, ends, axis))
+
+    return Block(no_params, forward, backward, "concatenate")
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    axis %= len(shape)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def item(index: int) -> Block:
+    """One of the values of a tuple: y = x[index]. The others get no cotangent (None).
+
+    Residuals: how many there are.
+
+    >>> import fnn
+    >>> y, residuals = fnn.item(1).forward({}, (2.0, 3.0))
+    >>> y, fnn.item(1).backward({}, residuals, 5.0)[1]
+    (3.0, (None, 5.0))
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if not isinstance(x, (tuple, list)) or not -len(x) <= index < len(x):
+            got = f"{len(x)}" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
+            raise BlockTypeError("item", f"needs a tuple with an entry {index}, got {got}")
+        return x[index], Shape((len(x),), None)
+
+    def backward(params: Params, residuals: Shape, dy: Value) -> tuple[Params, Value]:
+        (count,) = residuals.shape
+        dx: list[Value] = [None] * count
+        dx[index] = dy
+        return {}, tuple(dx)
+
+    return Block(no_params, forward, backward, "item")
+
+
+def flatten(keep: int = 1) -> Block:
+    """Every example as one row: the first ``keep`` axes stay, the rest become one.
+
+    Residuals: the shape, no bytes.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> fnn.flatten().forward({}, jnp.zeros((2, 28, 28, 1)))[0].shape
+    (2, 784)
+    """
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[Value, Residuals]:
+        if x.ndim < keep:
+            raise BlockValueError("flatten", f"x has shape {x.shape}, needs {keep} axes or more")
+        features = 1
+        for size in x.shape[keep:]:  # -1 would not work for an empty batch
+            features *= size
+        return x.reshape(*x.shape[:keep], features), Shape.of(x)
+
+    def backward(params: Params, residuals: Shape, dy: jax.Array) -> tuple[Params, Value]:
+        return {}, dy.reshape(residuals.shape)
+
+    return Block(no_params, forward, backward, "flatten")

@@ -1,0 +1,63 @@
+"""Dropout: a random mask while training, the identity at inference."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.block import (
+    Block,
+    BlockValueError,
+    Key,
+    Params,
+    compute_dtype,
+    no_params,
+    require_floating,
+)
+from fnn.blocks.nonlinearities import identity
+
+
+def dropout(rate: float) -> Block:
+    """Each element is 0 with probability ``rate``, else x / (1 - rate), so the mean stays.
+
+    Srivastava et al. 2014, in the inverted form: nothing is left to scale at inference.
+
+    Args:
+      rate: the probability of dropping, 0 <= rate < 1 (not the probability of keeping).
+
+    Residuals: the key, not the mask: going back draws the same mask again.
+
+    Raises:
+      BlockValueError: no key, or a rate outside its range.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> y, _ = fnn.dropout(0.5).forward({}, jnp.ones(1000), jax.random.key(0))
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    """
+    if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+        raise BlockValueError("dropout", f"rate is {rate!r}, needs 0 <= rate < 1")
+
+    def masked(key: Any, x: jax.Array) -> jax.Array:
+        keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+        wide = x.astype(compute_dtype(x.dtype))
+        return jnp.where(keep, wide / (1 - rate), 0).astype(x.dtype)
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Key]:
+        require_floating("dropout", "x", x)
+        if key is None:
+            raise BlockValueError(
+                "dropout",
+                "needs a key to draw its mask: pass key=jax.random.key(0) (forward, "
+                "value_and_grad and training steps all take one), or use inference(net)",
+            )
+        return masked(key, x), key
+
+    def backward(params: Params, key: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
+        # forward: y = x * mask / (1 - rate), linear in x, so dy takes the same way.
+        return {}, masked(key, dy)
+
+    return Block(no_params, forward, backward, "dropout", inference=identity)

@@ -1,0 +1,127 @@
+"""Blocks from a function of one number and its derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fnn.block import (
+    Block,
+    Key,
+    Params,
+    Residuals,
+    Value,
+    compute_dtype,
+    no_params,
+    require_floating,
+)
+from fnn.executor import inference
+
+
+def elementwise(
+    name: str,
+    value: Callable[[jax.Array], jax.Array],
+    derivative: Callable[[jax.Array], jax.Array],
+) -> Block:
+    """A block from a function of one number and its derivative.
+
+    forward: y = value(x); backward: dx = dy * derivative(x). bfloat16 and float16 are
+    computed in float32 and rounded once.
+
+    Residuals: ``x``, from which the derivative is accurate also where ``y`` has saturated.
+    """
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
+        require_floating(name, "x", x)
+        return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), x
+
+    def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        wide = compute_dtype(x.dtype)
+        return {}, (dy.astype(wide) * derivative(x.astype(wide))).astype(x.dtype)
+
+    return Block(no_params, forward, backward, name)
+
+
+def piecewise_linear(
+    name: str,
+    value: Callable[[jax.Array], jax.Array],
+    piece: Callable[[jax.Array], jax.Array],
+    slopes: Sequence[float],
+    kinks: Mapping[float, float],
+) -> Block:
+    """A block from a function made of straight pieces.
+
+    forward: y = value(x), with x on piece number ``piece(x)`` (0, 1, ...);
+    backward: dx = slopes[piece] * dy, and NaN where x was NaN. ``kinks``: the slope declared
+    at each point between two pieces.
+
+    Residuals: the number of the piece, one byte an element. A NaN has a number of its own,
+    ``len(slopes)``, because NaN must not turn into a silent 0 on the way back. Where a slope
+    is 0, dx is 0 whatever dy, as in jax.nn.relu.
+    """
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
+        require_floating(name, "x", x)
+        code = jnp.where(jnp.isnan(x), len(slopes), piece(x).astype(jnp.uint8))
+        return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), code
+
+    def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        wide = dy.astype(compute_dtype(dy.dtype))
+        dx = jnp.full_like(wide, jnp.nan)
+        for number, slope in enumerate(slopes):
+            dx = jnp.where(code == number, slope * wide if slope else 0.0, dx)
+        return {}, dx.astype(dy.dtype)
+
+    return Block(no_params, forward, backward, name, subgradient=declared(kinks))
+
+
+def declared(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A block's ``subgradient``: the slope declared at each point without a derivative.
+
+    >>> import jax.numpy as jnp
+    >>> declared({0.0: 0.5})(jnp.array([0.0]), jnp.array([3.0]))
+    Array([1.5], dtype=float32)
+    """
+
+    def subgradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        dx = jnp.zeros_like(dy)
+        for point, slope in kinks.items():
+            dx = jnp.where(x == point, slope * dy, dx)
+        return dx
+
+    return subgradient
+
+
+def straight_through(block: Block, surrogate: Block) -> Block:
+    """Forward through ``block``, backward through ``surrogate`` (Bengio, Leonard and
+    Courville, 2013, arXiv:1308.3432).
+
+    So a network of binary thresholds can be trained: ``straight_through(step(), logistic())``.
+    Both blocks see the same params, input and key; init is ``block``'s. The gradient is not
+    that of the forward function, on purpose, and a gradient check rightly refuses it.
+
+    Residuals: whatever the surrogate's backward needs; its value is not used, and ``jit``
+    drops its computation.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import logistic, step, straight_through
+    >>> unit = straight_through(step(), logistic())
+    >>> y, residuals = unit.forward({}, jnp.array([-1.0, 0.0]))
+    >>> y, unit.backward({}, residuals, jnp.ones(2))[1]
+    (Array([0., 1.], dtype=float32), Array([0.19661193, 0.25      ], dtype=float32))
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        y, _ = block.forward(params, x, key)
+        _, residuals = surrogate.forward(params, x, key)
+        return y, residuals
+
+    return Block(
+        block.init,
+        forward,
+        surrogate.backward,
+        f"straight_through({block.name}, {surrogate.name})",
+        inference=lambda: straight_through(inference(block), inference(surrogate)),
+    )

@@ -1,0 +1,164 @@
+"""Embedding: one learned row of numbers for each id of a vocabulary.
+
+Symbols: V ids in the vocabulary, F features, T ids given (any shape, flattened).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Params,
+    compute_dtype,
+    require_params,
+    whole_number,
+)
+from fnn.blocks.linear import Initializer
+
+normal = jax.nn.initializers.normal(1.0)
+
+ONE_HOT_AT_MOST = 4096  # ids in the vocabulary
+
+
+def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> Block:
+    """y = the rows of w at the ids: integers of any shape (B...) to (B..., F), for w of (V, F).
+
+    An id that is negative or not less than V has no row: its y is NaN, and it adds nothing to any
+    gradient. It is not taken for the nearest id that there is.
+
+    y has the dtype of w: ids have none that could say what to compute in.
+
+    Args:
+      vocabulary: V, at least 1.
+      features: F, at least 1.
+      w_init: from ``jax.nn.initializers``; numbers of variance 1 by default, as in PyTorch.
+
+    dw is, for each row of w, the sum of dy over the places where its id is, in float32 at least;
+    ids have no gradient (None). On accelerators, where this is a product of matrices for small
+    vocabularies, an infinite dy makes all rows NaN. Residuals: the ids.
+
+    Raises:
+      BlockTypeError: ids are not integers.
+      BlockValueError: w has another shape.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> net = fnn.embedding(3, 2)
+    >>> params = {"w": jnp.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])}
+    >>> y, residuals = net.forward(params, jnp.array([2, 0, 2, -1]))
+    >>> y
+    Array([[ 4.,  5.],
+           [ 0.,  1.],
+           [ 4.,  5.],
+           [nan, nan]], dtype=float32)
+    >>> net.backward(params, residuals, jnp.ones((4, 2)))[0]["w"]
+    Array([[1., 1.],
+           [0., 0.],
+           [2., 2.]], dtype=float32)
+    """
+    name = "embedding"
+    vocabulary = whole_number(name, "vocabulary", vocabulary)
+    features = whole_number(name, "features", features)
+    shape = (vocabulary, features)
+
+    def init(key: Key, ids: Any) -> Params:
+        check(ids)
+        return {"w": w_init(key, shape, jnp.float32)}
+
+    def forward(params: Params, ids: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
+        check(ids)
+        check_params(params)
+        w = jnp.asarray(params["w"])
+        return w.at[_rows(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan), ids
+
+    def backward(params: Params, ids: jax.Array, dy: jax.Array) -> tuple[Params, None]:
+        # forward: y[t] = w[ids[t]], so dw[v] = the sum of dy[t] over the t with ids[t] = v.
+        rows = _rows(ids, vocabulary).reshape(-1)
+        wide = dy.reshape(-1, features).astype(compute_dtype(dy.dtype))
+        return {"w": _sums(rows, wide, vocabulary).astype(params["w"].dtype)}, None
+
+    def check(ids: Any) -> None:
+        dtype = getattr(ids, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+            got = f"have dtype {dtype}" if dtype is not None else f"are a {type(ids).__name__}"
+            raise BlockTypeError(
+                name, f"ids {got}, need an integer dtype: ids.astype(jax.numpy.int32)"
+            )
+
+    def check_params(params: Params) -> None:
+        require_params(name, params, ("w",))
+        if params["w"].shape != shape:
+            raise BlockValueError(
+                name,
+                f"w has shape {params['w'].shape}, needs (vocabulary, features) = {shape}: are "
+                "these another network's parameters?",
+            )
+
+    return Block(init, forward, backward, name)
+
+
+def _rows(ids: jax.Array, vocabulary: int) -> jax.Array:
+    """The ids as int32, and V where there is no such row; NumPy's meaning of -1 is not wanted."""
+    wide = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
+    return jnp.where((wide >= 0) & (wide < vocabulary), wide, vocabulary).astype(jnp.int32)
+
+
+# ---- sums by id ------------------------------------------------------------------------------
+# rows (T,), of which those that are V are left out, and dy (T, F), to (V, F).
+
+
+def _sums(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
+    """The sum of dy for each id, as suits the machine.
+
+    On CPU a scatter-add is fastest for every vocabulary: 0.1 ms where a product with one-hot rows
+    takes 1.6 and sorting 0.8 (4096 ids of 256, 64 features), and one infinite dy stays where it
+    is. On GPU float32 scatter-adds are atomic, in no fixed order, and in jaxlib 0.10.2 to 0.11.0
+    up to 2000 times slower than they should be (jax issue 38806); on TPU they run one by
+    one. There small vocabularies are a matrix product, and large ones sort.
+    """
+    elsewhere = _by_one_hot if vocabulary <= ONE_HOT_AT_MOST else _by_sorting
+    return lax.platform_dependent(
+        rows, dy,
+        cpu=functools.partial(_by_scatter, vocabulary=vocabulary),
+        default=functools.partial(elsewhere, vocabulary=vocabulary),
+    )  # fmt: skip
+
+
+def _by_scatter(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
+    start = jnp.zeros((vocabulary, dy.shape[1]), dy.dtype)
+    return start.at[rows].add(dy, mode="drop")
+
+
+def _by_one_hot(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
+    """(V, T) (T, F), without the rounding of dy that is the default on GPU and TPU."""
+    known = rows[:, None] < vocabulary
+    hot = (rows[:, None] == jnp.arange(vocabulary, dtype=rows.dtype)[None]).astype(dy.dtype)
+    contract = (((0,), (0,)), ((), ()))
+    return lax.dot_general(hot, jnp.where(known, dy, 0), contract, precision=lax.Precision.HIGHEST)
+
+
+def _by_sorting(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
+    """Equal ids side by side, running sums that begin anew with each id, and the last of each."""
+    if rows.size == 0:
+        return jnp.zeros((vocabulary, dy.shape[1]), dy.dtype)
+    order = jnp.argsort(rows)
+    rows, dy = rows[order], dy[order]
+    first = jnp.concatenate([jnp.ones(1, bool), rows[1:] != rows[:-1]])
+
+    def add(left: Any, right: Any) -> Any:
+        (begins, total), (again, more) = left, right
+        return begins | again, jnp.where(again[:, None], more, total + more)
+
+    sums = lax.associative_scan(add, (first, dy))[1]
+    ids = jnp.arange(vocabulary, dtype=rows.dtype)
+    last = jnp.searchsorted(rows, ids, side="right") - 1
+    found = (last >= 0) & (rows[last] == ids)
+    return jnp.where(found[:, None], sums[last], 0)

@@ -1,0 +1,458 @@
+"""Gates: the arithmetic of a circuit, each with its local derivatives.
+
+Inputs broadcast against each other as in NumPy; going back, the cotangent of a broadcast
+input is summed over the axes along which it was copied. Python numbers are taken as floats.
+In the rules below ``dy`` is the upstream cotangent and ``y`` the gate's output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Params,
+    Residuals,
+    Shape,
+    Value,
+    compute_dtype,
+    is_floating,
+    no_params,
+    require_floating,
+)
+from fnn.blocks import numerics
+
+Axis = int | Sequence[int] | None
+
+
+def unbroadcast(dy: jax.Array, shape: Shape) -> jax.Array:
+    """The cotangent of an input that was broadcast: summed over the axes of its copies.
+
+    ``dy`` is wide; it is rounded to the input's dtype once, at the end.
+    """
+    added = tuple(range(dy.ndim - len(shape.shape)))
+    dy = jnp.sum(dy, added) if added else dy
+    stretched = tuple(i for i, size in enumerate(shape.shape) if size == 1 != dy.shape[i])
+    dy = jnp.sum(dy, stretched, keepdims=True) if stretched else dy
+    return dy.astype(shape.dtype)
+
+
+def _as_array(name: str, x: Any) -> jax.Array:
+    x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
+    require_floating(name, "x", x)
+    return x
+
+
+def _is_number(v: Any) -> bool:
+    """A Python number, or what jit makes of one: it takes the dtype of what it meets."""
+    return isinstance(v, (int, float)) or (
+        isinstance(v, jax.Array) and bool(jax.typeof(v).weak_type)
+    )
+
+
+def _as_arrays(name: str, x: Value, count: int | None = None) -> tuple[jax.Array, ...]:
+    """Two or more inputs as arrays of one dtype and of shapes that broadcast."""
+    if not isinstance(x, (tuple, list)) or len(x) < 2:
+        raise BlockTypeError(name, "needs a tuple of inputs, such as (x, y)")
+    if count is not None and len(x) != count:
+        raise BlockTypeError(name, f"got {len(x)} inputs, needs {count}")
+    python = [_is_number(v) for v in x]
+    arrays = [_as_array(name, v) for v in x]
+    dtypes = {v.dtype for v, number in zip(arrays, python, strict=True) if not number}
+    if len(dtypes) > 1:
+        raise BlockTypeError(
+            name, f"inputs have dtypes {[str(v.dtype) for v in arrays]}; cast them to one first"
+        )
+    dtype = dtypes.pop() if dtypes else arrays[0].dtype
+    rank = max(v.ndim for v in arrays)
+    try:
+        jnp.broadcast_shapes(*(v.shape for v in arrays))
+    except ValueError as error:
+        raise BlockValueError(
+            name, f"inputs of shapes {[v.shape for v in arrays]} do not broadcast together"
+        ) from error
+    # Explicit leading axes: broadcasting across ranks is meant here, whatever JAX's setting.
+    return tuple(v.astype(dtype).reshape((1,) * (rank - v.ndim) + v.shape) for v in arrays)
+
+
+def _shapes(x: Value) -> tuple[Shape, ...]:
+    dtypes = {v.dtype for v in x if not _is_number(v)}
+    dtype = dtypes.pop() if dtypes else jnp.zeros(()).dtype
+    return tuple(Shape(jnp.shape(v), getattr(v, "dtype", dtype)) for v in x)
+
+
+def _joining(
+    name: str,
+    value: Callable[..., tuple[jax.Array, Any]],
+    local: Callable[[Any, jax.Array], Sequence[jax.Array]],
+) -> Block:
+    """A gate of several inputs: ``value(*x) -> y, kept`` and ``local(kept, dy) -> dx's``.
+
+    The dx's have the broadcast shape; each is reduced to its input's here, in one place. As in
+    ``_single``, what is narrower than float32 is computed in float32 and rounded once.
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        arrays = _as_arrays(name, x, 2)
+        y, kept = value(*(v.astype(compute_dtype(v.dtype)) for v in arrays))
+        dtype = arrays[0].dtype
+        return y.astype(dtype), (_narrowed(kept, dtype), _shapes(x))
+
+    def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
+        kept, shapes = residuals
+        dxs = local(_widened(kept), _wide_cotangent(dy, shapes))
+        return {}, tuple(unbroadcast(dx, shape) for dx, shape in zip(dxs, shapes, strict=True))
+
+    return Block(no_params, forward, backward, name)
+
+
+def _narrowed(kept: Any, dtype: Any) -> Any:
+    """Inputs that are kept go back to the dtype they came in, which is smaller and exact."""
+    return jax.tree.map(lambda v: v.astype(dtype) if is_floating(v) else v, kept)
+
+
+def _widened(kept: Any) -> Any:
+    return jax.tree.map(lambda v: v.astype(compute_dtype(v.dtype)) if is_floating(v) else v, kept)
+
+
+def _wide_cotangent(dy: Any, shapes: Sequence[Shape]) -> jax.Array:
+    dtype = getattr(dy, "dtype", None) or shapes[0].dtype
+    return jnp.asarray(dy, compute_dtype(dtype))
+
+
+def _single(
+    name: str,
+    value: Callable[[jax.Array], tuple[jax.Array, Any]],
+    local: Callable[[Any, jax.Array], jax.Array],
+) -> Block:
+    """A gate of one input: ``value(x) -> y, kept`` and ``local(kept, dy) -> dx``.
+
+    Computed in float32 where the input is narrower, and rounded once. There the input is kept,
+    and ``kept`` had from it again: an output rounded to 16 bits would be worth less.
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        x = _as_array(name, x)
+        wide = compute_dtype(x.dtype)
+        y, kept = value(x.astype(wide))
+        narrow = x.dtype != wide and bool(jax.tree.leaves(kept))
+        return y.astype(x.dtype), x if narrow else kept
+
+    def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, Value]:
+        dy = jnp.asarray(dy)
+        wide = compute_dtype(dy.dtype)
+        if any(v.dtype != compute_dtype(v.dtype) for v in jax.tree.leaves(kept)):
+            kept = value(kept.astype(wide))[1]
+        return {}, local(kept, dy.astype(wide)).astype(dy.dtype)
+
+    return Block(no_params, forward, backward, name)
+
+
+def add() -> Block:
+    """y = x1 + x2 (+ x3 ...). Each local derivative is 1: addition hands dy to every input.
+
+    Residuals: shapes only.
+
+    >>> import fnn
+    >>> y, residuals = fnn.add().forward({}, (-2.0, 5.0))
+    >>> float(y), [float(d) for d in fnn.add().backward({}, residuals, -4.0)[1]]
+    (3.0, [-4.0, -4.0])
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        first, *rest = arrays = _as_arrays("add", x)
+        total = first.astype(compute_dtype(first.dtype))
+        for term in rest:
+            total = total + term.astype(total.dtype)
+        return total.astype(arrays[0].dtype), _shapes(x)
+
+    def backward(params: Params, shapes: Residuals, dy: jax.Array) -> tuple[Params, Value]:
+        dy = _wide_cotangent(dy, shapes)
+        return {}, tuple(unbroadcast(dy, shape) for shape in shapes)
+
+    return Block(no_params, forward, backward, "add")
+
+
+def subtract() -> Block:
+    """y = x1 - x2. Local derivatives: 1 and -1. Residuals: shapes only.
+
+    >>> import fnn
+    >>> y, residuals = fnn.subtract().forward({}, (5.0, 2.0))
+    >>> float(y), [float(d) for d in fnn.subtract().backward({}, residuals, 1.0)[1]]
+    (3.0, [1.0, -1.0])
+    """
+    return _joining("subtract", lambda x, y: (x - y, ()), lambda _, dy: (dy, -dy))
+
+
+def multiply() -> Block:
+    """y = x1 x2. Local derivatives: x2 and x1, each the other's value. Residuals: both inputs.
+
+    >>> import fnn
+    >>> y, residuals = fnn.multiply().forward({}, (3.0, -4.0))
+    >>> float(y), [float(d) for d in fnn.multiply().backward({}, residuals, 1.0)[1]]
+    (-12.0, [-4.0, 3.0])
+    """
+    return _joining(
+        "multiply",
+        lambda x1, x2: (x1 * x2, (x1, x2)),
+        lambda kept, dy: (dy * kept[1], dy * kept[0]),
+    )
+
+
+def divide() -> Block:
+    """y = x1 / x2. Local derivatives: 1 / x2 and -x1 / x2^2. Residuals: both inputs.
+
+    >>> import fnn
+    >>> y, residuals = fnn.divide().forward({}, (1.0, 4.0))
+    >>> float(y), [float(d) for d in fnn.divide().backward({}, residuals, 1.0)[1]]
+    (0.25, [0.25, -0.0625])
+    """
+
+    def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x1, x2 = kept
+        # x1 / x2 times dy / x2: the square of a small or large x2 leaves the range, and XLA
+        # makes one of (x1 / x2) / x2 when it compiles.
+        dx1 = dy / x2
+        return dx1, -(x1 / x2) * dx1
+
+    return _joining("divide", lambda x1, x2: (x1 / x2, (x1, x2)), local)
+
+
+def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax.Array]) -> Block:
+    """maximum and minimum: dy goes to the winner; a tie shares it equally (as in JAX).
+
+    Residuals: one byte per element: 0 where x2 wins, 1 at a tie, 2 where x1 wins, 3 where a
+    NaN does, which has no derivative.
+    """
+
+    def value(x1: jax.Array, x2: jax.Array) -> tuple[jax.Array, jax.Array]:
+        code = 2 * wins(x1, x2).astype(jnp.uint8) + (x1 == x2).astype(jnp.uint8)
+        return choose(x1, x2), jnp.where(jnp.isnan(x1) | jnp.isnan(x2), jnp.uint8(3), code)
+
+    def local(code: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nan = jnp.where(code == 3, jnp.nan, 0.0).astype(dy.dtype)
+        shares = code.astype(dy.dtype) / 2, 1 - code.astype(dy.dtype) / 2
+        # The loser's 0 stays 0 also where dy is infinite.
+        first, second = (jnp.where(share > 0, dy * share, 0) + nan for share in shares)
+        return first, second
+
+    def half_each(x: Value, dy: jax.Array) -> Value:
+        x1, x2 = _as_arrays(name, x)
+        # All of dx: an entry that is copied may be tied with one and win or lose against another.
+        first = jnp.where(x1 == x2, dy / 2, jnp.where(wins(x1, x2), dy, 0))
+        second = jnp.where(x1 == x2, dy / 2, jnp.where(wins(x2, x1), dy, 0))
+        dxs = zip((first, second), _shapes(x), strict=True)
+        return tuple(unbroadcast(dx, shape) for dx, shape in dxs)
+
+    return _joining(name, value, local)._replace(subgradient=half_each)
+
+
+def maximum() -> Block:
+    """y = max(x1, x2). dy goes to the larger input; at a tie half to each (as in JAX).
+
+    Residuals: one byte per element, which of the two it was.
+
+    >>> import fnn
+    >>> y, residuals = fnn.maximum().forward({}, (2.0, -1.0))
+    >>> float(y), [float(d) for d in fnn.maximum().backward({}, residuals, 2.0)[1]]
+    (2.0, [2.0, 0.0])
+    """
+    return _larger("maximum", jnp.maximum, lambda x1, x2: x1 > x2)
+
+
+def minimum() -> Block:
+    """y = min(x1, x2). dy goes to the smaller input; at a tie half to each (as in JAX).
+
+    Residuals: one byte per element, which of the two it was.
+
+    >>> import fnn
+    >>> y, residuals = fnn.minimum().forward({}, (2.0, 2.0))
+    >>> float(y), [float(d) for d in fnn.minimum().backward({}, residuals, 2.0)[1]]
+    (2.0, [1.0, 1.0])
+    """
+    return _larger("minimum", jnp.minimum, lambda x1, x2: x1 < x2)
+
+
+def power(exponent: float | None = None) -> Block:
+    """y = x^p, with a fixed exponent, or of two inputs (x, p).
+
+    Local derivatives: p x^(p-1), and y ln x for the exponent. Where p = 0 the first is 0, and
+    where x = 0 < p the second is 0, their limits. A negative x has no derivative with respect
+    to p (NaN). Residuals: x, or x and p.
+
+    >>> import fnn
+    >>> y, residuals = fnn.power(3).forward({}, 2.0)
+    >>> float(y), float(fnn.power(3).backward({}, residuals, 1.0)[1])
+    (8.0, 12.0)
+    """
+    if exponent is not None:
+        p = exponent
+
+        def local_fixed(x: jax.Array, dy: jax.Array) -> jax.Array:
+            if p == 0:
+                return jnp.zeros_like(dy)
+            # In two factors: x^(p-1) may leave the range where p x^(p-1) or 1 / x^2 does not.
+            half = (p - 1) // 2 if p == int(p) else 0
+            return _product(dy, p * jnp.power(x, half) * jnp.power(x, p - 1 - half))
+
+        keeps = p != 0
+        return _single(
+            f"power({p:g})", lambda x: (jnp.power(x, p), x if keeps else ()), local_fixed
+        )
+
+    def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, p = kept
+        # A power that is 0 stays 0 times an infinite exponent or logarithm: its limit.
+        below = jnp.power(x, jnp.where(p == 0, 1, p - 1))
+        slope = jnp.where((p == 0) | (below == 0), 0, p * below)
+        y = jnp.power(x, p)
+        by_exponent = jnp.where((y == 0) & (x >= 0), 0, y * jnp.log(x))
+        return dy * slope, dy * by_exponent
+
+    return _joining("power", lambda x, p: (jnp.power(x, p), (x, p)), local)
+
+
+def negate() -> Block:
+    """y = -x. Local derivative: -1. Residuals: none.
+
+    >>> import fnn
+    >>> float(fnn.negate().backward({}, (), 2.0)[1])
+    -2.0
+    """
+    return _single("negate", lambda x: (-x, ()), lambda _, dy: -dy)
+
+
+def scale(factor: float) -> Block:
+    """y = factor x, the factor a fixed number. Derivative: factor. Residuals: none.
+
+    >>> import fnn
+    >>> float(fnn.scale(0.5).forward({}, 10.0)[0]), float(fnn.scale(0.5).backward({}, (), 1.0)[1])
+    (5.0, 0.5)
+    """
+    number = float(factor)
+    return _single("scale", lambda x: (number * x, ()), lambda _, dy: number * dy)
+
+
+def exp() -> Block:
+    """y = e^x. Local derivative: y itself. Residuals: y.
+
+    >>> import fnn
+    >>> y, residuals = fnn.exp().forward({}, 0.0)
+    >>> float(y), float(fnn.exp().backward({}, residuals, 3.0)[1])
+    (1.0, 3.0)
+    """
+
+    def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = numerics.exp(x)
+        return y, y
+
+    return _single("exp", value, lambda y, dy: _product(dy, y))
+
+
+def log() -> Block:
+    """y = ln x. Local derivative: 1 / x. Residuals: x.
+
+    >>> import fnn
+    >>> y, residuals = fnn.log().forward({}, 1.0)
+    >>> float(y), float(fnn.log().backward({}, residuals, 3.0)[1])
+    (0.0, 3.0)
+    """
+    return _single("log", lambda x: (jnp.log(x), x), lambda x, dy: _quotient(dy, x))
+
+
+def square() -> Block:
+    """y = x^2. Local derivative: 2x; at 0 nothing passes, also of an infinite dy. Residuals: x.
+
+    >>> import fnn
+    >>> y, residuals = fnn.square().forward({}, 3.0)
+    >>> float(y), float(fnn.square().backward({}, residuals, 1.0)[1])
+    (9.0, 6.0)
+    """
+    return _single("square", lambda x: (jnp.square(x), x), lambda x, dy: _product(dy, 2 * x))
+
+
+def sqrt() -> Block:
+    """y = x^(1/2). Local derivative: 1 / (2y), infinite at 0. Residuals: y.
+
+    >>> import fnn
+    >>> y, residuals = fnn.sqrt().forward({}, 4.0)
+    >>> float(y), float(fnn.sqrt().backward({}, residuals, 1.0)[1])
+    (2.0, 0.25)
+    """
+
+    def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = jnp.sqrt(x)
+        return y, y
+
+    return _single("sqrt", value, lambda y, dy: _quotient(dy, 2 * jnp.abs(y)))
+
+
+def _product(dy: jax.Array, slope: jax.Array) -> jax.Array:
+    """dy * slope, and 0 for 0 times infinity: what comes from above, or what this gate lets
+    through, is nothing. So a norm, sqrt of a sum of squares, has gradient 0 at 0."""
+    nothing = ((dy == 0) & jnp.isinf(slope)) | ((slope == 0) & jnp.isinf(dy))
+    return jnp.where(nothing, 0, dy * slope)
+
+
+def _quotient(dy: jax.Array, x: jax.Array) -> jax.Array:
+    """dy / x, and 0 for 0 / 0: where nothing comes from above, nothing goes down."""
+    return jnp.where((dy == 0) & (x == 0), 0, dy / x)
+
+
+def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
+    axes = axis if axis is None or isinstance(axis, int) else tuple(axis)
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        x = _as_array(name, x)
+        reduce = jnp.mean if mean else jnp.sum
+        try:
+            return reduce(x, axes, keepdims=keepdims), Shape.of(x)
+        except ValueError as error:
+            raise BlockValueError(name, f"axis {axis} does not fit shape {x.shape}") from error
+
+    def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, Value]:
+        # forward: y = sum over the axes, so every term gets the same dy: copy it back.
+        wide = jnp.asarray(dy, compute_dtype(x.dtype))
+        dims = range(len(x.shape)) if axes is None else (axes,) if isinstance(axes, int) else axes
+        reduced = {d % len(x.shape) for d in dims}
+        shape = tuple(1 if d in reduced else size for d, size in enumerate(x.shape))
+        # A float, and divided in float32: float16 and int32 do not hold every count.
+        count = float(max(math.prod(x.shape[d] for d in reduced), 1)) if mean else 1.0
+        part = (wide / count).astype(x.dtype)
+        return {}, jnp.broadcast_to(part.reshape(shape), x.shape)
+
+    return Block(no_params, forward, backward, name)
+
+
+def sum(axis: Axis = None, keepdims: bool = False) -> Block:
+    """y = the sum of x over some axes (all by default). dy goes to every term.
+
+    Residuals: the shape, no bytes.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> y, residuals = fnn.sum(axis=0).forward({}, jnp.ones((3, 2)))
+    >>> y
+    Array([3., 3.], dtype=float32)
+    """
+    return _reduction("sum", axis, keepdims, mean=False)
+
+
+def mean(axis: Axis = None, keepdims: bool = False) -> Block:
+    """y = the mean of x over some axes (all by default). dy / n goes to each of the n terms.
+
+    Residuals: the shape, no bytes.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> y, residuals = fnn.mean().forward({}, jnp.array([1.0, 2.0, 6.0, 7.0]))
+    >>> float(y), fnn.mean().backward({}, residuals, 1.0)[1]
+    (4.0, Array([0.25, 0.25, 0.25, 0.25], dtype=float32))
+    """
+    return _reduction("mean", axis, keepdims, mean=True)

@@ -1,0 +1,436 @@
+"""Losses: blocks from (prediction, target) to one number, the mean over the examples.
+
+A third input, weights of one number per example, makes it the weighted mean
+sum(w_i l_i) / sum(w_i); an example of weight 0 counts for nothing, whatever its values, and a
+batch without any weight has loss 0. The value is float32 or wider, whatever the prediction.
+
+Axes: B are the batch axes, all but the last; the last is K classes or outputs of one example,
+over which an example's loss is summed. A prediction with one axis is a batch of single numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Params,
+    Residuals,
+    Shape,
+    Value,
+    compute_dtype,
+    is_floating,
+    no_params,
+    require_floating,
+)
+from fnn.blocks.numerics import magnitude, rest_of_difference
+
+
+def squared_error() -> Block:
+    """The lecture's half square: E = 1/2 |y - t|^2, averaged over the examples.
+
+    Inputs ``(prediction, target[, weights])``: prediction and target of one shape, (B, K) or
+    (B,); weights (B,). Gradient: dE/dy = (y - t) / n. Residuals: the difference y - t.
+
+    Raises:
+      BlockValueError: shapes differ (nothing is broadcast: (n, 1) against (n,) would compare
+        every prediction with every target).
+
+    >>> import fnn, jax.numpy as jnp
+    >>> E = fnn.squared_error()
+    >>> value, residuals = E.forward({}, (jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0])))
+    >>> float(value), E.backward({}, residuals, 1.0)[1][0]
+    (1.0, Array([1., 0.], dtype=float32))
+    """
+    name = "squared_error"
+
+    def check(y: jax.Array, t: jax.Array) -> None:
+        _same_shape(name, y, t)
+
+    def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+        difference = y - t.astype(y.dtype)
+        return jnp.square(difference) / 2, difference
+
+    def local(difference: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return difference, -difference
+
+    return _mean_loss(name, check, each, local, _finite_target(name))
+
+
+def binary_cross_entropy(from_logits: bool = True) -> Block:
+    """E = -(t ln p + (1 - t) ln(1 - p)), of logits z with p = logistic(z), or of p itself.
+
+    Inputs ``(prediction, target[, weights])``: prediction and target of one shape, (B,) or
+    (B, K) for K independent outputs; targets 0 or 1 (integer, boolean, float), or probabilities.
+
+    Of logits (the default), with softplus(z) = ln(1 + e^z), it is
+    E = t softplus(-z) + (1 - t) softplus(z), whose terms never cancel, and
+    dE/dz = (1 - t) logistic(z) - t logistic(-z), which is p - t to full relative accuracy.
+    A term of weight 0 is 0, so infinite logits on the right side cost nothing.
+
+    Of probabilities (``from_logits=False``), for the derivation:
+    dE/dp = (1-t)/(1-p) - t/p = (p - t) / (p (1 - p)).
+
+    Residuals: the prediction and the target.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> E = fnn.binary_cross_entropy()
+    >>> value, residuals = E.forward({}, (jnp.array([20.0]), jnp.array([1])))
+    >>> print(f"{value:.4g} {E.backward({}, residuals, 1.0)[1][0][0]:.4g}")
+    2.061e-09 -2.061e-09
+    """
+    name = "binary_cross_entropy" if from_logits else "binary_cross_entropy(from_logits=False)"
+
+    def check(y: jax.Array, t: jax.Array) -> None:
+        _same_shape(name, y, t)
+
+    # The losses of a sure 1 and a sure 0, which E weighs by t and 1 - t.
+    costs = _logit_costs if from_logits else _probability_costs
+    slope = _logit_slope if from_logits else _probability_slope
+    by_target = _logit_by_target if from_logits else _probability_by_target
+
+    def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+        return _mixed(t, *costs(y)), (y, t)
+
+    def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+        y, t = kept
+        return slope(y, t), by_target(y)
+
+    def validate(x: Value) -> None:
+        _finite_target(name)(x)
+        _between_0_and_1(name, x[1])
+
+    return _mean_loss(name, check, each, local, validate)
+
+
+def _mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
+    t = t.astype(one.dtype)
+    return _times(t, one) + _times(1 - t, zero)
+
+
+def _logit_costs(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    tail = jnp.log1p(jnp.exp(-magnitude(z)))
+    return jnp.where(z < 0, -z, 0) + tail, jnp.where(z < 0, 0, z) + tail
+
+
+def _logit_slope(z: jax.Array, t: jax.Array) -> jax.Array:
+    e = jnp.exp(-magnitude(z))  # jnp.abs would spoil the second derivative at 0
+    small, large = e / (1 + e), 1 / (1 + e)
+    return _mixed(t, -jnp.where(z < 0, large, small), jnp.where(z < 0, small, large))
+
+
+def _logit_by_target(z: jax.Array) -> jax.Array:
+    return -z  # softplus(-z) - softplus(z)
+
+
+def _probability_by_target(p: jax.Array) -> jax.Array:
+    """ln(1 - p) - ln p, near 1/2 as one logarithm: there the two cancel, and 1 - 2p is exact."""
+    near = jnp.abs(p - 0.5) < 0.25
+    return jnp.where(near, jnp.log1p((1 - 2 * p) / p), jnp.log1p(-p) - jnp.log(p))
+
+
+def _probability_costs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return -jnp.log(p), -jnp.log1p(-p)
+
+
+def _probability_slope(p: jax.Array, t: jax.Array) -> jax.Array:
+    """As one quotient: near p = t the two terms of the sum cancel. A sure target has one term."""
+    t = t.astype(p.dtype)
+    between = (p - t) / (p * (1 - p))
+    return jnp.where(t == 0, 1 / (1 - p), jnp.where(t == 1, -1 / p, between))
+
+
+def softmax_cross_entropy() -> Block:
+    """E = -ln softmax(z)_t = ln(sum_j e^{z_j}) - z_t, of logits z.
+
+    Inputs ``(logits, target[, weights])``: logits (B, K); target integer labels (B,) from 0 to
+    K - 1, or probability rows (B, K), for which E = -sum_j t_j ln softmax(z)_j.
+
+    With m the largest logit, E = (m - z_t) + log1p(sum of the others' e^{z_j - m}): both terms
+    are positive, so a confident row keeps its digits (logits 30, 0, -5 and label 0: 9.42e-14).
+    The gradient is p_j for the wrong classes and, for the right one, minus the sum of the
+    others' p, not p - 1. A logit of -inf has p = 0 and gradient 0; a row of nothing else has
+    loss 0 and gradient 0. A label out of range makes the loss NaN (and is refused by ``fit``).
+
+    Residuals: logits and target; the exponentials are computed again.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> E = fnn.softmax_cross_entropy()
+    >>> value, residuals = E.forward({}, (jnp.array([[30.0, 0.0, -5.0]]), jnp.array([0])))
+    >>> gradient = E.backward({}, residuals, 1.0)[1][0][0]
+    >>> print(f"{value:.4g}", [f"{d:.4g}" for d in gradient.tolist()])
+    9.421e-14 ['-9.421e-14', '9.358e-14', '6.305e-16']
+    """
+    name = "softmax_cross_entropy"
+
+    def exponentials(z: jax.Array, pivot: jax.Array) -> tuple[jax.Array, ...]:
+        """e^{z - m}, the gaps m - z, the sum of the e's less 1, and whether all is masked.
+
+        Where the pivot is a largest logit, its e is that 1 and what is left is the others' sum,
+        to the last digit. Where it is not, another's e is 1, and there is nothing to lose.
+        """
+        # The loss is the same for every m, which to a derivative of forward is a constant: that of
+        # the largest would not be of one among equals.
+        m = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-jnp.inf))
+        m = jnp.where(m == -jnp.inf, 0, m)
+        gap = jnp.where(jnp.isinf(z) & (z == m), 0, m - z)  # spares inf - inf
+        # A gap of 80 is rounded by 1e-6 of e: what rounding takes is put back as a factor.
+        e = jnp.exp(-gap)
+        e = e - e * rest_of_difference(m, z)
+        rest = jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
+        masked = rest == -1  # every e is 0; a NaN would show
+        return e, gap, jnp.where(masked, 0, rest), masked
+
+    def pivot_of(rows: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
+        """The entry of each row that may dominate: the label's, else the largest logit's."""
+        return _is_largest(z) if is_floating(t) else rows == 1
+
+    def each(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+        rows = _rows(t, z)
+        _, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
+        return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest))), (z, t)
+
+    def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+        # dE/dz_j = p_j sum(t) - t_j = p_j (the others' t) - t_j (the others' p): where one of
+        # them dominates, what is left of its sum is summed, not subtracted.
+        z, t = kept
+        rows = _rows(t, z)
+        e, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
+        others_e = rest + (1 - e)
+        others_t = _others(rows) if is_floating(t) else 1 - rows
+        dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / (1 + rest))
+        return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
+
+    return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
+
+
+def cross_entropy() -> Block:
+    """E = -ln p_t, of probabilities p: the lecture's form, after a softmax block.
+
+    It agrees with ``softmax_cross_entropy`` of the logits, which is the one to train with: a
+    probability that has rounded to 0 or 1 has lost what the loss needs.
+
+    Inputs ``(probabilities, target[, weights])``: probabilities (B, K); target integer labels
+    (B,) or probability rows (B, K). Gradient: dE/dp_j = -t_j / p_j. Residuals: both inputs.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> E = fnn.cross_entropy()
+    >>> value, residuals = E.forward({}, (jnp.array([[0.5, 0.25, 0.25]]), jnp.array([0])))
+    >>> float(value), E.backward({}, residuals, 1.0)[1][0]
+    (0.6931471824645996, Array([[-2.,  0.,  0.]], dtype=float32))
+    """
+    name = "cross_entropy"
+
+    def each(p: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+        return _times(_rows(t, p), -jnp.log(p)), (p, t)
+
+    def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+        p, t = kept
+        return _times(_rows(t, p), -1 / p), -jnp.log(p)
+
+    return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
+
+
+def _mean_loss(
+    name: str,
+    check: Callable[[jax.Array, jax.Array], None],
+    each: Callable[[jax.Array, jax.Array], tuple[jax.Array, Residuals]],
+    local: Callable[[Residuals], tuple[jax.Array, jax.Array]],
+    validate: Callable[[Value], None],
+    rows: bool = False,
+) -> Block:
+    """The (weighted) mean over examples of a loss given entry by entry.
+
+    ``each(prediction, target) -> (entries, kept)``: the loss of every entry of the prediction;
+    ``local(kept)``: the derivatives of the entries by prediction and target. ``rows``: an example
+    is always a row (of classes); else with a single axis an example is a number.
+    """
+
+    def batch_of(y: Any) -> tuple[int, ...]:
+        return tuple(y.shape[:-1] if rows or len(y.shape) > 1 else y.shape)
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        y, t, w = _inputs(name, x)
+        check(y, t)
+        wide = compute_dtype(y.dtype)
+        entries, kept = each(y.astype(wide), t.astype(wide) if is_floating(t) else t)
+        shapes = (Shape.of(y), Shape.of(t))
+        losses = jnp.sum(entries, -1) if batch_of(y) != y.shape else entries
+        if w is None:
+            # The mean of no examples is 0, as is the mean of examples of no weight.
+            value = jnp.sum(losses) / float(max(losses.size, 1))
+            return value, (_narrow(kept, y, t), shapes, None)
+        if w.shape != losses.shape:
+            raise BlockValueError(
+                name, f"weights have shape {w.shape}, need one number per example: {losses.shape}"
+            )
+        wide_w = w.astype(wide)
+        value = jnp.sum(_times(wide_w, losses)) / _nonzero(jnp.sum(wide_w))
+        # Boolean weights have no gradient, so need nothing of the losses.
+        weighing = (w, losses, value) if is_floating(w) else (w, None, None)
+        return value, (_narrow(kept, y, t), shapes, weighing)
+
+    def backward(params: Params, residuals: Residuals, dy: Any) -> tuple[Params, Value]:
+        kept, (y, t), weighing = residuals
+        wide = compute_dtype(y.dtype)
+        kept = jax.tree.map(lambda v: v.astype(wide) if is_floating(v) else v, kept)
+        slopes = local(kept)
+        dy = jnp.asarray(dy, wide)
+        batch = batch_of(y)
+        examples = float(max(math.prod(batch), 1))  # a float: int32 does not hold every count
+        if weighing is None:
+            dw: tuple[Any, ...] = ()
+            share = jnp.full((1,) * len(batch), dy / examples, wide)
+        else:
+            # forward: E = sum(w l) / sum(w), so dE/dl = w / sum(w), dE/dw = (l - E) / sum(w).
+            w, losses, value = weighing
+            total = _nonzero(jnp.sum(w.astype(wide)))
+            share = dy * (w.astype(wide) / total)
+            dw = (None,)
+            if is_floating(w):
+                # The mean is taken out twice: the second takes what rounding left of the first.
+                gap = losses - value
+                gap = gap - jnp.sum(_times(w.astype(wide), gap)) / total
+                dw = ((dy * (gap / total)).astype(w.dtype),)
+        share = share[..., None] if batch != y.shape else share
+        scaled = (lambda d: share * d) if weighing is None else (lambda d: _times(share, d))
+        dprediction = scaled(slopes[0]).astype(y.dtype)
+        floating = jnp.issubdtype(t.dtype, jnp.floating)
+        dtarget = scaled(slopes[1]).astype(t.dtype) if floating else None
+        return {}, (dprediction, dtarget, *dw)
+
+    return Block(no_params, forward, backward, name, validate=validate)
+
+
+def _narrow(kept: Residuals, y: jax.Array, t: jax.Array) -> Residuals:
+    """Inputs that are kept are kept in the dtype they came in, which is smaller and exact."""
+    if isinstance(kept, tuple):
+        return kept[0].astype(y.dtype), kept[1].astype(t.dtype)
+    return kept
+
+
+def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """weight * x, and 0 where the weight is 0, also when x is infinite or NaN."""
+    return jnp.where(weight == 0, 0, weight * x)
+
+
+def _others(t: jax.Array) -> jax.Array:
+    """For every entry of a row the sum of the others; of the largest without a difference."""
+    largest = _is_largest(t)
+    rest = jnp.sum(jnp.where(largest, 0, t), -1, keepdims=True)
+    return jnp.where(largest, rest, jnp.sum(t, -1, keepdims=True) - t)
+
+
+def _is_largest(x: jax.Array) -> jax.Array:
+    """Where the largest entry of every row is, the first of them if there are several."""
+    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    return places == jnp.argmax(x, -1, keepdims=True).astype(jnp.int32)
+
+
+def _nonzero(total: jax.Array) -> jax.Array:
+    return jnp.where(total == 0, 1, total)
+
+
+def _rows(t: jax.Array, z: jax.Array) -> jax.Array:
+    """Labels as one-hot rows (NaN for a label out of range); probability rows as they are."""
+    if is_floating(t):
+        return t
+    # int8 cannot count to 300 classes: numbers of classes and labels meet in 32 bits at least.
+    wide = t.dtype if t.dtype.itemsize >= 4 else jnp.int32
+    labels, classes = t.astype(wide)[..., None], z.shape[-1]
+    ids = jax.lax.broadcasted_iota(wide, z.shape, z.ndim - 1)
+    valid = (labels >= 0) & (labels < classes)
+    return jnp.where(valid, (ids == labels).astype(z.dtype), jnp.nan)
+
+
+def _inputs(name: str, x: Value) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    if not isinstance(x, (tuple, list)) or len(x) not in (2, 3):
+        raise BlockTypeError(name, "needs (prediction, target) or (prediction, target, weights)")
+    y, t, *w = (jnp.asarray(v) for v in x)
+    require_floating(name, "prediction", y)
+    return y, t, w[0] if w else None
+
+
+def _same_shape(name: str, y: jax.Array, t: jax.Array) -> None:
+    if y.shape != t.shape:
+        hint = ""
+        if y.shape == (*t.shape, 1):
+            hint = ": give target[:, None], or a network that ends in one neuron"
+        raise BlockValueError(
+            name, f"prediction has shape {y.shape} and target {t.shape}, need the same{hint}"
+        )
+
+
+def _check_classes(name: str) -> Callable[[jax.Array, jax.Array], None]:
+    def check(z: jax.Array, t: jax.Array) -> None:
+        if z.ndim == 0:
+            raise BlockValueError(name, "prediction is a scalar, needs a last axis of classes")
+        if is_floating(t):
+            if t.shape != z.shape:
+                raise BlockTypeError(
+                    name,
+                    f"target is {t.dtype} of shape {t.shape}; needs integer labels of shape "
+                    f"{z.shape[:-1]} (target.astype('int32')) or probability rows {z.shape}",
+                )
+        elif t.shape != z.shape[:-1] or not jnp.issubdtype(t.dtype, jnp.integer):
+            raise BlockTypeError(
+                name,
+                f"target is {t.dtype} of shape {t.shape}; predictions of shape {z.shape} need "
+                f"integer labels of shape {z.shape[:-1]}, or float probability rows {z.shape}",
+            )
+
+    return check
+
+
+# What follows looks at concrete data on the host, before training starts.
+
+
+def _finite_target(name: str) -> Callable[[Value], None]:
+    def validate(x: Value) -> None:
+        bad = int(np.sum(~np.isfinite(np.asarray(x[1], np.float64))))
+        if bad:
+            raise BlockValueError(name, f"target has {bad} values that are NaN or infinite")
+
+    return validate
+
+
+def _between_0_and_1(name: str, target: Any) -> None:
+    t = np.asarray(target, np.float64)
+    if t.size and (t.min() < 0 or t.max() > 1):
+        raise BlockValueError(
+            name, f"targets go from {t.min():g} to {t.max():g}, need labels 0 or 1 (or in between)"
+        )
+
+
+def _class_target(name: str) -> Callable[[Value], None]:
+    def validate(x: Value) -> None:
+        prediction, target = x[0], np.asarray(x[1])
+        if not target.size:
+            return
+        if np.issubdtype(target.dtype, np.integer):
+            low, high, classes = target.min(), target.max(), prediction.shape[-1]
+            if low < 0 or high >= classes:
+                raise BlockValueError(
+                    name,
+                    f"labels go from {low} to {high}; {classes} classes need labels from 0 to "
+                    f"{classes - 1}",
+                )
+            return
+        _finite_target(name)(x)
+        _between_0_and_1(name, target)
+        off = np.abs(target.astype(np.float64).sum(-1) - 1).max()
+        if off > 1e-2:
+            raise BlockValueError(
+                name, f"probability rows need to sum to 1; one is off by {off:.3g}"
+            )
+
+    return validate

@@ -1,0 +1,160 @@
+"""Values of forward along lines through a sample, and the differences that are made of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import is_floating
+from fnn.check import differences
+from fnn.check.differences import Slope
+from fnn.check.rule import PROGRAMS, Sample
+
+if TYPE_CHECKING:
+    from fnn.check.subject import Cotangents, Lab, Layout
+
+MOST_LINES = 96  # of one run of the program
+MOST_NUMBERS = 2**22  # that it returns
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[..., Any]:
+    """Flat y at every step along so many lines, each a part of one flat direction.
+
+    One program for single entries (a part of length one) and for whole leaves, for it takes
+    longer to compile than to run.
+    """
+    from fnn.compiling import fast
+
+    ts = differences.steps()
+
+    def moved(sample: Sample, direction: Any, starts: Any, stops: Any, count: Any) -> Any:
+        leaves = layout.floats(sample)
+        flat = jnp.concatenate([jnp.ravel(v).astype(direction.dtype) for v in leaves])
+        places, cuts = jnp.arange(flat.size), np.cumsum([v.size for v in leaves])[:-1]
+
+        def at(number: Any) -> Any:
+            line, step = number // len(ts), number % len(ts)
+            moves = (places >= starts[line]) & (places < stops[line])
+            there = flat + jnp.where(moves, jnp.asarray(ts)[step] * direction, 0.0)
+            parts = [
+                part.reshape(v.shape).astype(v.dtype)
+                for part, v in zip(jnp.split(there, cuts), leaves, strict=True)
+            ]
+            y = forward(*layout.fill(sample, parts))[0]
+            return jnp.concatenate(
+                [v.ravel().astype(flat.dtype) for v in jax.tree.leaves(y) if is_floating(v)]
+            )
+
+        values = jnp.zeros((lines * len(ts), jax.eval_shape(at, 0).size))
+        return jax.lax.fori_loop(0, count * len(ts), lambda i, v: v.at[i].set(at(i)), values)
+
+    return fast(moved)
+
+
+def along(
+    lab: Lab, sample: Sample, direction: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> np.ndarray:
+    """Flat y at the steps along each part [start, stop) of a flat direction: (steps, lines, y)."""
+    outputs = sum(v.size for v in jax.tree.leaves(lab.y_shape) if is_floating(v))
+    ts = len(differences.steps())
+    most = min(MOST_LINES, max(1, MOST_NUMBERS // (ts * max(outputs, 1))))
+    program = _mover(lab.rule.forward, lab.layout, most)
+    found = []
+    for first in range(0, len(starts), most):
+        some = slice(first, first + most)
+        count = len(starts[some])
+        fill = (0, most - count)
+        lines = (np.pad(starts[some], fill), np.pad(stops[some], fill))
+        values = np.asarray(program(sample, direction, *lines, count))
+        found.append(values.reshape(most, ts, -1)[:count])
+    return np.concatenate(found).swapaxes(0, 1)
+
+
+def scales(lab: Lab, sample: Sample) -> np.ndarray:
+    """The scale on which each entry varies: itself, but not much less than its leaf's."""
+    found = []
+    for leaf in lab.floats(sample):
+        finite = np.where(np.isfinite(leaf), leaf, 0)
+        found.append(np.ravel(np.maximum(np.abs(finite), 0.1 * _typical(finite) or 1.0)))
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _typical(leaf: np.ndarray) -> float:
+    """The root of the mean square."""
+    top = np.max(np.abs(leaf), initial=0)  # taken out, lest squares of 1e-170 be 0
+    return float(top * np.sqrt(np.mean(np.square(leaf / top)))) if top else 0.0
+
+
+def by_entry(lab: Lab, sample: Sample, entries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Values of flat y around the sample, moved along single entries; and the steps' scales.
+
+    Returns (steps, entries, y) and (entries,).
+    """
+    starts, steps = np.asarray(entries, np.int64), scales(lab, sample)
+    return along(lab, sample, steps, starts, starts + 1), steps[starts]
+
+
+def jacobian(lab: Lab, sample: Sample, y: Any, entries: Sequence[int]) -> Slope:
+    """dy/d(entry) by differences around ``y``, that of the sample: (entries, y)."""
+    values, steps = by_entry(lab, sample, entries)
+    # An output that is small may be what is left of terms as large as the others are.
+    size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
+    slope = differences.both_sides(values, size, flat_floats(y))
+    return Slope(slope.value / steps[:, None], slope.error / steps[:, None])
+
+
+def along_leaves(
+    lab: Lab,
+    sample: Sample,
+    y: Any,
+    dys: Sequence[Any],
+    cotangents: Sequence[Cotangents],
+    repeats: int,
+) -> tuple[Slope, np.ndarray, np.ndarray]:
+    """Derivatives of <dy, y> along random directions, each within one leaf; ``y`` is that of the
+    sample.
+
+    Returns the slopes by differences, the same by the cotangents, and the sum of the sizes of
+    the latter's terms, each (leaves, repeats, dys).
+    """
+    leaves = lab.floats(sample)
+    stops = np.cumsum([leaf.size for leaf in leaves])
+    starts = stops - [leaf.size for leaf in leaves]
+    upstream = np.stack([flat_floats(dy) for dy in dys], 1)
+    shape = (len(leaves), repeats, len(dys))
+    sums, sizes = np.zeros(shape), np.zeros(shape)
+    values, terms = [], []
+    for repeat in range(repeats):
+        parts = [
+            _direction(leaf, 1000 * lab.seed + number * repeats + repeat, number)
+            for number, leaf in enumerate(leaves)
+        ]
+        around = along(lab, sample, np.concatenate(parts), starts, stops)
+        values.append(around @ upstream)
+        terms.append(np.abs(around) @ np.abs(upstream))
+        for k, each in enumerate(cotangents):
+            for number, (part, c) in enumerate(zip(parts, each, strict=True)):
+                if c is not None:
+                    products = part * np.ravel(c)
+                    sums[number, repeat, k] = np.sum(products)
+                    sizes[number, repeat, k] = np.sum(np.abs(products))
+    still = flat_floats(y) @ upstream
+    slope = differences.both_sides(np.stack(values, 2), np.stack(terms, 2), still)
+    return slope, sums, sizes
+
+
+def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
+    """A flat direction as long as the leaf's entries: irrational steps around a circle."""
+    angle = np.arange(leaf.size) * 2.399963229728653
+    return (_typical(leaf) or 1.0) * np.sin(angle + 1.7 * seed + number)
+
+
+def flat_floats(y: Any) -> np.ndarray:
+    """The floating leaves of y, or of its cotangent, as one vector."""
+    return np.concatenate([np.zeros(0), *map(np.ravel, filter(is_floating, jax.tree.leaves(y)))])

@@ -1,0 +1,70 @@
+"""A network is wrong: which of the blocks inside it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from fnn.block import Block, BlockTypeError
+from fnn.check.report import Problem, Result
+from fnn.check.rule import Sample
+from fnn.executor import map_nodes
+
+
+class Inner(NamedTuple):
+    """A block as it ran inside a network: where, and with what."""
+
+    path: str
+    block: Block
+    sample: Sample
+
+
+def blame(
+    block: Block, sample: Sample, check: Callable[[Inner], Sequence[Result]]
+) -> tuple[Problem, ...]:
+    """The problems of the blocks inside that are wrong on their own, by path.
+
+    Each is checked at the inputs and parameters that it has in the network. A block that
+    occurs again with inputs of the same shape is checked once.
+    """
+    if block.graph is None:
+        return ()
+    try:
+        inner = inside(block, sample)
+    except BlockTypeError as error:  # a forward or backward in place of its graph's
+        return (Problem(block.name, f"is not its graph's own rule: {error.message}"),)
+    found: dict[Problem, None] = {}
+    seen: set[Any] = set()
+    for part in inner:
+        shapes = jax.tree.map(lambda v: (v.shape, str(v.dtype)), part.sample)
+        kind = (id(part.block.backward), str(shapes))
+        if kind in seen:
+            continue
+        seen.add(kind)
+        for problem in (p for result in check(part) for p in result.problems):
+            leaf = f"in {part.path} ({part.block.name}), {problem.leaf}"
+            found.setdefault(problem._replace(leaf=leaf))
+    if not found:
+        words = f"each of the {len(inner)} blocks inside is right on its own at the inputs it has"
+        return (Problem(block.name, words),)
+    return tuple(found)
+
+
+def inside(block: Block, sample: Sample) -> list[Inner]:
+    """Every block in the network that is no network itself, in the order in which they run."""
+    ran: list[Inner] = []
+
+    def watched(path: tuple[str, ...], inner: Block) -> Block:
+        if inner.graph is not None:
+            return map_nodes(inner, lambda name, node: watched((*path, name), node))
+
+        def forward(params: Any, x: Any, key: Any = None) -> Any:
+            ran.append(Inner("/".join(path), inner, Sample(params, x, key)))
+            return inner.forward(params, x, key)
+
+        return inner._replace(forward=forward)
+
+    watched((), block).forward(*sample)
+    return [part._replace(sample=jax.device_get(part.sample)) for part in ran]

@@ -1,0 +1,315 @@
+"""The one executor: a graph of named blocks, forward in order, backward in reverse.
+
+This is the only place in fnn where the chain rule is applied to more than one block:
+every node's upstream cotangent goes through that node's own ``backward``, and where a value
+forks its cotangents add. ``serial``, ``fan_out``, ``residual``, networks with their losses:
+all are graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Graph,
+    Key,
+    Node,
+    Params,
+    Residuals,
+    Value,
+    located,
+    require_block,
+)
+
+
+def graph(
+    inputs: str | Sequence[str],
+    nodes: Sequence[Sequence[Any]],
+    outputs: str | Sequence[str],
+    *,
+    at_inference: str | Sequence[str] | None = None,
+    name: str = "graph",
+) -> Block:
+    """A block made of named blocks, wired in any acyclic way.
+
+    Args:
+      inputs: name of the input, or names where the graph takes a tuple.
+      nodes: ``(name, block, input_names)`` each, in order of computation; a fourth entry
+        names another node whose parameters this one uses (sharing: their gradients add).
+        A node with one input name gets that value itself, with several a tuple.
+      outputs: name of the node (or input) that is the output, or names for a tuple.
+      at_inference: the outputs that :func:`inference` leaves, all by default. What only the
+        others need (auxiliary heads) is not run there, and its parameters may be missing.
+      name: what the block is called.
+
+    Returns:
+      A block. ``params`` is a dict keyed by the names of the nodes that have parameters;
+      ``residuals`` a dict of every node's residuals.
+
+    Raises:
+      BlockValueError, BlockTypeError: a name that is repeated, unknown, used before it is
+        made, or never used; an entry that is not a block.
+
+    Example: the lecture's circuit f = (x + y) z at -2, 5, -4.
+
+    >>> import fnn
+    >>> f = fnn.graph(("x", "y", "z"),
+    ...               [("q", fnn.add(), ("x", "y")), ("f", fnn.multiply(), ("q", "z"))], "f")
+    >>> value, residuals = f.forward({}, (-2.0, 5.0, -4.0))
+    >>> float(value)
+    -12.0
+    >>> [float(d) for d in f.backward({}, residuals, 1.0)[1]]
+    [-4.0, -4.0, 3.0]
+    """
+    made = tuple(_node(name, entry) for entry in nodes)
+    left = _names(outputs if at_inference is None else at_inference)
+    structure = Graph(_names(inputs), made, _names(outputs), left)
+    _check(structure, name)
+    # Sharing with a node that shares itself is sharing with the node that has the parameters.
+    owner: dict[str, str] = {}
+    for node in made:
+        owner[node.name] = owner.get(node.params_of, node.params_of)
+    shared = tuple(node._replace(params_of=owner[node.name]) for node in made)
+    structure = structure._replace(nodes=shared)
+    return _executor(structure, name)
+
+
+def _executor(g: Graph, name: str) -> Block:
+    live = _live(g)
+
+    def init(key: Key, x: Value) -> Params:
+        values = _bind(g.inputs, x, name)
+        params: dict[str, Params] = {}
+        for i, node in live:
+            node_x = _pick(values, node.inputs)
+            with located(node.name):
+                node_key = jax.random.fold_in(key, i)
+                if node.params_of == node.name:
+                    node_params = node.block.init(node_key, node_x)
+                    if jax.tree.leaves(node_params):
+                        params[node.name] = node_params
+                # Also of the last node, which nobody reads: what does not fit is refused here.
+                shared = params.get(node.params_of, {})
+                values[node.name] = jax.eval_shape(node.block.forward, shared, node_x, node_key)[0]
+        return params
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        _check_params(g, params, name)
+        values = _bind(g.inputs, x, name)
+        residuals = {}
+        for i, node in live:
+            with located(node.name):
+                values[node.name], residuals[node.name] = node.block.forward(
+                    params.get(node.params_of, {}),
+                    _pick(values, node.inputs),
+                    None if key is None else jax.random.fold_in(key, i),
+                )
+        return _pick(values, g.outputs), residuals
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        # Forward handed every value to its readers, so each node's upstream cotangent is
+        # the sum of what its readers send back; in reverse order all of them have done so.
+        cotangents: dict[str, Value] = {}
+        dparams: Any = type(params)(dict.fromkeys(params))
+        _send(cotangents, g.outputs, dy)
+        for _, node in reversed(live):
+            upstream = cotangents.get(node.name)
+            if upstream is None:  # nothing that has a gradient depends on this value
+                continue
+            with located(node.name):
+                node_dparams, node_dx = node.block.backward(
+                    params.get(node.params_of, {}), residuals[node.name], upstream
+                )
+            _send(cotangents, node.inputs, node_dx)
+            if node.params_of in dparams:
+                dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
+        return dparams, _pick(cotangents, g.inputs)
+
+    def track(params: Params, residuals: Residuals) -> Params:
+        moved = dict(params)
+        for _, node in live:
+            if node.block.track is not None:
+                moved[node.params_of] = node.block.track(
+                    moved[node.params_of], residuals[node.name]
+                )
+        return type(params)(moved)
+
+    tracks = any(node.block.track is not None for _, node in live)
+    forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
+    return Block(init, forward, backward, name, graph=g, track=track if tracks else None)
+
+
+def inference(block: Block) -> Block:
+    """The block as it is at inference, reading the same parameters.
+
+    Dropout becomes the identity; every network made of blocks is rebuilt from what its
+    blocks become. No ``train`` flag runs through ``forward``.
+
+    >>> import jax.numpy as jnp
+    >>> from fnn import dropout, inference
+    >>> y, _ = inference(dropout(0.5)).forward({}, jnp.ones(3))  # no key, nothing dropped
+    >>> y
+    Array([1., 1., 1.], dtype=float32)
+    """
+    if block.inference is not None:
+        return block.inference()
+    if block.graph is None:
+        return block
+    mapped = _mapped(block, lambda _, inner: inference(inner))
+    return _executor(mapped._replace(outputs=mapped.at_inference), block.name)
+
+
+def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
+    """The graph with every node's block replaced by ``change(name, block)``, wired as before.
+
+    Because a network's structure is data, the network can be rebuilt: as it is at inference,
+    frozen, or with every block watched as the executor runs it.
+
+    >>> import fnn
+    >>> net = fnn.serial(a=fnn.square(), b=fnn.negate())
+    >>> loud = fnn.map_nodes(net, lambda name, block: fnn.serial(block, fnn.negate()))
+    >>> float(loud.forward({}, 3.0)[0])
+    -9.0
+    """
+    return _executor(_mapped(block, change), block.name)
+
+
+def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
+    structure = block.graph
+    if structure is None:
+        raise BlockTypeError(block.name, "is not a graph of blocks, so it has no nodes to map")
+    if any(getattr(f, "graph", None) is not structure for f in (block.forward, block.backward)):
+        raise BlockTypeError(
+            block.name,
+            "has a forward or backward of its own in place of its graph's, which rebuilding it "
+            "would lose: say so with block._replace(graph=None), or change a node instead",
+        )
+    nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
+    return structure._replace(nodes=nodes)
+
+
+def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:
+    """One name: its value (None if it has none); several: a tuple."""
+    picked = tuple(values.get(name) for name in names)
+    return picked[0] if len(picked) == 1 else picked
+
+
+def _bind(names: tuple[str, ...], x: Value, block: str) -> dict[str, Value]:
+    if len(names) == 1:
+        return {names[0]: x}
+    if not isinstance(x, (tuple, list)) or len(x) != len(names):
+        got = f"{len(x)} values" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
+        raise BlockTypeError(
+            block, f"got {got}, needs a tuple of {len(names)} inputs: ({', '.join(names)})"
+        )
+    return dict(zip(names, x, strict=True))
+
+
+def _send(cotangents: dict[str, Value], names: tuple[str, ...], d: Value) -> None:
+    """Adds the cotangents ``d`` of the named values to what has arrived for them so far."""
+    for name, part in zip(names, (d,) if len(names) == 1 else d, strict=True):
+        cotangents[name] = _plus(cotangents.get(name), part)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    """The sum of two cotangents, leaf by leaf; None stands for none."""
+    if a is None or b is None:
+        return b if a is None else a
+    if jax.tree_util.all_leaves([a]):
+        return a + b
+    return jax.tree.map(_plus, a, b, is_leaf=lambda part: part is not a)  # one level down
+
+
+def _live(g: Graph) -> list[tuple[int, Node]]:
+    """The nodes that an output depends on, with their places (which seed their keys)."""
+    needed = set(g.outputs)
+    live = []
+    for i, node in reversed(list(enumerate(g.nodes))):
+        if node.name in needed:
+            needed.update(node.inputs)
+            live.append((i, node))
+    return live[::-1]
+
+
+def _is_read(g: Graph, name: str) -> bool:
+    return any(name in node.inputs for node in g.nodes)
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _node(block: str, entry: Sequence[Any]) -> Node:
+    if not isinstance(entry, (tuple, list)) or len(entry) not in (3, 4):
+        raise BlockTypeError(
+            block,
+            f"a node is (name, block, input_names) or (name, block, input_names, params_of), "
+            f"got {entry!r}",
+        )
+    name, node_block, inputs, *params_of = entry
+    require_block(block, f"node {name!r}", node_block)
+    return Node(name, node_block, _names(inputs), params_of[0] if params_of else name)
+
+
+def _check(g: Graph, block: str) -> None:
+    """Refuses a wiring that cannot run or in which something would be silently unused."""
+    known: set[str] = set()
+    for name in (*g.inputs, *(node.name for node in g.nodes)):
+        if not isinstance(name, str) or not name or "/" in name:
+            raise BlockValueError(block, f"{name!r} cannot be a name: it needs text without '/'")
+        if name in known:
+            raise BlockValueError(block, f"the name {name!r} is used twice; names are unique")
+        known.add(name)
+    made = set(g.inputs)
+    for node in g.nodes:
+        for read in node.inputs:
+            if read not in made:
+                why = "is made later" if read in known else "is not a node or input"
+                raise BlockValueError(
+                    block,
+                    f"node {node.name!r} reads {read!r}, which {why}; known here: {sorted(made)}",
+                )
+        made.add(node.name)
+        if node.params_of not in made - set(g.inputs):
+            raise BlockValueError(
+                block,
+                f"node {node.name!r} uses the parameters of {node.params_of!r}, "
+                "which is not a node before it",
+            )
+    for output in (*g.outputs, *g.at_inference):
+        if output not in made:
+            raise BlockValueError(
+                block, f"output {output!r} is not a node or input: {sorted(made)}"
+            )
+    live = {node.name for _, node in _live(g)}
+    for node in g.nodes:
+        if node.name not in live:
+            raise BlockValueError(
+                block, f"no output depends on node {node.name!r}; remove it or make it an output"
+            )
+    for name in g.inputs:
+        if name not in g.outputs and not _is_read(g, name):
+            raise BlockValueError(block, f"no node reads the input {name!r}; remove it")
+
+
+def _check_params(g: Graph, params: Params, block: str) -> None:
+    """Refuses parameters of another network as far as names tell; blocks check shapes."""
+    if not isinstance(params, Mapping):
+        raise BlockTypeError(
+            block,
+            f"params is a {type(params).__name__}, needs a dict keyed by block name, as made by "
+            "init(key, x)",
+        )
+    unknown = sorted(set(params) - {node.params_of for node in g.nodes})
+    if unknown:
+        raise BlockValueError(
+            block,
+            f"params have entries {unknown} that no node here is named after; "
+            f"nodes: {[node.name for node in g.nodes]}. Are they another network's parameters?",
+        )

@@ -1,0 +1,158 @@
+"""Finding the first block whose output or cotangent is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import Block, Key, Params, Residuals, Value, compute_dtype, is_floating
+from fnn.executor import graph, map_nodes
+
+
+class NonFinite(NamedTuple):
+    """Where the first NaN or infinity appeared: which block, in which pass, from what."""
+
+    path: str
+    direction: str  # "forward" or "backward"
+    inputs: str
+
+    def __str__(self) -> str:
+        what = "output" if self.direction == "forward" else "cotangents"
+        where = f"{what} of {self.path} ({self.direction})"
+        return f"first non-finite value: {where}, from {self.inputs}"
+
+
+class Event(NamedTuple):
+    """One block in one pass, and the floating arrays that went in: (name, dtype, shape)."""
+
+    path: str
+    direction: str
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Finite:
+    """Every block's answer, in the order in which they ran; a pytree, so it comes out of jit.
+
+    ``ok``: bool (events,). ``statistics``: for each event (inputs, 5): smallest, largest, mean,
+    root mean square of what is finite, and how many are not.
+    """
+
+    ok: jax.Array
+    statistics: list[jax.Array]
+    events: tuple[Event, ...] = field(metadata={"static": True})
+
+    @property
+    def first(self) -> NonFinite | None:
+        """The first block whose output or cotangents are not finite, or None."""
+        ok = np.asarray(self.ok)
+        if ok.all():
+            return None
+        i = int(np.argmin(ok))
+        event, rows = self.events[i], np.asarray(self.statistics[i])
+        return NonFinite(event.path, event.direction, _describe(event, rows))
+
+    def __str__(self) -> str:
+        return str(self.first or f"finite: {len(self.events)} outputs and cotangents")
+
+
+def finite(net: Block, loss: Block | None = None) -> Callable[..., Finite]:
+    """Watches every block of a network as it runs forward and backward.
+
+    Returns:
+      ``f(params, x, target, key=None) -> Finite``; without a loss ``f(params, x, key=None)``,
+      going back from a cotangent of ones. A pure function: run it under ``jax.jit``, and read
+      ``.first`` of the answer outside. A ``repeat`` or ``rematerialize`` counts as one block.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.serial(shift=fnn.negate(), root=fnn.sqrt())
+    >>> print(jax.jit(fnn.check.finite(net))({}, jnp.array([1.0, 2.0])))
+    first non-finite value: output of root (forward), from x: float32[2] from -2 to -1, mean -1.5
+    """
+    if loss is None:
+        return lambda params, x, key=None: _watch(net, params, x, key)
+    nodes = [("net", net, "x"), ("loss", loss, ("net", "target"))]
+    whole = graph(("x", "target"), nodes, "loss", name="with_loss")
+    return lambda params, x, target, key=None: _watch(whole, {"net": params}, (x, target), key)
+
+
+def _watch(block: Block, params: Params, x: Value, key: Key) -> Finite:
+    ok: list[jax.Array] = []
+    statistics: list[jax.Array] = []
+    events: list[Event] = []
+
+    def note(direction: str, path: tuple[str, ...], made: Value, **given: Value) -> None:
+        # Blocks inside are noted before the ones around them, so the first is the innermost.
+        arrays = [
+            (jax.tree_util.keystr(where, simple=True, separator="/"), jnp.asarray(leaf))
+            for where, leaf in jax.tree_util.tree_leaves_with_path(given)
+        ]
+        arrays = [(name, a) for name, a in arrays if is_floating(a) and a.size]
+        inputs = tuple((name, str(a.dtype), a.shape) for name, a in arrays)
+        events.append(Event("/".join(path) or block.name, direction, inputs))
+        ok.append(_all_finite(made))
+        rows = [_statistics(a) for _, a in arrays]
+        statistics.append(jnp.stack(rows) if rows else jnp.zeros((0, 5)))
+
+    def watched(path: tuple[str, ...], inner: Block) -> Block:
+        if inner.graph is not None:
+            inner = map_nodes(inner, lambda name, node: watched((*path, name), node))
+
+        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+            y, residuals = inner.forward(params, x, key)
+            note("forward", path, y, x=x, params=params)
+            return y, residuals
+
+        def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+            made = inner.backward(params, residuals, dy)
+            note("backward", path, made, dy=dy, params=params)
+            return made
+
+        return inner._replace(forward=forward, backward=backward)
+
+    whole = watched((), block)
+    y, residuals = whole.forward(params, x, key)
+    whole.backward(params, residuals, jax.tree.map(jnp.ones_like, y))
+    return Finite(jnp.stack(ok), statistics, tuple(events))
+
+
+def all_finite(value: Value) -> bool:
+    """Whether every floating number in a pytree is finite."""
+    return bool(_all_finite(value))
+
+
+def _all_finite(value: Value) -> jax.Array:
+    leaves = [leaf for leaf in map(jnp.asarray, jax.tree.leaves(value)) if is_floating(leaf)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves] or [jnp.array(True)]))
+
+
+def _statistics(a: jax.Array) -> jax.Array:
+    a = a.astype(compute_dtype(a.dtype))
+    good = jnp.isfinite(a)
+    count = jnp.maximum(jnp.sum(good, dtype=a.dtype), 1)
+    known = jnp.where(good, a, 0)
+    numbers = (
+        jnp.min(jnp.where(good, a, jnp.inf)), jnp.max(jnp.where(good, a, -jnp.inf)),
+        jnp.sum(known) / count, jnp.sqrt(jnp.sum(jnp.square(known)) / count),
+        jnp.sum(~good, dtype=a.dtype),
+    )  # fmt: skip
+    return jnp.stack([n.astype(jnp.float32) for n in numbers])
+
+
+def _describe(event: Event, rows: np.ndarray) -> str:
+    """Shape, range, mean and number of bad values of every float array that went in."""
+    parts = []
+    for (name, dtype, shape), (low, high, mean, _, bad) in zip(event.inputs, rows, strict=True):
+        text = f"{name}: {dtype}{list(shape)}"
+        if low <= high:
+            text += f" from {low:.4g} to {high:.4g}, mean {mean:.4g}"
+        if bad:
+            text += f" and {bad:.0f} not finite"
+        parts.append(text)
+    return "; ".join(parts) or "no floating inputs"

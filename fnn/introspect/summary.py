@@ -1,0 +1,149 @@
+"""A network at a glance, from shapes alone: nothing is allocated, nothing runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.executor import map_nodes
+from fnn.introspect.flops import flops
+from fnn.introspect.text import bytes_of, clean, kind_of, readable_bytes, readable_count
+
+
+class Row(NamedTuple):
+    """One block: its path, its kind, its output's shape, its parameters, floating-point
+    operations forward and backward, the bytes kept for backward, and what those are."""
+
+    path: str
+    block: str
+    output: str
+    parameters: int
+    forward_flops: int
+    backward_flops: int
+    residual_bytes: int
+    residuals: str
+
+
+class Summary(NamedTuple):
+    """The rows of the blocks that are not graphs themselves, in order of execution.
+
+    An array that several blocks keep counts once in the total of bytes.
+    """
+
+    rows: list[Row]
+    parameters: int
+    forward_flops: int
+    backward_flops: int
+    residual_bytes: int
+
+    def __str__(self) -> str:
+        header = (
+            "block", "kind", "output", "parameters", "FLOP forward", "backward", "bytes kept",
+            "which are",
+        )  # fmt: skip
+        cells = [
+            (
+                clean(r.path, 60), clean(r.block, 40), r.output, f"{r.parameters:,}",
+                readable_count(r.forward_flops), readable_count(r.backward_flops),
+                readable_bytes(r.residual_bytes), r.residuals,
+            )
+            for r in self.rows
+        ]  # fmt: skip
+        total = (
+            "total", "", "", f"{self.parameters:,}", readable_count(self.forward_flops),
+            readable_count(self.backward_flops), readable_bytes(self.residual_bytes), "",
+        )  # fmt: skip
+        table = [header, *cells, total]
+        widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+        right = range(3, 7)  # numbers
+
+        def line(row: tuple[str, ...]) -> str:
+            text = [
+                cell.rjust(width) if i in right else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            return "  ".join(text).rstrip()
+
+        rule = "-" * max(map(len, map(line, table)))
+        return "\n".join([line(header), rule, *map(line, cells), rule, line(total)])
+
+
+def summary(net: Block, x: Value, key: Key = None) -> Summary:
+    """A table of the network by block path: output shape, parameters, floating-point operations
+    (see :func:`fnn.introspect.flops.flops`), and what is kept for backward.
+
+    Args:
+      net: the network.
+      x: an input, or its ``jax.ShapeDtypeStruct``; the batch size counts.
+      key: for a network that draws random numbers; by default ``jax.random.key(0)``.
+
+    >>> import fnn, jax
+    >>> net = fnn.serial(hidden=fnn.linear(128), act=fnn.relu(), out=fnn.linear(10))
+    >>> print(fnn.summary(net, jax.ShapeDtypeStruct((32, 784), "float32")))
+    block   kind    output           parameters  FLOP forward  backward  bytes kept  which are
+    ----------------------------------------------------------------------------------------------
+    hidden  linear  float32[32,128]     100,480        6.43 M    12.8 M     98.0 KB  x
+    act     relu    float32[32,128]           0        4.10 K    4.10 K      4.0 KB  uint8[32,128]
+    out     linear  float32[32,10]        1,290        82.2 K     164 K     16.0 KB  x
+    ----------------------------------------------------------------------------------------------
+    total                               101,770        6.51 M    13.0 M    118.0 KB
+    """
+    key = jax.random.key(0) if key is None else key
+    rows: list[Row] = []
+
+    def watch(path: tuple[str, ...], block: Block) -> Block:
+        if block.graph is not None:
+            return map_nodes(block, lambda name, inner: watch((*path, name), inner))
+
+        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+            y, residuals = block.forward(params, x, key)
+            sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+            known = {"x": x, "y": y, "key": key, "": params}
+            forward_flops = flops(lambda p, x: block.forward(p, x, key), *_shapes((params, x)))
+            backward_flops = flops(block.backward, *_shapes((params, residuals, y)))
+            row = Row(
+                "/".join(path) or block.name, block.name, ", ".join(_words(y)), sum(sizes),
+                forward_flops, backward_flops, bytes_of(residuals),
+                ", ".join(_words(residuals, known)),
+            )  # fmt: skip
+            rows.append(row)
+            return y, residuals
+
+        return block._replace(forward=forward)
+
+    kept: list[int] = []
+
+    def run(params: Params, x: Value, key: Key) -> None:
+        kept.append(bytes_of(watch((), net).forward(params, x, key)[1]))
+
+    params = jax.eval_shape(net.init, key, x)
+    jax.eval_shape(run, params, x, key)
+    return Summary(
+        rows,
+        sum(math.prod(p.shape) for p in jax.tree.leaves(params)),
+        sum(row.forward_flops for row in rows),
+        sum(row.backward_flops for row in rows),
+        kept[0],
+    )
+
+
+def _shapes(tree: Any) -> Any:
+    """The shapes of what is traced; what is no array stays."""
+    return jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype) if hasattr(v, "dtype") else v, tree
+    )
+
+
+def _words(tree: Any, known: dict[str, Any] | None = None) -> Iterator[str]:
+    """Each array by its path in what is known, or else by its dtype and shape."""
+    names = {
+        id(leaf): jax.tree_util.keystr(path, simple=True, separator="/").strip("/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(known or {})
+    }
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype"):
+            yield names.get(id(leaf), kind_of(leaf))

@@ -1,0 +1,77 @@
+"""From one neuron to deep networks of linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fnn.block import Block, BlockTypeError, BlockValueError, require_block
+from fnn.blocks.combinators import serial
+from fnn.blocks.dropout import dropout as dropout_block
+from fnn.blocks.linear import initializer_for, linear, neuron
+from fnn.blocks.nonlinearities import identity, relu
+
+
+def logistic_regression(classes: int = 2) -> Block:
+    """Logistic regression: one neuron for two classes, a linear layer for more.
+
+    Its output is the logit, z = w^T x + b of shape (B,), for ``binary_cross_entropy``; the
+    probability is logistic(z). With more than two classes: logits (B, classes) for
+    ``softmax_cross_entropy``.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.models.logistic_regression()
+    >>> params = net.init(jax.random.key(0), jnp.ones((8, 30)))
+    >>> net.forward(params, jnp.ones((8, 30)))[0].shape
+    (8,)
+    """
+    if classes < 2:
+        raise BlockValueError("logistic_regression", f"classes is {classes}, needs 2 or more")
+    net = neuron(identity()) if classes == 2 else linear(classes)
+    return net._replace(name="logistic_regression")
+
+
+def mlp(
+    sizes: Sequence[int],
+    nonlinearity: Block | None = None,
+    *,
+    use_bias: bool = True,
+    dropout: float = 0.0,
+) -> Block:
+    """A multi-layer perceptron: linear layers with a nonlinearity between them.
+
+    Args:
+      sizes: features of each layer, the last being the outputs: ``(128, 64, 10)``. The input
+        size is learned from the data by ``init``.
+      nonlinearity: a block such as ``relu()`` (the default), after every layer but the last.
+        Weights start as suits it: He for ReLU and its kin, Glorot for sigmoid and tanh.
+      use_bias: whether the layers have a b.
+      dropout: rate of dropout after each hidden layer; 0 for none.
+
+    The outputs are logits (or, for a regression, values): pair them with
+    ``softmax_cross_entropy``, ``binary_cross_entropy`` or ``squared_error``.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.models.mlp((128, 64, 10), fnn.relu())
+    >>> params = net.init(jax.random.key(0), jnp.ones((1, 784)))
+    >>> {name: p["w"].shape for name, p in params.items()}
+    {'hidden_1': (784, 128), 'hidden_2': (128, 64), 'out': (64, 10)}
+    """
+    if isinstance(sizes, int) or not sizes:
+        raise BlockTypeError("mlp", f"sizes is {sizes!r}, needs features per layer: (128, 10)")
+    nonlinearity = relu() if nonlinearity is None else nonlinearity
+    require_block("mlp", "nonlinearity", nonlinearity)
+    if nonlinearity.name in ("hidden", "dropout"):
+        raise BlockValueError(
+            "mlp",
+            f"a nonlinearity cannot be named {nonlinearity.name!r}, as other blocks here "
+            "are; rename it: nonlinearity._replace(name='act')",
+        )
+    *hidden, out = sizes
+    blocks: dict[str, Block] = {}
+    for i, features in enumerate(hidden, start=1):
+        blocks[f"hidden_{i}"] = linear(features, use_bias, initializer_for(nonlinearity))
+        blocks[f"{nonlinearity.name}_{i}"] = nonlinearity
+        if dropout:
+            blocks[f"dropout_{i}"] = dropout_block(dropout)
+    blocks["out"] = linear(out, use_bias)
+    return serial(**blocks)._replace(name="mlp")

@@ -1,0 +1,249 @@
+"""GoogLeNet: the network of inception modules that won ILSVRC 2014.
+
+Szegedy et al., "Going deeper with convolutions", CVPR 2015. Two forms of it:
+
+- ``googlenet``: as published, with the names, the pooling and the local response normalisation
+  of BVLC's Caffe model, so that its trained weights fit by name.
+- ``googlenet_batch_norm``: as in torchvision, with batch normalisation after every convolution
+  and a 3x3 kernel where the paper has 5x5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fnn.block import Block, BlockValueError, whole_number
+from fnn.blocks.combinators import concatenate, flatten, item, serial
+from fnn.blocks.conv import conv
+from fnn.blocks.dropout import dropout
+from fnn.blocks.gates import add, scale
+from fnn.blocks.linear import linear
+from fnn.blocks.nonlinearities import relu
+from fnn.blocks.normalization import batch_norm, local_response_norm
+from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
+from fnn.executor import graph
+
+# Table 1 of the paper: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
+INCEPTIONS = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+CAFFE: Any = "caffe"  # outputs of pools round up, as Caffe's do
+
+Convolution = Callable[..., Block]
+
+
+def inception(
+    one: int, three_reduce: int, three: int, five_reduce: int, five: int, pool: int
+) -> Block:
+    """The inception module: four branches over the same input, joined along the channels.
+
+    1x1; 1x1 then 3x3; 1x1 then 5x5; 3x3 max-pool then 1x1. Every convolution is followed by ReLU.
+    The arguments are the channels of the six, in the order of the paper's Table 1; the output
+    has one + three + five + pool.
+
+    >>> import fnn, jax
+    >>> net = fnn.models.inception(64, 96, 128, 16, 32, 32)
+    >>> x = jax.ShapeDtypeStruct((1, 28, 28, 192), "float32")
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.forward, params, x)[0].shape
+    (1, 28, 28, 256)
+    """
+    branches = {
+        "1x1": ("x", conv(one, 1)),
+        "3x3_reduce": ("x", conv(three_reduce, 1)),
+        "3x3": ("3x3_reduce", conv(three, 3)),
+        "5x5_reduce": ("x", conv(five_reduce, 1)),
+        "5x5": ("5x5_reduce", conv(five, 5)),
+        "pool_proj": ("pool", conv(pool, 1)),
+    }
+    nodes: list[tuple[str, Block, Any]] = [("pool", max_pool(3, 1, "SAME"), "x")]
+    for name, (source, block) in branches.items():
+        source = source if source in ("x", "pool") else f"relu_{source}"
+        nodes += [(name, block, source), (f"relu_{name}", relu(), name)]
+    ends = tuple(f"relu_{name}" for name in ("1x1", "3x3", "5x5", "pool_proj"))
+    nodes.append(("output", concatenate(), ends))
+    return graph("x", nodes, "output", name="inception")
+
+
+def googlenet(
+    classes: int = 1000,
+    auxiliary: bool = True,
+    width: float = 1.0,
+    dropout_rate: float = 0.4,
+    stem_strides: Sequence[int] = (2, 2, 2),
+) -> Block:
+    """The published network: 22 layers with parameters, 6,998,552 of them for 1000 classes.
+
+    x is (B, H, W, 3), 224 x 224 in the paper; y the logits (B, classes), and with ``auxiliary``
+    a tuple of three: those of the main classifier and of the two auxiliary ones, which read 4a
+    and 4d (13,378,280 parameters). Train with :func:`deep_supervision` of the loss;
+    ``inference(net)`` is without the auxiliary heads and reads the same parameters, or
+    parameters without theirs.
+
+    Args:
+      width: all inner channels are multiplied by it (and rounded): a narrower network.
+      dropout_rate: before the main classifier; it is 0.7 in the auxiliary heads.
+      stem_strides: of conv1, pool1 and pool2, which make a side an eighth before the first
+        inception module. Small pictures need less of it: with ``(2, 1, 1)`` 28 x 28 are 10 x 10
+        there.
+
+    The auxiliary heads average windows of 5 x 5 values, 3 apart: 4 x 4 of them where x is
+    224 x 224, and one where 4a leaves just 5 x 5, for which x needs a side of 79, or of 27 with
+    ``stem_strides=(2, 1, 1)``. No parameter but those of their ``fc`` depends on the size.
+
+    The names of parameters are those of BVLC's model: ``inception_3a/5x5_reduce/w``.
+
+    >>> import fnn, jax
+    >>> net = fnn.models.googlenet(auxiliary=False)
+    >>> x = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> sum(p.size for p in jax.tree.leaves(params))
+    6998552
+    """
+
+    def wide(*channels: int) -> list[int]:
+        return [_scaled(c, width) for c in channels]
+
+    (stem, reduced, before), (head, hidden) = wide(64, 64, 192), wide(128, 1024)
+    strides = [whole_number("googlenet", "stem_strides", s) for s in stem_strides]
+    if len(strides) != 3:
+        raise BlockValueError("googlenet", f"stem_strides is {stem_strides}, needs three numbers")
+
+    def pool(stride: int) -> Block:
+        return max_pool(3, stride, ceil_mode=CAFFE)
+
+    blocks: dict[str, Block] = {
+        "conv1": serial(**{"7x7_s2": conv(stem, 7, strides[0], padding=3), "relu": relu()}),
+        "pool1": serial(**{"3x3_s2": pool(strides[1]), "norm1": local_response_norm()}),
+        "conv2": serial(
+            **{
+                "3x3_reduce": conv(reduced, 1), "relu_3x3_reduce": relu(),
+                "3x3": conv(before, 3), "relu_3x3": relu(), "norm2": local_response_norm(),
+            }
+        ),
+        "pool2": pool(strides[2]),
+    }  # fmt: skip
+    for name, channels in INCEPTIONS.items():
+        blocks[f"inception_{name}"] = inception(*wide(*channels))
+        if name in ("3b", "4e"):
+            blocks[f"pool{name[0]}"] = pool(2)
+    blocks |= {
+        "pool5": global_avg_pool(),
+        "dropout": dropout(dropout_rate),
+        "loss3": serial(classifier=linear(classes)),
+    }
+    nodes = _chain(blocks)
+    if not auxiliary:
+        return graph("x", nodes, "loss3", name="googlenet")
+    for name, source in (("loss1", "inception_4a"), ("loss2", "inception_4d")):
+        auxiliary_head = serial(
+            ave_pool=avg_pool(5, 3, ceil_mode=CAFFE), conv=conv(head, 1), relu_conv=relu(),
+            flatten=flatten(), fc=linear(hidden), relu_fc=relu(), dropout=dropout(0.7),
+            classifier=linear(classes),
+        )  # fmt: skip
+        nodes.append((name, auxiliary_head, source))
+    outputs = ("loss3", "loss1", "loss2")
+    return graph("x", nodes, outputs, at_inference="loss3", name="googlenet")
+
+
+def googlenet_batch_norm(
+    classes: int = 1000, dropout_rate: float = 0.2, epsilon: float = 1e-3
+) -> Block:
+    """GoogLeNet as in torchvision: batch normalisation, no biases, 3x3 in place of 5x5.
+
+    x is (B, H, W, 3), y the logits. 6,624,904 parameters for 1000 classes, the running
+    statistics not counted; they are named as in torchvision, ``inception3a/branch2/0/conv/w``.
+
+    >>> import fnn, jax
+    >>> net = fnn.models.googlenet_batch_norm()
+    >>> x = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> jax.eval_shape(net.forward, params, x, jax.random.key(0))[0].shape
+    (1, 1000)
+    """
+
+    def basic(features: int, kernel: int, **options: Any) -> Block:
+        convolution = conv(features, kernel, use_bias=False, **options)
+        return serial(conv=convolution, bn=batch_norm(epsilon=epsilon), relu=relu())
+
+    def module(one: int, r3: int, three: int, r5: int, five: int, proj: int) -> Block:
+        branches = {
+            "branch1": basic(one, 1),
+            "branch2": serial(**{"0": basic(r3, 1), "1": basic(three, 3)}),
+            "branch3": serial(**{"0": basic(r5, 1), "1": basic(five, 3)}),
+            "branch4": serial(**{"0": max_pool(3, 1, 1, ceil_mode="torch"), "1": basic(proj, 1)}),
+        }
+        nodes: list[Any] = [(name, block, "x") for name, block in branches.items()]
+        return graph("x", [*nodes, ("output", concatenate(), tuple(branches))], "output",
+                     name="inception")  # fmt: skip
+
+    pool = max_pool(3, 2, ceil_mode="torch")
+    blocks: dict[str, Block] = {
+        "conv1": basic(64, 7, stride=2, padding=3), "maxpool1": pool,
+        "conv2": basic(64, 1), "conv3": basic(192, 3), "maxpool2": pool,
+    }  # fmt: skip
+    for name, channels in INCEPTIONS.items():
+        blocks[f"inception{name}"] = module(*channels)
+        if name == "3b":
+            blocks["maxpool3"] = pool
+        if name == "4e":
+            blocks["maxpool4"] = max_pool(2, 2, ceil_mode="torch")
+    blocks |= {"avgpool": global_avg_pool(), "dropout": dropout(dropout_rate)}
+    blocks["fc"] = linear(classes)
+    return serial(**blocks)._replace(name="googlenet_batch_norm")
+
+
+def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) -> Block:
+    """The loss of a network with several outputs: sum over i of weights[i] loss(y[i], target).
+
+    Input ``((y[0], y[1], ...), target)``. The paper weighs its auxiliary classifiers by 0.3.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> E = fnn.models.deep_supervision(fnn.squared_error(), (1.0, 0.5))
+    >>> y, t = (jnp.array([3.0]), jnp.array([5.0])), jnp.array([1.0])
+    >>> value, residuals = E.forward({}, (y, t))
+    >>> float(value), E.backward({}, residuals, 1.0)[1][0]  # 2^2 / 2 + 0.5 4^2 / 2
+    (6.0, (Array([2.], dtype=float32), Array([2.], dtype=float32)))
+    """
+    if len(weights) < 2:
+        raise BlockValueError("deep_supervision", f"weights is {weights}, needs two or more")
+    nodes: list[Any] = []
+    for i, weight in enumerate(weights):
+        nodes += [
+            (f"y_{i}", item(i), "outputs"), (f"loss_{i}", loss, (f"y_{i}", "target")),
+            (f"weighted_{i}", scale(weight), f"loss_{i}"),
+        ]  # fmt: skip
+    terms = tuple(f"weighted_{i}" for i in range(len(weights)))
+    whole = graph(
+        ("outputs", "target"), [*nodes, ("sum", add(), terms)], "sum", name="deep_supervision"
+    )
+
+    def validate(x: Any) -> None:
+        if loss.validate is not None:
+            outputs, *rest = x
+            for y in outputs:
+                loss.validate((y, *rest))
+
+    return whole._replace(validate=validate)
+
+
+def _chain(blocks: dict[str, Block]) -> list[tuple[str, Block, Any]]:
+    names = list(blocks)
+    return [
+        (name, blocks[name], names[i - 1] if i else "x") for i, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def _scaled(channels: int, width: float) -> int:
+    if not width > 0:
+        raise BlockValueError("googlenet", f"width is {width}, needs a positive number")
+    return max(1, round(channels * width))

@@ -1,0 +1,1 @@
+"""Training: optimisers, compiled steps and epochs, and the whole pipeline, ``fnn.fit``."""

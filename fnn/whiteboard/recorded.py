@@ -1,0 +1,221 @@
+"""A block as it ran, forward and backward: what was recorded, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import Params, Residuals, Value, is_floating
+from fnn.introspect.text import bytes_of
+
+
+class Fork(NamedTuple):
+    """A value that several read: ``summands`` are (reader, cotangent), ``total`` their sum."""
+
+    name: str
+    summands: tuple[tuple[str, Value], ...]
+    total: Value
+
+
+class NonFinite(NamedTuple):
+    """The first NaN or infinity: in what, of which block, in which pass."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"first non-finite value: {self.what} of {self.path}"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trace:
+    """A block as it ran, forward and backward; a network's has the traces of its nodes inside.
+
+    A plain pytree: arrays are its leaves, the names of things are static, so it comes out of
+    ``jax.jit``. ``trace["hidden/linear"]`` is the node at that path, and every node can be drawn
+    by itself: ``text()``, ``svg()``, ``html()``, ``mermaid()``.
+
+    ``path``: where it is, ``hidden/linear``; '' for the whole. ``kind``: the block's name.
+    ``reads``: the names of the values that it read. ``params_of``: whose parameters it used.
+    ``inputs``, ``outputs``: of the graph inside. ``objective``: what the gradients are of.
+    ``params``, ``x``, ``y``, ``residuals``: of forward.
+    ``dy``, ``dparams``, ``dx``: of backward: upstream, and downstream to the parameters and inputs.
+    ``local``: local derivatives by (params, x): of an elementwise block the slope at each entry;
+    of others, where y has nine numbers at most, the Jacobian, y's axes first; else None.
+    ``errors``: of (dparams, dx) relative to ``jax.vjp``, leaf by leaf; NaN where that is NaN.
+    """
+
+    path: str = field(metadata={"static": True})
+    kind: str = field(metadata={"static": True})
+    reads: tuple[str, ...] = field(metadata={"static": True})
+    params_of: str = field(metadata={"static": True})
+    inputs: tuple[str, ...] = field(metadata={"static": True})
+    outputs: tuple[str, ...] = field(metadata={"static": True})
+    objective: str = field(metadata={"static": True})
+    nodes: tuple[Trace, ...]
+    params: Params
+    x: Value
+    y: Value
+    residuals: Residuals
+    dy: Value
+    dparams: Params
+    dx: Value
+    local: Any
+    errors: Any
+
+    @property
+    def name(self) -> str:
+        """The last part of the path; of the whole, the block's name."""
+        return self.path.rsplit("/", 1)[-1] or self.kind
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes forward kept for backward."""
+        return bytes_of(self.residuals)
+
+    @property
+    def error(self) -> float | None:
+        """The largest relative error against ``jax.vjp``; None where nothing was compared, NaN
+        where of an input or a parameter ``jax.vjp`` gives nothing but NaN and all else is right.
+
+        Of a network that was not compared from end to end, the largest of the blocks inside.
+        """
+        if self.errors is None:
+            errors = [e for e in (node.error for node in self.nodes) if e is not None]
+        else:
+            errors = [float(e) for e in jax.tree.leaves(self.errors)]
+        comparable = [e for e in errors if not math.isnan(e)]
+        worst = max(comparable, default=0.0)
+        if len(comparable) == len(errors):
+            return max(errors, default=None)
+        return worst if worst > self._rounding else math.nan
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the gradients are autodiff's but for rounding: eps^(2/3) of their dtype.
+
+        None where there is nothing to compare them with.
+        """
+        error = self.error
+        if error is None or math.isnan(error):
+            return None
+        return error <= self._rounding
+
+    @property
+    def _rounding(self) -> float:
+        wide = [d.dtype for d in jax.tree.leaves((self.dparams, self.dx)) if is_floating(d)]
+        eps = max((float(jnp.finfo(d).eps) for d in wide), default=1e-7)
+        return eps ** (2 / 3)
+
+    def walk(self) -> Iterator[Trace]:
+        """Every node inside in the order of forward, a network before what is in it."""
+        for node in self.nodes:
+            yield node
+            yield from node.walk()
+
+    def __getitem__(self, path: str) -> Trace:
+        """The node at a path."""
+        for node in self.walk():
+            if node.path == path:
+                return node
+        known = ", ".join(node.path for node in self.walk())
+        raise KeyError(f"no node {path!r}; there are: {known:.500}")
+
+    @property
+    def values(self) -> dict[str, tuple[Value, Value]]:
+        """Of every wire inside: its value and its whole gradient."""
+        xs = (self.x,) if len(self.inputs) == 1 else self.x
+        dxs = (self.dx,) if len(self.inputs) == 1 else self.dx
+        dxs = (None,) * len(self.inputs) if dxs is None else dxs
+        wires = dict(zip(self.inputs, zip(xs, dxs, strict=True), strict=True))
+        return wires | {node.name: (node.y, node.dy) for node in self.nodes}
+
+    @property
+    def summands(self) -> dict[str, list[tuple[str, Value]]]:
+        """Of every wire inside: who sends a cotangent back to it, and that; their sum is its
+        gradient. To an output that is the upstream cotangent, from "output"."""
+        if not self.outputs:  # one block: nothing is inside
+            return {}
+        dys = (self.dy,) if len(self.outputs) == 1 else self.dy or (None,) * len(self.outputs)
+        sent: dict[str, list[tuple[str, Value]]] = {name: [] for name in self.values}
+        for name, dy in zip(self.outputs, dys, strict=True):
+            sent[name].append(("output", dy))
+        for node in reversed(self.nodes):
+            dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
+            for name, dx in zip(node.reads, dxs, strict=True):
+                sent[name].append((node.name, dx))
+        return sent
+
+    @property
+    def forks(self) -> tuple[Fork, ...]:
+        """Every wire inside that is read more than once, or read and an output."""
+        return tuple(
+            Fork(name, tuple(parts), self.values[name][1])
+            for name, parts in self.summands.items()
+            if len(parts) > 1
+        )
+
+    @property
+    def non_finite(self) -> NonFinite | None:
+        """The first value that is not finite, in the order in which they were computed."""
+        leaves = [node for node in self.walk() if not node.nodes] or [self]
+        for name, (value, _) in self.values.items() if self.inputs else ():
+            if name in self.inputs and not _finite(value):
+                return NonFinite(f"input {name}", "value")
+        if not self.inputs and not _finite(self.x):  # one block alone
+            return NonFinite("input x", "value")
+        for node in leaves:
+            if not _finite(node.params):
+                return NonFinite(node.path or node.name, "parameter")
+            if not _finite(node.y):
+                return NonFinite(node.path or node.name, "output")
+        for node in reversed(leaves):
+            if not _finite((node.dparams, node.dx)):
+                return NonFinite(node.path or node.name, "gradient")
+        return None
+
+    def text(self) -> str:
+        """Everything in words: forward, then backward, upstream times local at every gate."""
+        from fnn.whiteboard.text import text
+
+        return text(self)
+
+    def svg(self, step: int | None = None, *, unfold: Any = None, width: int = 1600) -> str:
+        """The picture; see :func:`fnn.whiteboard.svg.svg`."""
+        from fnn.whiteboard.svg import svg
+
+        return svg(self, step, unfold=unfold, width=width)
+
+    def frames(self, *, unfold: Any = None, width: int = 1600) -> list[str]:
+        """The picture step by step: forward 1..n, then backward n..1; unknowns are '?'."""
+        from fnn.whiteboard.svg import frames
+
+        return frames(self, unfold=unfold, width=width)
+
+    def html(self, title: str = "") -> str:
+        """One self-contained page that steps, folds, and shows a node's chain rule."""
+        from fnn.whiteboard.page import html
+
+        return html(self, title)
+
+    def mermaid(self) -> str:
+        """A Mermaid flowchart, for Markdown."""
+        from fnn.whiteboard.mermaid import mermaid
+
+        return mermaid(self)
+
+    def __repr__(self) -> str:
+        inside = f", {len(list(self.walk()))} nodes" if self.nodes else ""
+        return f"Trace({self.path or self.kind!r}{inside})"
+
+
+def _finite(tree: Any) -> bool:
+    leaves = [np.asarray(v) for v in jax.tree.leaves(tree) if is_floating(v)]
+    return all(np.isfinite(v).all() for v in leaves)

@@ -1,0 +1,257 @@
+"""Convolutional networks: structure, running statistics, auxiliary heads, gradients, errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from experiments.benchmarks.conv_cases import plain_googlenet
+from fnn.block import Block, BlockValueError
+
+
+def trained(params: Any) -> int:
+    """The numbers that training changes by gradients: running statistics do not count."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(leaf.size for path, leaf in leaves if "statistics" not in str(path))
+
+
+def images(*shape: int, dtype: Any = jnp.float64) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
+
+
+# ---- GoogLeNet -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, parameters",
+    [
+        (fnn.models.googlenet, 13_378_280),
+        (lambda: fnn.models.googlenet(auxiliary=False), 6_998_552),
+        (fnn.models.googlenet_batch_norm, 6_624_904),
+    ],
+)
+def test_parameters_are_as_published(make: Any, parameters: int) -> None:
+    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(make().init, jax.random.key(0), x)
+    assert trained(params) == parameters
+
+
+def test_shapes_are_those_of_table_1() -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def watched(name: str, block: fnn.Block) -> fnn.Block:
+        def forward(params: Any, x: Any, key: Any = None) -> Any:
+            y, residuals = block.forward(params, x, key)
+            shapes[name] = y.shape[1:]
+            return y, residuals
+
+        return block._replace(forward=forward)
+
+    net = fnn.map_nodes(fnn.models.googlenet(), watched)
+    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    shapes.clear()
+    jax.eval_shape(net.forward, params, x, jax.random.key(0))
+    table = {
+        "conv1": (112, 112, 64), "pool1": (56, 56, 64), "conv2": (56, 56, 192),
+        "pool2": (28, 28, 192), "inception_3a": (28, 28, 256), "inception_3b": (28, 28, 480),
+        "pool3": (14, 14, 480), "inception_4a": (14, 14, 512), "inception_4b": (14, 14, 512),
+        "inception_4c": (14, 14, 512), "inception_4d": (14, 14, 528), "inception_4e": (14, 14, 832),
+        "pool4": (7, 7, 832), "inception_5a": (7, 7, 832), "inception_5b": (7, 7, 1024),
+        "pool5": (1024,), "loss1": (1000,), "loss2": (1000,), "loss3": (1000,),
+    }  # fmt: skip
+    assert {name: shapes[name] for name in table} == table
+
+
+def drawn(net: Block, x: jax.Array) -> Any:
+    """Parameters of the size of He's, without compiling ``init``, which takes many seconds."""
+    rng = np.random.default_rng(2)
+
+    def one(leaf: Any) -> jax.Array:
+        scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree.map(one, jax.eval_shape(net.init, jax.random.key(0), x))
+
+
+@pytest.mark.slow
+def test_gradients_of_googlenet_are_those_of_the_plain_formula() -> None:
+    net = fnn.models.googlenet(3, auxiliary=False, width=0.04, dropout_rate=0.0)
+    x, key = images(2, 65, 65, 3), jax.random.key(0)
+    params = drawn(net, x)
+    dy = images(2, 3)
+    rng = np.random.default_rng(1)
+    line = jax.tree.map(lambda p: rng.standard_normal(p.shape), params)
+
+    @jax.jit
+    def by_hand(params: Any) -> Any:
+        y, residuals = net.forward(params, x, key)
+        return y, net.backward(params, residuals, dy)[0]
+
+    @jax.jit
+    def along(params: Any, line: Any) -> Any:  # forward mode compiles in a third of the time
+        with jax.numpy_rank_promotion("allow"):
+            return jax.jvp(lambda p: plain_googlenet(p, x), (params,), (line,))
+
+    (y, grads), (plain, slope) = by_hand(params), along(params, line)
+    np.testing.assert_allclose(y, plain, rtol=1e-9)
+    terms = [np.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (grads, line)), strict=True)]
+    np.testing.assert_allclose(sum(terms), np.sum(dy * slope), rtol=1e-9)
+
+
+def test_auxiliary_heads_are_trained_and_gone_at_inference() -> None:
+    net = fnn.models.googlenet(3, width=0.03)
+    x = images(2, 80, 80, 3, dtype=jnp.float32)
+    params = drawn(net, x)
+    loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())
+    gradient = jax.jit(fnn.value_and_grad(net, loss))
+    value, grads = gradient(params, x, jnp.array([0, 2]), jax.random.key(1))
+    assert np.isfinite(value)
+    assert np.any(grads["loss1"]["classifier"]["w"]) and np.any(grads["loss2"]["conv"]["w"])
+    reading = fnn.inference(net)
+    y = jax.jit(lambda p: reading.forward(p, x)[0])
+    without = {name: p for name, p in params.items() if name not in ("loss1", "loss2")}
+    assert y(params).shape == (2, 3)
+    np.testing.assert_array_equal(y(params), y(without))
+
+
+def test_a_narrow_network_needs_a_positive_width() -> None:
+    with pytest.raises(BlockValueError, match="width is 0"):
+        fnn.models.googlenet(width=0)
+
+
+# ---- running statistics ----------------------------------------------------------------------
+
+
+def test_training_steps_move_the_running_statistics_and_inference_reads_them() -> None:
+    net = fnn.serial(fnn.linear(3), fnn.batch_norm(momentum=0.5), out=fnn.linear(1))
+    x, target = images(16, 2, dtype=jnp.float32), jnp.ones((16, 1))
+    optimizer = fnn.sgd(0.1, momentum=0.9)
+    params = net.init(jax.random.key(0), x)
+    step = fnn.make_step(net, fnn.squared_error(), optimizer)
+    hidden = x @ params["0_linear"]["w"] + params["0_linear"]["b"][None]
+    moved, _, _ = step(params, optimizer.init(params), x, target)
+    statistics = moved["1_batch_norm"]["statistics"]
+    np.testing.assert_allclose(statistics["mean"], 0.5 * np.mean(hidden, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(statistics["var"], 0.5 + 0.5 * np.var(hidden, 0), rtol=1e-5)
+    bn = fnn.inference(fnn.batch_norm())
+    y, _ = bn.forward(moved["1_batch_norm"], hidden)
+    want = (hidden - statistics["mean"][None]) / np.sqrt(statistics["var"] + 1e-5)[None]
+    scale, bias = (moved["1_batch_norm"][leaf][None] for leaf in ("scale", "bias"))
+    np.testing.assert_allclose(y, want * scale + bias, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", ["repeat", "rematerialize", "freeze"])
+def test_statistics_inside_other_blocks(wrap: str) -> None:
+    inner = fnn.serial(fnn.batch_norm(), fnn.tanh())
+    make = {"repeat": lambda: fnn.repeat(inner, 2), "rematerialize": fnn.rematerialize,
+            "freeze": fnn.freeze}[wrap]  # fmt: skip
+    net = make() if wrap == "repeat" else make(inner)  # type: ignore[operator]
+    x = 3 + images(8, 2, dtype=jnp.float32)
+    params = net.init(jax.random.key(0), x)
+    _, residuals = net.forward(params, x)
+    if wrap == "freeze":
+        assert net.track is None
+        return
+    assert net.track is not None
+    mean = net.track(params, residuals)["0_batch_norm"]["statistics"]["mean"]
+    first = mean[0] if wrap == "repeat" else mean
+    np.testing.assert_allclose(first, 0.1 * np.mean(x, 0), rtol=1e-5)
+
+
+def test_constant_rows_are_finite() -> None:
+    net, x = fnn.batch_norm(epsilon=1e-5), jnp.full((4, 2), 1e4)
+    params = net.init(jax.random.key(0), x)
+    y, residuals = net.forward(params, x)
+    _, dx = net.backward(params, residuals, jnp.ones_like(y))
+    np.testing.assert_array_equal(y, np.zeros_like(y))
+    assert np.isfinite(dx).all()
+
+
+# ---- graphs ----------------------------------------------------------------------------------
+
+
+def test_outputs_at_inference_have_to_exist() -> None:
+    with pytest.raises(BlockValueError, match="'head' is not a node"):
+        fnn.graph("x", [("y", fnn.exp(), "x")], "y", at_inference="head")
+
+
+# ---- errors of conv --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, shape, words",
+    [
+        (lambda: fnn.conv(2, 5, padding="VALID"), (1, 3, 3, 1), "reaches over 5"),
+        (lambda: fnn.conv(4, 3, groups=3), (1, 3, 3, 3), "multiple of groups"),
+        (lambda: fnn.conv(4, 3, groups=2), (1, 3, 3, 3), "3 channels .* 2 equal groups"),
+        (lambda: fnn.conv(2, 3, padding=-1), (1, 3, 3, 1), "padding is -1"),
+        (lambda: fnn.conv(2, 3, padding="same size"), (1, 3, 3, 1), "'SAME', 'VALID'"),
+        (lambda: fnn.conv(2, (3, 3)), (1, 3, 1), "has 2 entries, and x"),
+        (lambda: fnn.conv(2, 3), (3, 1), r"x\[None\]"),
+        (lambda: fnn.conv(2, 0), (1, 3, 3, 1), "window is 0"),
+        (lambda: fnn.conv(2, 3, stride=0), (1, 3, 3, 1), "stride is 0"),
+        (lambda: fnn.conv(2, 3), (1, 3, 3, 0), "0 channels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make: Any, shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(BlockValueError, match=words):
+        jax.eval_shape(make().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_parameters_of_another_network_are_named() -> None:
+    net = fnn.serial(a=fnn.conv(4, 3))
+    params = net.init(jax.random.key(0), jnp.zeros((1, 5, 5, 2)))
+    with pytest.raises(BlockValueError, match=r"^a \(conv\): w has shape \(3, 3, 2, 4\), needs"):
+        net.forward(params, jnp.zeros((1, 5, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2}, {"dilation": (1, 2)}, {"stride": (2, 1), "padding": ((2, 0), (1, 3))}],
+    ids=str,
+)
+@pytest.mark.parametrize("parts", [2, 4, 8, 10**6], ids=str)
+def test_large_weight_gradients_are_a_loop(
+    parts: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over pictures, or some of their rows; tests/zoo.py has nothing that is large."""
+    net, x = fnn.conv(3, (3, 2), **options), images(4, 8, 6, 2)
+    params = drawn(net, x)
+    y, residuals = net.forward(params, x)
+    dy = np.random.default_rng(2).standard_normal(y.shape)
+
+    def program() -> str:  # another function each time, which JAX has not traced before
+        return str(jax.make_jaxpr(lambda *a: net.backward(*a))(params, residuals, dy))
+
+    once = program()
+    copied = 3 * 2 * 2 * y[..., 0].size
+    monkeypatch.setattr(sys.modules["fnn.blocks.conv"], "LARGE", copied // parts)
+    assert "scan" in program() and "scan" not in once
+    line = jax.tree.map(lambda v: np.sin(5 * v), (params, x))
+
+    def by_hand(params: Any, x: jax.Array) -> Any:
+        return net.backward(params, net.forward(params, x)[1], dy)
+
+    def by_autodiff(params: Any, x: jax.Array) -> Any:
+        return jax.vjp(lambda p, x: net.forward(p, x)[0], params, x)[1](dy)
+
+    # Values, and derivatives of the second order.
+    got = jax.jit(lambda: jax.jvp(by_hand, (params, x), line))()
+    wanted = jax.jit(lambda: jax.jvp(by_autodiff, (params, x), line))()
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_an_even_kernel_with_same_keeps_the_size() -> None:
+    y = jax.eval_shape(
+        lambda x: fnn.conv(2, 2).forward({"w": jnp.zeros((2, 2, 1, 2)), "b": jnp.zeros(2)}, x)[0],
+        jax.ShapeDtypeStruct((1, 5, 4, 1), jnp.float32),
+    )
+    assert y.shape == (1, 5, 4, 2)

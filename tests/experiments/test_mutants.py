@@ -1,0 +1,68 @@
+"""The referee refereed: for every block some mutants, drawn by its name; all of them are caught.
+A sixth of the blocks is always tried, the others where slow tests run.
+
+The whole table: ``python -m experiments.selftest mutants``; right blocks: ``... --seeds 200``.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from experiments.selftest import mutants
+from experiments.selftest.__main__ import main
+from fnn.check.mutations import Row, control
+from tests.slow import one_of
+
+SLOW = ("cnn/small", "inception/small")  # minutes; their blocks are rows of their own
+ROWS = [row for row in mutants.rows(mutants.Settings()) if row.id not in SLOW]
+EACH = 2  # of a dozen
+WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to both",
+           "gradient of the first use only", "mask forgotten")  # fmt: skip
+
+
+@pytest.mark.parametrize("row", one_of(6, ROWS, lambda row: row.id))
+def test_mutants_are_caught(row: Row) -> None:
+    made = list(mutants.mutants(row))
+    assert len(made) >= (8 if row.params else 4)
+    start = zlib.crc32(row.id.encode()) % len(made)
+    chosen = [made[(start + i * (len(made) // EACH)) % len(made)] for i in range(EACH)]
+    chosen += [mutant for mutant in made if mutant.name in WRITTEN and mutant not in chosen]
+    for mutant in chosen:
+        assert mutants.judge(row, mutant).caught_by, mutant.name
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.id in ("linear", "maximum", "mlp", "softmax_cross_entropy")],
+    ids=lambda row: row.id,
+)  # fmt: skip
+def test_the_harness_itself_changes_nothing(row: Row) -> None:
+    verdict = mutants.judge(row, control(row))
+    assert not verdict.caught_by, verdict
+
+
+def test_mutants_command_prints_what_caught_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutants.run(mutants.Settings(names=("negate",))) == 0
+    printed = capsys.readouterr().out
+    assert "mutants caught, by:" in printed and "0 of 1 checks of right blocks" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["mutants", "rellu"], "no row of tests.zoo starts with rellu"),
+        (["exhaustive", "tahn"], "did you mean tanh"),
+        (["mutant"], "is not a command: mutants, exhaustive"),
+    ],
+)
+def test_what_the_command_refuses(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "mutants" in capsys.readouterr().out

@@ -1,0 +1,307 @@
+# ruff: noqa: RUF001 - formulas and marks are as on a board
+"""The whiteboard in a real browser: steps, keys, folding, the panel, nothing cut or overlapping.
+
+Needs Chromium and its driver (Debian: apt-get install chromium chromium-driver) and, in Python,
+selenium. `.ci/run` installs them and sets FNN_BROWSER=required, with which nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn.whiteboard import Trace, trace
+from fnn.whiteboard.board import board
+from fnn.whiteboard.svg import draw, network_of
+from tests.whiteboard.test_whiteboard import circuit, forks
+from tests.whiteboard.test_whiteboard_drawing import deep, hostile
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+DRIVER = shutil.which("chromedriver")
+if os.environ.get("FNN_BROWSER") != "required":
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with chromedriver was found", allow_module_level=True)
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+# Texts that can be seen, of which two share more than the edge, or of which one is not whole.
+FAULTS = r"""
+const seen = [...document.querySelectorAll("svg.wb text")]
+  .filter((t) => t.textContent.trim()).map((t) => [t, t.getBoundingClientRect()])
+  .filter(([, box]) => box.width);
+const faults = [];
+seen.forEach(([t, a], i) => {
+  for (const [other, b] of seen.slice(0, i)) {
+    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (wide > 1.5 && high > 3.5) faults.push(`${t.textContent} | ${other.textContent}`);
+  }
+  const all = t.closest("svg").getBoundingClientRect();
+  if (a.left < all.left || a.right > all.right || a.top < all.top || a.bottom > all.bottom)
+    faults.push(`cut: ${t.textContent}`);
+  const box = t.closest("g.folded")?.querySelector("rect.shape:not(.behind)");
+  if (box && box.parentNode.contains(t)) {
+    const edge = box.getBoundingClientRect();
+    if (a.left < edge.left || a.right > edge.right + 1 || a.bottom > edge.bottom + 1)
+      faults.push(`out of its box: ${t.textContent}`);
+  }
+});
+return faults;
+"""
+
+
+class Page:
+    """A page in the browser."""
+
+    def __init__(self, driver: Any, folder: Path) -> None:
+        self.driver, self.folder = driver, folder
+
+    def open(self, html: str, width: int = 1300, height: int = 900) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        path = self.folder / "page.html"
+        path.write_text(html, "utf-8")
+        self.driver.get(path.as_uri())
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, css: str) -> list[Any]:
+        return [e for e in self.driver.find_elements("css selector", css) if e.is_displayed()]
+
+    def do(self, action: str) -> None:
+        (button,) = self.find(f"[data-do={action}]")
+        button.click()
+
+    def press(self, *keys: str) -> None:
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    @property
+    def said(self) -> str:
+        return self.find(".said")[0].text
+
+    @property
+    def unknown(self) -> int:
+        return sum("?" in e.text for e in self.find("svg.wb .u text"))
+
+    def assert_clean(self) -> None:
+        """No text is cut or on another, and the console has nothing to say."""
+        assert self.run(FAULTS) == []
+        assert self.driver.get_log("browser") == []
+
+    def fits(self) -> bool:
+        """Whether nothing but the board itself is wider than the window."""
+        return self.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(driver: Any, tmp_path: Path) -> Page:
+    return Page(driver, tmp_path)
+
+
+def network() -> Trace:
+    """Two networks inside a network, with a fork."""
+    net = fnn.serial(
+        a=fnn.serial(first=fnn.negate(), second=fnn.exp()),
+        b=fnn.residual(fnn.serial(inner=fnn.square(), last=fnn.linear(2))),
+    )  # fmt: skip
+    params = {"b": {"block": {"last": {"w": jnp.eye(2), "b": jnp.ones(2)}}}}
+    return trace(net, params, jnp.array([[0.5, -1.0]]), check="none")
+
+
+def test_buttons_step_through_forward_and_backward(page: Page) -> None:
+    page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html("f = (x + y) z"))
+    assert page.said == "all 4 steps: forward, then backward" and page.unknown == 0
+    page.do("first")
+    assert page.said == "step 0 of 4: only the inputs are known" and page.unknown == 11
+    said = []
+    for unknown in (10, 9, 4, 0):
+        page.do("next")
+        said.append(page.said)
+        assert page.unknown == unknown
+    assert said == [
+        "step 1 of 4: forward through q", "step 2 of 4: forward through f",
+        "step 3 of 4: backward through f", "step 4 of 4: backward through q",
+    ]  # fmt: skip
+    assert not page.find("[data-do=next]")[0].is_enabled()
+    page.do("back")
+    assert page.said == said[2] and len(page.find(".item.now")) == 1
+    page.assert_clean()
+
+
+def test_keys_step_and_explain(page: Page) -> None:
+    page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html())
+    while page.run("return document.activeElement.closest('.item')") is None:
+        page.press(Keys.TAB)
+    assert "q" in page.run("return document.activeElement.getAttribute('aria-label')")
+    page.press(Keys.ENTER)
+    (panel,) = page.find(".panel")
+    assert "df/dx = df/df × df/dq × dq/dx = 1 × (−4) × 1 = −4" in panel.text
+    assert "✓ as jax.vjp's" in panel.text
+    page.press(Keys.ESCAPE)
+    assert page.find(".panel") == []
+    page.press(Keys.HOME)
+    page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert page.said == "step 1 of 4: forward through q"
+    page.press(Keys.END)
+    assert page.said == "step 4 of 4: backward through q"
+    page.assert_clean()
+
+
+def test_a_click_or_tap_shows_the_whole_product(page: Page) -> None:
+    page.open(trace(forks(), {}, (0.5, 3.0)).html(), width=390, height=800)
+    page.find(".item.gate .folded .symbol")[0].click()
+    (panel,) = page.find(".panel")
+    assert "df/dx = df/df × df/dm × dm/ds × ds/dp × dp/dx" in panel.text
+    page.assert_clean()
+    assert page.fits()
+
+
+def test_networks_unfold_and_fold(page: Page) -> None:
+    page.open(network().html())
+    count = (
+        "return [...document.querySelectorAll('.item')]"
+        ".filter((e) => e.getBoundingClientRect().width).length"
+    )
+    page.assert_clean()
+    page.do("fold")
+    assert [e.text for e in page.find(".item.network .folded .bold")] == ["a", "b"]
+    assert page.run(count) == 2
+    assert page.said == "all 4 steps: forward, then backward"
+    page.assert_clean()
+    (plus, _) = page.find(".toggle[aria-label^=unfold]")
+    plus.click()
+    assert page.run(count) == 4 and page.said.startswith("all 6 steps")
+    assert page.run("return document.activeElement.getAttribute('aria-label')") == "fold a"
+    page.press("-")
+    assert page.run(count) == 2
+    page.press("+")
+    assert page.run(count) == 4
+    page.press(Keys.HOME)
+    for _ in range(6):
+        page.press(Keys.ARROW_RIGHT)
+    assert page.said == "step 6 of 6: backward through a/first" and page.unknown == 0
+    page.do("unfold")
+    assert page.run(count) == 8 and page.said == "step 10 of 10: backward through a/first"
+    page.assert_clean()
+
+
+def test_every_step_of_a_network_is_clean(page: Page) -> None:
+    page.open(network().html())
+    page.do("first")
+    while page.find("[data-do=next]")[0].is_enabled():
+        page.do("next")
+        assert page.run(FAULTS) == []
+    assert page.unknown == 0
+
+
+@pytest.mark.parametrize("make", [network, lambda: trace(forks(), {}, (0.5, 3.0)), lambda: deep(9)])
+@pytest.mark.parametrize("width", [390, 1000, 1600])
+def test_the_page_places_things_as_the_picture_does(page: Page, make: Any, width: int) -> None:
+    t = make()
+    page.open(t.html(), width)
+    room = page.run("return document.querySelector('.board').clientWidth") - 24
+    b = board(t)
+    placed = draw(b, b.trace, network_of(b, b.trace), room).placed
+    got = page.run(
+        "const net = document.querySelector('svg.wb > .net');"
+        "return [[...net.querySelectorAll(':scope > path')].map((p) => p.getAttribute('d')),"
+        "[...net.querySelectorAll(':scope > g')].map((g) => g.getAttribute('transform'))]"
+    )
+    assert got[0] == list(placed.paths)
+    items = [placed.at[k] for k in placed.at if not k.startswith("via:")]
+    numbers = [[float(v) for v in text[10:-1].split(",")] for text in got[1]]
+    np.testing.assert_allclose(numbers, items, atol=0.051)
+    assert page.fits()
+
+
+def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
+    """Small boards grow with the window, up to its height; wide ones say that they go on."""
+    letters = """return [...document.querySelectorAll("svg.wb text")]
+      .filter((t) => t.getBoundingClientRect().width)
+      .map((t) => t.getScreenCTM().a * parseFloat(getComputedStyle(t).fontSize))"""
+    small, wide = trace(circuit(), {}, (-2.0, 5.0, -4.0)), network()
+    page.open(small.html(), width=1920, height=1080)
+    assert min(page.run(letters)) > 24 and not page.find(".more")
+    page.assert_clean()
+    page.open(small.html(), width=1920, height=400)
+    svg, controls = page.find("svg.wb")[0], page.find(".controls")[0]
+    assert svg.size["height"] <= 400 - controls.size["height"] + 1
+    page.open(wide.html(), width=390, height=800)
+    assert min(page.run(letters)) >= 9 and page.fits()
+    assert "sideways" in page.find(".more")[0].text
+    # It learns of another window.
+    page.open(small.html(), width=390, height=800)
+    before = page.find("svg.wb")[0].size["width"]
+    metrics = {"width": 900, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    WebDriverWait(page.driver, 10).until(lambda _: page.find("svg.wb")[0].size["width"] > before)
+    assert page.fits()
+
+
+def test_what_was_folded_is_said_until_it_is_opened(page: Page) -> None:
+    page.open(deep(9).html())
+    assert "folded, to be readable" in page.find(".folds")[0].text
+    page.do("unfold")
+    assert not page.find(".folds")
+
+
+def test_hostile_names_run_nothing(page: Page) -> None:
+    page.open(hostile().html(title="<img src=x onerror=alert(1)>"), width=390)
+    page.do("unfold")
+    page.assert_clean()
+    for shape in page.find(".item.gate .folded .symbol"):
+        shape.click()
+        assert page.find(".panel h2")[0].text
+    assert page.run("return document.querySelectorAll('img, iframe, object').length") == 0
+    assert page.fits()
+    page.assert_clean()
+
+
+def test_numbers_of_every_size(page: Page) -> None:
+    x = np.array([[1e-300, -1.2345e30, np.nan], [np.inf, -np.inf, -0.001], [123456.789, 1, -1e5]])
+    page.open(trace(fnn.serial(a=fnn.identity(), b=fnn.tanh()), {}, jnp.asarray(x)).html(), 800)
+    page.assert_clean()
+    assert page.find(".bad")
+
+
+def test_a_screen_reader_gets_names(page: Page) -> None:
+    page.open(network().html())
+    unnamed = page.run(
+        "return [...document.querySelectorAll('button, [role=button], input, [role=group]')]"
+        ".filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim())).length"
+    )
+    assert unnamed == 0
+    assert page.run("return document.querySelector('.said').getAttribute('role')") == "status"
+    small = page.run(
+        "return [...document.querySelectorAll('button, .toggle')]"
+        ".map((e) => e.getBoundingClientRect())"
+        ".filter((box) => box.width && Math.min(box.width, box.height) < 24).length"
+    )
+    assert small == 0
