@@ -2,7 +2,7 @@
 
 from fnn import check, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
-from fnn.block import Block, BlockError
+from fnn.block import Block, BlockError, Kind, Rules
 from fnn.blocks.combinators import (
     concatenate,
     fan_out,
@@ -76,7 +76,9 @@ __all__ = [
     "Diagnostics",
     "Finding",
     "Fitted",
+    "Kind",
     "Optimizer",
+    "Rules",
     "absolute",
     "accuracy",
     "add",

@@ -8,10 +8,10 @@ A gate, a layer, a loss, a whole network, a network with its loss: each has an `
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,37 +21,149 @@ Residuals = Any  # a pytree: what forward keeps for backward, and nothing else
 Value = Any  # an array, or a tuple of arrays for a block with several inputs or outputs
 Key = Any  # a jax.random key, or None
 
-Init = Callable[[Key, Value], Params]
-Forward = Callable[..., tuple[Value, Residuals]]
-Backward = Callable[[Params, Residuals, Value], tuple[Params, Value]]
+
+class Init(Protocol):
+    """``init(key, x) -> params``: fresh parameters for inputs like ``x``.
+
+    Args:
+      key: a ``jax.random`` key.
+      x: an array, a ``jax.ShapeDtypeStruct``, or a tuple of such; only shapes and dtypes are read.
+
+    Returns:
+      A pytree whose leaves are all arrays; ``{}`` where the block has no parameters.
+    """
+
+    def __call__(self, key: Any, x: Value, /) -> Params: ...
+
+
+class Forward(Protocol):
+    """``forward(params, x, key=None) -> (y, residuals)``: the function, and what backward needs.
+
+    Args:
+      params: as ``init`` makes them.
+      x: an array, or a tuple of arrays for a block with several inputs.
+      key: randomness, for the blocks that use it.
+
+    Returns:
+      ``y``: an array, or a tuple of arrays for a block with several outputs.
+      ``residuals``: a pytree with whatever ``backward`` needs and nothing else.
+    """
+
+    def __call__(self, params: Params, x: Value, /, key: Key = None) -> tuple[Value, Residuals]: ...
+
+
+class Backward(Protocol):
+    """``backward(params, residuals, dy) -> (dparams, dx)``: the chain rule through the block.
+
+    Args:
+      params: those that forward was given.
+      residuals: what forward kept.
+      dy: the cotangent of ``y``; where ``y`` is a tuple, None for an output without a gradient.
+
+    Returns:
+      The cotangents of ``params`` and of ``x``, each of the shape and dtype of what it belongs to.
+      ``None`` stands for one that does not exist (an integer input) or is not computed (a frozen
+      parameter).
+    """
+
+    def __call__(
+        self, params: Params, residuals: Residuals, dy: Value, /
+    ) -> tuple[Params, Value]: ...
+
+
+class InferenceRule(Protocol):
+    """``inference() -> block``: the block that this one is at inference, with the same params."""
+
+    def __call__(self) -> Block: ...
+
+
+class ValidateRule(Protocol):
+    """``validate(x)``: looks at concrete data on the host, before training starts.
+
+    For blocks, losses above all, that can tell bad values: labels out of range, say.
+
+    Args:
+      x: the block's input as NumPy arrays; of a loss ``(prediction, target)``, of which the
+        prediction may be a ``jax.ShapeDtypeStruct``.
+
+    Raises:
+      BlockError: the data does not fit.
+    """
+
+    def __call__(self, x: Value, /) -> None: ...
+
+
+class UpdateStatistics(Protocol):
+    """``update_statistics(params, residuals) -> params``: running statistics, moved once a step.
+
+    Running statistics are parameters whose cotangent is None. Training steps call this with what
+    forward kept; the result has the structure, shapes and dtypes of ``params``.
+    """
+
+    def __call__(self, params: Params, residuals: Residuals, /) -> Params: ...
+
+
+class SubgradientRule(Protocol):
+    """``subgradient(x, dy) -> dx``: what the block declares at points without a derivative.
+
+    Elsewhere its answer is not looked at. :mod:`fnn.check` holds ``backward`` to it.
+    """
+
+    def __call__(self, x: Value, dy: Value, /) -> Value: ...
+
+
+class Factors(Protocol):
+    """``factors(params, residuals, dy) -> (a, g)``: the two factors of each example's gradient.
+
+    Example n's gradient of a weight matrix is the outer product of ``a[n]`` and ``g[n]``: what
+    per-example gradients and curvature are made of.
+    """
+
+    def __call__(
+        self, params: Params, residuals: Residuals, dy: Value, /
+    ) -> tuple[Value, Value]: ...
+
+
+class Rules(NamedTuple):
+    """The optional laws that stand beside ``backward``. None: the block has none.
+
+    A combinator decides for each whether the block it makes has it too; the table is in
+    :mod:`fnn.blocks.combinators`.
+    """
+
+    inference: InferenceRule | None = None
+    validate: ValidateRule | None = None
+    update_statistics: UpdateStatistics | None = None
+    subgradient: SubgradientRule | None = None
+    factors: Factors | None = None
+
+
+class Kind(NamedTuple):
+    """What a block is: the function that made it, its arguments, and the blocks it wraps.
+
+    ``Kind("power", (2,))``, ``Kind("freeze", (), (block,))``. Whatever depends on the kind of a
+    block (initialisers, formulas, which units can die) is a table by ``maker``. A graph's blocks
+    are its nodes', not ``of``.
+    """
+
+    maker: str
+    args: tuple[Any, ...] = ()
+    of: tuple[Block, ...] = ()
 
 
 class Block(NamedTuple):
     """Three pure functions: how to initialise, how to go forward, how to go back.
 
-    ``init(key, x) -> params``
-        ``x`` is an array or a ``jax.ShapeDtypeStruct``; only shapes and dtypes are read.
-    ``forward(params, x, key=None) -> (y, residuals)``
-        ``residuals`` is whatever ``backward`` needs and nothing else. ``key`` is randomness,
-        for the blocks that use it.
-    ``backward(params, residuals, dy) -> (dparams, dx)``
-        The chain rule through this block: from the cotangent of ``y`` to those of ``params``
-        and ``x``, each of the shape and dtype of what it belongs to. ``None`` stands for a
-        cotangent that does not exist (an integer input) or is not computed (a frozen
-        parameter). Where ``y`` is a tuple, ``dy`` has None for an output without a gradient.
+    ``init(key, x) -> params``: :class:`Init`.
+    ``forward(params, x, key=None) -> (y, residuals)``: :class:`Forward`.
+    ``backward(params, residuals, dy) -> (dparams, dx)``: :class:`Backward`.
 
     The other fields are optional:
 
-    ``name``: what the block is called in paths and messages.
-    ``graph``: the :class:`~fnn.graph.Graph` inside, where the block is made of others.
-    ``inference``: makes the block that this one is at inference; ``None`` means itself, or the
-    graph of what its nodes are.
-    ``validate``: looks at concrete data on the host before training, for blocks (losses)
-    that can refuse bad values; raises :class:`BlockError`.
-    ``track``: ``(params, residuals) -> params``, for blocks with running statistics: the
-    parameters with those moved towards what forward has just seen. Training steps call it.
-    ``subgradient``: ``(x, dy) -> dx`` at points without a derivative, as the block declares it;
-    :mod:`fnn.check` holds ``backward`` to it there.
+    ``name``: a label for paths and messages. Nothing depends on it.
+    ``kind``: what the block is: :class:`Kind`. A block of your own may be given one.
+    ``graph``: the :class:`Graph` inside, where the block is made of others.
+    ``rules``: the optional laws: :class:`Rules`.
 
     Example: a block that doubles its input, and its use.
 
@@ -72,11 +184,21 @@ class Block(NamedTuple):
     forward: Forward
     backward: Backward
     name: str = "block"
+    kind: Kind = Kind("custom")
     graph: Graph | None = None
-    inference: Callable[[], Block] | None = None
-    validate: Callable[[Value], None] | None = None
-    track: Callable[[Params, Residuals], Params] | None = None
-    subgradient: Callable[[Value, Value], Value] | None = None
+    rules: Rules = Rules()
+
+
+def unwrapped(block: Block) -> Block:
+    """The block inside wrappers that change neither its function nor its derivative.
+
+    >>> import fnn
+    >>> unwrapped(fnn.freeze(fnn.rematerialize(fnn.relu()))).kind.maker
+    'relu'
+    """
+    while block.kind.maker in ("freeze", "rematerialize") and block.kind.of:
+        (block,) = block.kind.of
+    return block
 
 
 class Node(NamedTuple):

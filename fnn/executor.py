@@ -19,9 +19,12 @@ from fnn.block import (
     BlockValueError,
     Graph,
     Key,
+    Kind,
     Node,
     Params,
     Residuals,
+    Rules,
+    ValidateRule,
     Value,
     located,
     require_block,
@@ -80,7 +83,9 @@ def graph(
     return _executor(structure, name)
 
 
-def _executor(g: Graph, name: str) -> Block:
+def _executor(
+    g: Graph, name: str, kind: Kind = Kind("graph"), validate: ValidateRule | None = None
+) -> Block:
     live = _live(g)
 
     def init(key: Key, x: Value) -> Params:
@@ -131,18 +136,19 @@ def _executor(g: Graph, name: str) -> Block:
                 dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
         return dparams, _pick(cotangents, g.inputs)
 
-    def track(params: Params, residuals: Residuals) -> Params:
+    def update_statistics(params: Params, residuals: Residuals) -> Params:
         moved = dict(params)
         for _, node in live:
-            if node.block.track is not None:
-                moved[node.params_of] = node.block.track(
-                    moved[node.params_of], residuals[node.name]
-                )
+            if (rule := node.block.rules.update_statistics) is not None:
+                moved[node.params_of] = rule(moved[node.params_of], residuals[node.name])
         return type(params)(moved)
 
-    tracks = any(node.block.track is not None for _, node in live)
+    has_statistics = any(node.block.rules.update_statistics is not None for _, node in live)
+    rules = Rules(
+        validate=validate, update_statistics=update_statistics if has_statistics else None
+    )
     forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
-    return Block(init, forward, backward, name, graph=g, track=track if tracks else None)
+    return Block(init, forward, backward, name, kind, g, rules)
 
 
 def inference(block: Block) -> Block:
@@ -157,12 +163,13 @@ def inference(block: Block) -> Block:
     >>> y
     Array([1., 1., 1.], dtype=float32)
     """
-    if block.inference is not None:
-        return block.inference()
+    if block.rules.inference is not None:
+        return block.rules.inference()
     if block.graph is None:
         return block
     mapped = _mapped(block, lambda _, inner: inference(inner))
-    return _executor(mapped._replace(outputs=mapped.at_inference), block.name)
+    reading = mapped._replace(outputs=mapped.at_inference)
+    return _executor(reading, block.name, block.kind, block.rules.validate)
 
 
 def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
@@ -177,7 +184,7 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     >>> float(loud.forward({}, 3.0)[0])
     -9.0
     """
-    return _executor(_mapped(block, change), block.name)
+    return _executor(_mapped(block, change), block.name, block.kind, block.rules.validate)
 
 
 def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:

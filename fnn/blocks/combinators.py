@@ -1,4 +1,22 @@
-"""Combinators: blocks from blocks. Those that only wire are graphs; the rest say why not."""
+"""Combinators: blocks from blocks. Those that only wire are graphs; the rest say why not.
+
+What becomes of the rules (:class:`fnn.block.Rules`) of the blocks inside:
+
+==================  ===========  ========  =================  ===========  =======
+made by             inference    validate  update_statistics  subgradient  factors
+==================  ===========  ========  =================  ===========  =======
+graph, serial, ...  node by node none      node by node       none         none
+map_nodes           node by node kept      node by node       none         none
+freeze              frozen       kept      none               kept         none
+repeat              repeated     kept      each its own       none         none
+rematerialize       made again   kept      run again          kept         run again
+straight_through    of both      block's   block's            surrogate's  none
+==================  ===========  ========  =================  ===========  =======
+
+A graph has no subgradient of its own, as a kink inside shows in what the nodes before it make of
+x; each node keeps its own, and so for factors. A frozen block has no gradient to factor and leaves
+its statistics as they are. tests/blocks/test_rules.py holds this table.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +32,10 @@ from fnn.block import (
     BlockTypeError,
     BlockValueError,
     Key,
+    Kind,
     Params,
     Residuals,
+    Rules,
     Shape,
     Value,
     no_params,
@@ -62,7 +82,7 @@ def serial(*blocks: Block, **named: Block) -> Block:
     for name, block in _named("serial", blocks, named).items():
         nodes.append((name, block, previous))
         previous = name
-    return graph("x", nodes, previous, name="serial")
+    return graph("x", nodes, previous, name="serial")._replace(kind=Kind("serial"))
 
 
 def fan_out(*blocks: Block, **named: Block) -> Block:
@@ -81,10 +101,8 @@ def fan_out(*blocks: Block, **named: Block) -> Block:
     branches = _named("fan_out", blocks, named)
     if len(branches) < 2:
         raise BlockValueError("fan_out", f"got {len(branches)} blocks, needs two or more")
-    return graph(
-        "x", [(name, block, "x") for name, block in branches.items()], list(branches),
-        name="fan_out",
-    )  # fmt: skip
+    nodes = [(name, block, "x") for name, block in branches.items()]
+    return graph("x", nodes, list(branches), name="fan_out")._replace(kind=Kind("fan_out"))
 
 
 def residual(block: Block, shortcut: Block | None = None) -> Block:
@@ -122,7 +140,7 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
         nodes.append(("shortcut", shortcut, "x"))
     around = "x" if shortcut is None else "shortcut"
     nodes.append(("add", plus._replace(forward=forward), ("block", around)))
-    return graph("x", nodes, "add", name="residual")
+    return graph("x", nodes, "add", name="residual")._replace(kind=Kind("residual"))
 
 
 def repeat(block: Block, n: int) -> Block:
@@ -186,11 +204,14 @@ def repeat(block: Block, n: int) -> Block:
         dx, dparams = lax.scan(body, dy, (params, residuals), length=n, reverse=True)
         return dparams, dx
 
-    return Block(
-        init, forward, backward, f"repeat_{block.name}",
+    statistics = block.rules.update_statistics
+    rules = Rules(
         inference=lambda: repeat(inference(block), n),
-        track=None if block.track is None else jax.vmap(block.track),
-    )  # fmt: skip
+        validate=block.rules.validate,
+        update_statistics=None if statistics is None else jax.vmap(statistics),
+    )
+    kind = Kind("repeat", (n,), (block,))
+    return Block(init, forward, backward, f"repeat_{block.name}", kind, rules=rules)
 
 
 def _describe(x: Value) -> str:
@@ -219,16 +240,27 @@ def rematerialize(block: Block) -> Block:
 
         return _unmerged(again, params, residuals, dy)
 
-    def track(params: Params, residuals: Residuals) -> Params:
-        assert block.track is not None
-        x, key = residuals
-        return block.track(params, block.forward(params, x, key)[1])
+    statistics, factors = block.rules.update_statistics, block.rules.factors
 
-    return Block(
-        block.init, forward, backward, f"rematerialize_{block.name}",
-        inference=lambda: rematerialize(inference(block)), validate=block.validate,
-        track=None if block.track is None else track,
-    )  # fmt: skip
+    def update_statistics(params: Params, residuals: Residuals) -> Params:
+        assert statistics is not None
+        x, key = residuals
+        return statistics(params, block.forward(params, x, key)[1])
+
+    def factors_again(params: Params, residuals: Residuals, dy: Value) -> tuple[Value, Value]:
+        assert factors is not None
+        x, key = residuals
+        return factors(params, block.forward(params, x, key)[1], dy)
+
+    rules = Rules(
+        inference=lambda: rematerialize(inference(block)),
+        validate=block.rules.validate,
+        update_statistics=update_statistics if statistics else None,
+        subgradient=block.rules.subgradient,
+        factors=factors_again if factors else None,
+    )
+    kind = Kind("rematerialize", (), (block,))
+    return Block(block.init, forward, backward, f"rematerialize_{block.name}", kind, rules=rules)
 
 
 def _unmerged(again: Callable[..., Any], params: Params, residuals: Residuals, dy: Value) -> Any:
@@ -287,8 +319,12 @@ def freeze(block: Block) -> Block:
     return block._replace(
         backward=backward,
         name=f"freeze_{block.name}",
-        inference=lambda: freeze(inference(block)),
-        track=None,
+        kind=Kind("freeze", (), (block,)),
+        rules=Rules(
+            inference=lambda: freeze(inference(block)),
+            validate=block.rules.validate,
+            subgradient=block.rules.subgradient,
+        ),
     )
 
 
@@ -331,7 +367,7 @@ def concatenate(axis: int = -1) -> Block:
             ends.append(end)
         return {}, tuple(jnp.split(dy, ends, axis))
 
-    return Block(no_params, forward, backward, "concatenate")
+    return Block(no_params, forward, backward, "concatenate", Kind("concatenate", (axis,)))
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -362,7 +398,7 @@ def item(index: int) -> Block:
         dx[index] = dy
         return {}, tuple(dx)
 
-    return Block(no_params, forward, backward, "item")
+    return Block(no_params, forward, backward, "item", Kind("item", (index,)))
 
 
 def flatten(keep: int = 1) -> Block:
@@ -386,4 +422,4 @@ def flatten(keep: int = 1) -> Block:
     def backward(params: Params, residuals: Shape, dy: jax.Array) -> tuple[Params, Value]:
         return {}, dy.reshape(residuals.shape)
 
-    return Block(no_params, forward, backward, "flatten")
+    return Block(no_params, forward, backward, "flatten", Kind("flatten", (keep,)))

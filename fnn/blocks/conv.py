@@ -16,6 +16,7 @@ from fnn.block import (
     Block,
     BlockValueError,
     Key,
+    Kind,
     Params,
     compute_dtype,
     require_params,
@@ -126,7 +127,8 @@ def conv(
             dparams["b"] = jnp.sum(wide, (0, 1, 2)).astype(params["b"].dtype)
         return dparams, dx.astype(x.dtype).reshape(x.shape)
 
-    return Block(init, forward, backward, name)
+    kind = Kind(name, (features, size, strides, around, dilations, groups, use_bias))
+    return Block(init, forward, backward, name, kind)
 
 
 def _image(a: jax.Array, height: int = 1) -> jax.Array:

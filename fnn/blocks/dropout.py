@@ -12,7 +12,9 @@ from fnn.block import (
     Block,
     BlockValueError,
     Key,
+    Kind,
     Params,
+    Rules,
     compute_dtype,
     no_params,
     require_floating,
@@ -60,4 +62,5 @@ def dropout(rate: float) -> Block:
         # forward: y = x * mask / (1 - rate), linear in x, so dy takes the same way.
         return {}, masked(key, dy)
 
-    return Block(no_params, forward, backward, "dropout", inference=identity)
+    rules = Rules(inference=identity)
+    return Block(no_params, forward, backward, "dropout", Kind("dropout", (rate,)), rules=rules)

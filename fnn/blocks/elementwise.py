@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from fnn.block import (
     Block,
     Key,
+    Kind,
     Params,
     Residuals,
+    Rules,
     Value,
     compute_dtype,
     no_params,
@@ -19,11 +21,14 @@ from fnn.block import (
 )
 from fnn.executor import inference
 
+ELEMENTWISE = Kind("elementwise")
+
 
 def elementwise(
     name: str,
     value: Callable[[jax.Array], jax.Array],
     derivative: Callable[[jax.Array], jax.Array],
+    kind: Kind = ELEMENTWISE,
 ) -> Block:
     """A block from a function of one number and its derivative.
 
@@ -41,7 +46,7 @@ def elementwise(
         wide = compute_dtype(x.dtype)
         return {}, (dy.astype(wide) * derivative(x.astype(wide))).astype(x.dtype)
 
-    return Block(no_params, forward, backward, name)
+    return Block(no_params, forward, backward, name, kind)
 
 
 def piecewise_linear(
@@ -50,6 +55,7 @@ def piecewise_linear(
     piece: Callable[[jax.Array], jax.Array],
     slopes: Sequence[float],
     kinks: Mapping[float, float],
+    kind: Kind = ELEMENTWISE,
 ) -> Block:
     """A block from a function made of straight pieces.
 
@@ -74,14 +80,15 @@ def piecewise_linear(
             dx = jnp.where(code == number, slope * wide if slope else 0.0, dx)
         return {}, dx.astype(dy.dtype)
 
-    return Block(no_params, forward, backward, name, subgradient=declared(kinks))
+    rules = Rules(subgradient=subgradient_at(kinks))
+    return Block(no_params, forward, backward, name, kind, rules=rules)
 
 
-def declared(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def subgradient_at(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """A block's ``subgradient``: the slope declared at each point without a derivative.
 
     >>> import jax.numpy as jnp
-    >>> declared({0.0: 0.5})(jnp.array([0.0]), jnp.array([3.0]))
+    >>> subgradient_at({0.0: 0.5})(jnp.array([0.0]), jnp.array([3.0]))
     Array([1.5], dtype=float32)
     """
 
@@ -113,15 +120,26 @@ def straight_through(block: Block, surrogate: Block) -> Block:
     (Array([0., 1.], dtype=float32), Array([0.19661193, 0.25      ], dtype=float32))
     """
 
-    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        y, _ = block.forward(params, x, key)
-        _, residuals = surrogate.forward(params, x, key)
-        return y, residuals
+    statistics = block.rules.update_statistics
 
-    return Block(
-        block.init,
-        forward,
-        surrogate.backward,
-        f"straight_through({block.name}, {surrogate.name})",
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        y, own = block.forward(params, x, key)
+        _, residuals = surrogate.forward(params, x, key)
+        return y, (residuals, own if statistics else ())
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        return surrogate.backward(params, residuals[0], dy)
+
+    def update_statistics(params: Params, residuals: Residuals) -> Params:
+        assert statistics is not None
+        return statistics(params, residuals[1])
+
+    rules = Rules(
         inference=lambda: straight_through(inference(block), inference(surrogate)),
+        validate=block.rules.validate,
+        update_statistics=update_statistics if statistics else None,
+        subgradient=surrogate.rules.subgradient,
     )
+    name = f"straight_through({block.name}, {surrogate.name})"
+    kind = Kind("straight_through", (), (block, surrogate))
+    return Block(block.init, forward, backward, name, kind, rules=rules)

@@ -17,6 +17,7 @@ from fnn.block import (
     BlockTypeError,
     BlockValueError,
     Key,
+    Kind,
     Params,
     compute_dtype,
     require_params,
@@ -102,7 +103,7 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
                 "these another network's parameters?",
             )
 
-    return Block(init, forward, backward, name)
+    return Block(init, forward, backward, name, Kind(name, shape))
 
 
 def _rows(ids: jax.Array, vocabulary: int) -> jax.Array:

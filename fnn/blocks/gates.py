@@ -19,8 +19,10 @@ from fnn.block import (
     BlockTypeError,
     BlockValueError,
     Key,
+    Kind,
     Params,
     Residuals,
+    Rules,
     Shape,
     Value,
     compute_dtype,
@@ -111,7 +113,7 @@ def _joining(
         dxs = local(_widened(kept), _wide_cotangent(dy, shapes))
         return {}, tuple(unbroadcast(dx, shape) for dx, shape in zip(dxs, shapes, strict=True))
 
-    return Block(no_params, forward, backward, name)
+    return Block(no_params, forward, backward, name, Kind(name))
 
 
 def _narrowed(kept: Any, dtype: Any) -> Any:
@@ -132,6 +134,7 @@ def _single(
     name: str,
     value: Callable[[jax.Array], tuple[jax.Array, Any]],
     local: Callable[[Any, jax.Array], jax.Array],
+    kind: Kind | None = None,
 ) -> Block:
     """A gate of one input: ``value(x) -> y, kept`` and ``local(kept, dy) -> dx``.
 
@@ -153,7 +156,7 @@ def _single(
             kept = value(kept.astype(wide))[1]
         return {}, local(kept, dy.astype(wide)).astype(dy.dtype)
 
-    return Block(no_params, forward, backward, name)
+    return Block(no_params, forward, backward, name, kind or Kind(name))
 
 
 def add() -> Block:
@@ -178,7 +181,7 @@ def add() -> Block:
         dy = _wide_cotangent(dy, shapes)
         return {}, tuple(unbroadcast(dy, shape) for shape in shapes)
 
-    return Block(no_params, forward, backward, "add")
+    return Block(no_params, forward, backward, "add", Kind("add"))
 
 
 def subtract() -> Block:
@@ -252,7 +255,7 @@ def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax
         dxs = zip((first, second), _shapes(x), strict=True)
         return tuple(unbroadcast(dx, shape) for dx, shape in dxs)
 
-    return _joining(name, value, local)._replace(subgradient=half_each)
+    return _joining(name, value, local)._replace(rules=Rules(subgradient=half_each))
 
 
 def maximum() -> Block:
@@ -305,7 +308,10 @@ def power(exponent: float | None = None) -> Block:
 
         keeps = p != 0
         return _single(
-            f"power({p:g})", lambda x: (jnp.power(x, p), x if keeps else ()), local_fixed
+            f"power({p:g})",
+            lambda x: (jnp.power(x, p), x if keeps else ()),
+            local_fixed,
+            Kind("power", (p,)),
         )
 
     def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -338,7 +344,9 @@ def scale(factor: float) -> Block:
     (5.0, 0.5)
     """
     number = float(factor)
-    return _single("scale", lambda x: (number * x, ()), lambda _, dy: number * dy)
+    return _single(
+        "scale", lambda x: (number * x, ()), lambda _, dy: number * dy, Kind("scale", (number,))
+    )
 
 
 def exp() -> Block:
@@ -429,7 +437,7 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
         part = (wide / count).astype(x.dtype)
         return {}, jnp.broadcast_to(part.reshape(shape), x.shape)
 
-    return Block(no_params, forward, backward, name)
+    return Block(no_params, forward, backward, name, Kind(name, (axes, keepdims)))
 
 
 def sum(axis: Axis = None, keepdims: bool = False) -> Block:

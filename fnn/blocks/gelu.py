@@ -11,7 +11,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from fnn.block import Block
+from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import (
     chebyshev,
@@ -124,7 +124,7 @@ def gelu(approximate: bool = False) -> Block:
         slope = jnp.where(a < 1.25, near, d * smooth * shift * power)
         return jnp.where(x < 0, slope, 1 - slope)
 
-    return elementwise("gelu", value, derivative)
+    return elementwise("gelu", value, derivative, Kind("gelu", (False,)))
 
 
 def _middle(s: jax.Array) -> jax.Array:
@@ -185,4 +185,4 @@ def _gelu_tanh() -> Block:
         below = jnp.where(a < 1.5, near, below)
         return jnp.where(x < 0, below, 1 - below)
 
-    return elementwise("gelu_tanh", value, derivative)
+    return elementwise("gelu_tanh", value, derivative, Kind("gelu", (True,)))

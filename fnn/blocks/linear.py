@@ -16,14 +16,16 @@ from fnn.block import (
     Block,
     BlockValueError,
     Key,
+    Kind,
     Params,
     compute_dtype,
     require_block,
     require_floating,
     require_params,
+    unwrapped,
     whole_number,
 )
-from fnn.blocks.combinators import serial
+from fnn.executor import graph
 
 Initializer = Callable[..., jax.Array]
 
@@ -34,8 +36,7 @@ zeros = jax.nn.initializers.zeros
 # Variance-preserving scales: He et al. 2015 for units that are half the time off, LeCun for
 # selu's self-normalisation, Glorot and Bengio 2010 for the rest.
 _INITIALIZERS = {
-    **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "silu", "mish", "softplus"), he),
-    **dict.fromkeys(("gelu", "gelu_tanh"), he),
+    **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "silu", "mish", "softplus", "gelu"), he),
     "selu": jax.nn.initializers.lecun_normal(),
 }
 
@@ -43,7 +44,7 @@ _INITIALIZERS = {
 def initializer_for(nonlinearity: Block) -> Initializer:
     """The weight initialiser that suits the nonlinearity that follows: He, LeCun or Glorot."""
     require_block("layer", "nonlinearity", nonlinearity)
-    return _INITIALIZERS.get(nonlinearity.name, glorot)
+    return _INITIALIZERS.get(unwrapped(nonlinearity).kind.maker, glorot)
 
 
 def linear(
@@ -101,8 +102,7 @@ def neuron(
     """
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
     weighted_sum = _affine("linear", (), use_bias, w_init, b_init)
-    net = serial(linear=weighted_sum, **{nonlinearity.name: nonlinearity})
-    return net._replace(name="neuron")
+    return _activated(weighted_sum, nonlinearity)._replace(name="neuron", kind=Kind("neuron"))
 
 
 def layer(
@@ -122,7 +122,25 @@ def layer(
     """
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
     first = linear(features, use_bias, w_init, b_init)
-    return serial(linear=first, **{nonlinearity.name: nonlinearity})._replace(name="layer")
+    net = _activated(first, nonlinearity)
+    return net._replace(name="layer", kind=Kind("layer", (first.kind.args[0],)))
+
+
+def node_name(nonlinearity: Block, taken: tuple[str, ...]) -> str:
+    """The nonlinearity's own name where that can name a node, else "nonlinearity".
+
+    >>> import fnn
+    >>> [node_name(fnn.tanh()._replace(name=name), ("linear",)) for name in ("act", "linear")]
+    ['act', 'nonlinearity']
+    """
+    name = nonlinearity.name
+    return name if name and name not in taken and "/" not in name else "nonlinearity"
+
+
+def _activated(weighted_sum: Block, nonlinearity: Block) -> Block:
+    name = node_name(nonlinearity, taken=("linear", "x"))
+    nodes = [("linear", weighted_sum, "x"), (name, nonlinearity, "linear")]
+    return graph("x", nodes, name)
 
 
 def contract(a: jax.Array, b: jax.Array, axes: Any) -> jax.Array:
@@ -204,4 +222,4 @@ def _affine(
                 "these with init(key, x)",
             )
 
-    return Block(init, forward, backward, name)
+    return Block(init, forward, backward, name, Kind(name, (*out, use_bias)))

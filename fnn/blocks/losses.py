@@ -23,8 +23,10 @@ from fnn.block import (
     BlockTypeError,
     BlockValueError,
     Key,
+    Kind,
     Params,
     Residuals,
+    Rules,
     Shape,
     Value,
     compute_dtype,
@@ -63,7 +65,7 @@ def squared_error() -> Block:
     def local(difference: jax.Array) -> tuple[jax.Array, jax.Array]:
         return difference, -difference
 
-    return _mean_loss(name, check, each, local, _finite_target(name))
+    return _mean_loss(name, Kind(name), check, each, local, _finite_target(name))
 
 
 def binary_cross_entropy(from_logits: bool = True) -> Block:
@@ -109,7 +111,9 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
         _finite_target(name)(x)
         _between_0_and_1(name, x[1])
 
-    return _mean_loss(name, check, each, local, validate)
+    return _mean_loss(
+        name, Kind("binary_cross_entropy", (from_logits,)), check, each, local, validate
+    )
 
 
 def _mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
@@ -210,7 +214,9 @@ def softmax_cross_entropy() -> Block:
         dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / (1 + rest))
         return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
 
-    return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
+    return _mean_loss(
+        name, Kind(name), _check_classes(name), each, local, _class_target(name), rows=True
+    )
 
 
 def cross_entropy() -> Block:
@@ -237,11 +243,14 @@ def cross_entropy() -> Block:
         p, t = kept
         return _times(_rows(t, p), -1 / p), -jnp.log(p)
 
-    return _mean_loss(name, _check_classes(name), each, local, _class_target(name), rows=True)
+    return _mean_loss(
+        name, Kind(name), _check_classes(name), each, local, _class_target(name), rows=True
+    )
 
 
 def _mean_loss(
     name: str,
+    kind: Kind,
     check: Callable[[jax.Array, jax.Array], None],
     each: Callable[[jax.Array, jax.Array], tuple[jax.Array, Residuals]],
     local: Callable[[Residuals], tuple[jax.Array, jax.Array]],
@@ -308,7 +317,7 @@ def _mean_loss(
         dtarget = scaled(slopes[1]).astype(t.dtype) if floating else None
         return {}, (dprediction, dtarget, *dw)
 
-    return Block(no_params, forward, backward, name, validate=validate)
+    return Block(no_params, forward, backward, name, kind, rules=Rules(validate=validate))
 
 
 def _narrow(kept: Residuals, y: jax.Array, t: jax.Array) -> Residuals:

@@ -33,12 +33,14 @@ from fnn.block import (
     Block,
     BlockValueError,
     Key,
+    Kind,
     Params,
+    Rules,
     Value,
     no_params,
     require_floating,
 )
-from fnn.blocks.elementwise import declared, elementwise, piecewise_linear
+from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at
 from fnn.blocks.numerics import (
     FAR,
     exp_parts,
@@ -76,7 +78,8 @@ def step() -> Block:
     def backward(params: Params, residuals: tuple[()], dy: jax.Array) -> tuple[Params, jax.Array]:
         return {}, jnp.zeros_like(dy)
 
-    return Block(no_params, forward, backward, "step", subgradient=declared({0.0: 0.0}))
+    rules = Rules(subgradient=subgradient_at({0.0: 0.0}))
+    return Block(no_params, forward, backward, "step", Kind("step"), rules=rules)
 
 
 def logistic() -> Block:
@@ -98,7 +101,7 @@ def logistic() -> Block:
         e = jnp.exp(-magnitude(x))
         return e / (1 + e * (2 + e))
 
-    return elementwise("logistic", jax.nn.sigmoid, derivative)
+    return elementwise("logistic", jax.nn.sigmoid, derivative, Kind("logistic"))
 
 
 def tanh() -> Block:
@@ -129,7 +132,7 @@ def tanh() -> Block:
         e = power * shift
         return 4 * shift * power / (1 + e * (2 + e))
 
-    return elementwise("tanh", value, derivative)
+    return elementwise("tanh", value, derivative, Kind("tanh"))
 
 
 def relu() -> Block:
@@ -147,7 +150,7 @@ def relu() -> Block:
     Array([0., 0., 1.], dtype=float32)
     """
     return piecewise_linear(
-        "relu", lambda x: jnp.maximum(x, 0), lambda x: x > 0, (0.0, 1.0), {0.0: 0.0}
+        "relu", lambda x: jnp.maximum(x, 0), lambda x: x > 0, (0.0, 1.0), {0.0: 0.0}, Kind("relu")
     )
 
 
@@ -172,6 +175,7 @@ def leaky_relu(slope: float = 0.01) -> Block:
         lambda x: x > 0,
         (slope, 1.0),
         {0.0: slope},
+        Kind("leaky_relu", (slope,)),
     )
 
 
@@ -193,6 +197,7 @@ def hard_tanh() -> Block:
         lambda x: jnp.abs(x) < 1,
         (0.0, 1.0),
         {-1.0: 0.0, 1.0: 0.0},
+        Kind("hard_tanh"),
     )
 
 
@@ -215,6 +220,7 @@ def hard_sigmoid() -> Block:
         lambda x: jnp.abs(x) < 3,
         (0.0, 1 / 6),
         {-3.0: 0.0, 3.0: 0.0},
+        Kind("hard_sigmoid"),
     )
 
 
@@ -235,7 +241,9 @@ def absolute() -> Block:
     def piece(x: jax.Array) -> jax.Array:
         return (x >= 0).astype(jnp.uint8) + (x > 0).astype(jnp.uint8)
 
-    return piecewise_linear("absolute", jnp.abs, piece, (-1.0, 0.0, 1.0), {0.0: 0.0})
+    return piecewise_linear(
+        "absolute", jnp.abs, piece, (-1.0, 0.0, 1.0), {0.0: 0.0}, Kind("absolute")
+    )
 
 
 def identity() -> Block:
@@ -255,13 +263,13 @@ def identity() -> Block:
     def backward(params: Params, residuals: tuple[()], dy: Value) -> tuple[Params, Value]:
         return {}, dy
 
-    return Block(no_params, forward, backward, "identity")
+    return Block(no_params, forward, backward, "identity", Kind("identity"))
 
 
 # ---- exponential below zero ------------------------------------------------------------------
 
 
-def _exponential_unit(name: str, scale: float, alpha: float, width: float) -> Block:
+def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> Block:
     """scale * x above 0, scale * alpha * (exp(x / width) - 1) below."""
 
     def exponent(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -284,7 +292,8 @@ def _exponential_unit(name: str, scale: float, alpha: float, width: float) -> Bl
         return jnp.where(x > 0, scale, scale * alpha / width * shift * (power + power * rest))
 
     at_zero = scale * alpha / width  # from the left
-    return elementwise(name, value, derivative)._replace(subgradient=declared({0.0: at_zero}))
+    rules = Rules(subgradient=subgradient_at({0.0: at_zero}))
+    return elementwise(kind.maker, value, derivative, kind)._replace(rules=rules)
 
 
 def elu(alpha: float = 1.0) -> Block:
@@ -300,7 +309,7 @@ def elu(alpha: float = 1.0) -> Block:
     >>> elu().forward({}, jnp.array([-1.0, 0.0, 2.0]))[0]
     Array([-0.63212055,  0.        ,  2.        ], dtype=float32)
     """
-    return _exponential_unit("elu", 1.0, alpha, 1.0)
+    return _exponential_unit(Kind("elu", (alpha,)), 1.0, alpha, 1.0)
 
 
 def selu() -> Block:
@@ -316,7 +325,7 @@ def selu() -> Block:
     >>> selu().forward({}, jnp.array([-1.0, 0.0, 1.0]))[0]
     Array([-1.1113307,  0.       ,  1.050701 ], dtype=float32)
     """
-    return _exponential_unit("selu", 1.0507009873554804934193, 1.6732632423543772848170, 1.0)
+    return _exponential_unit(Kind("selu"), 1.0507009873554804934193, 1.6732632423543772848170, 1.0)
 
 
 def celu(alpha: float = 1.0) -> Block:
@@ -335,4 +344,4 @@ def celu(alpha: float = 1.0) -> Block:
     """
     if not alpha > 0:
         raise BlockValueError("celu", f"alpha is {alpha} and must be positive: it is a width")
-    return _exponential_unit("celu", 1.0, alpha, alpha)
+    return _exponential_unit(Kind("celu", (alpha,)), 1.0, alpha, alpha)

@@ -19,8 +19,10 @@ from fnn.block import (
     Block,
     BlockValueError,
     Key,
+    Kind,
     Params,
     Residuals,
+    Rules,
     compute_dtype,
     no_params,
     require_floating,
@@ -93,7 +95,7 @@ def local_response_norm(
         through_u = _window_sum(d * scaled * steeper, above, below)
         return {}, (d * power - 2 * beta * scaled * through_u).astype(x.dtype)
 
-    return Block(no_params, forward, backward, name)
+    return Block(no_params, forward, backward, name, Kind(name, (size, alpha, beta, k)))
 
 
 def _window_sum(x: jax.Array, below: int, above: int) -> jax.Array:
@@ -244,7 +246,10 @@ def layer_norm(
         dx = inverse * (g - z * jnp.mean(g * z, axes, keepdims=True))
         return dparams, dx.astype(x.dtype)
 
-    return Block(init, forward, backward, name)
+    kind = Kind(
+        name, (axis if isinstance(axis, int) else tuple(axis), epsilon, use_scale, use_bias)
+    )
+    return Block(init, forward, backward, name, kind)
 
 
 def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
@@ -257,8 +262,8 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
     ``mean`` (zeros) and ``var`` (ones), whose gradient is None. After every training step they
     become momentum x old + (1 - momentum) x the batch's: ``momentum`` weighs the old, as in
     Flax and Keras, and is 1 minus PyTorch's. ``make_step``, ``make_epoch`` and ``fit`` do that; a
-    loop of your own calls ``net.track(params, residuals)`` with what forward has kept.
-    ``inference(net)`` reads the running statistics in place of the batch's.
+    loop of your own calls ``net.rules.update_statistics(params, residuals)`` with what forward
+    has kept. ``inference(net)`` reads the running statistics in place of the batch's.
 
     Backward, with x' = (x - mean) / sqrt(var + epsilon) and means over the batch:
     dx = scale / sqrt(var + epsilon) (dy - mean(dy) - x' mean(dy x')).
@@ -276,7 +281,7 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
     >>> y.round(3)
     Array([[-1.,  0.],
            [ 1.,  0.]], dtype=float32)
-    >>> net.track(params, residuals)["statistics"]["mean"]
+    >>> net.rules.update_statistics(params, residuals)["statistics"]["mean"]
     Array([0.2, 0.5], dtype=float32)
     """
     name = "batch_norm"
@@ -309,7 +314,7 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
         count = float(x.size // x.shape[-1])
         return _gradients(params, along * count, d * count), dx.astype(x.dtype)
 
-    def track(params: Params, residuals: Residuals) -> Params:
+    def update_statistics(params: Params, residuals: Residuals) -> Params:
         _, *batch = residuals
         old = params["statistics"]
         new = {
@@ -318,13 +323,15 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
         }
         return params | {"statistics": new}
 
-    return Block(
-        init, forward, backward, name, track=track,
-        inference=lambda: _with_running_statistics(init, epsilon),
-    )  # fmt: skip
+    kind = Kind(name, (momentum, epsilon))
+    rules = Rules(
+        inference=lambda: _with_running_statistics(init, epsilon, kind),
+        update_statistics=update_statistics,
+    )
+    return Block(init, forward, backward, name, kind, rules=rules)
 
 
-def _with_running_statistics(init: Any, epsilon: float) -> Block:
+def _with_running_statistics(init: Any, epsilon: float, kind: Kind) -> Block:
     """The block at inference: linear in x. Residuals: ``x``."""
     name = "batch_norm"
 
@@ -342,7 +349,7 @@ def _with_running_statistics(init: Any, epsilon: float) -> Block:
         dx = wide * (_row(params["scale"], x) * rate)
         return _gradients(params, along, jnp.sum(wide, batch)), dx.astype(x.dtype)
 
-    return Block(init, forward, backward, name)
+    return Block(init, forward, backward, name, kind)
 
 
 def _check(name: str, x: Any, params: Params | None = None) -> None:

@@ -28,8 +28,10 @@ from fnn.block import (
     Block,
     BlockValueError,
     Key,
+    Kind,
     Params,
     Residuals,
+    Rules,
     Shape,
     compute_dtype,
     no_params,
@@ -123,7 +125,8 @@ def max_pool(
                 dx[(b, *part, c)][won] += dy[(b, *out, c)] if inside[won] == inside[won] else np.nan
         return dx
 
-    return Block(no_params, forward, backward, "max_pool", subgradient=subgradient)
+    rules = Rules(subgradient=subgradient)
+    return Block(no_params, forward, backward, "max_pool", slide.kind(), rules=rules)
 
 
 def avg_pool(
@@ -176,7 +179,7 @@ def avg_pool(
             dx = _shared(dx, dim, axis)
         return {}, dx.astype(x.dtype)
 
-    return Block(no_params, forward, backward, "avg_pool")
+    return Block(no_params, forward, backward, "avg_pool", slide.kind(count_padding))
 
 
 def global_avg_pool() -> Block:
@@ -214,7 +217,7 @@ def global_avg_pool() -> Block:
         thin = share.astype(x.dtype).reshape(x.shape[0], *(1 for _ in spatial), x.shape[-1])
         return {}, jnp.broadcast_to(thin, x.shape)
 
-    return Block(no_params, forward, backward, "global_avg_pool")
+    return Block(no_params, forward, backward, "global_avg_pool", Kind("global_avg_pool"))
 
 
 # ---- going forward ---------------------------------------------------------------------------

@@ -8,9 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fnn.block import (
-    Block,
-)
+from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import FAR, chebyshev, exp_parts, magnitude, minus_root
 
@@ -31,7 +29,7 @@ def softplus() -> Block:
     def value(x: jax.Array) -> jax.Array:
         return jnp.where(x < 0, 0.0, x) + jnp.log1p(jnp.exp(-magnitude(x)))
 
-    return elementwise("softplus", value, jax.nn.sigmoid)
+    return elementwise("softplus", value, jax.nn.sigmoid, Kind("softplus"))
 
 
 def softsign() -> Block:
@@ -55,7 +53,7 @@ def softsign() -> Block:
     def derivative(x: jax.Array) -> jax.Array:
         return 1 / jnp.square(1 + jnp.abs(x))
 
-    return elementwise("softsign", value, derivative)
+    return elementwise("softsign", value, derivative, Kind("softsign"))
 
 
 # Chebyshev coefficients in q = 1 + x, -2 <= x <= 0, of the derivatives with their zeros divided
@@ -114,7 +112,7 @@ def silu() -> Block:
         below = jnp.where(low > -1.8, near, far)
         return jnp.where(x < 0, below, 1 - below)
 
-    return elementwise("silu", value, derivative)
+    return elementwise("silu", value, derivative, Kind("silu"))
 
 
 def mish() -> Block:
@@ -158,4 +156,4 @@ def mish() -> Block:
         above = above / (1 + e * (4 + e * (8 + e * (8 + 4 * e))))
         return jnp.where(x < 0, below, above)
 
-    return elementwise("mish", value, derivative)
+    return elementwise("mish", value, derivative, Kind("mish"))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fnn.block import Block, Key, Params, compute_dtype, no_params, require_floating
+from fnn.block import Block, Key, Kind, Params, compute_dtype, no_params, require_floating
 
 
 def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -64,7 +64,7 @@ def softmax(axis: int = -1) -> Block:
             d = d - jnp.sum(p * d, axis=axis, keepdims=True)
         return {}, (p * d).astype(y.dtype)
 
-    return Block(no_params, forward, backward, "softmax")
+    return Block(no_params, forward, backward, "softmax", Kind("softmax", (axis,)))
 
 
 def log_softmax(axis: int = -1) -> Block:
@@ -108,4 +108,4 @@ def log_softmax(axis: int = -1) -> Block:
         dx = jnp.where(likely, d * other_p - p_wide * other_d, d - p_wide * total)
         return {}, dx.astype(p.dtype)
 
-    return Block(no_params, forward, backward, "log_softmax")
+    return Block(no_params, forward, backward, "log_softmax", Kind("log_softmax", (axis,)))

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jax import lax
 
-from fnn.block import BlockValueError, require_floating, whole_number
+from fnn.block import BlockValueError, Kind, require_floating, whole_number
 
 Sizes = int | Sequence[int]
 Padding = str | int | Sequence[Sequence[int]]
@@ -189,6 +189,10 @@ class Slide:
                 name, f"ceil_mode is {ceil_mode!r}, needs None, 'caffe' or 'torch'"
             )
         self.ceil_mode = ceil_mode
+
+    def kind(self, *more: Any) -> Kind:
+        """The kind of the pool that has these arguments, and ``more``."""
+        return Kind(self.name, (self.window, self.stride, self.padding, self.ceil_mode, *more))
 
     def over(self, x: Any) -> list[Axis]:
         """How the windows lie over x."""

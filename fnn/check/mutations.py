@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, is_floating, no_params
+from fnn.block import Block, Kind, is_floating, no_params
 from fnn.compiling import fast
 from fnn.executor import map_nodes
 from fnn.pytrees import flat
@@ -257,7 +257,7 @@ def _at_points(row: Row) -> Iterator[Mutant]:
                 lambda dx, x, dy: dx + jnp.where(x == 0, dy, 0)))  # fmt: skip
         if is_floating(x) and _settles(np.asarray(x), at):
             yield Mutant("NaN at infinity", seeing_x(lambda dx, x, dy: dx + 0 * x))
-    if block.name in ("maximum", "minimum"):
+    if block.kind.maker in ("maximum", "minimum"):
         yield Mutant("a tie to both", seeing_x(lambda dx, x, dy: tuple(
             jnp.where(x[0] == x[1], dy, d) for d in dx)))  # fmt: skip
 
@@ -352,7 +352,7 @@ def _p_minus_t(block: Block) -> Block:
 
     def backward(params: Any, x: Any, dy: Any) -> Any:
         z, t = x
-        if block.name == "binary_cross_entropy":
+        if block.kind == Kind("binary_cross_entropy", (True,)):
             slope, examples = jax.nn.sigmoid(z) - t.astype(z.dtype), z.size
         else:
             rows = t if is_floating(t) else jax.nn.one_hot(t, z.shape[-1], dtype=z.dtype)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +47,13 @@ class Sample(NamedTuple):
 def of_block(block: Block, name: str = "") -> Rule:
     """A block's own functions."""
 
-    primal = _value_of(block.forward)
-    return Rule(name or block.name, block.forward, block.backward, primal, block, block.subgradient)
+    primal = _value_of(cast(Hashable, block.forward))
+    subgradient = block.rules.subgradient
+    return Rule(name or block.name, block.forward, block.backward, primal, block, subgradient)
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _value_of(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _value_of(forward: Any) -> Callable[..., Any]:
     """forward without its residuals; the same function for the same forward."""
 
     def primal(params: Any, x: Any, key: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.block import Block, BlockValueError, whole_number
+from fnn.block import Block, BlockValueError, Kind, whole_number
 from fnn.blocks.combinators import flatten, serial
 from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout as dropout_block
@@ -55,4 +55,4 @@ def cnn(
         blocks["out" if last else "hidden"] = linear(features)
         if not last:
             blocks["relu"] = relu()
-    return serial(**blocks)._replace(name="cnn")
+    return serial(**blocks)._replace(name="cnn", kind=Kind("cnn"))

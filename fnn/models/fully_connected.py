@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.block import Block, BlockTypeError, BlockValueError, require_block
+from fnn.block import Block, BlockTypeError, BlockValueError, Kind, require_block
 from fnn.blocks.combinators import serial
 from fnn.blocks.dropout import dropout as dropout_block
-from fnn.blocks.linear import initializer_for, linear, neuron
+from fnn.blocks.linear import initializer_for, linear, neuron, node_name
 from fnn.blocks.nonlinearities import identity, relu
 
 
@@ -60,18 +60,13 @@ def mlp(
         raise BlockTypeError("mlp", f"sizes is {sizes!r}, needs features per layer: (128, 10)")
     nonlinearity = relu() if nonlinearity is None else nonlinearity
     require_block("mlp", "nonlinearity", nonlinearity)
-    if nonlinearity.name in ("hidden", "dropout"):
-        raise BlockValueError(
-            "mlp",
-            f"a nonlinearity cannot be named {nonlinearity.name!r}, as other blocks here "
-            "are; rename it: nonlinearity._replace(name='act')",
-        )
+    label = node_name(nonlinearity, taken=("hidden", "dropout"))
     *hidden, out = sizes
     blocks: dict[str, Block] = {}
     for i, features in enumerate(hidden, start=1):
         blocks[f"hidden_{i}"] = linear(features, use_bias, initializer_for(nonlinearity))
-        blocks[f"{nonlinearity.name}_{i}"] = nonlinearity
+        blocks[f"{label}_{i}"] = nonlinearity
         if dropout:
             blocks[f"dropout_{i}"] = dropout_block(dropout)
     blocks["out"] = linear(out, use_bias)
-    return serial(**blocks)._replace(name="mlp")
+    return serial(**blocks)._replace(name="mlp", kind=Kind("mlp", tuple(sizes)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fnn.block import Block, BlockValueError, whole_number
+from fnn.block import Block, BlockValueError, Kind, whole_number
 from fnn.blocks.combinators import concatenate, flatten, item, serial
 from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout
@@ -152,7 +152,8 @@ def googlenet(
         )  # fmt: skip
         nodes.append((name, auxiliary_head, source))
     outputs = ("loss3", "loss1", "loss2")
-    return graph("x", nodes, outputs, at_inference="loss3", name="googlenet")
+    net = graph("x", nodes, outputs, at_inference="loss3", name="googlenet")
+    return net._replace(kind=Kind("googlenet", (classes,)))
 
 
 def googlenet_batch_norm(
@@ -199,7 +200,9 @@ def googlenet_batch_norm(
             blocks["maxpool4"] = max_pool(2, 2, ceil_mode="torch")
     blocks |= {"avgpool": global_avg_pool(), "dropout": dropout(dropout_rate)}
     blocks["fc"] = linear(classes)
-    return serial(**blocks)._replace(name="googlenet_batch_norm")
+    return serial(**blocks)._replace(
+        name="googlenet_batch_norm", kind=Kind("googlenet_batch_norm", (classes,))
+    )
 
 
 def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) -> Block:
@@ -228,12 +231,13 @@ def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) ->
     )
 
     def validate(x: Any) -> None:
-        if loss.validate is not None:
+        if loss.rules.validate is not None:
             outputs, *rest = x
             for y in outputs:
-                loss.validate((y, *rest))
+                loss.rules.validate((y, *rest))
 
-    return whole._replace(validate=validate)
+    kind = Kind("deep_supervision", (tuple(weights),), (loss,))
+    return whole._replace(kind=kind, rules=whole.rules._replace(validate=validate))
 
 
 def _chain(blocks: dict[str, Block]) -> list[tuple[str, Block, Any]]:

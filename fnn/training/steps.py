@@ -45,8 +45,8 @@ def plain_step(
         extra = {name: v for name, v in offered.items() if takes_any or name in accepted}
         updates, state = optimizer.update(full, state, params, **extra)
         params = _keep_frozen(params, apply_updates(params, updates), grads)  # 2c
-        if net.track is not None:
-            params = net.track(params, residuals)
+        if net.rules.update_statistics is not None:
+            params = net.rules.update_statistics(params, residuals)
         return params, state, value
 
     return step

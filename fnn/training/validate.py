@@ -148,9 +148,9 @@ def check_target(
     """The first errors there can be, raised before anything is compiled."""
     prediction = jax.eval_shape(inference(net).forward, params, x)[0]
     jax.eval_shape(lambda y, t: loss.forward({}, (y, t))[0], prediction, target)
-    if loss.validate is not None:
+    if loss.rules.validate is not None:
         try:
-            loss.validate((prediction, target))
+            loss.rules.validate((prediction, target))
         except BlockValueError as error:
             error.message = f"{what}: {error.message}"
             raise

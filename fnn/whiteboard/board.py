@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from fnn.whiteboard.formulas import Described
 from fnn.whiteboard.recorded import NonFinite, Trace
 
 MOST_BOXES = 24  # that a picture shows before networks fold by themselves
@@ -23,7 +24,7 @@ def as_network(trace: Trace) -> Trace:
     inputs = tuple(f"x{i + 1}" for i in range(len(trace.x))) if many else ("x",)
     name = trace.name.replace("/", "\u2215") or "block"  # a path is cut at slashes
     return Trace(
-        path="", kind=trace.kind, reads=(), params_of="", inputs=inputs, outputs=(name,),
+        path="", block=trace.block, reads=(), params_of="", inputs=inputs, outputs=(name,),
         objective=trace.objective.replace("y", name), nodes=(_inside(trace, name, inputs),),
         params={name: trace.params}, x=trace.x, y=trace.y, residuals={name: trace.residuals},
         dy=trace.dy, dparams={name: trace.dparams}, dx=trace.dx, local=None, errors=trace.errors,
@@ -72,7 +73,8 @@ def _part(nodes: list[Trace]) -> Trace:
     if first is last:
         return first
     return Trace(
-        path=last.path, kind=f"{first.name} … {last.name}", reads=first.reads, params_of=last.name,
+        path=last.path, block=Described(f"{first.name} … {last.name}", "chain"),
+        reads=first.reads, params_of=last.name,
         inputs=first.reads, outputs=(last.name,), objective=last.objective,
         nodes=tuple(_moved(node, last.path) for node in nodes),
         params={node.params_of: node.params for node in nodes}, x=first.x, y=last.y,

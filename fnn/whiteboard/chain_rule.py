@@ -48,14 +48,14 @@ class Product(NamedTuple):
 def value_of(board: Board, node: Trace) -> str:
     """The formula of what the node computes, in the names of its wires."""
     names, y = _names(board, node)
-    formula = formula_of(node.kind)
+    formula = formula_of(node.block)
     if formula is None:
         kind = "the network" if node.nodes else clean(node.kind, 40)
         return f"{y} = {kind}({', '.join(names)})"
     value = formula.value
     if isinstance(node.params, dict) and "w" in node.params and "b" not in node.params:
         value = value.replace(" + b", "")
-    if node.kind == "add" and len(names) > 2:
+    if node.block.maker == "add" and len(names) > 2:
         return f"{y} = {' + '.join(names)}"
     return formula.written(value, names, y)
 
@@ -63,7 +63,7 @@ def value_of(board: Board, node: Trace) -> str:
 def products(board: Board, node: Trace) -> list[Product]:
     """The chain rule through a node, to each of its inputs and then to each parameter."""
     names, y = _names(board, node)
-    formula = formula_of(node.kind)
+    formula = formula_of(node.block)
     dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
     locals_ = _local(node, 1, len(node.reads))
     made = [
@@ -114,7 +114,7 @@ def _product(
     """``leaf``: the parameter, '' where it is the product to an input."""
     names, y = _names(board, node)
     f = clean(board.trace.objective, 24)
-    formula = formula_of(node.kind)
+    formula = formula_of(node.block)
     up, step, matrices = f"d{f}/d{y}", f"× d{y}/d{of}", False
     factors: Sequence[Any] = (node.dy, local)
     sizes = [getattr(v, "size", 0) for v in (node.dy, gradient)]
@@ -136,7 +136,7 @@ def _product(
 
 def _matrices(node: Trace, param: str) -> Sequence[Any]:
     """The factors of dx = dy Wᵀ, or for parameter w of dW = xᵀ dy; of other blocks none."""
-    affine = node.kind.removeprefix("freeze_") in ("linear", "logistic_regression")
+    affine = "linear" in (node.block.maker, *(inner.maker for inner in node.block.of))
     w: Any = node.params.get("w") if affine and isinstance(node.params, dict) else None
     if param not in ("", "w") or not 0 < getattr(w, "size", 0) <= EXACT or not w.ndim:
         return ()
@@ -319,7 +319,7 @@ def _ways(board: Board, network: Trace, name: str) -> tuple[list[list[Stop]], bo
             if read != name:
                 continue
             # Number by number, or to one number: else the derivatives are a matrix.
-            formula, one = formula_of(node.kind), getattr(node.y, "size", 0) == 1
+            formula, one = formula_of(node.block), getattr(node.y, "size", 0) == 1
             rowwise = one or (formula is not None and formula.elementwise)
             slope = _slopes(locals_[port]) if rowwise else None
             ways += [[*way, (node.path, called, slope)] for way in inner]

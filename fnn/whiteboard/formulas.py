@@ -2,15 +2,42 @@
 """What every block computes and its local derivatives, as one writes them on a board.
 
 A block of your own needs no entry: it is drawn with its name, and its numbers are the same. To
-give it one, add it: ``fnn.whiteboard.FORMULAS["cube"] = Formula("{y} = {0}³", ("3 {0}²",))``.
+give it one, give it a kind, ``fnn.Kind("cube")``, and add that to the table:
+``fnn.whiteboard.FORMULAS["cube"] = Formula("{y} = {0}³", ("3 {0}²",))``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from fnn.block import Block
 from fnn.whiteboard.array_text import number
+
+
+class Described(NamedTuple):
+    """What a block is in data alone, without its functions: traces of one network compare equal.
+
+    ``name``: its label. ``maker``, ``args``, ``of``: its :class:`fnn.block.Kind`.
+    """
+
+    name: str
+    maker: str
+    args: tuple[Any, ...] = ()
+    of: tuple[Described, ...] = ()
+
+
+def described(block: Block) -> Described:
+    """The block's name and kind, and those of the blocks it wraps.
+
+    >>> import fnn
+    >>> described(fnn.freeze(fnn.power(2))).of
+    (Described(name='power(2)', maker='power', args=(2,), of=()),)
+    """
+    kind = block.kind
+    args = tuple(a if isinstance(a, (str, int, float, tuple, type(None))) else repr(a)
+                 for a in kind.args)  # fmt: skip
+    return Described(block.name, kind.maker, args, tuple(map(described, kind.of)))
 
 
 class Formula(NamedTuple):
@@ -101,8 +128,6 @@ FORMULAS: dict[str, Formula] = {
     "silu": _curve("silu", "{0} σ({0})", "σ({0}) (1 + {0} (1 − σ({0})))"),
     "mish": _curve("mish", "{0} tanh(softplus {0})", "{y}/{0} + {0} σ({0}) sech²(softplus {0})"),
     "gelu": _curve("gelu", "{0} Φ({0})", "Φ({0}) + {0} φ({0})"),
-    "gelu_tanh": _curve("gelu", "{0} (1 + tanh u)/2,  u = √(2/π)({0} + 0.0447 {0}³)",
-                        "(1 + tanh u)/2 + {0} sech²u u′/2"),
     "hard_sigmoid": _curve("hσ", "min(max({0} + 3, 0), 6)/6", "1/6 if |{0}| < 3, else 0"),
     "hard_tanh": _curve("htanh", "min(max({0}, −1), 1)", "[|{0}| < 1]"),
     "absolute": _curve("|x|", "|{0}|", "sign {0}"),
@@ -110,7 +135,6 @@ FORMULAS: dict[str, Formula] = {
     "log_softmax": Formula("{y} = {0} − ln Σ exp({0})", ("d{0} = d{y} − softmax({0}) Σ d{y}",)),
     # layers
     "linear": _AFFINE,
-    "logistic_regression": _AFFINE,
     "conv": Formula("{y} = {0} ∗ W + b", ("d{0} = d{y} ∗ flipped W",),
                     {"w": "dW = {0} ∗ d{y}", "b": "db = Σ d{y}"}),
     "dropout": Formula("{y} = mask {0} / (1 − rate)", ("d{0} = mask d{y} / (1 − rate)",)),
@@ -128,9 +152,6 @@ FORMULAS: dict[str, Formula] = {
     # losses: the mean over n examples
     "squared_error": Formula("{y} = Σ ½({0} − {1})² / n", ("({0} − {1})/n", "({1} − {0})/n")),
     "binary_cross_entropy": Formula(_BINARY, ("(p − t)/n,  p = σ({0})", "−{0}/n")),
-    "binary_cross_entropy(from_logits=False)": Formula(
-        _BINARY, ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n")
-    ),
     "softmax_cross_entropy": Formula(
         "{y} = −Σ ln p[t] / n,  p = softmax({0})", ("(p − t)/n", "−ln p / n")
     ),
@@ -164,50 +185,65 @@ def _of_power(p: float) -> Formula:
     return FORMULAS["power"]._replace(value="{y} = " + power(p), local=(slope,), symbol=symbol)
 
 
+_GELU_TANH = _curve("gelu", "{0} (1 + tanh u)/2,  u = √(2/π)({0} + 0.0447 {0}³)",
+                    "(1 + tanh u)/2 + {0} sech²u u′/2")  # fmt: skip
+_OF_PROBABILITIES = Formula(_BINARY, ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n"))
+
 LOSSES = tuple(name for name in FORMULAS if name == "squared_error" or "cross_entropy" in name)
 
-_PREFIXES = {
-    "freeze_": "its parameters are not trained",
-    "rematerialize_": "one box: its input is kept, and it runs again going back",
-    "repeat_": "one box: blocks in a row, their parameters stacked",
+_NOTES = {
+    "freeze": "its parameters are not trained",
+    "rematerialize": "one box: its input is kept, and it runs again going back",
+    "repeat": "one box: blocks in a row, their parameters stacked",
+    "straight_through": "on purpose not the derivative of its forward",
 }
 
 
-def formula_of(kind: str) -> Formula | None:
-    """The formula of a kind of block by its name; None for what is not in the table.
+def formula_of(kind: Described) -> Formula | None:
+    """The formula of a block of this kind; None for what is not in the table.
 
-    >>> formula_of("logistic").local
+    >>> import fnn
+    >>> formula_of(described(fnn.logistic())).local
     ('σ({0})(1 − σ({0}))',)
-    >>> formula_of("freeze_linear").value
+    >>> formula_of(described(fnn.freeze(fnn.linear(3)))).value
     '{y} = {0} W + b'
     """
-    if kind in FORMULAS:
-        return FORMULAS[kind]
-    if kind.startswith("freeze_"):
-        inner = formula_of(kind.removeprefix("freeze_"))
-        return inner and inner._replace(params={})
-    if kind.startswith("power("):
-        try:
-            return _of_power(float(kind.removeprefix("power(").removesuffix(")")))
-        except (ValueError, OverflowError):  # a block of another's
-            return None
-    if kind.startswith("straight_through("):
-        names = kind.removeprefix("straight_through(").removesuffix(")").split(", ")
-        inner = formula_of(names[-1])
-        slope = inner.local[0] if inner else "its derivative"
-        return Formula("{y} = " + names[0] + "({0})", (f"{slope}, of {names[-1]}",), {}, "",
-                       elementwise=bool(inner and inner.elementwise))  # fmt: skip
-    if kind.startswith(("repeat_", "rematerialize_")):
-        return Formula("{y} = f({0})", ("d{0}: the chain rule through f",))
-    return None
+    match kind:
+        case Described(maker="power", args=(p,)):
+            return _of_power(p)
+        case Described(maker="elementwise"):
+            name = _literal(kind.name)
+            return _curve("f", f"{name}({{0}})", f"{name}′({{0}})")
+        case Described(maker="gelu", args=(True,)):
+            return _GELU_TANH
+        case Described(maker="binary_cross_entropy", args=(False,)):
+            return _OF_PROBABILITIES
+        case Described(maker="freeze", of=(inner,)):
+            formula = formula_of(inner)
+            return formula and formula._replace(params={})
+        case Described(maker="straight_through", of=(block, surrogate)):
+            formula = formula_of(surrogate)
+            slope = formula.local[0] if formula else "its derivative"
+            return Formula(
+                f"{{y}} = {_literal(block.name)}({{0}})",
+                (f"{slope}, of {_literal(surrogate.name)}",),
+                elementwise=bool(formula and formula.elementwise),
+            )
+        case Described(maker="repeat" | "rematerialize"):
+            return Formula("{y} = f({0})", ("d{0}: the chain rule through f",))
+    return FORMULAS.get(kind.maker)
 
 
-def note_of(kind: str) -> str:
+def _literal(name: str) -> str:
+    """A name as it has to stand in a template."""
+    return name.replace("{", "{{").replace("}", "}}")
+
+
+def note_of(kind: Described) -> str:
     """What a person should know about this kind of block, or ''.
 
-    >>> note_of("freeze_linear")
+    >>> import fnn
+    >>> note_of(described(fnn.freeze(fnn.linear(3))))
     'its parameters are not trained'
     """
-    if kind.startswith("straight_through("):
-        return "on purpose not the derivative of its forward"
-    return next((note for prefix, note in _PREFIXES.items() if kind.startswith(prefix)), "")
+    return _NOTES.get(kind.maker, "")

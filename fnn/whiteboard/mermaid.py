@@ -50,7 +50,7 @@ def _network(b: Board, network: Trace, indent: str) -> Iterator[str]:
             yield from _network(b, node, indent + "  ")
             yield f"{indent}end"
             continue
-        formula = formula_of(node.kind)
+        formula = formula_of(node.block)
         if formula and formula.symbol:
             yield f'{indent}{id}(("{_text(node.name)} {_text(formula.symbol)}"))'
         elif node.nodes:

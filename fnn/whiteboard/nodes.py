@@ -117,7 +117,7 @@ def node_item(
 ) -> Item:
     """A gate, a block, or a network in one box."""
     id = str(b.ids[node.path])
-    formula = formula_of(node.kind)
+    formula = formula_of(node.block)
     gate = formula is not None and bool(formula.symbol) and not node.nodes
     ports, ys, stem = _ports(b, network, node, id, stage, slots)
     if gate:
@@ -210,9 +210,9 @@ def _box(
         count = sum(1 for inner in node.walk() if not inner.nodes)
         rows.append((f"{count} block{'s' * (count != 1)} inside", "quiet"))
         rows.append((f"{_count(node.params):,} parameters", "quiet"))
-    elif formula_of(node.kind):
+    elif formula_of(node.block):
         rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
-    if note := note_of(node.kind):
+    if note := note_of(node.block):
         rows.append((note, "quiet"))
     pieces = [lines(rows), *([] if node.nodes else _parameters(b, node, id, stage))]
     inside = column(pieces, 7)
@@ -272,7 +272,7 @@ def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -
     """Upstream times local equals downstream; what is kept; the tick or cross."""
     rows: list[Piece] = []
     for i, product in enumerate(() if node.nodes else products(b, node)):
-        if product.gradient is None or (i and node.kind in LOSSES):
+        if product.gradient is None or (i and node.block.maker in LOSSES):
             continue  # nobody asks for the gradient of a target
         if product.numbers:
             to = f"{GRADIENT} {product.of}: "

@@ -21,7 +21,7 @@ from fnn.block import (
 )
 from fnn.executor import map_nodes
 from fnn.whiteboard.array_text import EXACT
-from fnn.whiteboard.formulas import formula_of
+from fnn.whiteboard.formulas import described, formula_of
 from fnn.whiteboard.recorded import Trace
 from fnn.whiteboard.referee import is_open, relative_errors
 
@@ -139,7 +139,7 @@ def _built(
                 block, seen["params"], seen["x"], seen["key"], seen["y"], seen["dy"], got
             )
     return Trace(
-        path="/".join(path), kind=block.name, reads=reads, params_of=params_of,
+        path="/".join(path), block=described(block), reads=reads, params_of=params_of,
         inputs=() if structure is None else structure.inputs,
         outputs=() if structure is None else structure.outputs,
         objective=objective,
@@ -158,7 +158,7 @@ def _arrays(tree: Any) -> Any:
 
 def _local(block: Block, seen: dict[str, Any]) -> Any:
     """The local derivatives, read off the block's own backward; see :class:`Trace`."""
-    y, formula = seen["y"], formula_of(block.name)
+    y, formula = seen["y"], formula_of(described(block))
     if not hasattr(y, "dtype") or not is_floating(y):
         return None
 

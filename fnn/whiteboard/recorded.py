@@ -13,6 +13,7 @@ import numpy as np
 
 from fnn.block import Params, Residuals, Value, is_floating
 from fnn.introspect.text import bytes_of
+from fnn.whiteboard.formulas import Described
 
 
 class Fork(NamedTuple):
@@ -42,7 +43,7 @@ class Trace:
     ``jax.jit``. ``trace["hidden/linear"]`` is the node at that path, and every node can be drawn
     by itself: ``text()``, ``svg()``, ``html()``, ``mermaid()``.
 
-    ``path``: where it is, ``hidden/linear``; '' for the whole. ``kind``: the block's name.
+    ``path``: where it is, ``hidden/linear``; '' for the whole. ``block``: its name and kind.
     ``reads``: the names of the values that it read. ``params_of``: whose parameters it used.
     ``inputs``, ``outputs``: of the graph inside. ``objective``: what the gradients are of.
     ``params``, ``x``, ``y``, ``residuals``: of forward.
@@ -53,7 +54,7 @@ class Trace:
     """
 
     path: str = field(metadata={"static": True})
-    kind: str = field(metadata={"static": True})
+    block: Described = field(metadata={"static": True})
     reads: tuple[str, ...] = field(metadata={"static": True})
     params_of: str = field(metadata={"static": True})
     inputs: tuple[str, ...] = field(metadata={"static": True})
@@ -74,6 +75,11 @@ class Trace:
     def name(self) -> str:
         """The last part of the path; of the whole, the block's name."""
         return self.path.rsplit("/", 1)[-1] or self.kind
+
+    @property
+    def kind(self) -> str:
+        """The block's own name, such as ``linear`` or ``power(3)``."""
+        return self.block.name
 
     @property
     def kept_bytes(self) -> int:

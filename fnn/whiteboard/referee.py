@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
 from fnn.executor import map_nodes
 from fnn.pytrees import split_floats
-from fnn.whiteboard.formulas import LOSSES, formula_of
+from fnn.whiteboard.formulas import LOSSES, described, formula_of
 
 
 def is_open(block: Block) -> bool:
@@ -46,7 +46,7 @@ def relative_errors(
         lambda v: next(wanted) if is_floating(jnp.asarray(v)) else None, (params, x)
     )
 
-    formula = formula_of(block.name)
+    formula = formula_of(described(block))
     cancels = formula is None or not formula.elementwise
     sizes = [jnp.max(jnp.abs(d), initial=0) for d in upstream if is_floating(d)] if cancels else []
 
@@ -93,9 +93,9 @@ def _differentiable(block: Block) -> Block:
     """
     if is_open(block):
         return map_nodes(block, lambda _, inner: _differentiable(inner))
-    if block.name in _LINEAR:
+    if block.kind.maker in _LINEAR:
         return _ruled(block, _by_target)
-    if block.subgradient is None or block.name in _ALIKE:
+    if block.rules.subgradient is None or block.kind.maker in _ALIKE:
         return block
     return _ruled(block, _as_declared)
 
@@ -122,9 +122,10 @@ def _ruled(block: Block, rule: Callable[..., Any]) -> Block:
 
 def _as_declared(plain: Any, block: Block, x: Any, dy: Any, dxs: list[Any]) -> list[Any]:
     """With the declared subgradient at the kinks: it is zero elsewhere, so a NaN shows where."""
-    assert block.subgradient is not None
-    kink = jnp.isnan(block.subgradient(x[0], jnp.full_like(dy, jnp.nan)))
-    return [jnp.where(kink, block.subgradient(x[0], dy), dxs[0])]
+    subgradient = block.rules.subgradient
+    assert subgradient is not None
+    kink = jnp.isnan(subgradient(x[0], jnp.full_like(dy, jnp.nan)))
+    return [jnp.where(kink, subgradient(x[0], dy), dxs[0])]
 
 
 def _by_target(plain: Any, block: Block, x: Any, dy: Any, dxs: list[Any]) -> list[Any]:

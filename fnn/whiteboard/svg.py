@@ -73,7 +73,7 @@ def _late(trace: Trace) -> list[str]:
     readers = {name: [n for n in trace.nodes if name in n.reads] for name in trace.inputs}
     return [
         name for name, nodes in readers.items()
-        if nodes and all(n.kind in (*LOSSES, "deep_supervision") for n in nodes)
+        if nodes and all(n.block.maker in (*LOSSES, "deep_supervision") for n in nodes)
         and any(name not in n.reads[:1] for n in nodes)
     ]  # fmt: skip
 

@@ -65,7 +65,7 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
             yield "value", f"{clean(name, 40)} = {in_words(leaf)}"
     y = clean(b.called(network, node.name), 40)
     yield "value", f"{y} = {in_words(node.y)}"
-    if note := note_of(node.kind):
+    if note := note_of(node.block):
         yield "value", note
     yield "kept", kept(node)
     f = clean(b.trace.objective, 40)
@@ -119,7 +119,7 @@ def text(trace: Trace) -> str:
     for name in whole.inputs:
         lines.append(f"  {clean(name, 40)} = {in_words(wires[name][0])}")
     for node in nodes:
-        note = note_of(node.kind)
+        note = note_of(node.block)
         told = f"{in_words(node.y)}, {kept(node)}" + (f"; {note}" if note else "")
         lines.append(f"  {_where(node)}{value_of(b, node)} = {told}")
     lines.append("backward")

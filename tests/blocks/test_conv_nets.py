@@ -157,10 +157,10 @@ def test_statistics_inside_other_blocks(wrap: str) -> None:
     params = net.init(jax.random.key(0), x)
     _, residuals = net.forward(params, x)
     if wrap == "freeze":
-        assert net.track is None
+        assert net.rules.update_statistics is None
         return
-    assert net.track is not None
-    mean = net.track(params, residuals)["0_batch_norm"]["statistics"]["mean"]
+    assert net.rules.update_statistics is not None
+    mean = net.rules.update_statistics(params, residuals)["0_batch_norm"]["statistics"]["mean"]
     first = mean[0] if wrap == "repeat" else mean
     np.testing.assert_allclose(first, 0.1 * np.mean(x, 0), rtol=1e-5)
 

@@ -204,7 +204,7 @@ def test_a_label_out_of_range_is_never_a_silent_number(label: int) -> None:
     assert np.isnan(value)
     assert np.isnan(dz).all()
     with pytest.raises(BlockError, match="4 classes need labels from 0 to 3"):
-        fnn.softmax_cross_entropy().validate((np.zeros((1, 4)), np.array([label])))
+        fnn.softmax_cross_entropy().rules.validate((np.zeros((1, 4)), np.array([label])))
 
 
 @pytest.mark.parametrize(

@@ -440,13 +440,13 @@ def test_facts() -> None:
     assert np.isnan(soft.together) and not soft.classify
     f = facts(fnn.squared_error(), np.zeros((2, 1)), x[:2], np.array([[1.0], [3.0]]))
     assert (f.ignorant, f.guess) == pytest.approx((2.5, 0.5))
-    unknown = facts(CE._replace(name="mine"), np.zeros((4, 3)), x, labels)
+    unknown = facts(CE._replace(kind=fnn.Kind("mine")), np.zeros((4, 3)), x, labels)
     assert np.isnan(unknown.ignorant)
     assert facts(CE, (x, x), (x, x), (labels, labels)).constant is False
 
 
 def test_an_unknown_loss_still_has_findings() -> None:
-    run = diagnose(relu_net(), loss=CE._replace(name="mine"), rate=1e30, validation=None)
+    run = diagnose(relu_net(), loss=CE._replace(kind=fnn.Kind("mine")), rate=1e30, validation=None)
     assert run.findings()[0].name == "learning rate too high"
     assert "knows nothing" not in str(run)
     assert replace(run, ended="finished").findings() == []

@@ -58,7 +58,7 @@ def facts(
     """The facts about ``x`` and ``target``.
 
     Args:
-      loss: the block, told by its name.
+      loss: the block, told by its kind.
       prediction: the network's, or its ``jax.ShapeDtypeStruct``.
       validation: the target of the validation examples.
 
@@ -77,19 +77,20 @@ def facts(
         return unknown
     width = 1 if len(prediction.shape) < 2 else int(prediction.shape[-1])
     unknown = unknown._replace(outputs=width)
-    if loss.name == "squared_error":
+    if loss.kind.maker == "squared_error":
         rows = np.asarray(target, np.float64).reshape(-1, width)
         guess = float(np.sum(np.var(rows, 0)) / 2)
         return unknown._replace(ignorant=float(np.sum(np.mean(rows**2, 0)) / 2), guess=guess)
-    if loss.name.startswith("binary_cross_entropy"):  # of logits or of probabilities
+    if loss.kind.maker == "binary_cross_entropy":
+        (from_logits,) = loss.kind.args
         rows = np.asarray(target, np.float64).reshape(-1, width)
         p = np.mean(rows, 0)
         known = unknown._replace(
             ignorant=width * math.log(2), guess=_entropy(p) + _entropy(1 - p), classify=True,
-            threshold=0.5 if "from_logits=False" in loss.name else 0.0,
+            threshold=0.0 if from_logits else 0.5,
         )  # fmt: skip
         return known if width > 1 else _labels(known, x, target > 0.5, validation, 2)
-    if loss.name in CLASS_LOSSES:
+    if loss.kind.maker in CLASS_LOSSES:
         if is_floating(target):  # probabilities
             p = np.asarray(target, np.float64).reshape(-1, width).mean(0)
             return unknown._replace(ignorant=math.log(width), guess=_entropy(p))

@@ -77,8 +77,9 @@ def _complete(block: Block) -> Block:
     """The network without what is only there against learning by heart, which is dropout."""
     if block.graph is not None:
         return map_nodes(block, lambda name, inner: _complete(inner))
-    keeps_statistics = block.track is not None  # batch norm learns with those of its batch
-    return block if keeps_statistics or block.inference is None else block.inference()
+    rules = block.rules
+    keeps_statistics = rules.update_statistics is not None  # batch norm learns with its batch's
+    return block if keeps_statistics or rules.inference is None else rules.inference()
 
 
 def _adam(rate: float) -> Optimizer:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.backprop import backpropagate
-from fnn.block import Block, Key, Params, Residuals, Value, is_floating
+from fnn.block import Block, Key, Params, Residuals, Value, is_floating, unwrapped
 from fnn.executor import inference, map_nodes
 from fnn.training.diagnostics.data_summary import Facts
 from fnn.training.diagnostics.overfit import FEW, learn_by_heart
@@ -95,7 +95,8 @@ def _layers(net: Block, params: Params) -> tuple[Layer, ...]:
         if block.graph is None:
             owned = mine if mine is not None and jax.tree.leaves(_below(params, mine)) else None
             number = (layers[-1].number if layers else 0) + (owned is not None)
-            layers.append(Layer("/".join(path) or block.name, block.name, number, owned))
+            kind = unwrapped(block).kind.maker
+            layers.append(Layer("/".join(path) or block.name, kind, number, owned))
             return
         for node in block.graph.nodes:
             own = mine is not None and node.params_of == node.name
@@ -144,16 +145,16 @@ def _watched(path: tuple[str, ...], block: Block, record: Record) -> Block:
     """The block, taking note of what goes through it while it is traced."""
     if block.graph is not None:
         return map_nodes(block, lambda name, inner: _watched((*path, name), inner, record))
-    seen = record["/".join(path) or block.name]
+    seen, kind = record["/".join(path) or block.name], unwrapped(block).kind.maker
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         y, residuals = block.forward(params, x, key)
         if isinstance(y, jax.Array) and is_floating(y):
             wide = y.astype(jnp.float32)
             seen["mean"], seen["spread"] = jnp.mean(wide), jnp.std(wide)
-        if block.name in RECTIFIERS or block.name in SIGMOIDS:
+        if kind in RECTIFIERS or kind in SIGMOIDS:
             slope = jnp.abs(block.backward(params, residuals, jnp.ones_like(y))[1])
-            peak = SIGMOIDS.get(block.name)
+            peak = SIGMOIDS.get(kind)
             flat = slope <= (DEAD_SLOPE if peak is None else FLAT_SLOPE * peak)
             share = jnp.mean(flat, axis=tuple(range(max(1, flat.ndim - 1))), dtype=jnp.float32)
             name, most = ("dead", 1.0) if peak is None else ("saturated", FLAT_MOSTLY)
