@@ -30,6 +30,8 @@ from fnn.block import (
     require_block,
 )
 
+GRAPH = Kind("graph")
+
 
 def graph(
     inputs: str | Sequence[str],
@@ -84,7 +86,7 @@ def graph(
 
 
 def _executor(
-    g: Graph, name: str, kind: Kind = Kind("graph"), validate: ValidateRule | None = None
+    g: Graph, name: str, kind: Kind = GRAPH, validate: ValidateRule | None = None
 ) -> Block:
     live = _live(g)
 
