@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fnn.block import Block, BlockTypeError
+from fnn.block import Block
 from fnn.check.report import Problem, Result
 from fnn.check.rule import Sample
-from fnn.executor import map_nodes
+from fnn.introspect.watch import is_network, watch
 
 
 class Inner(NamedTuple):
@@ -31,10 +31,10 @@ def blame(
     """
     if block.graph is None:
         return ()
-    try:
-        inner = inside(block, sample)
-    except BlockTypeError as error:  # a forward or backward in place of its graph's
-        return (Problem(block.name, f"is not its graph's own rule: {error.message}"),)
+    if not is_network(block):
+        words = "has a forward or backward of its own in place of its graph's"
+        return (Problem(block.name, words),)
+    inner = inside(block, sample)
     found: dict[Problem, None] = {}
     seen: set[Any] = set()
     for part in inner:
@@ -56,15 +56,15 @@ def inside(block: Block, sample: Sample) -> list[Inner]:
     """Every block in the network that is no network itself, in the order in which they run."""
     ran: list[Inner] = []
 
-    def watched(path: tuple[str, ...], inner: Block) -> Block:
-        if inner.graph is not None:
-            return map_nodes(inner, lambda name, node: watched((*path, name), node))
+    def watched(path: str, inner: Block) -> Block:
+        if is_network(inner):
+            return inner
 
         def forward(params: Any, x: Any, key: Any = None) -> Any:
-            ran.append(Inner("/".join(path), inner, Sample(params, x, key)))
+            ran.append(Inner(path, inner, Sample(params, x, key)))
             return inner.forward(params, x, key)
 
         return inner._replace(forward=forward)
 
-    watched((), block).forward(*sample)
+    watch(block, watched).forward(*sample)
     return [part._replace(sample=jax.device_get(part.sample)) for part in ran]

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, Key, Params, Residuals, Value, compute_dtype, is_floating
-from fnn.executor import graph, map_nodes
+from fnn.executor import graph
+from fnn.introspect.watch import watch
 
 
 class NonFinite(NamedTuple):
@@ -76,18 +77,18 @@ def finite(net: Block, loss: Block | None = None) -> Callable[..., Finite]:
     first non-finite value: output of root (forward), from x: float32[2] from -2 to -1, mean -1.5
     """
     if loss is None:
-        return lambda params, x, key=None: _watch(net, params, x, key)
+        return lambda params, x, key=None: _run(net, params, x, key)
     nodes = [("net", net, "x"), ("loss", loss, ("net", "target"))]
     whole = graph(("x", "target"), nodes, "loss", name="with_loss")
-    return lambda params, x, target, key=None: _watch(whole, {"net": params}, (x, target), key)
+    return lambda params, x, target, key=None: _run(whole, {"net": params}, (x, target), key)
 
 
-def _watch(block: Block, params: Params, x: Value, key: Key) -> Finite:
+def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
     ok: list[jax.Array] = []
     statistics: list[jax.Array] = []
     events: list[Event] = []
 
-    def note(direction: str, path: tuple[str, ...], made: Value, **given: Value) -> None:
+    def note(direction: str, path: str, made: Value, **given: Value) -> None:
         # Blocks inside are noted before the ones around them, so the first is the innermost.
         arrays = [
             (jax.tree_util.keystr(where, simple=True, separator="/"), jnp.asarray(leaf))
@@ -95,15 +96,12 @@ def _watch(block: Block, params: Params, x: Value, key: Key) -> Finite:
         ]
         arrays = [(name, a) for name, a in arrays if is_floating(a) and a.size]
         inputs = tuple((name, str(a.dtype), a.shape) for name, a in arrays)
-        events.append(Event("/".join(path) or block.name, direction, inputs))
+        events.append(Event(path or block.name, direction, inputs))
         ok.append(_all_finite(made))
         rows = [_statistics(a) for _, a in arrays]
         statistics.append(jnp.stack(rows) if rows else jnp.zeros((0, 5)))
 
-    def watched(path: tuple[str, ...], inner: Block) -> Block:
-        if inner.graph is not None:
-            inner = map_nodes(inner, lambda name, node: watched((*path, name), node))
-
+    def watched(path: str, inner: Block) -> Block:
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
             y, residuals = inner.forward(params, x, key)
             note("forward", path, y, x=x, params=params)
@@ -116,7 +114,7 @@ def _watch(block: Block, params: Params, x: Value, key: Key) -> Finite:
 
         return inner._replace(forward=forward, backward=backward)
 
-    whole = watched((), block)
+    whole = watch(block, watched)
     y, residuals = whole.forward(params, x, key)
     whole.backward(params, residuals, jax.tree.map(jnp.ones_like, y))
     return Finite(jnp.stack(ok), statistics, tuple(events))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 
 from fnn.block import Block, Key, Params, Residuals, Value
-from fnn.executor import map_nodes
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, kind_of, readable_bytes, readable_count
+from fnn.introspect.watch import is_network, watch
 
 
 class Row(NamedTuple):
@@ -95,9 +95,9 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
     key = jax.random.key(0) if key is None else key
     rows: list[Row] = []
 
-    def watch(path: tuple[str, ...], block: Block) -> Block:
-        if block.graph is not None:
-            return map_nodes(block, lambda name, inner: watch((*path, name), inner))
+    def counted(path: str, block: Block) -> Block:
+        if is_network(block):
+            return block
 
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
             y, residuals = block.forward(params, x, key)
@@ -106,7 +106,7 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
             forward_flops = flops(lambda p, x: block.forward(p, x, key), *_shapes((params, x)))
             backward_flops = flops(block.backward, *_shapes((params, residuals, y)))
             row = Row(
-                "/".join(path) or block.name, block.name, ", ".join(_words(y)), sum(sizes),
+                path or block.name, block.name, ", ".join(_words(y)), sum(sizes),
                 forward_flops, backward_flops, bytes_of(residuals),
                 ", ".join(_words(residuals, known)),
             )  # fmt: skip
@@ -118,7 +118,7 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
     kept: list[int] = []
 
     def run(params: Params, x: Value, key: Key) -> None:
-        kept.append(bytes_of(watch((), net).forward(params, x, key)[1]))
+        kept.append(bytes_of(watch(net, counted).forward(params, x, key)[1]))
 
     params = jax.eval_shape(net.init, key, x)
     jax.eval_shape(run, params, x, key)

@@ -19,11 +19,11 @@ from fnn.block import (
     is_floating,
     require_block,
 )
-from fnn.executor import map_nodes
+from fnn.introspect.watch import is_network, watch
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.formulas import described, formula_of
 from fnn.whiteboard.recorded import Trace
-from fnn.whiteboard.referee import is_open, relative_errors
+from fnn.whiteboard.referee import relative_errors
 
 
 def trace(
@@ -77,53 +77,51 @@ def trace(
     if loss is not None:
         require_block("trace", "loss", loss)
         whole, params, x = with_loss(block, loss), {"net": params}, (x, target)
-    ran: dict[tuple[str, ...], dict[str, Any]] = {}
+    ran: dict[str, dict[str, Any]] = {}
 
-    def watched(path: tuple[str, ...], inner: Block) -> Block:
-        run = inner
-        if is_open(inner):
-            run = map_nodes(inner, lambda name, node: watched((*path, name), node))
-        seen = ran[path] = {"block": inner, "dy": None, "dparams": None, "dx": None}
+    def watched(path: str, inner: Block) -> Block:
+        seen = ran[path] = {"dy": None, "dparams": None, "dx": None}
 
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-            y, residuals = run.forward(params, x, key)
+            y, residuals = inner.forward(params, x, key)
             seen.update(params=params, x=x, key=key, y=y, residuals=residuals)
             return y, residuals
 
         def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-            dparams, dx = run.backward(params, residuals, dy)
+            dparams, dx = inner.backward(params, residuals, dy)
             seen.update(dy=dy, dparams=dparams, dx=dx)
             return dparams, dx
 
         return inner._replace(forward=forward, backward=backward)
 
-    run = watched((), whole)
+    run = watch(whole, watched)
     y, residuals = run.forward(params, x, key)
     dy = jax.tree.map(lambda v: jnp.ones_like(v) if is_floating(v) else None, y)
     if jax.tree.leaves(dy):
         run.backward(params, residuals, dy)
-    return _built(whole, (), (), "", ran, _objective(whole, y, loss), check)
+    return _built(whole, "", (), "", ran, _objective(whole, y, loss), check)
 
 
 def _objective(whole: Block, y: Value, loss: Block | None) -> str:
     """What the gradients are of: E, the output by its name, or the sum of its entries."""
     if loss is not None:
         return "E"
-    outputs = whole.graph.outputs if is_open(whole) and whole.graph else ("y",)
+    outputs = whole.graph.outputs if is_network(whole) and whole.graph else ("y",)
     one = len(outputs) == 1 and len(jax.tree.leaves(y)) == 1 and jax.tree.leaves(y)[0].size == 1
     return outputs[0] if one else f"Σ{outputs[0]}" if len(outputs) == 1 else "Σ"
 
 
 def _built(
-    block: Block, path: tuple[str, ...], reads: tuple[str, ...], params_of: str,
-    ran: dict[tuple[str, ...], dict[str, Any]], objective: str, check: str,
+    block: Block, path: str, reads: tuple[str, ...], params_of: str,
+    ran: dict[str, dict[str, Any]], objective: str, check: str,
 ) -> Trace:  # fmt: skip
     """The trace of a block from what was seen of it and of those inside it."""
     seen = ran[path]
-    structure = block.graph if is_open(block) else None
+    structure = block.graph if is_network(block) else None
+    inside = f"{path}/" if path else ""
     nodes = () if structure is None else structure.nodes
     # Those that no output needs (auxiliary heads, at inference) did not run.
-    nodes = tuple(node for node in nodes if "y" in ran[(*path, node.name)])
+    nodes = tuple(node for node in nodes if "y" in ran[inside + node.name])
     recorded = {
         k: _arrays(seen[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
     }
@@ -139,12 +137,12 @@ def _built(
                 block, seen["params"], seen["x"], seen["key"], seen["y"], seen["dy"], got
             )
     return Trace(
-        path="/".join(path), block=described(block), reads=reads, params_of=params_of,
+        path=path, block=described(block), reads=reads, params_of=params_of,
         inputs=() if structure is None else structure.inputs,
         outputs=() if structure is None else structure.outputs,
         objective=objective,
         nodes=tuple(
-            _built(n.block, (*path, n.name), n.inputs, n.params_of, ran, objective, check)
+            _built(n.block, inside + n.name, n.inputs, n.params_of, ran, objective, check)
             for n in nodes
         ),
         local=local, errors=errors, **recorded,

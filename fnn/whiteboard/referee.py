@@ -10,15 +10,9 @@ import jax.numpy as jnp
 
 from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
 from fnn.executor import map_nodes
+from fnn.introspect.watch import is_network
 from fnn.pytrees import split_floats
 from fnn.whiteboard.formulas import LOSSES, described, formula_of
-
-
-def is_open(block: Block) -> bool:
-    """Whether the block is a graph that runs as its nodes, so that one can look inside."""
-    return block.graph is not None and all(
-        getattr(f, "graph", None) is block.graph for f in (block.forward, block.backward)
-    )
 
 
 def relative_errors(
@@ -91,7 +85,7 @@ def _differentiable(block: Block) -> Block:
     Relu at 0 is one case: autodiff of max(x, 0) shares the tie and says 1/2, fnn declares 0. (A
     first convolution of an image with a black corner is exactly there.)
     """
-    if is_open(block):
+    if is_network(block):
         return map_nodes(block, lambda _, inner: _differentiable(inner))
     if block.kind.maker in _LINEAR:
         return _ruled(block, _by_target)

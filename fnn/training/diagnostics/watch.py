@@ -19,7 +19,8 @@ import numpy as np
 
 from fnn.backprop import backpropagate
 from fnn.block import Block, Key, Params, Residuals, Value, is_floating, unwrapped
-from fnn.executor import inference, map_nodes
+from fnn.executor import inference
+from fnn.introspect.watch import is_network, watch
 from fnn.training.diagnostics.data_summary import Facts
 from fnn.training.diagnostics.overfit import FEW, learn_by_heart
 from fnn.training.diagnostics.record import Diagnostics, Layer
@@ -91,18 +92,17 @@ class Watch:
 def _layers(net: Block, params: Params) -> tuple[Layer, ...]:
     layers: list[Layer] = []
 
-    def walk(path: tuple[str, ...], block: Block, mine: tuple[str, ...] | None) -> None:
-        if block.graph is None:
-            owned = mine if mine is not None and jax.tree.leaves(_below(params, mine)) else None
+    def add(path: str, block: Block) -> Block:
+        if not is_network(block):
+            place = tuple(path.split("/")) if path else ()
+            # A node that shares another's parameters has none under its own name.
+            owned = place if jax.tree.leaves(_below(params, place)) else None
             number = (layers[-1].number if layers else 0) + (owned is not None)
             kind = unwrapped(block).kind.maker
-            layers.append(Layer("/".join(path) or block.name, kind, number, owned))
-            return
-        for node in block.graph.nodes:
-            own = mine is not None and node.params_of == node.name
-            walk((*path, node.name), node.block, (*(mine or ()), node.name) if own else None)
+            layers.append(Layer(path or block.name, kind, number, owned))
+        return block
 
-    walk((), net, ())
+    watch(net, add)
     return tuple(layers)
 
 
@@ -116,7 +116,8 @@ def _watched_step(
         params: Params, state: Any, x: Value, target: Value, judged: Value, labels: Value, key: Key
     ) -> dict[str, jax.Array]:
         record: Record = {layer.path: {} for layer in layers}
-        backprop = backpropagate(_watched((), net, record), loss)
+        watched = watch(net, lambda path, block: _watched(path, block, record))
+        backprop = backpropagate(watched, loss)
         kept = []
 
         def run(*inputs: Any) -> tuple[jax.Array, Params, Residuals]:
@@ -141,11 +142,11 @@ def _watched_step(
     return step
 
 
-def _watched(path: tuple[str, ...], block: Block, record: Record) -> Block:
+def _watched(path: str, block: Block, record: Record) -> Block:
     """The block, taking note of what goes through it while it is traced."""
-    if block.graph is not None:
-        return map_nodes(block, lambda name, inner: _watched((*path, name), inner, record))
-    seen, kind = record["/".join(path) or block.name], unwrapped(block).kind.maker
+    if is_network(block):
+        return block
+    seen, kind = record[path or block.name], unwrapped(block).kind.maker
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         y, residuals = block.forward(params, x, key)
