@@ -1,15 +1,12 @@
-"""python -m experiments.benchmarks [NAME] [OPTIONS]: lists or runs the benchmarks."""
+"""Runs a benchmark: ``python -m experiments.benchmarks NAME``; ``--list`` shows them all."""
 
 from __future__ import annotations
 
-import importlib
 import sys
+from collections.abc import Sequence
 
-import tyro
+from experiments.common.command import run_command
 
-from experiments.common.data import DataError
-
-# To add one: a module beside this file with a dataclass `Settings` and `run(settings)`.
 BENCHMARKS = {
     "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
     "conv": "blocks and steps of convolutional networks beside jax.grad, Flax and PyTorch",
@@ -20,25 +17,11 @@ BENCHMARKS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark that the first argument names; the rest are its options."""
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in BENCHMARKS:
-        module = importlib.import_module(f"experiments.benchmarks.{name}")
-        program = f"python -m experiments.benchmarks {name}"
-        try:
-            module.run(tyro.cli(module.Settings, prog=program, args=rest))
-        except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return 0
-    print("usage: python -m experiments.benchmarks NAME [OPTIONS]   (NAME --help lists them)\n")
-    for known, summary in BENCHMARKS.items():
-        print(f"  {known:16}{summary}")
-    if name in ("-h", "--help"):
-        return 0
-    print(f"\nThere is no benchmark {name!r}.", file=sys.stderr)
-    return 2
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark that the first argument names; returns the exit status."""
+    return run_command(
+        "experiments.benchmarks", BENCHMARKS, arguments, noun="benchmark", extra="bench"
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ ABOUT = """\
 
 
 @dataclass
-class Settings:
+class Options:
     """Measures convolutional blocks and training steps beside autodiff, Flax and PyTorch."""
 
     repeats: int = 9
@@ -72,9 +72,9 @@ class Measured(NamedTuple):
     temporary: int | None
 
 
-def run(settings: Settings) -> None:
+def main(options: Options) -> None:
     """Measures, prints the tables, and records them. Ctrl-C prints what there is."""
-    threads = limit_threads(settings.threads)
+    threads = limit_threads(options.threads)
     import jax
 
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -88,23 +88,23 @@ def run(settings: Settings) -> None:
     rows: list[list[str]] = []
     interrupted = False
     try:
-        if settings.blocks:
+        if options.blocks:
             tables.append(Table(BLOCKS, rows))
-            blocks(settings, rows)
-        if settings.steps:
+            blocks(options, rows)
+        if options.steps:
             rows = []
             tables.append(Table(STEPS, rows))
-            steps(settings, threads, rows)
+            steps(options, threads, rows)
     except KeyboardInterrupt:
         interrupted = True
     for table in tables:
         table.show()
-    if settings.out is None or interrupted:
+    if options.out is None or interrupted:
         return
-    parts = [f"{where}. {settings.dtype}.", *([warning] if busy > 0.5 else [])]
+    parts = [f"{where}. {options.dtype}.", *([warning] if busy > 0.5 else [])]
     parts += [*(table.markdown() for table in tables), ABOUT]
     name = {"cpu": "CPU", "gpu": "GPU"}.get(device.platform, device.platform)
-    record(settings.out, f"conv, {name}, {settings.dtype}", *parts)
+    record(options.out, f"conv, {name}, {options.dtype}", *parts)
 
 
 # ---- measuring -------------------------------------------------------------------------------
@@ -154,24 +154,24 @@ def ratio(of: dict[int, float], to: dict[int, float]) -> float:
 # ---- blocks ----------------------------------------------------------------------------------
 
 
-def blocks(settings: Settings, rows: list[list[str]]) -> None:
+def blocks(options: Options, rows: list[list[str]]) -> None:
     """A row for each block, as it is measured."""
     from rich.progress import track
 
     from experiments.benchmarks.conv_cases import cases
 
-    chosen = [case for case in cases(settings.batch, settings.pixels) if settings.only in case.name]
+    chosen = [case for case in cases(options.batch, options.pixels) if options.only in case.name]
     for case in track(chosen, "blocks", transient=True):
-        rows.append(block_row(case, settings))
+        rows.append(block_row(case, options))
 
 
-def block_row(case: Any, settings: Settings) -> list[str]:
+def block_row(case: Any, options: Options) -> list[str]:
     """One block, by hand and by ``jax.vjp`` of its plain formula."""
     import jax
     import jax.numpy as jnp
     from jax import lax
 
-    dtype = jnp.dtype(settings.dtype)
+    dtype = jnp.dtype(options.dtype)
     x = jax.random.normal(jax.random.key(0), case.shape, dtype)
     params = case.block.init(jax.random.key(1), x)
     shape = jax.eval_shape(case.block.forward, params, x)[0]
@@ -212,7 +212,7 @@ def block_row(case: Any, settings: Settings) -> list[str]:
         # What only forward needs is not computed: its y is not asked for.
         other, _, _ = compiled(lambda p, x, dy: by_autodiff(p, x, dy)[1], params, x, dy)
         programs["autodiff backward"] = ready(other, params, x, dy)
-    seconds = alternating(programs, settings.repeats)
+    seconds = alternating(programs, options.repeats)
     plain, loop = seconds["by hand"], seconds["by hand in scan"]
     if "backward" in seconds:
         alone = f"{ratio(seconds['autodiff backward'], seconds['backward']):.1f}"
@@ -258,11 +258,11 @@ def ready(program: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 # ---- steps -----------------------------------------------------------------------------------
 
 
-def steps(settings: Settings, threads: int, rows: list[list[str]]) -> None:
+def steps(options: Options, threads: int, rows: list[list[str]]) -> None:
     """Whole steps of the CNN and of GoogLeNet, and GoogLeNet's inference."""
     from experiments.benchmarks import conv_peers
 
-    for what, contenders in conv_peers.comparisons(settings, threads).items():
+    for what, contenders in conv_peers.comparisons(options, threads).items():
         print(f"{what} ...", flush=True)
         measured: dict[str, Measured] = {}
         programs: dict[str, Callable[[], Any]] = {}
@@ -270,7 +270,7 @@ def steps(settings: Settings, threads: int, rows: list[list[str]]) -> None:
             program, compilation, temporary = make()
             programs[name] = program
             measured[name] = Measured({}, compilation, temporary)
-        for name, seconds in alternating(programs, settings.repeats).items():
+        for name, seconds in alternating(programs, options.repeats).items():
             measured[name] = measured[name]._replace(seconds=seconds)
         rows += [step_row(what, name, found, measured["fnn"]) for name, found in measured.items()]
 

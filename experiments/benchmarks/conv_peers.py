@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 import fnn
-from experiments.benchmarks.conv import Settings, compiled, ready
+from experiments.benchmarks.conv import Options, compiled, ready
 from experiments.benchmarks.conv_cases import plain_cnn, plain_googlenet
 from fnn.models.inception_v1 import INCEPTIONS
 
@@ -22,14 +22,14 @@ Program = tuple[Callable[[], Any], float, int | None]  # and seconds of compilat
 Contenders = dict[str, Callable[[], Program]]
 
 
-def comparisons(settings: Settings, threads: int) -> dict[str, Contenders]:
+def comparisons(options: Options, threads: int) -> dict[str, Contenders]:
     """By what is compared, every contender's maker of its program."""
     cnn = fnn.models.cnn(hidden=0)
     google = fnn.models.googlenet(auxiliary=False, dropout_rate=0.0)
     small = (CNN_BATCH, 28, 28, 1)
-    large = (settings.batch, settings.pixels, settings.pixels, 3)
-    dtype = settings.dtype
-    on = f"batch {settings.batch}, {settings.pixels} pixels"
+    large = (options.batch, options.pixels, options.pixels, 3)
+    dtype = options.dtype
+    on = f"batch {options.batch}, {options.pixels} pixels"
     return {
         f"CNN, batch {CNN_BATCH}, a step": steps_of(cnn, plain_cnn, small, 10, dtype)
         | {"Flax NNX": lambda: flax_step(flax_cnn, small, 10, dtype),

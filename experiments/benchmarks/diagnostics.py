@@ -44,7 +44,7 @@ CASES = (
 
 
 @dataclass
-class Settings:
+class Options:
     """Measures training with diagnostics beside training without."""
 
     repeats: int = 15
@@ -59,26 +59,26 @@ class Settings:
     """The Markdown file whose section is replaced; None to write nothing."""
 
 
-def run(settings: Settings) -> None:
+def main(options: Options) -> None:
     """Measures, prints the table and records it."""
-    threads = limit_threads(settings.threads)
+    threads = limit_threads(options.threads)
     import jax
     from rich.progress import track
 
-    cases = [case for case in CASES if settings.only in case.data]
-    table = Table(COLUMNS, [_row(case, settings) for case in track(cases, transient=True)])
+    cases = [case for case in CASES if options.only in case.data]
+    table = Table(COLUMNS, [_row(case, options) for case in track(cases, transient=True)])
     table.show()
-    if settings.out is not None and not settings.only:
+    if options.out is not None and not options.only:
         device = jax.devices()[0].platform.upper()
         head = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}. float32."
-        record(settings.out, f"diagnostics, {device}", head, table.markdown(), ABOUT)
+        record(options.out, f"diagnostics, {device}", head, table.markdown(), ABOUT)
 
 
-def _row(case: Case, settings: Settings) -> list[str]:
+def _row(case: Case, options: Options) -> list[str]:
     import fnn
     from experiments.common.data import load
 
-    data = load(case.data, 0, settings.data_dir)
+    data = load(case.data, 0, options.data_dir)
     net = fnn.models.mlp((*case.hidden, 10), fnn.relu())
 
     def train(diagnostics: bool) -> tuple[float, float]:
@@ -94,7 +94,7 @@ def _row(case: Case, settings: Settings) -> list[str]:
 
     order = random.Random(0)
     rounds: list[dict[bool, Any]] = []
-    for _ in range(settings.repeats):
+    for _ in range(options.repeats):
         which = order.sample([False, True], 2)
         rounds.append({diagnostics: train(diagnostics) for diagnostics in which})
     epoch = {d: 1e3 * median(r[d][0] for r in rounds) for d in (False, True)}

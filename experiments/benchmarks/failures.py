@@ -43,7 +43,7 @@ ABOUT = """\
 
 
 @dataclass
-class Settings:
+class Options:
     """Gradients that public issues report as wrong, beside fnn's."""
 
     checkers: bool = True
@@ -196,7 +196,7 @@ def gradient_row(case: Case) -> tuple[list[str], str]:
     return [*row, _numbers(g.reported), word, _numbers(g.fnn), off], word
 
 
-def run(settings: Settings) -> None:
+def main(options: Options) -> None:
     """Computes all cases, prints the tables, and records them."""
     from rich.progress import track
 
@@ -208,16 +208,16 @@ def run(settings: Settings) -> None:
             row, word = gradient_row(case)
             first.append(row)
             shown += word != "right here today"
-            if settings.checkers:
+            if options.checkers:
                 second.append([row[0], row[1], *found(case)])
     tables = [Table(GRADIENTS, first)] + ([Table(FOUND, second)] if second else [])
     for table in tables:
         table.show()
     total = f"{len(CASES)} reports, {shown} of which show here."
     print(total)
-    if settings.out is None:
+    if options.out is None:
         return
     notes = [f"- {c.cite}, {c.what}: {c.report}." + (f" ({c.note})" if c.note else "")
              for c in CASES]  # fmt: skip
     parts = [f"{where}. {total}", *(table.markdown() for table in tables)]
-    record(settings.out, "failures", *parts, ABOUT, "\n".join(notes))
+    record(options.out, "failures", *parts, ABOUT, "\n".join(notes))

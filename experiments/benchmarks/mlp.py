@@ -59,7 +59,7 @@ ABOUT = """\
 
 
 @dataclass
-class Settings:
+class Options:
     """Measures training of two MLPs on MNIST beside peers, in one table."""
 
     repeats: int = 9
@@ -153,19 +153,19 @@ def problem_of(network: str, threads: int = 1, device: str = "cpu") -> Problem:
     return Problem(sizes, NETWORKS[network], threads=threads, device=device)
 
 
-def run(settings: Settings) -> None:
+def main(options: Options) -> None:
     """Measures, prints the table, and records it. Ctrl-C prints what there is."""
-    if settings.repeats < 1 or settings.epochs_per_repeat < 1 or settings.process_repeats < 1:
-        raise SystemExit("--repeats, --epochs-per-repeat and --process-repeats start at 1")
-    threads = limit_threads(settings.threads)
+    if options.repeats < 1 or options.epochs_per_repeat < 1 or options.process_repeats < 1:
+        raise ValueError("--repeats, --epochs-per-repeat and --process-repeats start at 1")
+    threads = limit_threads(options.threads)
     import jax
 
     warm_up()
-    x, target, test_x, test_target = mnist(settings.examples)
+    x, target, test_x, test_target = mnist(options.examples)
     device = jax.default_backend()
-    networks: tuple[str, ...] = settings.networks
+    networks: tuple[str, ...] = options.networks
     problems = {name: problem_of(name, threads, device) for name in networks}
-    measured = Measured([Row(n, c) for n in networks for c in settings.contenders])
+    measured = Measured([Row(n, c) for n in networks for c in options.contenders])
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if busy > 0.5:
         # OpenMP and OpenBLAS wait by spinning: with a core short they become ten times slower,
@@ -179,14 +179,14 @@ def run(settings: Settings) -> None:
 
     interrupted = False
     per_epoch = {name: problem.flops(len(x)) / 1e9 for name, problem in problems.items()}
-    with ticking(settings, per_epoch) as tick:
+    with ticking(options, per_epoch) as tick:
         try:
             for name, problem in problems.items():
                 rows = [row for row in measured.rows if row.network == name]
                 data = (x, target, test_x, test_target)
-                measure_epochs(problem, data, rows, measured, settings, tick)
-            if settings.process:
-                measure_processes(problems, len(x), measured, settings, tick)
+                measure_epochs(problem, data, rows, measured, options, tick)
+            if options.process:
+                measure_processes(problems, len(x), measured, options, tick)
         except KeyboardInterrupt:
             interrupted = True
 
@@ -199,7 +199,7 @@ def run(settings: Settings) -> None:
         f"{where}. {versions(PACKAGES)}.",
         "",
         table.markdown(),
-        f"{len(x):,} examples; timed for each: {repeats} x {settings.epochs_per_repeat} epochs "
+        f"{len(x):,} examples; timed for each: {repeats} x {options.epochs_per_repeat} epochs "
         f"and {processes} processes; "
         f"float32, SGD with learning rate {Problem.learning_rate} and momentum "
         f"{Problem.momentum}, the last smaller batch included.",
@@ -213,8 +213,8 @@ def run(settings: Settings) -> None:
         print("\n".join(f"WARNING: {warning}" for warning in measured.warnings))
     if interrupted:
         print("interrupted: this is what was measured so far; nothing is recorded")
-    elif settings.out is not None:
-        record(settings.out, f"mlp, {device.upper()}", "\n".join(lines), ABOUT)
+    elif options.out is not None:
+        record(options.out, f"mlp, {device.upper()}", "\n".join(lines), ABOUT)
 
 
 def warm_up() -> None:
@@ -232,7 +232,7 @@ def warm_up() -> None:
 
 
 @contextmanager
-def ticking(settings: Settings, per_epoch: dict[str, float]) -> Iterator[Any]:
+def ticking(options: Options, per_epoch: dict[str, float]) -> Iterator[Any]:
     """A progress bar with the time to finish; yields tick(what, units done).
 
     Units are GFLOP, so that a wide network's epoch counts for more than a small one's.
@@ -240,10 +240,10 @@ def ticking(settings: Settings, per_epoch: dict[str, float]) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    epochs = 1 + settings.repeats * settings.epochs_per_repeat
-    if settings.process:
-        epochs += PROCESS_EPOCHS * settings.process_repeats
-    total = epochs * len(settings.contenders) * sum(per_epoch.values())
+    epochs = 1 + options.repeats * options.epochs_per_repeat
+    if options.process:
+        epochs += PROCESS_EPOCHS * options.process_repeats
+    total = epochs * len(options.contenders) * sum(per_epoch.values())
     text, elapsed = TextColumn("{task.description}"), TimeElapsedColumn()
     columns = (text, BarColumn(), elapsed, TextColumn("to finish"), Remaining())
     with Progress(*columns, speed_estimate_period=600, transient=True) as progress:
@@ -266,12 +266,12 @@ def measure_epochs(
     data: tuple[Array, Array, Array, Array],
     rows: Sequence[Row],
     measured: Measured,
-    settings: Settings,
+    options: Options,
     tick: Any,
 ) -> None:
     """Fills in one network's rows: a first epoch each, then the alternating repeats."""
     weights = he_normal(problem.sizes)
-    orders = [order_of(epoch, len(data[0])) for epoch in range(settings.epochs_per_repeat)]
+    orders = [order_of(epoch, len(data[0])) for epoch in range(options.epochs_per_repeat)]
     unit = problem.flops(len(data[0])) / 1e9
     rates = measured.matmul.setdefault(rows[0].network, [])
     measured.matmul_size, matmul = square_matmul(problem.device)
@@ -299,14 +299,14 @@ def measure_epochs(
     measured.warnings += disagreements(rows[0].network, first, problem.batch, len(data[0]))
 
     running = [row for row in rows if row.contender in trainers]
-    for repeat in range(settings.repeats):
+    for repeat in range(options.repeats):
         rates.append(matmul())
         # In a new order every time: in rotation each would always follow the same one, and OpenMP
         # and OpenBLAS leave threads spinning for a while; so there is a pause as well.
         for i in np.random.default_rng(repeat).permutation(len(running)):
             row = running[i]
             time.sleep(PAUSE)
-            tick(f"{row.network} {row.contender}: repeat {repeat + 1} of {settings.repeats}", 0)
+            tick(f"{row.network} {row.contender}: repeat {repeat + 1} of {options.repeats}", 0)
             trainer = trainers[row.contender]
             trainer.start(weights)
             began = time.perf_counter()
@@ -387,16 +387,16 @@ def square_matmul(device: str) -> tuple[int, Any]:
 
 
 def measure_processes(
-    problems: dict[str, Problem], examples: int, measured: Measured, settings: Settings, tick: Any
+    problems: dict[str, Problem], examples: int, measured: Measured, options: Options, tick: Any
 ) -> None:
     """Fills in how long whole processes take to the accuracy, alternating between contenders."""
     for network, problem in problems.items():
         unit = PROCESS_EPOCHS * problem.flops(examples) / 1e9
         rows = [row for row in measured.rows if row.network == network]
-        for repeat in range(settings.process_repeats):
+        for repeat in range(options.process_repeats):
             shift = repeat % len(rows)
             for row in rows[shift:] + rows[:shift]:
-                round_ = f"process {repeat + 1} of {settings.process_repeats}"
+                round_ = f"process {repeat + 1} of {options.process_repeats}"
                 tick(f"{network} {row.contender}: {round_}", 0)
                 if not row.failure:
                     process(problem, examples, row, measured)

@@ -26,7 +26,7 @@ the rounds, in which the four take turns in random order, {calls} calls each."""
 
 
 @dataclass
-class Settings:
+class Options:
     """Measures nonlinearities and gates of one input beside those of jax.nn."""
 
     repeats: int = 15
@@ -43,34 +43,34 @@ class Settings:
     """The Markdown file whose section is replaced; None to write nothing."""
 
 
-def run(settings: Settings) -> None:
+def main(options: Options) -> None:
     """Measures, prints the table and records it."""
-    threads = limit_threads(settings.threads)
+    threads = limit_threads(options.threads)
     import jax
     from rich.progress import track
 
     from experiments.selftest.peers import BLOCKS, JAX
 
-    names = [name for name in JAX if settings.only in name]
-    rows = [_row(name, BLOCKS[name], JAX[name], settings) for name in track(names, transient=True)]
+    names = [name for name in JAX if options.only in name]
+    rows = [_row(name, BLOCKS[name], JAX[name], options) for name in track(names, transient=True)]
     table = Table(COLUMNS, rows)
     table.show()
-    if settings.out is not None and not settings.only:
+    if options.out is not None and not options.only:
         device = jax.devices()[0].platform.upper()
         head = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}. "
-        head += f"{settings.size:,} {settings.dtype}."
+        head += f"{options.size:,} {options.dtype}."
         about = ABOUT.format(calls=CALLS)
-        name = f"nonlinearities, {device}, {settings.dtype}"
-        record(settings.out, name, head, table.markdown(), about)
+        name = f"nonlinearities, {device}, {options.dtype}"
+        record(options.out, name, head, table.markdown(), about)
 
 
-def _row(name: str, block: Any, function: Callable[..., Any], settings: Settings) -> list[str]:
+def _row(name: str, block: Any, function: Callable[..., Any], options: Options) -> list[str]:
     import jax
     import jax.numpy as jnp
 
     from experiments.selftest.peers import of_block, of_jax
 
-    x = 3 * jax.random.normal(jax.random.key(0), (settings.size,), jnp.dtype(settings.dtype))
+    x = 3 * jax.random.normal(jax.random.key(0), (options.size,), jnp.dtype(options.dtype))
     contenders = {
         "value": lambda x: block.forward({}, x)[0],
         "jax value": function,
@@ -86,7 +86,7 @@ def _row(name: str, block: Any, function: Callable[..., Any], settings: Settings
         return run
 
     programs = {what: calls(compiled(f, x)[0]) for what, f in contenders.items()}
-    seconds = alternating(programs, settings.repeats)
+    seconds = alternating(programs, options.repeats)
     cells = ["nonlinearities", name]
     for what in ("value", "both"):
         own = seconds[what]

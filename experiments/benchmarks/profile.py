@@ -40,7 +40,7 @@ ABOUT = """\
 
 
 @dataclass
-class Settings:
+class Options:
     """Profiles fnn's steps of the CNN and of GoogLeNet."""
 
     repeats: int = 5
@@ -55,9 +55,9 @@ class Settings:
     """The Markdown file whose section is replaced; None to write nothing."""
 
 
-def run(settings: Settings) -> None:
+def main(options: Options) -> None:
     """Profiles, prints the table, and records it."""
-    threads = limit_threads(settings.threads)
+    threads = limit_threads(options.threads)
     import jax
     import jax.numpy as jnp
 
@@ -65,7 +65,7 @@ def run(settings: Settings) -> None:
     from experiments.benchmarks.conv_peers import CNN_BATCH, RATE, data
 
     if jax.devices()[0].platform != "cpu":
-        raise SystemExit("profile reads the operations of XLA:CPU; run it where JAX has the CPU")
+        raise ValueError("profile reads the operations of XLA:CPU; run it where JAX has the CPU")
     square = jnp.ones((SIDE, SIDE))
     product = _seconds(jax.jit(lambda a: a @ a).lower(square).compile(), (square,), 7)
     about = [f"- A product of {SIDE} x {SIDE}: {2e-9 * SIDE**3 / product:.0f} GFLOP/s."]
@@ -73,9 +73,9 @@ def run(settings: Settings) -> None:
     for what, net, shape, classes in (
         (f"CNN, batch {CNN_BATCH}", fnn.models.cnn(hidden=0), (CNN_BATCH, 28, 28, 1), 10),
         (
-            f"GoogLeNet, batch {settings.batch}, {settings.pixels} pixels",
+            f"GoogLeNet, batch {options.batch}, {options.pixels} pixels",
             fnn.models.googlenet(auxiliary=False, dropout_rate=0.0),
-            (settings.batch, settings.pixels, settings.pixels, 3), 1000,
+            (options.batch, options.pixels, options.pixels, 3), 1000,
         ),
     ):  # fmt: skip
         print(f"{what} ...", flush=True)
@@ -89,8 +89,8 @@ def run(settings: Settings) -> None:
 
         program = jax.jit(step).lower(params, x, target).compile()
         arguments = params, x, target
-        seconds = _seconds(program, arguments, settings.repeats)
-        work = profile(program, arguments, settings.repeats)
+        seconds = _seconds(program, arguments, options.repeats)
+        work = profile(program, arguments, options.repeats)
         total = sum(work.values())
         rows += [
             [what, kind, f"{1e3 * own:.1f}", f"{own / total:.0%}"]
@@ -105,9 +105,9 @@ def run(settings: Settings) -> None:
     table = Table(COLUMNS, rows)
     table.show()
     print("\n".join(about))
-    if settings.out is not None:
+    if options.out is not None:
         where = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}"
-        record(settings.out, "conv: where a step's time goes, CPU", where, table.markdown(),
+        record(options.out, "conv: where a step's time goes, CPU", where, table.markdown(),
                "\n".join([*about, ABOUT]))  # fmt: skip
 
 

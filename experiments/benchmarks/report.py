@@ -56,10 +56,10 @@ def limit_threads(threads: int) -> int:
     available = len(cores) or os.cpu_count() or 1
     count = threads or available
     if not 1 <= count <= available:
-        raise SystemExit(f"--threads {threads}: there are {available} to choose from")
+        raise ValueError(f"--threads {threads}: there are {available} to choose from")
     if count < available:
         if not cores:
-            raise SystemExit(f"--threads {threads}: this system cannot bind a process to cores")
+            raise ValueError(f"--threads {threads}: this system cannot bind a process to cores")
         os.sched_setaffinity(0, cores[:count])
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
     return count

@@ -1,1 +1,5 @@
-"""GoogLeNet on photographs: classify, evaluate, train."""
+"""GoogLeNet names what is in photographs, and learns: one experiment with three commands."""
+
+from experiments.googlenet.commands import Options, main
+
+__all__ = ["Options", "main"]

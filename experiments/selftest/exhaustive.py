@@ -31,7 +31,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass
-class Settings:
+class Options:
     """Options of a sweep."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -49,7 +49,7 @@ class Settings:
     """Write what is known of all functions, from this run and earlier ones, as Markdown here."""
 
 
-def run(settings: Settings) -> int:
+def main(settings: Options) -> int:
     """Sweeps, prints the table and writes the page: 0 if all targets are met, 1 if not.
 
     Raises:
@@ -93,7 +93,7 @@ def chosen(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _swept(jobs: Sequence[Sweep], settings: Settings, console: Console) -> Iterable[Record]:
+def _swept(jobs: Sequence[Sweep], settings: Options, console: Console) -> Iterable[Record]:
     """Every sweep's last record, with a bar for all of them."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),

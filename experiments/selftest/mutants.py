@@ -23,7 +23,7 @@ from fnn.check.rule import CheckError
 
 
 @dataclass
-class Settings:
+class Options:
     """Breaks every block's backward on purpose, and prints what catches each mutant."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -58,7 +58,7 @@ def judge(row: Row, mutant: Mutant, seed: int = 0) -> Verdict:
     return Verdict(row.id, mutant.name, found.property, diagnosis)
 
 
-def rows(settings: Settings) -> list[Row]:
+def rows(settings: Options) -> list[Row]:
     """The rows of the table that are asked for.
 
     Raises:
@@ -96,7 +96,7 @@ def _row(table: Any, case: Any, seed: int) -> Row:
     return Row(case.id, case.make(), *inputs(seed), separable, inputs)
 
 
-def run(settings: Settings) -> int:
+def main(settings: Options) -> int:
     """Prints the table; 0 if every mutant was caught and no right block flagged, else 1."""
     chosen = rows(settings)
     verdicts: list[Verdict] = []
@@ -129,7 +129,7 @@ def run(settings: Settings) -> int:
     return 1 if escaped or flagged else 0
 
 
-def _judged(row: Row, settings: Settings) -> Iterator[Verdict]:
+def _judged(row: Row, settings: Options) -> Iterator[Verdict]:
     if settings.seeds:
         right = control(row)
         for seed in range(settings.seed, settings.seed + settings.seeds):

@@ -108,8 +108,8 @@ def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = mlp.Measured(rows)
     problem = mlp.problem_of("20-16-4")
     data = (x, target, x, target)
-    settings = mlp.Settings(repeats=2)
-    mlp.measure_epochs(problem, data, rows, measured, settings, lambda what, units: None)
+    options = mlp.Options(repeats=2)
+    mlp.measure_epochs(problem, data, rows, measured, options, lambda what, units: None)
 
     table = measured.table(examples=70)
     assert table.rows[0][3] == "1.00"

@@ -148,8 +148,8 @@ def test_search_for_the_worst_of_a_loss(name, monkeypatch):
 
 
 def test_run_and_page(tmp_path, capsys):
-    settings = exhaustive.Settings(names=("relu", "step"), dtype=("float16",), out=tmp_path)
-    assert exhaustive.run(settings) == 0
+    settings = exhaustive.Options(names=("relu", "step"), dtype=("float16",), out=tmp_path)
+    assert exhaustive.main(settings) == 0
     printed = capsys.readouterr().out
     assert "relu" in printed and "MISSED" not in printed
     records = [Record.load(file) for file in sorted(tmp_path.glob("*.json"))]

@@ -52,6 +52,6 @@ def test_verdicts() -> None:
 
 def test_record_of_the_gradients_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "CASES", [case for case in CASES if case.torch is None][:2])
-    failures.run(failures.Settings(checkers=False, out=tmp_path / "FAILURES.md"))
+    failures.main(failures.Options(checkers=False, out=tmp_path / "FAILURES.md"))
     text = (tmp_path / "FAILURES.md").read_text()
     assert "jax-ml/jax#40342" in text and "2 reports" in text

@@ -16,7 +16,7 @@ from fnn.check.mutations import Row, control
 from tests.slow import one_of
 
 SLOW = ("cnn/small", "inception/small")  # minutes; their blocks are rows of their own
-ROWS = [row for row in mutants.rows(mutants.Settings()) if row.id not in SLOW]
+ROWS = [row for row in mutants.rows(mutants.Options()) if row.id not in SLOW]
 EACH = 2  # of a dozen
 WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to both",
            "gradient of the first use only", "mask forgotten")  # fmt: skip
@@ -43,7 +43,7 @@ def test_the_harness_itself_changes_nothing(row: Row) -> None:
 
 
 def test_mutants_command_prints_what_caught_each(capsys: pytest.CaptureFixture[str]) -> None:
-    assert mutants.run(mutants.Settings(names=("negate",))) == 0
+    assert mutants.main(mutants.Options(names=("negate",))) == 0
     printed = capsys.readouterr().out
     assert "mutants caught, by:" in printed and "0 of 1 checks of right blocks" in printed
 
@@ -53,7 +53,7 @@ def test_mutants_command_prints_what_caught_each(capsys: pytest.CaptureFixture[s
     [
         (["mutants", "rellu"], "no row of tests.zoo starts with rellu"),
         (["exhaustive", "tahn"], "did you mean tanh"),
-        (["mutant"], "is not a command: mutants, exhaustive"),
+        (["mutant"], "did you mean mutants; there are: mutants, exhaustive"),
     ],
 )
 def test_what_the_command_refuses(

@@ -1,0 +1,80 @@
+"""One command line for a table of modules: ``python -m PACKAGE NAME [OPTIONS]``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What bad options, data or files raise; anything else is a bug and keeps its traceback.
+REFUSALS = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)
+
+
+def run_command(
+    package: str,
+    commands: Mapping[str, str],
+    arguments: Sequence[str] | None = None,
+    *,
+    noun: str = "command",
+    extra: str = "experiments",
+    refusals: tuple[type[Exception], ...] = REFUSALS,
+) -> int:
+    """Imports the module that the first argument names, and runs it with the others as options.
+
+    Args:
+      package: what follows ``python -m``.
+      commands: name -> what it shows. ``PACKAGE.NAME`` has a dataclass ``Options`` and
+        ``main(options) -> int | None``; only the one that runs is imported.
+      arguments: ``sys.argv[1:]`` by default; none, or ``--list``, prints the table.
+      noun: what a command is called in messages.
+      extra: the extra of fnn that installs what the modules import.
+      refusals: exceptions printed as one line; with FNN_TRACEBACK=1 they keep their traceback.
+
+    Returns:
+      The exit status: ``main``'s, 2 for a refusal, 130 for Ctrl-C.
+    """
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--list"]
+    if name in ("--list", "-l", "--help", "-h"):
+        width = max(map(len, commands))
+        rows = [f"  {name:<{width}}  {summary}" for name, summary in commands.items()]
+        usage = f"python -m {package} NAME [--help]"
+        print("\n".join([usage, "", *rows, "", "NAME --help lists its options."]))
+        return 0
+    if name not in commands:
+        close = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {close[0]}" if close else "see --list"
+        return _refuse(f"there is no {noun} {name!r}; {hint}; there are: {', '.join(commands)}")
+    program = f"python -m {package} {name}"
+    options: Any = None
+    try:
+        import tyro
+
+        module = importlib.import_module(f"{package}.{name}")
+        options = tyro.cli(
+            module.Options, args=rest, prog=program, description=module.__doc__,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )  # fmt: skip
+        options.command = shlex.join([*program.split(), *rest])
+        return module.main(options) or 0
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):
+            raise
+        return _refuse(f"{error}; install it with: pip install 'fnn[{extra}]'")
+    except refusals as error:
+        if os.environ.get("FNN_TRACEBACK"):
+            raise
+        return _refuse(str(error) or type(error).__name__)
+    except KeyboardInterrupt as error:
+        out = getattr(options, "out", None)
+        saved = f"; what was saved before stays in {out}" if out else ""
+        print(str(error) or f"interrupted{saved}", file=sys.stderr)
+        return 130
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
