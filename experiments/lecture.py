@@ -23,7 +23,7 @@ import fnn
 from experiments.common.console import console
 from experiments.common.options import writable
 from experiments.whiteboard import write_frames
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.whiteboard import Trace
 from fnn.whiteboard.page import document, whiteboard
 
@@ -236,7 +236,7 @@ def main(options: Options) -> int:
     for number, figure in enumerate(FIGURES, start=1):
         with jax.enable_x64(True):  # so that the numbers are those of paper
             # Compiled at once, which is faster than operation by operation.
-            drawn = jax.device_get(fast(figure.make)())
+            drawn = jax.device_get(jit_for_few_runs(figure.make)())
         name = f"{number}_{figure.make.__name__}"
         (options.out / f"{name}.svg").write_text(drawn.svg(), "utf-8")
         frames = ""

@@ -26,7 +26,7 @@ from experiments.common.data import DataError, load
 from experiments.common.expression import LECTURE, LECTURE_AT, assigned, parse
 from experiments.common.options import seeded, writable
 from fnn.block import Block
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.whiteboard import Trace, trace
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
@@ -96,7 +96,7 @@ def traced(subject: Subject) -> Trace:
         def run(params: Any, x: Any) -> Trace:
             return trace(net, params, x, target, loss, check=check)
 
-        return jax.device_get((fast(run) if compiled else run)(params, x))
+        return jax.device_get((jit_for_few_runs(run) if compiled else run)(params, x))
 
 
 def _is_double(x: Any) -> bool:
@@ -193,7 +193,7 @@ def googlenet(options: Options) -> Subject:
         params = recogniser("bvlc", None, None).params
     except DataError as error:
         console.print(f"random weights: {error}", markup=False)
-        params = fast(network.net.init)(jax.random.key(options.seed), x)
+        params = jit_for_few_runs(network.net.init)(jax.random.key(options.seed), x)
         title += " with random weights"
     path = options.picture
     if path is None:

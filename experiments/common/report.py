@@ -32,7 +32,7 @@ from experiments.common.console import GRADIENT_COLUMNS
 from experiments.common.figures import plt
 from experiments.common.report_style import STYLE
 from fnn.block import Block
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.training.diagnostics.record import Diagnostics
 
 # In the order of the page, whatever the order in which they are made.
@@ -305,7 +305,7 @@ def whiteboard(net: Block, loss: Block, params: Any, example: tuple[Any, Any]) -
     def trace(params: Any, x: Any, target: Any) -> fnn.whiteboard.Trace:
         return fnn.whiteboard.trace(fnn.inference(net), params, x, target, loss)
 
-    return f'<div class="wide">{fast(trace)(params, *example).svg(width=CARD)}</div>'
+    return f'<div class="wide">{jit_for_few_runs(trace)(params, *example).svg(width=CARD)}</div>'
 
 
 def gradient_check(rows: Iterable[Sequence[str]]) -> str:

@@ -34,7 +34,7 @@ from experiments.googlenet.examples import Data, grey_images, photographs
 from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
 from experiments.googlenet.streaming import Judged, Learned, Plan, learn, make_judge
 from fnn.block import Block
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.training.fit import ADVICE
 
 # Strides of the stem. For small pictures the first convolution keeps every pixel, which tells more
@@ -146,7 +146,7 @@ def train(options: Train) -> int:
     page = Report(options)
     page.add("The network", report.network(net, batch))
     # It runs once, and would take longer to optimise than to run.
-    params = fast(net.init)(jax.random.key(options.seed), jnp.zeros((1, *shape[1:])))
+    params = jit_for_few_runs(net.init)(jax.random.key(options.seed), jnp.zeros((1, *shape[1:])))
     if options.check:
         two = np.stack([data.train.see(i) for i in (0, 1)])
         loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())

@@ -154,6 +154,11 @@ def relu() -> Block:
     )
 
 
+# The field's names for two of the lecture's: the same functions.
+sigmoid = logistic
+heaviside = step
+
+
 # ---- piecewise linear ------------------------------------------------------------------------
 
 

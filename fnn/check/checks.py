@@ -24,7 +24,7 @@ from fnn.check import (
 from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
 from fnn.check.subject import Lab, cast
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 
 PROPERTIES = (
     "cotangents", "autodiff", "differences", "kinks", "linear", "jit", "vmap", "microbatches",
@@ -250,7 +250,7 @@ def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) ->
     if params is None and made.block is not None:
         init = made.block.init
         try:
-            params = fast(lambda seed, x: init(jax.random.key(seed), x))(seed, x)
+            params = jit_for_few_runs(lambda seed, x: init(jax.random.key(seed), x))(seed, x)
         except Exception as error:
             raise CheckError(f"{made.name}: init raises {_line(error)}") from error
         params = rule.redraw(jax.device_get(params), rng)

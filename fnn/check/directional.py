@@ -29,7 +29,7 @@ def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[
     One program for single entries (a part of length one) and for whole leaves, for it takes
     longer to compile than to run.
     """
-    from fnn.compiling import fast
+    from fnn.compiling import jit_for_few_runs
 
     ts = differences.steps()
 
@@ -54,7 +54,7 @@ def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[
         values = jnp.zeros((lines * len(ts), jax.eval_shape(at, 0).size))
         return jax.lax.fori_loop(0, count * len(ts), lambda i, v: v.at[i].set(at(i)), values)
 
-    return fast(moved)
+    return jit_for_few_runs(moved)
 
 
 def along(

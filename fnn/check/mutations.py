@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, Kind, is_floating, no_params
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.executor import map_nodes
 from fnn.pytrees import flat
 
@@ -113,7 +113,7 @@ def _right(row: Row) -> _Right:
     y, _ = jax.eval_shape(row.block.forward, row.params, row.x, row.key)
     rng = np.random.default_rng(zlib.crc32(row.id.encode()))
     dy = jax.tree.map(lambda v: np.asarray(rng.standard_normal(v.shape)), y)
-    return _Right(dy, *fast(run)(row.params, row.x, dy))
+    return _Right(dy, *jit_for_few_runs(run)(row.params, row.x, dy))
 
 
 def _differs(a: Any, b: Any) -> bool:
@@ -129,9 +129,9 @@ def _turn(row: Row, name: str, choices: list[int]) -> int:
 def _of_cotangents(row: Row, right: _Right) -> Iterator[Mutant]:
     dy, _, leaves = right
     sized = {i: d for i, d in enumerate(leaves) if d.size}
-    changed = fast(lambda some: {n: {i: f(some[i]) for i in some} for n, f in _CHANGES.items()})(
-        sized
-    )
+    changed = jit_for_few_runs(
+        lambda some: {n: {i: f(some[i]) for i in some} for n, f in _CHANGES.items()}
+    )(sized)
     for name, change in _CHANGES.items():
         choices = [i for i, d in sized.items() if _differs(changed[name][i], d)]
         if choices:
@@ -204,7 +204,7 @@ def _of_backward(row: Row, right: _Right) -> Iterator[Mutant]:
         return block.backward(params, residuals, dy)
 
     for name, backward in (("dy ignored", ones), ("another residual", stale)):
-        other = jax.tree.leaves(fast(backward)(row.params, residuals, dy))
+        other = jax.tree.leaves(jit_for_few_runs(backward)(row.params, residuals, dy))
         if any(_differs(a, b) for a, b in zip(other, leaves, strict=True)):
             yield Mutant(name, with_backward(backward))
     if _curved(row, dy):
@@ -225,7 +225,9 @@ def _curved(row: Row, dy: Any) -> bool:
         return jax.tree.leaves(row.block.backward(params, residuals, dy))
 
     floats = [leaves[i] for i in places]
-    change = fast(lambda v: jax.jvp(gradient, (v,), (jax.tree.map(jnp.ones_like, v),))[1])(floats)
+    change = jit_for_few_runs(
+        lambda v: jax.jvp(gradient, (v,), (jax.tree.map(jnp.ones_like, v),))[1]
+    )(floats)
     return any(bool(np.max(np.abs(d), initial=0) > 1e-3) for d in change)
 
 
@@ -250,7 +252,7 @@ def _at_points(row: Row) -> Iterator[Mutant]:
         return block._replace(forward=forward, backward=backward, graph=None)
 
     if not isinstance(x, tuple) and x.size and row.key is None:
-        at = fast(lambda x: _value_and_slope(row, x))
+        at = jit_for_few_runs(lambda x: _value_and_slope(row, x))
         y, slope = at(np.zeros_like(x))
         if block.init is no_params and jnp.shape(y) == x.shape and np.isfinite(slope).all():
             yield Mutant("wrong only at 0", seeing_x(

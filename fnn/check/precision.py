@@ -18,7 +18,7 @@ from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import PROGRAMS, Sample
 from fnn.check.subject import Cotangents, Lab, cast, path_of
 from fnn.check.transformations import first_line
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.pytrees import flat, split_floats
 
 NARROW = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -314,7 +314,7 @@ def _stirred(traced: Callable[..., Any]) -> Callable[..., Any]:
         nothing = [jax.lax.full_like(t, 0) for t in truth]
         return jax.lax.scan(body, nothing, (noise, reach))[0]
 
-    return fast(run)
+    return jit_for_few_runs(run)
 
 
 def _units_off(

@@ -12,7 +12,7 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check.rule import PROGRAMS, CheckError, Rule, Sample, has_custom_rule, without_custom_rules
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 from fnn.pytrees import flat
 
 Cotangents = list[Any]  # one for every floating leaf of (params, x), None where there is none
@@ -93,7 +93,7 @@ def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Prog
         return jax.lax.scan(body, 0, None, length=1)[1]
 
     mapped = jax.vmap(run, in_axes=(None, 0, None, 0))
-    return Programs(run, fast(run), fast(mapped), fast(looped))
+    return Programs(run, jit_for_few_runs(run), jit_for_few_runs(mapped), jit_for_few_runs(looped))
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -118,8 +118,8 @@ def _by_autodiff(primal: Callable[..., Any], layout: Layout) -> Callable[..., An
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
-    """:func:`fast`, the same program for the same function."""
-    return fast(f)
+    """:func:`jit_for_few_runs`, the same program for the same function."""
+    return jit_for_few_runs(f)
 
 
 class Lab:

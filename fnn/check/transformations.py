@@ -16,7 +16,7 @@ from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import PROGRAMS, Sample
 from fnn.check.subject import Lab, Layout, leaves_of
-from fnn.compiling import fast
+from fnn.compiling import jit_for_few_runs
 
 
 def first_line(error: Exception) -> str:
@@ -120,7 +120,7 @@ def _curved(
 
         return jax.jvp(gradient, (floats,), (line,))[1]
 
-    return fast(curved)
+    return jit_for_few_runs(curved)
 
 
 def second_order(lab: Lab, tried: Sequence[Trial]) -> Result:

@@ -159,6 +159,11 @@ def test_integers_are_refused(name):
         BLOCKS[name].forward({}, jnp.arange(3))
 
 
+def test_the_names_of_the_field_are_aliases():
+    assert nl.sigmoid is nl.logistic and nl.heaviside is nl.step
+    assert nl.sigmoid().name == "logistic" and nl.heaviside().kind.maker == "step"
+
+
 def test_celu_needs_a_width():
     with pytest.raises(BlockValueError, match="alpha is 0"):
         nl.celu(0.0)

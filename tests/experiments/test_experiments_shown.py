@@ -178,9 +178,8 @@ def test_nonlinearities_shows_every_one_that_fnn_exports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported = {
-        name for name, f in vars(fnn).items()
-        if getattr(f, "__module__", None) in _MODULES
-    } - {"elementwise", "piecewise_linear"}  # fmt: skip
+        f.__name__ for f in vars(fnn).values() if getattr(f, "__module__", None) in _MODULES
+    } - {"elementwise", "piecewise_linear"}
     assert set(nonlinearities.NONLINEARITIES) == exported
     assert list(nonlinearities.NONLINEARITIES)[:4] == ["step", "logistic", "tanh", "relu"]
 
