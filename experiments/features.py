@@ -34,7 +34,7 @@ class Options(Training):
     data_dir: Path | None = None
     """folder that holds mnist/; else $FNN_DATA, the cache, or a download"""
     out: Path | None = None  # type: ignore[assignment]
-    """folder for history.csv, the parameters and the pictures; results/features_DATA by default"""
+    """folder for the report, parameters and figures; results/features_DATA by default"""
 
 
 def up_to(net: Block, name: str) -> Block:
@@ -127,7 +127,6 @@ def main(options: Options) -> int:
     w = np.asarray(fitted.params["hidden_1"]["w"], np.float32)
     _draw_filters(w, components, data, options.out / "filters.png")
     _draw_scatter(features, data, options.seed, options.out / "scatter.png")
-    figures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
     results = {f"test accuracy, linear on {n}": a for n, a in accuracy.items()}
     return conclude(options.out, results, fitted)
 

@@ -79,9 +79,6 @@ def main(options: Options) -> int:
         logits = predict(net, fitted.params, sets["test"].x, options.jax_dtype)
         by_bit[name] = np.mean((logits > 0) == (target > 0.5), axis=0)
         together[name] = all_right(logits, target)
-        if fitted.history:
-            curves = options.out / f"learning_{name.replace(' ', '_')}.png"
-            figures.learning_curves(fitted.history, curves, fitted.best_epoch)
     console.print()
     table(
         "Right on the test images",

@@ -36,7 +36,7 @@ class Options(Training):
     batch_size: int = 64
     learning_rate: float = 0.05
     out: Path | None = None  # type: ignore[assignment]
-    """folder for history.csv, the parameters and the pictures; results/DATA by default"""
+    """folder for the report, parameters and figures; results/DATA by default"""
 
 
 def main(options: Options) -> int:

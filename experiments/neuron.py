@@ -40,7 +40,7 @@ STEPS = 100_000  # it takes a few thousand
 class Options(Training):
     epochs: int = 50
     out: Path = Path("results/neuron")
-    """folder for history.csv, the parameters and the pictures"""
+    """folder for report.html, history.csv, the parameters and figures"""
 
 
 def main(options: Options) -> int:
@@ -64,8 +64,6 @@ def main(options: Options) -> int:
     p = np.asarray(jax.nn.sigmoid(z))
     page.add("Worst mistakes", report.mistakes(None, np.stack([1 - p, p], -1), labels, names))
     page.write(options.out)
-    if fitted.history:
-        figures.learning_curves(fitted.history, options.out / "learning.png", fitted.best_epoch)
     _draw_neuron(z, data, accuracy, options.out / "neuron.png")
 
     with jax.enable_x64(True):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import fnn
-from experiments.common import figures, report
+from experiments.common import report
 from experiments.common.console import console
 from experiments.common.data import Dataset
 from experiments.common.options import Training
@@ -28,21 +28,12 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     accuracy = fnn.accuracy(logits, data.test.target)
     out, names = options.out, data.class_names
     assert data.image_shape is not None
-    if fitted.history:
-        figures.learning_curves(fitted.history, out / "learning.png", fitted.best_epoch)
-    figures.confusion_matrix(logits.argmax(-1), data.test.target, names, out / "confusion.png")
     probabilities = np.asarray(jax.nn.softmax(logits))
     images = data.test.x.reshape(-1, *data.image_shape[:2])
-    figures.worst_mistakes(images, probabilities, data.test.target, names, out / "mistakes.png")
     # hidden_1 or conv_1, or of a network without either, out.
     first = np.asarray(fitted.params[min(fitted.params)]["w"])
     patterns = first.reshape(-1, first.shape[-1])  # of a convolution, what it looks for in a patch
     shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
-    figures.filters(
-        patterns, shape,
-        out / "filters.png",
-        "What the units of the first layer look for (red: ink wanted, blue: not wanted)",
-    )  # fmt: skip
     page.facts = {
         "test accuracy": f"{accuracy:.2%}",
         "kept": f"epoch {fitted.best_epoch}",

@@ -36,7 +36,7 @@ class Training:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """of the computation; parameters are float32 at least"""
     out: Path = Path("results")
-    """folder for report.html, history.csv, the parameters and the pictures"""
+    """folder for report.html, history.csv, the parameters and figures"""
     diagnostics: bool = False
     """look at every layer during training, and say what is wrong, if anything"""
     command: Annotated[str, tyro.conf.Suppress] = ""

@@ -23,10 +23,10 @@ import numpy as np
 import tyro
 from rich.markup import escape
 
-from experiments.common import figures
 from experiments.common.console import console, table
 from experiments.common.options import at_least, writable
 from experiments.common.run import replacing
+from experiments.googlenet.guesses import Guess, draw_guesses
 from experiments.googlenet.images import Labelled, PictureError, is_turned, labelled
 from experiments.googlenet.recognition import Recogniser, recogniser, samples
 from experiments.googlenet.train import Train, train
@@ -166,13 +166,13 @@ def _draw(
     for i, (picture, row) in enumerate(zip(paths, probabilities, strict=True)):
         ranked = best(row)
         shown.append(
-            figures.Guess(
+            Guess(
                 looking.see(picture, options.upright), picture.name,
                 [_short(looking.names[k]) for k in ranked], row[ranked],
                 None if labels is None else _short(looking.names[labels[i]]),
             )
         )  # fmt: skip
-    return figures.guesses(shown, path)
+    return draw_guesses(shown, path)
 
 
 def _write(

@@ -25,7 +25,7 @@ import optax
 import tyro
 
 import fnn
-from experiments.common import figures, report
+from experiments.common import report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.common.options import at_least, seeded, writable
 from experiments.common.report import Report
@@ -80,7 +80,7 @@ class Train:
     skip_broken: bool = False
     """leave out pictures that cannot be read, rather than refuse the folder"""
     out: Path = Path("results/googlenet_trained")
-    """folder for report.html, history.csv, the parameters, weights.npz and the pictures"""
+    """folder for report.html, history.csv, the parameters, and weights.npz"""
     seed: int = 0
     """seeds what is held out, the initial weights, the order, the parts of pictures, dropout"""
     command: Annotated[str, tyro.conf.Suppress] = ""
@@ -190,7 +190,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     raw, averaged = judge(data.test, learned.params, learned.average)
     on = "validation" if data.test is data.validation else "test"
     page.facts[f"{on} accuracy"] = f"{averaged.accuracy:.2%}"
-    _draw(options, data, learned, averaged, page)
+    _report(data, learned, averaged, page)
     if options.check:
         example = scaling(data.train.see(0)[None]), data.train.labels[:1]
         drawn = report.whiteboard(net, one, learned.average, example)
@@ -224,16 +224,12 @@ def _keep(options: Train, data: Data, learned: Learned) -> None:
         file.write("\n")
 
 
-def _draw(options: Train, data: Data, learned: Learned, judged: Judged, page: Report) -> None:
-    """The pictures, and the page's sections with the same and more."""
-    out, labels = options.out, data.test.labels
+def _report(data: Data, learned: Learned, judged: Judged, page: Report) -> None:
+    """Adds what was learned to the report."""
+    labels = data.test.labels
     label = "training, all three classifiers"
     page.training(learned.history, learned.ended, learned.stopped, label=label)
-    if learned.history:
-        figures.learning_curves(learned.history, out / "learning.png", training=label)
     if len(data.names) <= DRAWN_CLASSES:
-        path = out / "confusion.png"
-        figures.confusion_matrix(judged.guess, labels, data.names, path)
         page.add("Confusion matrix", report.confusion(judged.guess, labels, data.names))
     probabilities = np.asarray(jax.nn.softmax(judged.logits))
     page.add("Worst mistakes", report.mistakes(data.seen, probabilities, labels, data.names))

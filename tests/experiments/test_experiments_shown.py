@@ -208,7 +208,7 @@ def test_neuron_is_logistic_regression(tmp_path: Path, capsys: pytest.CaptureFix
     errors = re.findall(r"│ linear/[wb] .* (\S+) │", shown)
     assert len(errors) == 2
     assert max(map(float, errors)) < 1e-12
-    for name in ("history.csv", "learning.png", "neuron.png", "weights.png", "descent.png"):
+    for name in ("history.csv", "report.html", "neuron.png", "weights.png", "descent.png"):
         assert (tmp_path / name).exists()
     assert (tmp_path / "params").is_dir()
 

@@ -52,14 +52,13 @@ def check_files(out: Path, pictures: list[str], trained: list[str]) -> None:
     for folder in trained:
         assert history(out / folder), folder
         assert (out / folder / "params").is_dir(), folder
+        assert (out / folder / "report.html").exists() or folder == "committee"
 
 
 def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = run("digits", tmp_path)
     assert results["test accuracy"] >= 0.97
-    pictures = ["learning.png", "confusion.png", "mistakes.png", "filters.png"]
-    check_files(tmp_path, pictures, ["."])
-    assert (tmp_path / "report.html").exists()
+    check_files(tmp_path, [], ["."])
     assert len(history(tmp_path)) == 60
     printed = capsys.readouterr().out
     for part in ("The network", "hidden_1/w", "largest relative error", "epoch 60", "test acc"):
@@ -86,9 +85,7 @@ def test_four_neurons_hidden_layer_wins(tmp_path: Path) -> None:
     one = results["test accuracy, all four bits, one layer"]
     hidden = results["test accuracy, all four bits, hidden layer"]
     assert hidden > one + 0.1
-    pictures = ["neurons.png", "accuracy.png", "learning_one_layer.png"]
-    check_files(tmp_path, pictures, ["one_layer", "hidden_layer"])
-    assert all((tmp_path / name / "report.html").exists() for name in ("one_layer", "hidden_layer"))
+    check_files(tmp_path, ["neurons.png", "accuracy.png"], ["one_layer", "hidden_layer"])
 
 
 def test_bits() -> None:
@@ -132,7 +129,7 @@ def test_features(tmp_path: Path) -> None:
     results = run("features", tmp_path, "--hidden", "16", "--epochs", "3", "--linear-epochs", "2")
     assert len(results) == 3
     check_files(
-        tmp_path, ["filters.png", "scatter.png", "learning.png"],
+        tmp_path, ["filters.png", "scatter.png"],
         ["network", "linear_pixels", "linear_PCA", "linear_hidden_units"],
     )  # fmt: skip
 
@@ -150,7 +147,7 @@ def test_part_of_a_network_is_what_the_whole_computes_on_the_way() -> None:
 def test_mnist_learns_within_one_epoch(tmp_path: Path) -> None:
     results = run("mnist", tmp_path, "--epochs", "1")
     assert results["test accuracy"] > 0.94
-    check_files(tmp_path, ["learning.png", "confusion.png", "mistakes.png", "filters.png"], ["."])
+    check_files(tmp_path, [], ["."])
 
 
 @pytest.mark.parametrize(
