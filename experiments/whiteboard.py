@@ -131,13 +131,9 @@ def expression(options: Options) -> Subject:
     lecture = options.what == "circuit"
     circuit = parse(LECTURE if lecture else options.what)
     entries = LECTURE_AT if lecture else [e for text in options.at for e in text.split(",")]
-    values = assigned(circuit, entries) | circuit.constants
-    numbers = tuple(np.float64(values[name]) for name in circuit.inputs)
-    f = circuit.gates[-1].name
-    return Subject(
-        f"{f} = {circuit.expression}", circuit.block(), {},
-        numbers if len(numbers) > 1 else numbers[0], compiled=False,
-    )  # fmt: skip
+    x = circuit.arrays(assigned(circuit, entries))
+    title = f"{circuit.gates[-1].name} = {circuit.expression}"
+    return Subject(title, circuit.block(), {}, x, compiled=False)
 
 
 def neuron(options: Options) -> Subject:

@@ -1,16 +1,17 @@
-# ruff: noqa: RUF001 - gates show their symbols
 """Expressions as circuits of gates: read by Python's grammar, never evaluated as code."""
 
 from __future__ import annotations
 
 import ast
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fnn
 from fnn.block import Block
@@ -22,73 +23,59 @@ LECTURE_AT = ("x=-2", "y=5", "z=-4")
 
 
 class Kind(NamedTuple):
-    """A kind of gate: fnn's block, the same in plain JAX to check against, how it is written.
-
-    ``text`` and ``locals`` are templates of the names of the inputs, {0} and {1}, and of the
-    output, {y}; ``locals`` has the formula of the local derivative by each input.
-    """
+    """A kind of gate: fnn's block, the same in plain JAX to check against, how many inputs."""
 
     block: Callable[[], Block]
     plain: Callable[..., Any]
-    text: str
-    locals: tuple[str, ...]
+    inputs: int = 1
 
 
 OPERATORS: dict[type, Kind] = {
-    ast.Add: Kind(fnn.add, lambda a, b: a + b, "{0} + {1}", ("1", "1")),
-    ast.Sub: Kind(fnn.subtract, lambda a, b: a - b, "{0} - {1}", ("1", "-1")),
-    ast.Mult: Kind(fnn.multiply, lambda a, b: a * b, "{0} * {1}", ("{1}", "{0}")),
-    ast.Div: Kind(fnn.divide, lambda a, b: a / b, "{0} / {1}", ("1/{1}", "-{0}/{1}²")),
-    ast.Pow: Kind(fnn.power, lambda a, b: a**b, "{0} ** {1}", ("{1} {0}^({1}-1)", "{y} log({0})")),
-    ast.USub: Kind(fnn.negate, lambda a: -a, "-{0}", ("-1",)),
+    ast.Add: Kind(fnn.add, operator.add, 2),
+    ast.Sub: Kind(fnn.subtract, operator.sub, 2),
+    ast.Mult: Kind(fnn.multiply, operator.mul, 2),
+    ast.Div: Kind(fnn.divide, operator.truediv, 2),
+    ast.Pow: Kind(fnn.power, operator.pow, 2),
+    ast.USub: Kind(fnn.negate, operator.neg),
 }
 
-_LOGISTIC = Kind(fnn.logistic, jax.nn.sigmoid, "sigmoid({0})", ("{y} (1 - {y})",))
 FUNCTIONS: dict[str, Kind] = {
-    "exp": Kind(fnn.exp, jnp.exp, "exp({0})", ("{y}",)),
-    "log": Kind(fnn.log, jnp.log, "log({0})", ("1/{0}",)),
-    "sqrt": Kind(fnn.sqrt, jnp.sqrt, "sqrt({0})", ("1/(2 {y})",)),
-    "square": Kind(fnn.square, jnp.square, "square({0})", ("2 {0}",)),
-    "max": Kind(
-        fnn.maximum, jnp.maximum, "max({0}, {1})", ("[{0} > {1}]", "[{1} > {0}]")
-    ),
-    "min": Kind(
-        fnn.minimum, jnp.minimum, "min({0}, {1})", ("[{0} < {1}]", "[{1} < {0}]")
-    ),
-    "logistic": _LOGISTIC,
-    "sigmoid": _LOGISTIC,
-    "sigma": _LOGISTIC,
-    "tanh": Kind(fnn.tanh, jnp.tanh, "tanh({0})", ("1 - {y}²",)),
-    "relu": Kind(fnn.relu, jax.nn.relu, "relu({0})", ("[{0} > 0]",)),
-    "abs": Kind(fnn.absolute, jnp.abs, "abs({0})", ("sign({0})",)),
-    "softplus": Kind(fnn.softplus, jax.nn.softplus, "softplus({0})", ("sigmoid({0})",)),
-}  # fmt: skip
+    "exp": Kind(fnn.exp, jnp.exp),
+    "log": Kind(fnn.log, jnp.log),
+    "sqrt": Kind(fnn.sqrt, jnp.sqrt),
+    "square": Kind(fnn.square, jnp.square),
+    "max": Kind(fnn.maximum, jnp.maximum, 2),
+    "min": Kind(fnn.minimum, jnp.minimum, 2),
+    **dict.fromkeys(("logistic", "sigmoid", "sigma"), Kind(fnn.logistic, jax.nn.sigmoid)),
+    "tanh": Kind(fnn.tanh, jnp.tanh),
+    "relu": Kind(fnn.relu, jax.nn.relu),
+    "abs": Kind(fnn.absolute, jnp.abs),
+    "softplus": Kind(fnn.softplus, jax.nn.softplus),
+}
 
 
 def _fixed_power(p: float) -> Kind:
     """x to a constant power: the exponent belongs to the gate, so a negative x has a gradient."""
     p = int(p) if p.is_integer() else p
-    text = f"({p})" if p < 0 else f"{p:g}"
-    return Kind(
-        lambda: fnn.power(p), lambda a: a**p, f"{{0}} ** {text}",
-        (f"{p:g} {{0}}" if p == 2 else f"{p:g} {{0}}^{p - 1:g}",),
-    )  # fmt: skip
+    return Kind(lambda: fnn.power(p), lambda a: a**p)
 
 
 class Gate(NamedTuple):
-    """One gate of the circuit; ``inputs`` are names of variables, constants or other gates."""
+    """One gate of the circuit.
+
+    ``inputs`` are names of variables, constants or other gates; ``source`` is its part of the
+    expression.
+    """
 
     name: str
     kind: Kind
     inputs: tuple[str, ...]
-
-    def written(self, names: Mapping[str, str]) -> str:
-        return self.kind.text.format(*(names[i] for i in self.inputs), y=names[self.name])
+    source: str
 
 
 @dataclass
 class Circuit:
-    """An expression as gates, in an order in which every value is made before it is read."""
+    """An expression as gates, each after those whose values it reads."""
 
     expression: str
     variables: list[str] = field(default_factory=list)
@@ -104,12 +91,11 @@ class Circuit:
         nodes = [(gate.name, gate.kind.block(), gate.inputs) for gate in self.gates]
         return fnn.graph(self.inputs, nodes, self.gates[-1].name, name="circuit")
 
-    def readers(self, name: str) -> int:
-        return sum(gate.inputs.count(name) for gate in self.gates)
-
-    def display(self, name: str) -> str:
-        """A constant is called by its value; the rest by its name."""
-        return number(self.constants[name]) if name in self.constants else name
+    def arrays(self, at: Mapping[str, float]) -> Any:
+        """The block's input at these values of the variables: float64, a tuple if several."""
+        values = {**at, **self.constants}
+        arrays = tuple(np.float64(values[name]) for name in self.inputs)
+        return arrays if len(arrays) > 1 else arrays[0]
 
 
 # ---- from text to circuit --------------------------------------------------------------------
@@ -158,30 +144,30 @@ def _read(node: ast.expr, circuit: Circuit) -> str:
     if constant is not None:
         if not math.isfinite(constant):
             raise ValueError(f"{where}: the number is too large for float64")
-        name = number(constant)  # called by its value; of equal ones each has a prime more
+        name = number(constant)  # named by its value, equal ones with primes
         while name in circuit.constants:
-            name += "′"
+            name += "′"  # noqa: RUF001
         circuit.constants[name] = constant
         return name
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         exponent = _constant(node.right) if isinstance(node.op, ast.Pow) else None
         if exponent is not None and math.isfinite(exponent):
-            return _gate(circuit, _fixed_power(exponent), node.left)
-        return _gate(circuit, OPERATORS[type(node.op)], node.left, node.right)
+            return _gate(circuit, node, _fixed_power(exponent), node.left)
+        return _gate(circuit, node, OPERATORS[type(node.op)], node.left, node.right)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
         return _read(node.operand, circuit)
     if isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
-        return _gate(circuit, OPERATORS[type(node.op)], node.operand)
+        return _gate(circuit, node, OPERATORS[type(node.op)], node.operand)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         kind = FUNCTIONS.get(node.func.id)
         if kind is None:
             raise ValueError(
                 f"{where}: there is no function {node.func.id!r}; there are: {', '.join(FUNCTIONS)}"
             )
-        if len(node.args) != len(kind.locals) or node.keywords:
-            needs = f"{len(kind.locals)} input{'s' * (len(kind.locals) > 1)}"
+        if len(node.args) != kind.inputs or node.keywords:
+            needs = f"{kind.inputs} input{'s' * (kind.inputs > 1)}"
             raise ValueError(f"{where}: {node.func.id} takes {needs}, got {len(node.args)}")
-        return _gate(circuit, kind, *node.args)
+        return _gate(circuit, node, kind, *node.args)
     what = ast.get_source_segment(circuit.expression, node) or type(node).__name__
     raise ValueError(
         f"{where}: {what!r} is not a number, a name, + - * / ** or one of {', '.join(FUNCTIONS)}"
@@ -203,10 +189,11 @@ def _constant(node: ast.expr) -> float | None:
     return None
 
 
-def _gate(circuit: Circuit, kind: Kind, *operands: ast.expr) -> str:
+def _gate(circuit: Circuit, node: ast.expr, kind: Kind, *operands: ast.expr) -> str:
     inputs = tuple(_read(operand, circuit) for operand in operands)
     name = f"gate {len(circuit.gates) + 1}"
-    circuit.gates.append(Gate(name, kind, inputs))
+    source = ast.get_source_segment(circuit.expression, node) or ""
+    circuit.gates.append(Gate(name, kind, inputs, source))
     return name
 
 
@@ -222,7 +209,7 @@ def _name_gates(circuit: Circuit) -> Circuit:
     for i, name in enumerate(inner, start=1):
         new[name] = letter if len(inner) == 1 else f"{letter}{i}"
     circuit.gates = [
-        Gate(new[gate.name], gate.kind, tuple(new.get(i, i) for i in gate.inputs))
+        gate._replace(name=new[gate.name], inputs=tuple(new.get(i, i) for i in gate.inputs))
         for gate in circuit.gates
     ]
     return circuit
