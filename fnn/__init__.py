@@ -1,4 +1,9 @@
-"""fnn: neural networks as pure functions, with a hand-written backward pass."""
+"""Neural networks as pure functions in JAX, with a backward pass that people can read and trust.
+
+Every block of a network is a ``forward`` and a hand-written ``backward``, side by side
+(:class:`fnn.Block`); one executor (:func:`fnn.graph`) applies the chain rule. Start with
+:func:`fnn.serial` to build a network and :func:`fnn.fit` to train it.
+"""
 
 from fnn import check, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
@@ -71,6 +76,8 @@ from fnn.training.fit import Fitted, fit
 from fnn.training.metrics import accuracy, r2
 from fnn.training.optimizers import Optimizer, apply_updates, sgd
 from fnn.training.steps import make_epoch, make_predict, make_step
+
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Block",
