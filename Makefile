@@ -11,6 +11,8 @@
 PYTHON ?= python3
 VENV   ?= .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 BIN     = $(VENV)/bin
+# Another installer: make test INSTALL='uv pip install --quiet --python $$(BIN)/python'
+INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST  = $(BIN)/python -m pytest -n logical --maxprocesses=8 --dist worksteal
 
 # Where python3.13 is a pyenv shim, it runs only when told which version is meant.
@@ -29,9 +31,8 @@ demo: $(VENV)/.experiments
 QUICK = XLA_FLAGS="$(XLA_FLAGS) $(shell $(BIN)/python tests/quick.py)" $(PYTEST)
 AS_COMPILED = tests/blocks/test_nonlinearities.py tests/experiments/test_exhaustive.py tests/models/test_googlenet.py
 
-# The core, and the first row of every block against autodiff.
-CORE = tests/test_graph.py tests/test_backprop.py tests/test_imports.py tests/test_packaging.py \
-	tests/training/test_training.py tests/blocks/test_zoo.py -m 'not slow and not more'
+# The core: the executor, backpropagation, training, and every block against autodiff once.
+CORE = -m core tests/test_*.py tests/training/test_training.py tests/blocks/test_zoo.py
 
 test: $(VENV)/.test
 ifdef FAST
@@ -75,7 +76,7 @@ bench: $(VENV)/.bench
 
 # One stamp per set of extras, so that the demo does not wait for the test tools.
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(INSTALL) -c constraints.txt -e '.[$*]'
 	@touch $@
 
 $(BIN)/python:

@@ -6,6 +6,7 @@ another folder, as by a user who has no clone.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -31,7 +32,8 @@ fnn.conv(4, 3)
 net = fnn.serial(hidden=fnn.linear(4), act=fnn.relu(), out=fnn.linear(2))
 x = jnp.ones((3, 5))
 params = net.init(jax.random.key(0), x)
-page = fnn.whiteboard.trace(net, params, x, jnp.array([0, 1, 1]), fnn.softmax_cross_entropy()).html()
+board = fnn.whiteboard.trace(net, params, x, jnp.array([0, 1, 1]), fnn.softmax_cross_entropy())
+page = board.html()
 assert "<svg" in page and "<script" in page and "<style" in page
 assert fnn.check.block(fnn.tanh(), x).ok
 print("fnn", fnn.__version__, "works from its wheel with jax", jax.__version__)
@@ -58,15 +60,17 @@ def main() -> None:
     for old in DIST.glob("fnn-*"):
         old.unlink()
     # The wheel is built from the source archive, so that is enough to build from.
-    run(sys.executable, "-m", "build", "--outdir", DIST)
+    uv = shutil.which("uv")
+    build = ("build", "--outdir", DIST, *(("--installer", "uv") if uv else ()))
+    run(sys.executable, "-m", *build)
     (wheel,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     check_names(wheel, source)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = Path(folder)
-        venv.create(elsewhere / "venv", with_pip=True)
+        venv.create(elsewhere / "venv", with_pip=not uv)
         python = elsewhere / "venv/bin/python"
-        pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
-        run(*pip, "install", "-c", ROOT / "constraints.txt", wheel)
+        pip = (uv, "pip", "install", "--python", python) if uv else (python, "-m", "pip", "install")
+        run(*pip, "--quiet", "-c", ROOT / "constraints.txt", wheel)
         print(run(python, "-c", USE, cwd=elsewhere), end="")
     print(f"built {wheel.relative_to(ROOT)} and {source.relative_to(ROOT)}")
 

@@ -14,6 +14,8 @@ from flax import linen, nnx
 import fnn
 from fnn.block import Block
 
+pytestmark = pytest.mark.core
+
 NET = fnn.serial(hidden=fnn.linear(4), act=fnn.tanh(), out=fnn.linear(3))
 LOSS = fnn.softmax_cross_entropy()
 

@@ -13,6 +13,8 @@ import fnn
 from fnn.block import Block, BlockError, BlockTypeError, BlockValueError, no_params
 from fnn.executor import _executor
 
+pytestmark = pytest.mark.core
+
 X = np.arange(6.0).reshape(2, 3)
 
 

@@ -423,7 +423,9 @@ SLOW = {
 
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
-    return [pytest.mark.slow] if holds in SLOW and case.id not in FIRST_ROWS else []
+    if case.id in FIRST_ROWS:
+        return [pytest.mark.core] if holds is agrees_with_autodiff else []
+    return [pytest.mark.slow] if holds in SLOW else []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from optax.contrib import reduce_on_plateau
 import fnn
 from fnn.block import Block
 
+pytestmark = pytest.mark.core
+
 N, FEATURES, CLASSES, BATCH = 14, 5, 3, 4  # the last batch of an epoch has 2
 LOSS = fnn.softmax_cross_entropy()
 
