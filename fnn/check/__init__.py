@@ -3,6 +3,7 @@
 from fnn.check.checks import PROPERTIES, block, cases, function, pair
 from fnn.check.report import Problem, Report, Result, WrongGradient
 from fnn.check.rule import CheckError
+from fnn.introspect.autodiff import errors
 from fnn.introspect.finite import Finite, NonFinite, finite
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "WrongGradient",
     "block",
     "cases",
+    "errors",
     "finite",
     "function",
     "pair",

@@ -13,6 +13,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check.rule import PROGRAMS, CheckError, Rule, Sample, has_custom_rule, without_custom_rules
 from fnn.compiling import jit_for_few_runs
+from fnn.introspect.autodiff import by_autodiff
 from fnn.pytrees import flat
 
 Cotangents = list[Any]  # one for every floating leaf of (params, x), None where there is none
@@ -102,18 +103,10 @@ def _plain(primal: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _by_autodiff(primal: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+def _by_autodiff(primal: Callable[..., Any]) -> Callable[..., Any]:
     """The cotangents of the floating leaves by ``jax.vjp``, not compiled."""
-
-    def cotangents(params: Any, x: Any, key: Any, dy: Any) -> Any:
-        sample = Sample(params, x, key)
-
-        def value(*floats: Any) -> Any:
-            return primal(*layout.fill(sample, floats))
-
-        return jax.vjp(value, *layout.floats(sample))[1](dy)
-
-    return cotangents
+    run = by_autodiff(primal)
+    return lambda *inputs: jax.tree.leaves(run(*inputs)[1:])
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -188,7 +181,7 @@ class Lab:
             if rule := has_custom_rule(self._primal, *self.sample):
                 return f"forward has a {rule} in a loop or branch, which autodiff would use"
             dy = self.cotangent(np.random.default_rng(0))
-            jax.eval_shape(_by_autodiff(self._primal, self.layout), *self.sample, dy)
+            jax.eval_shape(_by_autodiff(self._primal), *self.sample, dy)
         except Exception as error:
             return f"no autodiff of forward: {str(error).splitlines()[0][:100]}"
         return ""
@@ -201,5 +194,5 @@ class Lab:
 
     def autodiff(self, sample: Sample, dy: Any) -> Cotangents:
         """The cotangents by ``jax.vjp`` of the forward."""
-        cotangents = compiled(_by_autodiff(self._primal, self.layout))
+        cotangents = compiled(_by_autodiff(self._primal))
         return [np.asarray(d) for d in cotangents(*sample, dy)]

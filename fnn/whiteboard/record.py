@@ -23,7 +23,7 @@ from fnn.introspect.watch import is_network, watch
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.formulas import described, formula_of
 from fnn.whiteboard.recorded import Trace
-from fnn.whiteboard.referee import relative_errors
+from fnn.whiteboard.referee import errors_of
 
 
 def trace(
@@ -133,9 +133,7 @@ def _built(
             local = _local(block, seen)
         if check == "all" or (check == "blocks" and structure is None):
             got = (seen["dparams"], seen["dx"])
-            errors = relative_errors(
-                block, seen["params"], seen["x"], seen["key"], seen["y"], seen["dy"], got
-            )
+            errors = errors_of(block, seen["params"], seen["x"], seen["key"], seen["dy"], got)
     return Trace(
         path=path, block=described(block), reads=reads, params_of=params_of,
         inputs=() if structure is None else structure.inputs,

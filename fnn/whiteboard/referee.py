@@ -8,68 +8,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
+from fnn.block import Block, Key, Params, Value
 from fnn.executor import map_nodes
+from fnn.introspect.autodiff import by_autodiff, compared, relative_error
 from fnn.introspect.watch import is_network
 from fnn.pytrees import split_floats
 from fnn.whiteboard.formulas import LOSSES, described, formula_of
 
 
-def relative_errors(
-    block: Block, params: Params, x: Value, key: Key, y: Value, dy: Value, got: Any
-) -> Any:
+def errors_of(block: Block, params: Params, x: Value, key: Key, dy: Value, got: Any) -> Any:
     """How far ``got``, backward's (dparams, dx), is from ``jax.vjp`` of forward, leaf by leaf.
 
-    Relative to the leaf's largest entry, or, where that is what is left of terms that cancel (the
-    entries of a softmax add up to 1, so their sum has gradient 0), to a small part of upstream.
-    None where there is no gradient to compare, NaN where autodiff's is NaN throughout. Where
-    forward has no derivative, the block's declared subgradient is the truth.
+    Relative to the leaf's largest entry, or to a small part of upstream where terms may cancel
+    (the entries of a softmax add up to 1, so their sum has gradient 0). None where there is no
+    gradient, NaN where autodiff's is NaN throughout. Where forward has no derivative, the block's
+    declared subgradient is the truth.
     """
-    floats, put = split_floats((params, x))
     value = _differentiable(block)
-
-    def forward(*floats: Any) -> list[Any]:
-        params, x = put(floats)
-        return [leaf for leaf in jax.tree.leaves(value.forward(params, x, key)[0])]
-
-    _, pull_back = jax.vjp(forward, *floats)
-    arrived = jax.tree.leaves(dy, is_leaf=lambda d: d is None)
-    upstream = [_cotangent(leaf, d) for leaf, d in zip(jax.tree.leaves(y), arrived, strict=True)]
-    wanted = iter(pull_back(upstream))
-    want = jax.tree.map(
-        lambda v: next(wanted) if is_floating(jnp.asarray(v)) else None, (params, x)
-    )
-
+    _, *want = by_autodiff(lambda *inputs: value.forward(*inputs)[0])(params, x, key, dy)
     formula = formula_of(described(block))
     cancels = formula is None or not formula.elementwise
-    sizes = [jnp.max(jnp.abs(d), initial=0) for d in upstream if is_floating(d)] if cancels else []
+    upstream = jax.tree.leaves(dy) if cancels else []
+    sizes = [jnp.max(jnp.abs(d), initial=0) for d in upstream]
 
-    def compare(mine: Any, theirs: Any) -> Any:
-        # One None may stand for a whole network's parameters.
-        if mine is None:
-            return None
-        return jax.tree.map(lambda a, b: _relative_error(a, b, sizes), mine, theirs)
+    def error(mine: Any, theirs: Any) -> jax.Array:
+        small = 16 * float(jnp.finfo(theirs.dtype).eps) ** (1 / 3)
+        scales = [small * jnp.where(jnp.isfinite(size), size, 0) for size in sizes]
+        return relative_error(mine, theirs, *scales)
 
-    return jax.tree.map(compare, got, want, is_leaf=lambda d: d is None)
-
-
-def _cotangent(y: Any, dy: Any) -> Any:
-    if not is_floating(y):
-        return jnp.zeros(y.shape, jax.dtypes.float0)
-    return jnp.zeros_like(y) if dy is None else dy
-
-
-def _relative_error(mine: jax.Array, theirs: jax.Array, upstream: list[jax.Array]) -> jax.Array:
-    wide = compute_dtype(theirs.dtype)
-    small = 16 * float(jnp.finfo(theirs.dtype).eps) ** (1 / 3)
-    mine, theirs = jnp.asarray(mine).astype(wide), theirs.astype(wide)
-    same = (mine == theirs) | jnp.isnan(theirs)  # where autodiff has no answer (0 times infinity)
-    scale = jnp.max(jnp.abs(jnp.where(jnp.isfinite(theirs), theirs, 0)), initial=0)
-    for size in upstream:
-        scale = jnp.maximum(scale, small * jnp.where(jnp.isfinite(size), size, 0).astype(wide))
-    error = jnp.max(jnp.where(same, 0, jnp.abs(mine - theirs)), initial=0)
-    error = jnp.where(jnp.isnan(error), jnp.inf, error) / jnp.where(scale > 0, scale, 1)
-    return jnp.where(theirs.size > 0 and jnp.isnan(theirs).all(), jnp.nan, error)
+    return compared(got, tuple(want), error)
 
 
 # Linear in the target. Where that is 0 or 1, a guard in forward (0 ln 0 is 0) hides from autodiff

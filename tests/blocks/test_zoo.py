@@ -19,6 +19,7 @@ import pytest
 
 import fnn
 from fnn.block import Block, compute_dtype, is_floating
+from fnn.introspect.autodiff import by_autodiff
 from tests.zoo import CASES, Case, In, Sample, fixed, labels, positive, sample
 
 try:
@@ -60,28 +61,6 @@ def by_hand(block: Block) -> Run:
     def run(params: Any, x: Any, key: Any, dy: Any) -> tuple[Any, Any, Any]:
         y, residuals = block.forward(params, x, key)
         return (y, *block.backward(params, residuals, dy))
-
-    return run
-
-
-def by_autodiff(forward: Callable[[Any, Any, Any], Any]) -> Run:
-    """The same by jax.vjp of ``forward(params, x, key)``; None for what is not a float."""
-
-    def run(params: Any, x: Any, key: Any, dy: Any) -> tuple[Any, Any, Any]:
-        leaves, tree = jax.tree.flatten((params, x))
-        places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
-
-        def f(floats: list[Any]) -> Any:
-            filled = list(leaves)
-            for i, value in zip(places, floats, strict=True):
-                filled[i] = value
-            return forward(*tree.unflatten(filled), key)
-
-        y, vjp = jax.vjp(f, [leaves[i] for i in places])
-        cotangents: list[Any] = [None] * len(leaves)
-        for i, d in zip(places, vjp(dy)[0], strict=True):
-            cotangents[i] = d
-        return (y, *tree.unflatten(cotangents))
 
     return run
 
