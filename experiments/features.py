@@ -77,8 +77,8 @@ def main(options: Options) -> int:
         options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
         {"accuracy": fnn.accuracy}, name="network",
     )  # fmt: skip
-    if not fitted.ok:
-        return conclude(options.out, {"stopped": fitted.stopped}, fitted)
+    if not fitted.success:
+        return conclude(options.out, {"stopped": fitted.message}, fitted)
     body = up_to(net, "relu_1")
     learned = {"hidden_1": fitted.params["hidden_1"]}
     components, center = _principal_components(data.train.x, options.hidden, options.seed)

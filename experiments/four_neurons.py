@@ -96,7 +96,7 @@ def main(options: Options) -> int:
     )
     _draw_neurons(np.asarray(fits[0].params["w"]), by_bit["one layer"], options.out)
     _draw_accuracy(by_bit, together, options.out / "accuracy.png")
-    worst = next((f for f in fits if not f.ok), fits[-1])
+    worst = next((f for f in fits if not f.success), fits[-1])
     return conclude(
         options.out,
         {f"test accuracy, all four bits, {name}": together[name] for name in networks},

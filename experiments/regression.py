@@ -224,7 +224,7 @@ def main(options: Options) -> int:
             "committee's gain in cross-validation": f"{gain.mean():.4f} ± {standard_error:.4f}",
             "neuron's loss above least squares": f"{difference:.1e}",
         },
-        fitted if converged.ok else converged,
+        fitted if converged.success else converged,
     )
     return status or int(not r2["neuron"] >= r2["least squares"] - ROUNDING)
 

@@ -74,7 +74,7 @@ from fnn.training.diagnostics.findings import Finding
 from fnn.training.diagnostics.record import Diagnostics
 from fnn.training.fit import Fitted, fit
 from fnn.training.metrics import accuracy, r2
-from fnn.training.optimizers import Optimizer, apply_updates, sgd
+from fnn.training.optimizers import Optimizer, adam, apply_updates, sgd
 from fnn.training.steps import make_epoch, make_predict, make_step
 
 __version__ = "0.2.0.dev0"
@@ -90,6 +90,7 @@ __all__ = [
     "Rules",
     "absolute",
     "accuracy",
+    "adam",
     "add",
     "apply_updates",
     "as_function",

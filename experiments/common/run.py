@@ -49,7 +49,7 @@ def train(
     Writes ``history.csv``, the parameters and ``report.html`` into ``options.out``, below
     ``name`` if there is one; a caller with more to report gives its own ``page``. They are
     written also when training was interrupted or went wrong, which the caller sees in the
-    answer's ``ok`` and the reader in the message. ``optimizer`` is that of the options by
+    answer's ``success`` and the reader in the message. ``optimizer`` is that of the options by
     default.
 
     Raises:
@@ -76,8 +76,8 @@ def train(
             metrics=metrics, progress=progress, diagnostics=options.diagnostics, **fit_options,
         )  # fmt: skip
     kept = f"of epoch {fitted.best_epoch}" if fitted.history else "the last that were finite"
-    console.print(f"stopped {fitted.stopped}; the parameters kept are those {kept}")
-    if fitted.ended == "diverged":
+    console.print(f"stopped {fitted.message}; the parameters kept are those {kept}")
+    if fitted.status == "diverged":
         console.print(f"[bold red]{ADVICE}[/bold red]")
     save(out, fitted.params, fitted.history)
     if fitted.diagnostics is not None:
@@ -86,10 +86,10 @@ def train(
     drawn = report.whiteboard(net, loss, fitted.params, one)
     page.add("One example on the whiteboard", drawn)
     page.training(
-        fitted.history, fitted.ended, fitted.stopped, fitted.best_epoch, fitted.diagnostics
+        fitted.history, fitted.status, fitted.message, fitted.best_epoch, fitted.diagnostics
     )
     page.write(out)
-    if name and fitted.ended == "interrupted":
+    if name and fitted.status == "interrupted":
         raise Interrupted(options.out)
     return fitted
 
@@ -197,7 +197,7 @@ def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted | None = 
         results_file.write("\n")
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
     console.print(f"saved in {out}: {', '.join(files)}, params")
-    return 0 if fitted is None or fitted.ok else 1
+    return 0 if fitted is None or fitted.success else 1
 
 
 def _finite(results: Mapping[str, Any]) -> dict[str, Any]:

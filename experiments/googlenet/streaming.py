@@ -47,8 +47,8 @@ class Learned:
     params: Any
     average: Any
     history: list[Row]
-    ended: Literal["finished", "interrupted", "diverged"]
-    stopped: str
+    status: Literal["finished", "interrupted", "diverged"]
+    message: str
 
 
 def learn(
@@ -85,10 +85,10 @@ def learn(
     clock = _Clock(steps * plan.epochs, plan.epochs)
     history: list[Row] = []
 
-    def now(ended: Any, stopped: str) -> Learned:
+    def now(status: Any, message: str) -> Learned:
         # Copies, as the next step gives the memory of both away.
         copied, mean = (jax.tree.map(np.array, tree) for tree in (params, average))
-        return Learned(copied, mean, history, ended, stopped)
+        return Learned(copied, mean, history, status, message)
 
     at_end = now("finished", "after 0 epochs")
 
@@ -122,8 +122,8 @@ def learn(
     except KeyboardInterrupt:
         return now("interrupted", f"by an interrupt in epoch {len(history) + 1}")
     except _NotFinite as error:
-        at_end.ended = "diverged"
-        at_end.stopped = f"in epoch {len(history) + 1}: {error}"
+        at_end.status = "diverged"
+        at_end.message = f"in epoch {len(history) + 1}: {error}"
     return at_end
 
 

@@ -183,8 +183,8 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
             scaling, plan, params, watch, lambda so_far: _keep(options, data, so_far), progress,
         )  # fmt: skip
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    console.print(f"stopped {learned.stopped}")
-    if learned.ended == "diverged":
+    console.print(f"stopped {learned.message}")
+    if learned.status == "diverged":
         console.print(f"[bold red]{ADVICE}[/bold red]")
     _keep(options, data, learned)
     raw, averaged = judge(data.test, learned.params, learned.average)
@@ -204,7 +204,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         "CPU minutes": round(cpu / 60, 1),
     }
     conclude(options.out, results)
-    return 0 if learned.ended == "finished" else 1
+    return 0 if learned.status == "finished" else 1
 
 
 def _scaled(data: Data, pixels: Any, dtype: str) -> jax.Array:
@@ -228,7 +228,7 @@ def _report(data: Data, learned: Learned, judged: Judged, page: Report) -> None:
     """Adds what was learned to the report."""
     labels = data.test.labels
     label = "training, all three classifiers"
-    page.training(learned.history, learned.ended, learned.stopped, label=label)
+    page.training(learned.history, learned.status, learned.message, label=label)
     if len(data.names) <= DRAWN_CLASSES:
         page.add("Confusion matrix", report.confusion(judged.guess, labels, data.names))
     probabilities = np.asarray(jax.nn.softmax(judged.logits))

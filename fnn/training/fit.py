@@ -28,6 +28,7 @@ from fnn.training.validate import check_target, examples, options, parameters, r
 
 Metric = Callable[[Any, Any], float]
 Row = dict[str, float]
+Status = Literal["finished", "converged", "interrupted", "diverged"]
 ADVICE = "Try a lower learning rate, or look at the data and that block."
 
 
@@ -38,9 +39,9 @@ class Fitted(NamedTuple):
     there is no validation, training loss (that of the epoch that begins with them). ``state``:
     the optimiser's state at the end. ``history``: one dict per epoch: ``epoch``, ``loss`` (mean
     over the epoch), ``validation_loss`` and a ``validation_...`` per metric, ``seconds``.
-    ``best_epoch``: where ``params`` is from, 0 for the start. ``ended``: "finished" (all epochs),
+    ``best_epoch``: where ``params`` is from, 0 for the start. ``status``: "finished" (all epochs),
     "converged", "interrupted" or "diverged" (a loss or an update that is not finite, or a loss
-    that rises). ``stopped``: the same in words. ``diagnostics``: what was seen on the way, if
+    that rises). ``message``: the same in words. ``diagnostics``: what was seen on the way, if
     that was asked for.
     """
 
@@ -48,14 +49,14 @@ class Fitted(NamedTuple):
     state: Any
     history: list[Row]
     best_epoch: int
-    ended: Literal["finished", "converged", "interrupted", "diverged"]
-    stopped: str
+    status: Status
+    message: str
     diagnostics: Diagnostics | None = None
 
     @property
-    def ok(self) -> bool:
+    def success(self) -> bool:
         """Whether training ended as asked."""
-        return self.ended in ("finished", "converged")
+        return self.status in ("finished", "converged")
 
 
 def fit(
@@ -161,8 +162,8 @@ def fit(
 
     best, best_epoch, lowest = params, 0, math.inf
     history: list[Row] = []
-    ended: Literal["finished", "converged", "interrupted", "diverged"] = "finished"
-    stopped = f"after {epochs} epoch{'s' * (epochs != 1)}"
+    status: Status = "finished"
+    message = f"after {epochs} epoch{'s' * (epochs != 1)}"
     start = time.perf_counter()
     try:
         with deferred() as check_interrupt:
@@ -197,33 +198,33 @@ def fit(
                     watch(number, params, state, last=done or number == epochs)
                 if done:
                     if row["loss"] > history[0]["loss"]:
-                        ended, first_loss = "diverged", history[0]["loss"]
-                        stopped = f"as the loss rises: from {first_loss:.4g} to {row['loss']:.4g}"
+                        status, first_loss = "diverged", history[0]["loss"]
+                        message = f"as the loss rises: from {first_loss:.4g} to {row['loss']:.4g}"
                     else:
-                        ended = "converged"
-                        stopped = f"as converged: loss within {tolerance:g} for {patience} epochs"
+                        status = "converged"
+                        message = f"as converged: loss within {tolerance:g} for {patience} epochs"
                     break
     except KeyboardInterrupt:
-        ended, stopped = "interrupted", f"by an interrupt in epoch {len(history) + 1}"
+        status, message = "interrupted", f"by an interrupt in epoch {len(history) + 1}"
     except _NonFiniteLoss as error:
-        ended, stopped = "diverged", f"in {error}"
+        status, message = "diverged", f"in {error}"
         warnings.warn(
-            f"fit stopped {stopped}. The best parameters so far are kept. {ADVICE}",
+            f"fit stopped {message}. The best parameters so far are kept. {ADVICE}",
             RuntimeWarning,
             stacklevel=2,
         )
     if not history:  # no epoch was finished: the last good parameters are all there is
         best = params
-    elif judge is None and ended != "diverged":
+    elif judge is None and status != "diverged":
         last = _judge(net, loss, x, target, {})(params)["validation_loss"]
         if last <= lowest:
             best, best_epoch = params, len(history)
-    elif best_epoch == 0 and ended in ("finished", "converged"):
-        ended, stopped = "diverged", f"{stopped}; the validation loss was never finite"
+    elif best_epoch == 0 and status in ("finished", "converged"):
+        status, message = "diverged", f"{message}; the validation loss was never finite"
         best, best_epoch = params, len(history)
-        warnings.warn(f"fit stopped {stopped}. {ADVICE}", RuntimeWarning, stacklevel=2)
-    seen = None if watch is None else watch.diagnostics(history, ended)
-    return Fitted(best, state, history, best_epoch, ended, stopped, seen)
+        warnings.warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning, stacklevel=2)
+    seen = None if watch is None else watch.diagnostics(history, status)
+    return Fitted(best, state, history, best_epoch, status, message, seen)
 
 
 class _NonFiniteLoss(Exception):

@@ -10,29 +10,65 @@ import jax.numpy as jnp
 
 from fnn.block import Params
 
+LearningRate = float | Callable[[jax.Array], jax.Array]  # a schedule is a function of the step
+
 
 class Optimizer(NamedTuple):
-    """Optax's protocol: ``init(params) -> state`` and
-    ``update(grads, state, params=None) -> (updates, state)``."""
+    """Optax's protocol, and which parameters to evaluate.
+
+    ``init(params) -> state``.
+    ``update(grads, state, params=None) -> (updates, state)``.
+    ``evaluated(state, params) -> params``: where :func:`~fnn.fit` shall evaluate and return other
+    parameters than those that take the steps: an average (:func:`averaged`), or
+    ``optax.contrib.schedule_free_eval_params``.
+    """
 
     init: Callable[[Params], Any]
     update: Callable[..., tuple[Params, Any]]
+    evaluated: Callable[[Any, Params], Params] | None = None
 
 
-class SGDState(NamedTuple):
-    """The learning rate is part of the state, so changing it recompiles nothing:
-    ``state._replace(learning_rate=0.01)``. (None where a schedule sets it.)"""
+class OptimizerState(NamedTuple):
+    """What :func:`sgd` and :func:`adam` remember.
+
+    ``steps``: int32, the number taken. ``learning_rate``: None where a schedule sets it; being
+    part of the state, it changes without recompiling: ``state._replace(learning_rate=0.01)``.
+    ``moments``: running averages of the gradients, each of the structure of the parameters.
+    """
 
     steps: jax.Array
     learning_rate: jax.Array | None
-    velocity: Params | None
+    moments: tuple[Params, ...]
 
 
-def sgd(
-    learning_rate: float | Callable[[jax.Array], jax.Array],
-    momentum: float = 0.0,
-    nesterov: bool = False,
-) -> Optimizer:
+# direction(grads, moments, steps) -> (direction, moments), with the number of this step from 1.
+Direction = Callable[[Params, tuple[Params, ...], jax.Array], tuple[Params, tuple[Params, ...]]]
+
+
+def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direction) -> Optimizer:
+    """w <- w - learning_rate * direction, where ``along`` finds the direction."""
+    traced = isinstance(learning_rate, jax.core.Tracer)  # under vmap, say
+    if not callable(learning_rate) and not traced and not learning_rate > 0:
+        raise ValueError(f"{name}: learning_rate is {learning_rate}, needs a number above 0")
+
+    def init(params: Params) -> OptimizerState:
+        rate = None if callable(learning_rate) else jnp.asarray(1.0 * learning_rate)
+        zeros = tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(moments))
+        return OptimizerState(jnp.zeros((), jnp.int32), rate, zeros)
+
+    def update(
+        grads: Params, state: OptimizerState, params: Params = None
+    ) -> tuple[Params, OptimizerState]:
+        rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
+        steps = state.steps + 1
+        direction, moments = along(grads, state.moments, steps)
+        updates = jax.tree.map(lambda d: -jnp.asarray(rate).astype(d.dtype) * d, direction)
+        return updates, OptimizerState(steps, state.learning_rate, moments)
+
+    return Optimizer(init, update)
+
+
+def sgd(learning_rate: LearningRate, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
     """Stochastic gradient descent: w <- w - learning_rate * dE/dw.
 
     With momentum m: v <- m v + dE/dw and w <- w - learning_rate * v (Polyak 1964); with
@@ -40,8 +76,17 @@ def sgd(
     numbers as ``optax.sgd``.
 
     Args:
-      learning_rate: a number, or a schedule: a function of the step count, such as Optax's.
+      learning_rate: a number above 0, or a schedule: a function of the number of steps taken,
+        such as Optax's.
       momentum: 0 <= momentum < 1.
+      nesterov: look ahead along v; needs a momentum above 0.
+
+    Returns:
+      An :class:`Optimizer` whose state is an :class:`OptimizerState`, with ``moments = (v,)``
+      where there is a momentum.
+
+    Raises:
+      ValueError: a learning rate or momentum out of its range, ``nesterov`` without momentum.
 
     >>> import fnn, jax.numpy as jnp
     >>> optimizer = fnn.sgd(0.5)
@@ -50,32 +95,77 @@ def sgd(
     >>> fnn.apply_updates(params, updates)
     {'w': Array(2., dtype=float32)}
     """
-    traced = isinstance(learning_rate, jax.core.Tracer)  # mapped over, say
-    if not callable(learning_rate) and not traced and not learning_rate > 0:
-        raise ValueError(f"sgd: learning_rate is {learning_rate}, needs a number above 0")
     if not 0 <= momentum < 1:
         raise ValueError(f"sgd: momentum is {momentum}, needs 0 <= momentum < 1")
     if nesterov and momentum == 0:
         raise ValueError("sgd: nesterov needs a momentum above 0")
 
-    def init(params: Params) -> SGDState:
-        rate = None if callable(learning_rate) else jnp.asarray(1.0 * learning_rate)
-        velocity = jax.tree.map(jnp.zeros_like, params) if momentum else None
-        return SGDState(jnp.zeros((), jnp.int32), rate, velocity)
+    def plus(velocity: Params, grads: Params) -> Params:
+        return jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
 
-    def update(grads: Params, state: SGDState, params: Params = None) -> tuple[Params, SGDState]:
-        rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
-        velocity = direction = grads
-        if momentum:
-            velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, grads)
-            direction = velocity
-        if nesterov:
-            direction = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
-        updates = jax.tree.map(lambda d: -jnp.asarray(rate).astype(d.dtype) * d, direction)
-        velocity = velocity if momentum else None
-        return updates, SGDState(state.steps + 1, state.learning_rate, velocity)
+    def along(
+        grads: Params, moments: tuple[Params, ...], steps: jax.Array
+    ) -> tuple[Params, tuple[Params, ...]]:
+        if not moments:
+            return grads, ()
+        velocity = plus(moments[0], grads)
+        return plus(velocity, grads) if nesterov else velocity, (velocity,)
 
-    return Optimizer(init, update)
+    return _descent("sgd", learning_rate, 1 if momentum else 0, along)
+
+
+def adam(
+    learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> Optimizer:
+    """Adam: steps of about the learning rate, whatever the scale of the gradient.
+
+    With g = dE/dw, after step t (Kingma and Ba, ICLR 2015, algorithm 1):
+
+        m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
+        w <- w - learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+
+    The same numbers as ``optax.adam``.
+
+    Args:
+      learning_rate: a number above 0, or a schedule: a function of the number of steps taken,
+        such as Optax's.
+      b1, b2: what the running means of g and g^2 keep of themselves at each step, 0 <= b < 1.
+      eps: above 0; keeps the step small where the gradient is close to 0.
+
+    Returns:
+      An :class:`Optimizer` whose state is an :class:`OptimizerState` with ``moments = (m, v)``.
+
+    Raises:
+      ValueError: a setting out of its range.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> optimizer = fnn.adam(0.5)
+    >>> params = {"w": jnp.array(3.0)}
+    >>> updates, state = optimizer.update({"w": jnp.array(200.0)}, optimizer.init(params))
+    >>> round(float(fnn.apply_updates(params, updates)["w"]), 4)
+    2.5
+    """
+    for name, b in (("b1", b1), ("b2", b2)):
+        if not 0 <= b < 1:
+            raise ValueError(f"adam: {name} is {b}, needs 0 <= {name} < 1")
+    if not eps > 0:
+        raise ValueError(f"adam: eps is {eps}, needs a number above 0")
+
+    def along(
+        grads: Params, moments: tuple[Params, ...], steps: jax.Array
+    ) -> tuple[Params, tuple[Params, ...]]:
+        m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, moments[0], grads)
+        v = jax.tree.map(lambda v, g: (1 - b2) * g**2 + b2 * v, moments[1], grads)
+        t = steps.astype(jnp.result_type(float))  # in 16 bits 0.999^t would be 1
+        correct_m, correct_v = 1 - b1**t, 1 - b2**t
+
+        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
+            root = jnp.sqrt(v / correct_v.astype(v.dtype))
+            return m / correct_m.astype(m.dtype) / (root + eps)
+
+        return jax.tree.map(direction, m, v), (m, v)
+
+    return _descent("adam", learning_rate, 2, along)
 
 
 def apply_updates(params: Params, updates: Params) -> Params:

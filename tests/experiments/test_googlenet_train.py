@@ -185,7 +185,7 @@ def test_the_steps_are_momentum_s_and_the_average_is_the_weighted_mean_of_what_t
     learned = streaming.learn(
         net, loss, optax.sgd(0.3, 0.9), found, scaling, plan, begin, judge, kept.append, Silent(3)
     )
-    assert learned.ended == "finished" and learned.stopped == "after 3 epochs"
+    assert learned.status == "finished" and learned.message == "after 3 epochs"
     assert len(kept) == len(judged) == 3
 
     # The same by hand: p -= v, v = 0.9 v + 0.3 gradient; 5 steps an epoch, 2 examples wait.

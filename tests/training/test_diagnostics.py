@@ -449,4 +449,4 @@ def test_an_unknown_loss_still_has_findings() -> None:
     run = diagnose(relu_net(), loss=CE._replace(kind=fnn.Kind("mine")), rate=1e30, validation=None)
     assert run.findings()[0].name == "learning rate too high"
     assert "knows nothing" not in str(run)
-    assert replace(run, ended="finished").findings() == []
+    assert replace(run, status="finished").findings() == []

@@ -38,8 +38,8 @@ def test_digits_are_learned_and_the_best_is_kept() -> None:
         small_net(), CE, x[:450], target[:450], epochs=15, **FAST,
         validation=(x[450:], target[450:]), metrics={"accuracy": fnn.accuracy},
     )  # fmt: skip
-    assert fitted.ok
-    assert fitted.stopped == "after 15 epochs"
+    assert fitted.success
+    assert fitted.message == "after 15 epochs"
     assert [row["epoch"] for row in fitted.history] == list(range(1, 16))
     assert list(fitted.history[0]) == [
         "epoch", "loss", "validation_loss", "validation_accuracy", "seconds"
@@ -80,7 +80,7 @@ def test_the_key_decides_everything() -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     raw = fit(net, CE, x, target, epochs=2, key=jax.random.PRNGKey(1), **FAST)
-    assert raw.ok
+    assert raw.success
 
 
 def test_an_epoch_in_pieces_is_the_same() -> None:
@@ -109,8 +109,8 @@ def test_it_stops_at_convergence() -> None:
         fnn.linear(1), fnn.squared_error(), x, 2 * x, epochs=500, batch_size=32,
         tolerance=0.01, patience=3, optimizer=fnn.sgd(1.0),
     )  # fmt: skip
-    assert fitted.ok
-    assert "converged" in fitted.stopped
+    assert fitted.success
+    assert "converged" in fitted.message
     assert len(fitted.history) < 500
 
 
@@ -132,8 +132,8 @@ def test_an_interrupt_keeps_what_was_learned(at: int) -> None:
             raise KeyboardInterrupt
 
     fitted = fit(small_net(), CE, x, target, epochs=9, progress=interrupt, **FAST)
-    assert not fitted.ok
-    assert fitted.stopped == f"by an interrupt in epoch {at + 1}"
+    assert not fitted.success
+    assert fitted.message == f"by an interrupt in epoch {at + 1}"
     expected = fit(small_net(), CE, x, target, epochs=at, **FAST)
     assert np.array_equal(fitted.params["out"]["w"], expected.params["out"]["w"])
 
@@ -154,8 +154,8 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     net = fnn.serial(body=net, out=fnn.linear(10))
     with pytest.warns(RuntimeWarning, match="first non-finite value: output of net/body/fuse"):
         fitted = fit(net, CE, x, target, epochs=50, optimizer=fnn.sgd(0.5), batch_size=10)
-    assert not fitted.ok
-    assert "net/body/fuse (forward)" in fitted.stopped
+    assert not fitted.success
+    assert "net/body/fuse (forward)" in fitted.message
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
     prediction = fnn.make_predict(net)(fitted.params, x)
     assert np.isfinite(CE.forward({}, (prediction, jnp.asarray(target)))[0])
@@ -239,7 +239,7 @@ def test_an_uncalled_block_is_refused() -> None:
 
 
 def test_numpy_integers_are_whole_numbers() -> None:
-    assert fit(small_net(), CE, X, T, epochs=np.int64(1), batch_size=np.int32(4)).ok
+    assert fit(small_net(), CE, X, T, epochs=np.int64(1), batch_size=np.int32(4)).success
 
 
 def test_a_row_of_nan_is_not_taken_for_a_masked_one() -> None:
@@ -256,7 +256,7 @@ def test_large_batches_that_diverge_keep_finite_parameters() -> None:
     x, target = rng.random((4096, 6), np.float32), rng.integers(0, 10, 4096)
     with pytest.warns(RuntimeWarning, match="step 2"):
         fitted = fit(small_net(), CE, x, target, optimizer=fnn.sgd(1e38), batch_size=1024)
-    assert fitted.ended == "diverged"
+    assert fitted.status == "diverged"
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
 
 
@@ -287,8 +287,8 @@ def test_a_loss_that_rises_has_not_converged() -> None:
         fnn.linear(1), fnn.squared_error(), x, 3 * x + 1, epochs=30, batch_size=64,
         optimizer=fnn.sgd(0.07), tolerance=1e-3,
     )  # fmt: skip
-    assert fitted.ended == "diverged"
-    assert "the loss rises" in fitted.stopped
+    assert fitted.status == "diverged"
+    assert "the loss rises" in fitted.message
 
 
 @pytest.mark.parametrize("batch_size", [64, 32])
@@ -312,7 +312,7 @@ def test_a_validation_loss_that_is_never_finite_is_said() -> None:
     far = (np.full((3, 1), 1e200), target[:3])  # squared, beyond float64
     with pytest.warns(RuntimeWarning, match="never finite"):
         fitted = fit(fnn.linear(1), fnn.squared_error(), x, target, epochs=2, validation=far)
-    assert fitted.ended == "diverged"
+    assert fitted.status == "diverged"
     assert fitted.best_epoch == 2
 
 

@@ -1,4 +1,4 @@
-"""sgd gives Optax's numbers, and its learning rate can change without recompiling."""
+"""sgd and adam give Optax's numbers, and the learning rate can change without recompiling."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ PAIRS = {
     "momentum": (fnn.sgd(0.1, 0.9), optax.sgd(0.1, 0.9)),
     "nesterov": (fnn.sgd(0.1, 0.9, nesterov=True), optax.sgd(0.1, 0.9, nesterov=True)),
     "schedule": (fnn.sgd(SCHEDULE, 0.9), optax.sgd(SCHEDULE, 0.9)),
+    "adam": (fnn.adam(0.1), optax.adam(0.1)),
+    "adam, settings": (fnn.adam(0.1, 0.5, 0.9, 1e-3), optax.adam(0.1, 0.5, 0.9, 1e-3)),
+    "adam, schedule": (fnn.adam(SCHEDULE), optax.adam(SCHEDULE)),
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_sgd_equals_optax(name: str) -> None:
+def test_optax_gives_the_same_numbers(name: str) -> None:
     rng = np.random.default_rng(0)
     start = {"w": jnp.asarray(rng.normal(size=(3, 2))), "b": jnp.asarray(rng.normal(size=2))}
     grads = [jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), start) for _ in range(5)]
@@ -34,13 +37,16 @@ def test_sgd_equals_optax(name: str) -> None:
             params = fnn.apply_updates(params, updates)
         return params
 
-    ours, theirs = (run(optimizer, start) for optimizer in PAIRS[name])
+    mine, other = PAIRS[name]
+    ours = run(mine, start)
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes
+        theirs = run(other, start)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), ours, theirs)
 
 
-def test_parameters_keep_their_dtype() -> None:
+@pytest.mark.parametrize("optimizer", [fnn.sgd(0.1, 0.9), fnn.adam(0.1)], ids=["sgd", "adam"])
+def test_parameters_keep_their_dtype(optimizer: fnn.Optimizer) -> None:
     params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2, jnp.float32)}
-    optimizer = fnn.sgd(0.1, 0.9)
     updates, _ = optimizer.update(params, optimizer.init(params))
     new = fnn.apply_updates(params, updates)
     assert jax.tree.map(lambda p: p.dtype, new) == jax.tree.map(lambda p: p.dtype, params)
@@ -65,15 +71,19 @@ def test_the_learning_rate_changes_without_recompiling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("make", "arguments", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate is 0.0, needs a number above 0"),
-        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"learning_rate": 0.1, "momentum": 1.0}, "momentum is 1.0, needs 0 <= momentum < 1"),
-        ({"learning_rate": 0.1, "nesterov": True}, "nesterov needs a momentum above 0"),
+        (fnn.sgd, {"learning_rate": 0.0}, "sgd: learning_rate is 0.0, needs a number above 0"),
+        (fnn.sgd, {"learning_rate": -1.0}, "learning_rate is -1.0"),
+        (fnn.sgd, {"learning_rate": float("nan")}, "learning_rate is nan"),
+        (fnn.sgd, {"learning_rate": 0.1, "momentum": 1.0}, "momentum is 1.0, needs 0 <= momentum"),
+        (fnn.sgd, {"learning_rate": 0.1, "nesterov": True}, "nesterov needs a momentum above 0"),
+        (fnn.adam, {"learning_rate": 0.0}, "adam: learning_rate is 0.0, needs a number above 0"),
+        (fnn.adam, {"learning_rate": 0.1, "b1": 1.0}, "b1 is 1.0, needs 0 <= b1 < 1"),
+        (fnn.adam, {"learning_rate": 0.1, "b2": -0.1}, "b2 is -0.1, needs 0 <= b2 < 1"),
+        (fnn.adam, {"learning_rate": 0.1, "eps": 0.0}, "eps is 0.0, needs a number above 0"),
     ],
 )
-def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_refused(make: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fnn.sgd(**arguments)
+        make(**arguments)

@@ -231,7 +231,7 @@ def _large_start(d: Diagnostics) -> Found:
 def _high_rate(d: Diagnostics, alone: bool) -> Found:
     before = float(np.fmax(d.initial_loss, d.facts.ignorant))
     update, highest = _update(d), np.max(d.peaks, initial=0.0)
-    if d.ended == "diverged":
+    if d.status == "diverged":
         what = "training diverged: the loss rose, or was no longer finite"
     elif highest > SPIKE * before:
         epoch = int(np.argmax(d.peaks)) + 1

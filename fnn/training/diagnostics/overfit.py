@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, Key, Params, Value
 from fnn.executor import map_nodes
-from fnn.training.optimizers import Optimizer
+from fnn.training.optimizers import adam
 from fnn.training.steps import make_epoch
 
 FEW = 20  # examples
@@ -54,7 +53,7 @@ def learn_by_heart(
     """
     x, target = few
     examples = jax.tree.leaves(x)[0].shape[0]
-    optimizer = _adam(0.01)
+    optimizer = adam(0.01)
     epoch = make_epoch(_complete(net), loss, optimizer, examples)
     order = np.tile(np.arange(examples, dtype=np.int32), CHUNK)
     state, done, value, least = optimizer.init(params), 0, np.nan, np.nan
@@ -80,24 +79,3 @@ def _complete(block: Block) -> Block:
     rules = block.rules
     keeps_statistics = rules.update_statistics is not None  # batch norm learns with its batch's
     return block if keeps_statistics or rules.inference is None else rules.inference()
-
-
-def _adam(rate: float) -> Optimizer:
-    """Adam (Kingma and Ba, ICLR 2015): steps of about ``rate``, whatever the gradient's scale."""
-
-    def init(params: Params) -> Any:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return zeros, zeros, jnp.zeros((), jnp.int32)
-
-    def update(grads: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state[0], grads)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * jnp.square(g), state[1], grads)
-        steps = state[2] + 1
-
-        def change(m: jax.Array, v: jax.Array) -> jax.Array:
-            t = steps.astype(m.dtype)
-            return -rate * m / (1 - 0.9**t) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8)
-
-        return jax.tree.map(change, m, v), (m, v, steps)
-
-    return Optimizer(init, update)

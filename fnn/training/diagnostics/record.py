@@ -56,7 +56,7 @@ class Diagnostics:
     parameters: int
     facts: Facts
     by_heart: ByHeart
-    ended: str
+    status: str
 
     def findings(self) -> list[Finding]:
         """What is wrong and what to try, causes before their consequences; empty where all is

@@ -76,7 +76,7 @@ class Watch:
         """Takes note of the losses of an epoch's steps."""
         self.peaks.append(float(np.max(np.concatenate(losses))))
 
-    def diagnostics(self, history: list[dict[str, float]], ended: str) -> Diagnostics:
+    def diagnostics(self, history: list[dict[str, float]], status: str) -> Diagnostics:
         epochs = [epoch for epoch, _ in self.seen]
         seen = [jax.tree.map(np.asarray, values) for _, values in self.seen]
         table = np.stack([v["layers"] for v in seen]).astype(np.float64)  # (W, L, statistics)
@@ -85,7 +85,7 @@ class Watch:
             self.layers, np.array(epochs), **columns,
             accuracy=np.array([v["accuracy"] for v in seen], np.float64),
             history=history, peaks=np.array(self.peaks), initial_loss=float(seen[0]["loss"]),
-            parameters=self.parameters, facts=self.facts, by_heart=self.by_heart, ended=ended,
+            parameters=self.parameters, facts=self.facts, by_heart=self.by_heart, status=status,
         )  # fmt: skip
 
 
