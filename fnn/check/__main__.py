@@ -2,10 +2,10 @@
 
     python -m fnn.check package.module:factory --input 8,16 --arg features=32
 
-fnn's own functions at every float, and its own blocks broken on purpose, are checked from a
-clone of fnn: python -m experiments.selftest.
+A clone of fnn also checks fnn's own functions at every float, and its own blocks broken on
+purpose: python -m experiments.selftest.
 
-Exit status: 0 what was checked is right, 1 it is wrong, 2 it could not be checked, 130 Ctrl-C.
+Exit status: 0 the rule is right, 1 it is wrong, 2 it could not be checked, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fnn.check import command
 from fnn.check.rule import CheckError
 
 
@@ -30,35 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import tyro
 
-        from fnn.check import command
-
         options = tyro.cli(
-            command.Settings, args=rest, prog=f"python -m fnn.check {name}",
-            description=command.__doc__, config=(tyro.conf.FlagCreatePairsOff,),
-        )  # fmt: skip
+            command.Settings,
+            args=rest,
+            prog=f"python -m fnn.check {name}",
+            description=command.__doc__,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         return command.run(name, options)
-    except CheckError as error:
-        if os.environ.get("FNN_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "fnn":
             raise
-        print(f"error: {error}; install it with: pip install 'fnn[check]'", file=sys.stderr)
-        return 2
+        message = f"{error}; install it with: pip install 'fnn[check]'"
+    except CheckError as error:
+        if os.environ.get("FNN_TRACEBACK"):
+            raise
+        message = str(error)
     except Exception as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise
-        print(
-            f"error: could not be checked: {type(error).__name__}: {error} (FNN_TRACEBACK=1 shows "
-            "where)",
-            file=sys.stderr,
-        )
-        return 2
+        hint = "FNN_TRACEBACK=1 shows where"
+        message = f"could not be checked: {type(error).__name__}: {error} ({hint})"
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return 130
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

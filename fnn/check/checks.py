@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,14 +24,31 @@ from fnn.check import (
 )
 from fnn.check.report import SKIPPED, WRONG, Report, Result
 from fnn.check.rule import CheckError, Rule, Sample
-from fnn.check.subject import Lab, cast
+from fnn.check.subject import Subject, cast
+from fnn.check.trials import evaluate, first_line
 from fnn.compiling import jit_for_few_runs
 
-PROPERTIES = (
-    "cotangents", "autodiff", "differences", "kinks", "linear", "jit", "vmap", "microbatches",
-    "batch sizes", "scan", "second order", "float32", "bfloat16", "float16", "edges", "cost",
-    "residuals",
-)  # fmt: skip
+_CHECKS: dict[str, Callable[..., Result]] = {
+    "autodiff": derivative.autodiff,
+    "differences": derivative.by_differences,
+    "kinks": kinks.kinks,
+    "linear": derivative.linear,
+    "jit": transformations.jit,
+    "vmap": transformations.vmap,
+    "microbatches": batches.microbatches,
+    "batch sizes": batches.batch_sizes,
+    "scan": transformations.scan,
+    "second order": transformations.second_order,
+    **{
+        dtype: functools.partial(precision.precision, dtype_name=dtype)
+        for dtype in precision.DTYPES
+    },
+    "edges": nonfinite_inputs.edges,
+    "cost": cost.cost,
+    "residuals": cost.residuals,
+}
+PROPERTIES = ("cotangents", *_CHECKS)
+_REVERSE_MODE_ONLY = ("second order", "residuals")  # which a function's custom_vjp has not
 
 
 def block(
@@ -45,18 +63,20 @@ def block(
     timed: bool = True,
     name: str = "",
 ) -> Report:
-    """Checks a block's backward: that it is the derivative of its forward, and how good.
+    """Checks that a block's backward is the derivative of its forward, and how accurate it is.
 
     Args:
-      block: from a gate to a whole network with its loss.
+      block: anything from a gate to a whole network with its loss.
       x: inputs, or ``jax.ShapeDtypeStruct`` to have them drawn (normal numbers; integers 0 or
         1), or a tuple of such. Where integers have a meaning (labels), give an array.
-      params: by default those of ``init``, changed a little, so that a bias of 0 hides nothing.
-      key: for blocks that draw random numbers.
-      dtype: of the comparisons with autodiff and differences; float64 unless the block cannot.
-      seed: of everything random here.
+      params: by default those of ``init``, perturbed, so that a bias of 0 hides nothing.
+      key: a ``jax.random.key``, for blocks that draw random numbers.
+      dtype: of the comparisons with autodiff and differences: float64, or float32 for a block
+        that does not run in float64.
+      seed: random seed for inputs and checks.
       skip: names of properties to leave out, see ``PROPERTIES``.
-      timed: whether "cost" also takes the time.
+      timed: whether "cost" also measures time.
+      name: in the report, by default the block's own.
 
     Returns:
       A :class:`Report`: print it, read ``.ok``, or call ``.assert_correct()``.
@@ -88,11 +108,20 @@ def pair(
     skip: Sequence[str] = (),
     timed: bool = True,
 ) -> Report:
-    """Checks two plain functions: ``forward(*args) -> (y, residuals)`` and
-    ``backward(residuals, dy) -> dargs``, as ``jax.custom_vjp.defvjp`` takes them.
+    """Checks a forward and a backward as ``jax.custom_vjp.defvjp`` takes them.
 
-    ``args``: arrays or ``jax.ShapeDtypeStruct``. ``dargs``: a tuple with one cotangent for each
-    of args (None for integers).
+    Args:
+      forward: ``forward(*args) -> (y, residuals)``.
+      backward: ``backward(residuals, dy) -> dargs``, a tuple with one cotangent for each of
+        ``args``, None for integers.
+      args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such.
+      name, seed, skip, timed: as in :func:`block`.
+
+    Returns:
+      A :class:`Report`.
+
+    Raises:
+      CheckError: the check could not be run.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> report = fnn.check.pair(
@@ -102,8 +131,8 @@ def pair(
     True
     """
     name = name or getattr(backward, "__name__", "pair")
-    made = rule.of_pair(forward, backward, name)
-    return _check(made, tuple(args), {}, None, np.float64, seed, skip, timed)
+    checked = rule.of_pair(forward, backward, name)
+    return _check(checked, tuple(args), {}, None, np.float64, seed, skip, timed)
 
 
 def function(
@@ -116,8 +145,19 @@ def function(
 ) -> Report:
     """Checks the derivative that ``jax.grad`` uses for ``f``: its ``custom_vjp`` rule.
 
-    The referees are autodiff of ``f`` without its custom rules, and differences. ``args``:
-    arrays or ``jax.ShapeDtypeStruct``, or pytrees of such.
+    It is compared with autodiff of ``f`` without its custom rules, and with differences.
+
+    Args:
+      f: ``f(*args) -> y``; only its floating outputs are differentiated.
+      args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such.
+      name, seed, skip, timed: as in :func:`block`. "second order" and "residuals" are always
+        skipped: a ``custom_vjp`` has reverse mode only, and its residuals are JAX's.
+
+    Returns:
+      A :class:`Report`.
+
+    Raises:
+      CheckError: the check could not be run.
 
     >>> import fnn, jax
     >>> @jax.custom_vjp
@@ -128,16 +168,23 @@ def function(
     'is 0.5 times the truth everywhere: a half is lost (or a factor 2 is missing)'
     """
     name = name or getattr(f, "__name__", "function")
-    skip = (*skip, "second order", "residuals")  # custom_vjp has reverse mode only
-    made = rule.of_function(f, name)
-    return _check(made, tuple(args), {}, None, np.float64, seed, skip, timed)
+    skip = (*skip, *_REVERSE_MODE_ONLY)
+    checked = rule.of_function(f, name)
+    return _check(checked, tuple(args), {}, None, np.float64, seed, skip, timed)
 
 
 def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
     """One pytest parameter for each property, so that each is a test of its own.
 
-    ``checked`` is a block, or one of ``fnn.check.block``, ``pair``, ``function``; ``args`` and
-    ``options`` are what that takes. The check runs once, when the first of the tests does.
+    The check runs once, when the first of the tests does.
+
+    Args:
+      checked: a block, or one of ``fnn.check.block``, ``pair``, ``function``.
+      args, options: the arguments of that check.
+
+    Returns:
+      Parameters for ``pytest.mark.parametrize``: functions that raise ``AssertionError`` where
+      the property does not hold.
 
     ::
 
@@ -145,9 +192,7 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
         def test_my_block(holds):
             holds()
     """
-    import functools
-
-    import pytest
+    import pytest  # here, for users of the other checks need not have it
 
     run = functools.partial(block, checked) if isinstance(checked, Block) else checked
     report = functools.lru_cache(maxsize=1)(lambda: run(*args, **options))
@@ -162,53 +207,73 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
 
         return holds
 
-    left_out = tuple(options.get("skip", ()))
-    if run is function:
-        left_out += ("second order", "residuals")
-    return [pytest.param(test(name), id=name) for name in PROPERTIES if name not in left_out]
+    skip = (*options.get("skip", ()), *(_REVERSE_MODE_ONLY if run is function else ()))
+    return [pytest.param(test(name), id=name) for name in PROPERTIES if name not in skip]
 
 
 # ---- running it ------------------------------------------------------------------------------
 
 
 def _check(
-    made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int, skip: Sequence[str],
+    checked: Rule,
+    x: Any,
+    params: Any,
+    key: Any,
+    dtype: Any,
+    seed: int,
+    skip: Sequence[str],
     timed: bool,
-) -> Report:  # fmt: skip
+) -> Report:
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
     unknown = [name for name in skip if name not in PROPERTIES]
     if unknown:
         raise CheckError(f"no property {unknown[0]!r} to skip; there are: {', '.join(PROPERTIES)}")
-    with _exactly():
-        lab = _lab(made, x, params, key, dtype, seed)
-        report = Report(made.name, tuple(_results(lab, set(skip), timed)))
-        if report.ok or made.block is None:
+    with precisely():
+        subject = subject_of(checked, x, params, key, dtype, seed)
+        report = Report(checked.name, tuple(_results(subject, skip, timed)))
+        if report.ok or checked.block is None:
             return report
+        right = set(PROPERTIES) - set(report.wrong)
 
         def check_inner(part: localize.Inner) -> list[Result]:
             if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
                 return []
-            inner = Lab(rule.of_block(part.block), part.sample, seed)
+            inner = Subject(rule.of_block(part.block), part.sample, seed)
             _refuse(inner)
-            return list(_results(inner, set(PROPERTIES) - set(report.wrong), timed=False))
+            return list(_results(inner, right, timed=False))
 
-        blamed = localize.blame(made.block, lab.sample, check_inner)
+        blamed = localize.blame(checked.block, subject.sample, check_inner)
         return Report(report.name, report.results, blamed)
 
 
 def first_wrong(
     block: Block, x: Any, params: Any = None, *, key: Any = None, seed: int = 0, name: str = ""
 ) -> Result | None:
-    """The first property that does not hold, after which nothing more is looked at."""
-    with _exactly():
-        lab = _lab(rule.of_block(block, name), x, params, key, np.float64, seed)
-        results = _results(lab, {"cost"}, timed=False)
+    """The first property that does not hold, without "cost"; None if all hold."""
+    with precisely():
+        subject = subject_of(rule.of_block(block, name), x, params, key, np.float64, seed)
+        results = _results(subject, ("cost",), timed=False)
         return next((result for result in results if result.status == WRONG), None)
 
 
+def _results(subject: Subject, skip: Sequence[str] | set[str], timed: bool) -> Iterator[Result]:
+    structure = derivative.cotangents(subject)
+    yield structure
+    trials = evaluate(subject) if structure.status != WRONG else []
+    for name, check in _CHECKS.items():
+        if name in skip:
+            continue
+        if not trials:
+            yield Result(name, SKIPPED, "cotangents of the wrong structure, shape or dtype")
+        elif name == "cost":
+            yield check(subject, trials, timed)
+        else:
+            yield check(subject, trials)
+
+
 @contextmanager
-def _exactly() -> Iterator[None]:
-    """float64, whole products, and no warnings of NumPy's: infinities are tried on purpose."""
+def precisely() -> Iterator[None]:
+    """float64, products in full precision, and no NumPy warnings: infinities are intended."""
     with (
         jax.enable_x64(True),
         jax.default_matmul_precision("highest"),
@@ -217,13 +282,18 @@ def _exactly() -> Iterator[None]:
         yield
 
 
-def _lab(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Lab:
-    lab = Lab(made, _sample(made, x, params, key, dtype, seed), seed)
-    _refuse(lab)
-    return lab
+def subject_of(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Subject:
+    """The rule with the given or drawn inputs; for use in :func:`precisely`.
+
+    Raises:
+      CheckError: it cannot be checked.
+    """
+    subject = Subject(checked, _sample(checked, x, params, key, dtype, seed), seed)
+    _refuse(subject)
+    return subject
 
 
-def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Sample:
+def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Sample:
     if str(dtype) not in ("float64", "float32") and dtype not in (np.float64, np.float32):
         raise CheckError(f"dtype is {dtype!r}, needs numpy.float64 or numpy.float32")
     dtype = np.dtype(dtype)
@@ -240,93 +310,47 @@ def _sample(made: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) ->
                 )
     if isinstance(x, tuple) and x and all(type(v) is int for v in x):
         raise CheckError(
-            f"x is {x}, numbers without a gradient; if a shape is meant, give "
+            f"x is {x}, integers, which have no gradient; if a shape is meant, give "
             f"jax.ShapeDtypeStruct({x}, 'float32')"
         )
     x = jax.tree.map(lambda v: v if hasattr(v, "shape") else np.asarray(v, dtype), x)
     if not jax.tree.leaves(x):
         raise CheckError("no inputs: x is an empty pytree, give at least one array")
     x = cast(rule.draw(x, rng), dtype)
-    if params is None and made.block is not None:
-        init = made.block.init
+    if params is None and checked.block is not None:
+        init = checked.block.init
         try:
             params = jit_for_few_runs(lambda seed, x: init(jax.random.key(seed), x))(seed, x)
         except Exception as error:
-            raise CheckError(f"{made.name}: init raises {_line(error)}") from error
+            raise CheckError(f"{checked.name}: init raises {first_line(error, 300)}") from error
         params = rule.redraw(jax.device_get(params), rng)
     params = cast(jax.device_get(params), dtype)
     return Sample(params, x, key)
 
 
-def _refuse(lab: Lab) -> None:
-    """What cannot be checked, in words, before anything is compiled."""
-    name = lab.rule.name
-    if not lab.layout.places:
+def _refuse(subject: Subject) -> None:
+    """Raises CheckError for what cannot be checked, before anything is compiled."""
+    name = subject.rule.name
+    if not subject.layout.places:
         raise CheckError(
             f"{name}: neither params nor x have a floating leaf, so there is no gradient to check; "
             "give a floating input"
         )
-    if not any(leaf.size for leaf in lab.layout.floats(lab.sample)):
+    if not any(leaf.size for leaf in subject.layout.floats(subject.sample)):
         raise CheckError(f"{name}: every floating input is empty, so there is nothing to check")
-    try:
-        shapes = jax.eval_shape(lambda *s: lab.rule.forward(*s), *lab.sample)
-    except CheckError:
-        raise
-    except Exception as error:
-        raise CheckError(f"{name}: forward raises {_line(error)}") from error
+
+    def shapes_of(what: str, f: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return jax.eval_shape(f, *args)
+        except CheckError:
+            raise
+        except Exception as error:
+            raise CheckError(f"{name}: {what} raises {first_line(error, 300)}") from error
+
+    shapes = shapes_of("forward", lambda *s: subject.rule.forward(*s), *subject.sample)
     if not isinstance(shapes, tuple) or len(shapes) != 2:
         raise CheckError(f"{name}: forward needs to return (y, residuals)")
     if not any(is_floating(v) for v in jax.tree.leaves(shapes[0])):
         raise CheckError(f"{name}: y has no floating output, so there is nothing to differentiate")
-    try:
-        dy = lab.cotangent(np.random.default_rng(0))
-        jax.eval_shape(lab.programs.traced, *lab.sample, dy)
-    except CheckError:
-        raise
-    except Exception as error:
-        raise CheckError(f"{name}: backward raises {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-
-
-def _results(lab: Lab, skip: set[str], timed: bool) -> Iterator[Result]:
-    structure = derivative.cotangents(lab)
-    yield structure
-    if structure.status == WRONG:
-        for name in PROPERTIES[1:]:
-            if name not in skip:
-                yield Result(name, SKIPPED, "cotangents do not fit")
-        return
-    tried = derivative.trials(lab)
-
-    def want(name: str) -> bool:
-        return name not in skip
-
-    if want("autodiff"):
-        yield derivative.autodiff(lab, tried)[0]
-    if want("differences"):
-        yield derivative.by_differences(lab, tried)
-    if want("kinks"):
-        yield kinks.kinks(lab)
-    if want("linear"):
-        yield derivative.linear(lab, tried)
-    if want("jit"):
-        yield transformations.jit(lab, tried)
-    if want("vmap"):
-        yield transformations.vmap(lab, tried)
-    yield from (r for r in batches.batches(lab, tried) if want(r.property))
-    if want("scan"):
-        yield transformations.scan(lab, tried)
-    if want("second order"):
-        yield transformations.second_order(lab, tried)
-    for name in precision.NARROW:
-        if want(name):
-            yield precision.precision(lab, tried, name)
-    if want("edges"):
-        yield nonfinite_inputs.edges(lab, tried)
-    if want("cost"):
-        yield cost.cost(lab, tried, timed)
-    if want("residuals"):
-        yield cost.residuals(lab, tried)
+    dy = subject.random_cotangent(np.random.default_rng(0))
+    shapes_of("backward", subject.programs.traced, *subject.sample, dy)

@@ -38,13 +38,13 @@ class Settings:
     key: bool = False
     """Give the block a jax.random key."""
     dtype: Literal["float64", "float32"] = "float64"
-    """Of the comparison with autodiff and differences."""
+    """Dtype of the comparisons with autodiff and differences."""
     seed: int = 0
-    """Of all random numbers."""
+    """Random seed for inputs and checks."""
     skip: tuple[str, ...] = ()
     """Properties to leave out."""
     timed: bool = True
-    """Also take times, in the property `cost`."""
+    """Also measure time, in the property `cost`."""
 
 
 def run(target: str, settings: Settings) -> int:
@@ -63,39 +63,41 @@ def check(target: str, settings: Settings) -> Report:
     if not settings.input:
         raise CheckError("give the shapes of the inputs, such as --input 8,16")
     rng = np.random.default_rng(settings.seed)
-    inputs = [drawn(text, rng) for text in settings.input]
-    given = [parsed_arg(text) for text in settings.arg]
-    subject = found(target)
+    inputs = [draw_input(text, rng) for text in settings.input]
+    arguments = dict(parse_arg(text) for text in settings.arg)
+    rule = resolve(target)
     options: dict[str, Any] = {
         "seed": settings.seed,
         "skip": settings.skip,
         "timed": settings.timed,
     }
-    if isinstance(subject, tuple) and not isinstance(subject, Block):  # a Block is a tuple, too
-        return checks.pair(*subject, *inputs, **options)
-    if isinstance(subject, (jax.custom_vjp, jax.custom_jvp)):
-        return checks.function(subject, *inputs, **options)
+    if isinstance(rule, tuple) and not isinstance(rule, Block):  # a Block is a tuple, too
+        return checks.pair(*rule, *inputs, **options)
+    if isinstance(rule, (jax.custom_vjp, jax.custom_jvp)):
+        return checks.function(rule, *inputs, **options)
     try:
-        block = subject if isinstance(subject, Block) else made(target, subject, dict(given))
+        block = rule if isinstance(rule, Block) else make_block(target, rule, arguments)
     except MissingArguments as missing:  # perhaps it takes arrays: a custom rule may be inside
         try:
-            return checks.function(subject, *inputs, **options)
+            return checks.function(rule, *inputs, **options)
         except CheckError as error:
             raise CheckError(
                 f"{missing}: give them as --arg NAME=VALUE; as a function of the inputs: {error}"
             ) from error
     return checks.block(
-        block, inputs[0] if len(inputs) == 1 else tuple(inputs),
+        block,
+        inputs[0] if len(inputs) == 1 else tuple(inputs),
         key=jax.random.key(settings.seed) if settings.key else None,
-        dtype=np.dtype(settings.dtype), **options,
-    )  # fmt: skip
+        dtype=np.dtype(settings.dtype),
+        **options,
+    )
 
 
 class MissingArguments(CheckError):
     """The factory needs arguments that were not given."""
 
 
-def made(target: str, factory: Any, given: dict[str, Any]) -> Block:
+def make_block(target: str, factory: Any, arguments: dict[str, Any]) -> Block:
     """The block that the factory makes."""
     if not callable(factory):
         raise CheckError(
@@ -103,9 +105,9 @@ def made(target: str, factory: Any, given: dict[str, Any]) -> Block:
             "one"
         )
     try:
-        block = factory(**given)
+        block = factory(**arguments)
     except Exception as error:
-        missing = isinstance(error, TypeError) and not given and "missing" in str(error)
+        missing = isinstance(error, TypeError) and not arguments and "missing" in str(error)
         refusal = MissingArguments if missing else CheckError
         raise refusal(f"{target} raises {type(error).__name__}: {error}") from error
     if not isinstance(block, Block):
@@ -113,8 +115,8 @@ def made(target: str, factory: Any, given: dict[str, Any]) -> Block:
     return block
 
 
-def found(target: str) -> Any:
-    """The object that ``module:name`` names; of ``module:one,two`` a pair of them."""
+def resolve(target: str) -> Any:
+    """The object that ``module:name`` names; a pair of them for ``module:one,two``."""
     module_name, _, names = target.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -143,7 +145,7 @@ def found(target: str) -> Any:
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def parsed_arg(text: str) -> tuple[str, Any]:
+def parse_arg(text: str) -> tuple[str, Any]:
     """``features=32`` as ("features", 32)."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -153,18 +155,18 @@ def parsed_arg(text: str) -> tuple[str, Any]:
     except (ValueError, SyntaxError):
         pass
     if re.fullmatch(r"[\w.]+:[\w.]+(\(\))?", value):
-        subject = found(value.removesuffix("()"))
-        return name, subject() if value.endswith("()") else subject
+        target = resolve(value.removesuffix("()"))
+        return name, target() if value.endswith("()") else target
     return name, value
 
 
 _SHAPE = re.compile(r"\s*(\d+(\s*,\s*\d+)*)?\s*,?\s*")
 
 
-def drawn(text: str, rng: np.random.Generator) -> np.ndarray:
-    """Numbers for an input that is described as in this module's text.
+def draw_input(text: str, rng: np.random.Generator) -> np.ndarray:
+    """Numbers for an input, described as in this module's docstring.
 
-    >>> drawn("4:0..2", np.random.default_rng(0))
+    >>> draw_input("4:0..2", np.random.default_rng(0))
     array([2, 1, 1, 0], dtype=int32)
     """
     shape_text, colon, kind = text.partition(":")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +29,10 @@ class Case(NamedTuple):
 
     got: np.ndarray
     want: np.ndarray
-    at: np.ndarray
-    others: Mapping[str, np.ndarray]
-    known: Mapping[str, np.ndarray]
-    sizes: Mapping[str, int]
+    at: np.ndarray = np.zeros(0)
+    others: Mapping[str, np.ndarray] = MappingProxyType({})
+    known: Mapping[str, np.ndarray] = MappingProxyType({})
+    sizes: Mapping[str, int] = MappingProxyType({})
     again: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, int]]] = ()
     same_for_any_dy: bool = False
 

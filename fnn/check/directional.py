@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,21 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
-from fnn.check.rule import PROGRAMS, Sample
+from fnn.check.rule import MAX_PROGRAMS, Sample
+from fnn.check.subject import Cotangents, Layout, Subject, flat_floats
+from fnn.compiling import jit_for_few_runs
 
-if TYPE_CHECKING:
-    from fnn.check.subject import Cotangents, Lab, Layout
-
-MOST_LINES = 96  # of one run of the program
-MOST_NUMBERS = 2**22  # that it returns
+MAX_LINES = 96  # of one run of the program
+MAX_NUMBERS = 2**22  # that one run returns
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[..., Any]:
-    """Flat y at every step along so many lines, each a part of one flat direction.
+    """Flat y at every step along several lines, each a part of one flat direction.
 
-    One program for single entries (a part of length one) and for whole leaves, for it takes
+    One program for single entries (a part of length one) and for whole leaves, because it takes
     longer to compile than to run.
     """
-    from fnn.compiling import jit_for_few_runs
-
     ts = differences.steps()
 
     def moved(sample: Sample, direction: Any, starts: Any, stops: Any, count: Any) -> Any:
@@ -58,13 +55,13 @@ def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[
 
 
 def along(
-    lab: Lab, sample: Sample, direction: np.ndarray, starts: np.ndarray, stops: np.ndarray
+    subject: Subject, sample: Sample, direction: np.ndarray, starts: np.ndarray, stops: np.ndarray
 ) -> np.ndarray:
     """Flat y at the steps along each part [start, stop) of a flat direction: (steps, lines, y)."""
-    outputs = sum(v.size for v in jax.tree.leaves(lab.y_shape) if is_floating(v))
+    outputs = sum(v.size for v in jax.tree.leaves(subject.y_shape) if is_floating(v))
     ts = len(differences.steps())
-    most = min(MOST_LINES, max(1, MOST_NUMBERS // (ts * max(outputs, 1))))
-    program = _mover(lab.rule.forward, lab.layout, most)
+    most = min(MAX_LINES, max(1, MAX_NUMBERS // (ts * max(outputs, 1))))
+    program = _mover(subject.rule.forward, subject.layout, most)
     found = []
     for first in range(0, len(starts), most):
         some = slice(first, first + most)
@@ -76,10 +73,10 @@ def along(
     return np.concatenate(found).swapaxes(0, 1)
 
 
-def scales(lab: Lab, sample: Sample) -> np.ndarray:
+def scales(subject: Subject, sample: Sample) -> np.ndarray:
     """The scale on which each entry varies: itself, but not much less than its leaf's."""
     found = []
-    for leaf in lab.floats(sample):
+    for leaf in subject.floats(sample):
         finite = np.where(np.isfinite(leaf), leaf, 0)
         found.append(np.ravel(np.maximum(np.abs(finite), 0.1 * _typical(finite) or 1.0)))
     return np.concatenate(found) if found else np.zeros(0)
@@ -91,18 +88,20 @@ def _typical(leaf: np.ndarray) -> float:
     return float(top * np.sqrt(np.mean(np.square(leaf / top)))) if top else 0.0
 
 
-def by_entry(lab: Lab, sample: Sample, entries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def by_entry(
+    subject: Subject, sample: Sample, entries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Values of flat y around the sample, moved along single entries; and the steps' scales.
 
     Returns (steps, entries, y) and (entries,).
     """
-    starts, steps = np.asarray(entries, np.int64), scales(lab, sample)
-    return along(lab, sample, steps, starts, starts + 1), steps[starts]
+    steps = scales(subject, sample)
+    return along(subject, sample, steps, entries, entries + 1), steps[entries]
 
 
-def jacobian(lab: Lab, sample: Sample, y: Any, entries: Sequence[int]) -> Slope:
+def jacobian(subject: Subject, sample: Sample, y: Any, entries: np.ndarray) -> Slope:
     """dy/d(entry) by differences around ``y``, that of the sample: (entries, y)."""
-    values, steps = by_entry(lab, sample, entries)
+    values, steps = by_entry(subject, sample, entries)
     # An output that is small may be what is left of terms as large as the others are.
     size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
     slope = differences.both_sides(values, size, flat_floats(y))
@@ -110,7 +109,7 @@ def jacobian(lab: Lab, sample: Sample, y: Any, entries: Sequence[int]) -> Slope:
 
 
 def along_leaves(
-    lab: Lab,
+    subject: Subject,
     sample: Sample,
     y: Any,
     dys: Sequence[Any],
@@ -123,7 +122,7 @@ def along_leaves(
     Returns the slopes by differences, the same by the cotangents, and the sum of the sizes of
     the latter's terms, each (leaves, repeats, dys).
     """
-    leaves = lab.floats(sample)
+    leaves = subject.floats(sample)
     stops = np.cumsum([leaf.size for leaf in leaves])
     starts = stops - [leaf.size for leaf in leaves]
     upstream = np.stack([flat_floats(dy) for dy in dys], 1)
@@ -132,10 +131,10 @@ def along_leaves(
     values, terms = [], []
     for repeat in range(repeats):
         parts = [
-            _direction(leaf, 1000 * lab.seed + number * repeats + repeat, number)
+            _direction(leaf, 1000 * subject.seed + number * repeats + repeat, number)
             for number, leaf in enumerate(leaves)
         ]
-        around = along(lab, sample, np.concatenate(parts), starts, stops)
+        around = along(subject, sample, np.concatenate(parts), starts, stops)
         values.append(around @ upstream)
         terms.append(np.abs(around) @ np.abs(upstream))
         for k, each in enumerate(cotangents):
@@ -153,8 +152,3 @@ def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
     """A flat direction as long as the leaf's entries: irrational steps around a circle."""
     angle = np.arange(leaf.size) * 2.399963229728653
     return (_typical(leaf) or 1.0) * np.sin(angle + 1.7 * seed + number)
-
-
-def flat_floats(y: Any) -> np.ndarray:
-    """The floating leaves of y, or of its cotangent, as one vector."""
-    return np.concatenate([np.zeros(0), *map(np.ravel, filter(is_floating, jax.tree.leaves(y)))])

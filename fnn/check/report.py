@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +32,12 @@ class Result(NamedTuple):
     status: str
     figure: str
     problems: tuple[Problem, ...] = ()
+
+
+def verdict(property: str, figure: str, problems: Iterable[Problem]) -> Result:
+    """The result of a property: WRONG if there are problems, else right."""
+    problems = tuple(problems)
+    return Result(property, WRONG if problems else RIGHT, figure, problems)
 
 
 class WrongGradient(AssertionError):

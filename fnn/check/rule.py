@@ -15,7 +15,7 @@ from fnn.block import Block, is_floating
 from fnn.introspect.flops import jaxprs_inside
 from fnn.pytrees import split_floats
 
-PROGRAMS = 64  # compiled ones that are kept, so that another seed compiles nothing
+MAX_PROGRAMS = 64  # compiled programs in each cache, so that another seed compiles nothing
 
 
 class CheckError(Exception):
@@ -52,7 +52,7 @@ def of_block(block: Block, name: str = "") -> Rule:
     return Rule(name or block.name, block.forward, block.backward, primal, block, subgradient)
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def _value_of(forward: Any) -> Callable[..., Any]:
     """forward without its residuals; the same function for the same forward."""
 

@@ -1,4 +1,4 @@
-"""A rule and a sample, with the compiled functions that several properties use."""
+"""The subject of a check: a rule, a sample, and the compiled programs that properties share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import is_floating
-from fnn.check.rule import PROGRAMS, CheckError, Rule, Sample, has_custom_rule, without_custom_rules
+from fnn.check.rule import (
+    MAX_PROGRAMS,
+    CheckError,
+    Rule,
+    Sample,
+    has_custom_rule,
+    without_custom_rules,
+)
 from fnn.compiling import jit_for_few_runs
 from fnn.introspect.autodiff import by_autodiff
 from fnn.pytrees import flat
@@ -30,22 +37,41 @@ def path_of(path: Any, first: str = "") -> str:
 
 def leaves_of(params: Any, x: Any) -> list[tuple[str, Any]]:
     """(path, leaf) of params and then x; None counts as a leaf."""
-    found = []
-    for first, tree in (("params", params), ("x", x)):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
-            found.append((path_of(path, first), leaf))
-    return found
+    return [
+        (path_of(path, first), leaf)
+        for first, tree in (("params", params), ("x", x))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
+    ]
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """Floating leaves in another dtype, by NumPy: nothing is compiled."""
+    """The tree with its floating leaves in another dtype; by NumPy, so nothing is compiled."""
+    return map_floats(lambda leaf: np.asarray(leaf).astype(dtype), tree)
+
+
+def map_floats(f: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with ``f`` of every floating leaf."""
 
     def one(leaf: Any) -> Any:
-        if leaf is None or not is_floating(leaf):
-            return leaf
-        return np.asarray(leaf).astype(dtype)
+        return f(leaf) if leaf is not None and is_floating(leaf) else leaf
 
     return jax.tree.map(one, tree, is_leaf=is_none)
+
+
+def flat_floats(tree: Any) -> np.ndarray:
+    """The floating leaves of y, or of its cotangent, as one vector."""
+    return np.concatenate([np.zeros(0), *map(np.ravel, filter(is_floating, jax.tree.leaves(tree)))])
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether every floating number of a tree of NumPy arrays is finite."""
+    return all(np.isfinite(v).all() for v in jax.tree.leaves(tree) if is_floating(v))
+
+
+def largest(arrays: Sequence[Any]) -> float:
+    """The largest finite magnitude in some arrays; 0 if there is none."""
+    tops = [np.max(np.abs(a[np.isfinite(a)]), initial=0) for a in map(np.asarray, arrays)]
+    return float(max(tops, default=0.0))
 
 
 class Layout(NamedTuple):
@@ -77,15 +103,17 @@ class Programs(NamedTuple):
     looped: Callable[..., Any]
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Programs:
     def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
         y, residuals = forward(params, x, key)
-        made = backward(params, residuals, dy)
-        if not isinstance(made, tuple) or len(made) != 2:
-            got = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
+        cotangents = backward(params, residuals, dy)
+        if not isinstance(cotangents, tuple) or len(cotangents) != 2:
+            got = type(cotangents).__name__
+            if isinstance(cotangents, tuple):
+                got = f"a tuple of {len(cotangents)}"
             raise CheckError(f"backward needs to return (dparams, dx), got {got}")
-        return (y, *made)
+        return (y, *cotangents)
 
     def looped(params: Any, x: Any, key: Any, dy: Any) -> Any:
         def body(carry: Any, _: Any) -> Any:
@@ -97,26 +125,30 @@ def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Prog
     return Programs(run, jit_for_few_runs(run), jit_for_few_runs(mapped), jit_for_few_runs(looped))
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def _plain(primal: Callable[..., Any]) -> Callable[..., Any]:
     return without_custom_rules(primal)
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def _by_autodiff(primal: Callable[..., Any]) -> Callable[..., Any]:
     """The cotangents of the floating leaves by ``jax.vjp``, not compiled."""
     run = by_autodiff(primal)
     return lambda *inputs: jax.tree.leaves(run(*inputs)[1:])
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     """:func:`jit_for_few_runs`, the same program for the same function."""
     return jit_for_few_runs(f)
 
 
-class Lab:
-    """A rule under test. Everything is evaluated in float64 unless a sample says otherwise."""
+class Subject:
+    """A rule under test at a sample, in float64 unless the sample has float32 leaves.
+
+    ``names``: the path of every floating leaf of (params, x), such as ``params/w`` or ``x/0``.
+    ``in_float32``: whether the comparisons themselves are in float32.
+    """
 
     def __init__(self, rule: Rule, sample: Sample, seed: int) -> None:
         self.rule, self.sample, self.seed = rule, sample, seed
@@ -126,23 +158,35 @@ class Lab:
         self.names = [named[i][0] for i in places]
         self.programs = _programs(rule.forward, rule.backward)
         self._y_shapes: dict[Any, Any] = {}
-        self.single = any(leaf.dtype == np.float32 for leaf in self.layout.floats(sample))
+        self.in_float32 = any(leaf.dtype == np.float32 for leaf in self.layout.floats(sample))
 
-    def loose(self, tolerance: float) -> float:
-        """A tolerance for float64, or what goes for it where the block is looked at in float32."""
-        return max(tolerance, 1e-4) if self.single else tolerance
+    def tolerance(self, in_float64: float) -> float:
+        """A relative tolerance, widened where the comparison is in float32."""
+        return max(in_float64, 1e-4) if self.in_float32 else in_float64
 
     def floats(self, sample: Sample) -> list[np.ndarray]:
+        """The floating leaves of (params, x), in the order of ``names``."""
         return [np.asarray(leaf) for leaf in self.layout.floats(sample)]
 
     def fill(self, sample: Sample, floats: Sequence[Any]) -> Sample:
         """The sample with other floats."""
         return self.layout.fill(sample, floats)
 
+    def with_leaf(self, sample: Sample, leaf: int, value: np.ndarray) -> Sample:
+        """The sample with another value of one floating leaf."""
+        floats = self.floats(sample)
+        floats[leaf] = value
+        return self.fill(sample, floats)
+
     def cotangents(self, dparams: Any, dx: Any) -> Cotangents:
+        """The cotangents of the floating leaves, in the order of ``names``."""
         leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
-        places = self.layout.places
-        return [None if leaves[i] is None else np.asarray(leaves[i]) for i in places]
+        return [None if leaves[i] is None else np.asarray(leaves[i]) for i in self.layout.places]
+
+    def flat_cotangents(self, cotangents: Cotangents) -> np.ndarray:
+        """All cotangents as one vector, with zeros in place of None."""
+        leaves = zip(self.floats(self.sample), cotangents, strict=True)
+        return np.concatenate([np.zeros(f.size) if c is None else np.ravel(c) for f, c in leaves])
 
     def run(self, sample: Sample, dy: Any) -> tuple[Any, Cotangents]:
         """(y, cotangents) by the rule."""
@@ -151,6 +195,7 @@ class Lab:
 
     @property
     def y_shape(self) -> Any:
+        """Shapes and dtypes of y at the given sample."""
         return self._y_shape_of(self.sample)
 
     def _y_shape_of(self, sample: Sample) -> Any:
@@ -161,7 +206,7 @@ class Lab:
             self._y_shapes[kinds] = jax.eval_shape(lambda *s: forward(*s)[0], *sample)
         return self._y_shapes[kinds]
 
-    def cotangent(self, rng: np.random.Generator, sample: Sample | None = None) -> Any:
+    def random_cotangent(self, rng: np.random.Generator, sample: Sample | None = None) -> Any:
         """A random cotangent of y: never all ones, which would hide errors."""
         shape = self.y_shape if sample is None else self._y_shape_of(sample)
 
@@ -172,15 +217,15 @@ class Lab:
 
         return jax.tree.map(one, shape)
 
-    # ---- the referees ------------------------------------------------------------------------
+    # ---- autodiff as reference ---------------------------------------------------------------
 
     @functools.cached_property
     def no_autodiff(self) -> str:
-        """Why autodiff of the forward is no referee, or ''."""
+        """Why autodiff of the forward is no reference, or ''."""
         try:
             if rule := has_custom_rule(self._primal, *self.sample):
                 return f"forward has a {rule} in a loop or branch, which autodiff would use"
-            dy = self.cotangent(np.random.default_rng(0))
+            dy = self.random_cotangent(np.random.default_rng(0))
             jax.eval_shape(_by_autodiff(self._primal), *self.sample, dy)
         except Exception as error:
             return f"no autodiff of forward: {str(error).splitlines()[0][:100]}"

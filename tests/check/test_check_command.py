@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fnn.check.__main__ import main
-from fnn.check.command import Settings, check, drawn, parsed_arg
+from fnn.check.command import Settings, check, draw_input, parse_arg
 
 RULES = """
 import fnn, jax, jax.numpy as jnp
@@ -93,19 +93,19 @@ def test_help_says_where_the_self_tests_are(capsys: pytest.CaptureFixture[str]) 
 
 def test_inputs_are_drawn_as_described() -> None:
     rng = np.random.default_rng(0)
-    assert drawn("", rng).shape == ()
-    assert drawn("8,16", rng).shape == (8, 16)
-    labels = drawn("100:0..2", rng)
+    assert draw_input("", rng).shape == ()
+    assert draw_input("8,16", rng).shape == (8, 16)
+    labels = draw_input("100:0..2", rng)
     assert labels.dtype == np.int32 and set(labels.tolist()) == {0, 1, 2}
-    unit = drawn("50:0.25..0.5", rng)
+    unit = draw_input("50:0.25..0.5", rng)
     assert unit.min() >= 0.25 and unit.max() <= 0.5
-    assert drawn("6:bool", rng).dtype == bool
+    assert draw_input("6:bool", rng).dtype == bool
 
 
 def test_arguments_are_python_values_or_objects() -> None:
-    assert parsed_arg("sizes=(4, 3)") == ("sizes", (4, 3))
-    assert parsed_arg("padding=SAME") == ("padding", "SAME")
-    assert parsed_arg("f=fnn:relu()")[1].name == "relu"
+    assert parse_arg("sizes=(4, 3)") == ("sizes", (4, 3))
+    assert parse_arg("padding=SAME") == ("padding", "SAME")
+    assert parse_arg("f=fnn:relu()")[1].name == "relu"
 
 
 def test_a_seed_repeats_the_report() -> None:

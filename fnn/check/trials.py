@@ -1,0 +1,225 @@
+"""What the properties share: evaluations of the rule, comparing two of them, and the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import is_floating
+from fnn.check.diagnosis import Case, explain, worst_entry
+from fnn.check.report import WRONG, Problem, Result, verdict
+from fnn.check.rule import Sample, redraw
+from fnn.check.subject import Cotangents, Subject, compiled, leaves_of, map_floats
+from fnn.pytrees import flat
+
+TOO_COARSE = "float32 is too coarse for differences"
+
+
+class Trial(NamedTuple):
+    """One evaluation: where, under which upstream cotangent, and what the rule returned."""
+
+    what: str
+    sample: Sample
+    dy: Any
+    y: Any
+    got: Cotangents
+
+
+def evaluate(subject: Subject) -> list[Trial]:
+    """The rule at the given inputs under two random cotangents, and at two other inputs."""
+    rng = np.random.default_rng(subject.seed)
+    here = subject.sample
+    other = Sample(redraw(here.params, rng), redraw(here.x, rng), here.key)
+    return [
+        trial_at(subject, what, sample, rng)
+        for what, sample in (
+            ("as given", here),
+            ("another cotangent", here),
+            ("other inputs", other),
+            ("inputs three times as large", scaled(here, 3.0)),
+        )
+    ]
+
+
+def trial_at(subject: Subject, what: str, sample: Sample, rng: np.random.Generator) -> Trial:
+    """The rule at a sample, under a random cotangent."""
+    dy = subject.random_cotangent(rng, sample)
+    return Trial(what, sample, dy, *subject.run(sample, dy))
+
+
+def scaled(sample: Sample, factor: float) -> Sample:
+    """The sample with its inputs, not its parameters, times a factor."""
+    return sample._replace(x=map_floats(lambda v: factor * v, sample.x))
+
+
+def sizes_of(subject: Subject, trial: Trial) -> dict[str, int]:
+    """The sizes that a constant factor may come from, by what they are."""
+    sizes: dict[str, int] = {}
+    for name, leaf in zip(subject.names, subject.floats(trial.sample), strict=True):
+        for axis, n in enumerate(leaf.shape):
+            batch = name.startswith("x") and axis == 0 and leaf.ndim > 1
+            sizes[f"the batch size {n}" if batch else f"{n}, axis {axis} of {name}"] = n
+        sizes[f"{leaf.size}, the entries of {name}"] = leaf.size
+    for part in jax.tree.leaves(trial.y):
+        for axis, n in enumerate(part.shape):
+            sizes.setdefault(f"{n}, axis {axis} of y", n)
+    return sizes
+
+
+def first_line(error: Exception, length: int = 120) -> str:
+    """The type of an exception and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:length]}"
+
+
+def raises(property: str, words: str, error: Exception) -> Result:
+    """The result of a property in which backward raised an exception."""
+    return Result(property, WRONG, "raises", (Problem("backward", f"{words} {first_line(error)}"),))
+
+
+def compare(
+    subject: Subject,
+    property: str,
+    got: Any,
+    want: Any,
+    tolerance: float,
+    words: str,
+    diagnose: Callable[[Case], str] = explain,
+) -> Result:
+    """Two (y, dparams, dx) that should be the same numbers."""
+    problems, worst = [], 0.0
+
+    def named(values: Any) -> list[tuple[str, Any]]:
+        y, dparams, dx = values
+        outputs = [(path.replace("params", "y", 1), v) for path, v in leaves_of(y, ())]
+        return leaves_of(dparams, dx) + outputs
+
+    for (path, a), (_, b) in zip(named(got), named(want), strict=True):
+        if a is None or b is None:
+            if (a is None) != (b is None):
+                problems.append(Problem(path, f"{words}: None in one of the two"))
+            continue
+        if not is_floating(np.asarray(b)):
+            continue
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if a.shape != b.shape:
+            problems.append(Problem(path, f"{words}: shapes {a.shape} and {b.shape}"))
+            continue
+        size = np.max(np.abs(b[np.isfinite(b)]), initial=0)
+        error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+        error = np.max(np.nan_to_num(error, nan=np.inf), initial=0)
+        worst = max(worst, float(error / (size or 1.0)))
+        if error > subject.tolerance(tolerance) * size + 1e-300:
+            case = Case(a, b)
+            problems.append(Problem(path, f"{words}: {diagnose(case)}", worst_entry(case)))
+    return verdict(property, f"largest difference {min(worst, 1e300):.1e}", problems)
+
+
+# ---- the batch -------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """How the examples lie in x.
+
+    ``leaves``: for each leaf of x whether its first axis counts the examples. ``kind``: the output
+    of a batch is the "rows" of its parts, their "mean" or their "sum".
+    """
+
+    size: int
+    leaves: tuple[bool, ...]
+    kind: str
+
+    def rows(self, sample: Sample, rows: Any) -> Sample:
+        """Some of the examples."""
+        leaves, tree = flat(sample.x)
+        some = [
+            np.asarray(leaf)[rows] if along else leaf
+            for leaf, along in zip(leaves, self.leaves, strict=True)
+        ]
+        return sample._replace(x=tree.unflatten(some))
+
+    @property
+    def halves(self) -> tuple[slice, slice]:
+        """The examples of each half."""
+        return slice(0, self.size // 2), slice(self.size // 2, self.size)
+
+
+def find_batch(subject: Subject, trial: Trial) -> Batch | Problem | str:
+    """How the examples lie in x; what is wrong with half of them; or why there are none."""
+    if trial.sample.key is not None:
+        return "a random key: other batches draw other numbers"
+    why = "the inputs have no common first axis of two or more"
+    for size, leaves in _batch_axes(subject, trial):
+        batch = Batch(size, leaves, "")
+        halves = [batch.rows(trial.sample, cut) for cut in batch.halves]
+        raised = ""
+        try:
+            try:
+                ys = [trial_at(subject, "", h, np.random.default_rng(0)).y for h in halves]
+            except Exception as error:  # by forward, or by backward alone?
+                raised = first_line(error)
+                ys = [compiled(subject.rule.forward)(*half)[0] for half in halves]
+        except Exception as error:
+            why = f"half a batch raises {first_line(error)}"
+            continue
+        why = "the examples of a batch are not separate"
+        if kind := _kind(trial.y, ys, [size // 2, size - size // 2]):
+            if raised:
+                return Problem("backward", f"raises for a batch of {size // 2}: {raised}")
+            return batch._replace(kind=kind)
+    return why
+
+
+def _batch_axes(subject: Subject, trial: Trial) -> Iterator[tuple[int, tuple[bool, ...]]]:
+    """Candidates: the length of the batch, and which leaves of x have it as their first axis.
+
+    All leaves; else, where weights are among them, those that are as long as y, or the first
+    leaf alone.
+    """
+    lengths = [np.shape(v)[0] if np.ndim(v) else 0 for v in jax.tree.leaves(trial.sample.x)]
+    if len(set(lengths)) == 1 and lengths[0] > 1:
+        yield lengths[0], (True,) * len(lengths)
+    if len(lengths) < 2 or subject.rule.block is not None:
+        return
+    outputs = {np.shape(v)[0] if np.ndim(v) else 0 for v in jax.tree.leaves(trial.y)}
+    n = outputs.pop() if len(outputs) == 1 else 0
+    n = n or lengths[0]  # a loss: the first leaf is the data
+    some = tuple(length == n for length in lengths)
+    if n > 1 and any(some) and not all(some):
+        yield n, some
+    if lengths[0] > 1:
+        yield lengths[0], (True, *(False,) * (len(lengths) - 1))
+
+
+def _kind(y: Any, parts: Sequence[Any], counts: Sequence[int]) -> str:
+    """Whether y is the "rows" of its parts, their "mean" or their "sum"; '' if none of them."""
+    leaves = [jax.tree.leaves(v) for v in (y, *parts)]
+    if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in leaves[0]):
+        return ""
+    if any(len(part) != len(leaves[0]) for part in leaves):
+        return ""
+
+    def close(a: Any, b: Any) -> bool:
+        return np.shape(a) == np.shape(b) and np.allclose(a, b, 1e-9, 1e-12, equal_nan=True)
+
+    def adds_up(first: float, second: float) -> bool:
+        return all(
+            close(first * np.asarray(a) + second * np.asarray(b), whole)
+            for whole, a, b in zip(*leaves, strict=True)
+        )
+
+    if all(
+        np.ndim(whole)
+        and np.shape(a)[1:] == np.shape(b)[1:]
+        and close(np.concatenate([a, b]), whole)
+        for whole, a, b in zip(*leaves, strict=True)
+    ):
+        return "rows"
+    if any(np.shape(a) != np.shape(b) for _, a, b in zip(*leaves, strict=True)):
+        return ""
+    if adds_up(*(n / sum(counts) for n in counts)):
+        return "mean"
+    return "sum" if adds_up(1.0, 1.0) else ""
