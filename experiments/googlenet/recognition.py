@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import fnn
 from experiments.common.console import console
-from experiments.common.data import DataError
+from experiments.common.data import DataError, cache
 from experiments.googlenet.images import (
     PUBLISHED,
     PictureError,
@@ -253,8 +253,7 @@ def _default(file: str, option: str) -> Path:
 def _folders() -> Iterator[Path]:
     if root := os.environ.get("FNN_DATA"):
         yield Path(root) / "googlenet"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    yield (Path(cache) if cache else Path.home() / ".cache") / "fnn" / "googlenet"
+    yield cache("googlenet")
 
 
 def _read_names(path: Path, count: int) -> Iterator[str]:
