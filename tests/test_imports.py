@@ -90,8 +90,6 @@ def test_imports_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.split(".")[0] == "fnn"))
 def test_no_import_is_hidden_in_a_function(module: str) -> None:
-    if module == "fnn.whiteboard.recorded":
-        pytest.xfail("to be mended")
     assert [name for name, hidden in imports(module) if hidden] == []
 
 

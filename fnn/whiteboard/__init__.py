@@ -4,9 +4,9 @@
 every block in it did; the trace draws itself as ``text()``, ``svg()``, ``html()``, ``mermaid()``.
 """
 
+from fnn.whiteboard.drawable import Trace as Trace
 from fnn.whiteboard.formulas import FORMULAS as FORMULAS
 from fnn.whiteboard.formulas import Formula as Formula
 from fnn.whiteboard.record import trace as trace
-from fnn.whiteboard.recorded import Trace as Trace
 
 __all__ = ["FORMULAS", "Formula", "Trace", "trace"]

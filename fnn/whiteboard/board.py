@@ -5,25 +5,25 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from fnn.whiteboard.formulas import Described
-from fnn.whiteboard.recorded import NonFinite, Trace
+from fnn.whiteboard.recording import NonFinite, Recording
 
 MOST_BOXES = 24  # that a picture shows before networks fold by themselves
 
 
-def as_network(trace: Trace) -> Trace:
+def as_network(trace: Recording) -> Recording:
     """The trace of one block alone as that of a network with this one node."""
     if trace.inputs:
         return trace
     many = isinstance(trace.x, tuple)
     inputs = tuple(f"x{i + 1}" for i in range(len(trace.x))) if many else ("x",)
     name = trace.name.replace("/", "\u2215") or "block"  # a path is cut at slashes
-    return Trace(
+    return Recording(
         path="", block=trace.block, reads=(), params_of="", inputs=inputs, outputs=(name,),
         objective=trace.objective.replace("y", name), nodes=(_inside(trace, name, inputs),),
         params={name: trace.params}, x=trace.x, y=trace.y, residuals={name: trace.residuals},
@@ -31,12 +31,12 @@ def as_network(trace: Trace) -> Trace:
     )  # fmt: skip
 
 
-def _inside(trace: Trace, name: str, inputs: tuple[str, ...]) -> Trace:
+def _inside(trace: Recording, name: str, inputs: tuple[str, ...]) -> Recording:
     fields = {f: getattr(trace, f) for f in trace.__dataclass_fields__}
-    return Trace(**(fields | {"path": name, "reads": inputs, "params_of": name}))
+    return Recording(**(fields | {"path": name, "reads": inputs, "params_of": name}))
 
 
-def in_parts(trace: Trace) -> Trace:
+def in_parts(trace: Recording) -> Recording:
     """The trace with the long chains in it as networks of about as many parts as each has blocks.
 
     A part is called as its last block, whose value it is, so all formulas stay as they are.
@@ -49,17 +49,17 @@ def in_parts(trace: Trace) -> Trace:
     return dataclasses.replace(trace, nodes=nodes)
 
 
-def _parts(trace: Trace, nodes: tuple[Trace, ...]) -> Iterator[Trace]:
+def _parts(trace: Recording, nodes: tuple[Recording, ...]) -> Iterator[Recording]:
     reads = collections.Counter(name for node in nodes for name in node.reads)
     owners = collections.Counter(node.params_of for node in nodes)
     length = math.isqrt(len(nodes))
 
-    def goes_on(a: Trace, b: Trace) -> bool:
+    def goes_on(a: Recording, b: Recording) -> bool:
         """Whether a reads one value, only b reads a and b only a, with parameters of their own."""
         alone = len(a.reads) == 1 and reads[a.name] == 1 and a.name not in trace.outputs
         return alone and b.reads == (a.name,) and owners[a.params_of] == owners[b.params_of] == 1
 
-    part: list[Trace] = []
+    part: list[Recording] = []
     for node in nodes:
         if part and (len(part) == length or not goes_on(part[-1], node)):
             yield _part(part)
@@ -68,11 +68,11 @@ def _parts(trace: Trace, nodes: tuple[Trace, ...]) -> Iterator[Trace]:
     yield _part(part)
 
 
-def _part(nodes: list[Trace]) -> Trace:
+def _part(nodes: list[Recording]) -> Recording:
     first, last = nodes[0], nodes[-1]
     if first is last:
         return first
-    return Trace(
+    return Recording(
         path=last.path, block=Described(f"{first.name} … {last.name}", "chain"),
         reads=first.reads, params_of=last.name,
         inputs=first.reads, outputs=(last.name,), objective=last.objective,
@@ -84,7 +84,7 @@ def _part(nodes: list[Trace]) -> Trace:
     )  # fmt: skip
 
 
-def _moved(node: Trace, into: str) -> Trace:
+def _moved(node: Recording, into: str) -> Recording:
     path = f"{into}/{node.name}"
     inside = tuple(_moved(inner, path) for inner in node.nodes)
     return dataclasses.replace(node, path=path, nodes=inside)
@@ -94,13 +94,13 @@ def _moved(node: Trace, into: str) -> Trace:
 class Board:
     """A trace, and which of the networks inside it are unfolded (by path)."""
 
-    trace: Trace
+    trace: Recording
     unfolded: frozenset[str]
 
     @cached_property
-    def ids(self) -> dict[str, int]:
+    def ids(self) -> dict[str, str]:
         """A number for every node, in the order of forward."""
-        return {node.path: i for i, node in enumerate(self.trace.walk(), start=1)}
+        return {node.path: str(i) for i, node in enumerate(self.trace.walk(), start=1)}
 
     @cached_property
     def non_finite(self) -> NonFinite | None:
@@ -108,25 +108,25 @@ class Board:
         return self.trace.non_finite
 
     @cached_property
-    def folded(self) -> list[Trace]:
+    def folded(self) -> list[Recording]:
         """The networks that are one box in this picture."""
         return [node for node in self.visible() if node.nodes]
 
-    def visible(self, network: Trace | None = None) -> list[Trace]:
+    def visible(self, network: Recording | None = None) -> list[Recording]:
         """The boxes and gates to be seen, in the order in which they run."""
-        found: list[Trace] = []
+        found: list[Recording] = []
         for node in (network or self.trace).nodes:
             found += self.visible(node) if self.is_open(node) else [node]
         return found
 
-    def is_open(self, node: Trace) -> bool:
+    def is_open(self, node: Recording) -> bool:
         """Whether one sees what is inside the node."""
         return bool(node.nodes) and node.path in self.unfolded
 
-    def backward_of(self, network: Trace, name: str) -> list[str]:
+    def backward_of(self, network: Recording, name: str) -> list[str]:
         """After whose backward the whole gradient of a wire is known: their ids; 'out' stands for
         the start of backward."""
-        needs = [str(self.ids[node.path]) for node in network.nodes if name in node.reads]
+        needs = [self.ids[node.path] for node in network.nodes if name in node.reads]
         if name in network.outputs:
             if network.path == self.trace.path:
                 needs.append("out")
@@ -134,33 +134,22 @@ class Board:
                 needs += self.backward_of(self.parent(network), network.name)
         return needs
 
-    def parent(self, node: Trace) -> Trace:
+    def parent(self, node: Recording) -> Recording:
         """The network that the node is in."""
         return self._parents[node.path]
 
     @cached_property
-    def _made(self) -> dict[Any, Any]:
-        return {}
-
-    def once(self, make: Callable[..., Any], value: Any, *args: Any) -> Any:
-        """``make(value, *args)``, made once for all the frames of a drawing."""
-        key = (make, id(value), args)  # the trace holds the value, so no other has its id
-        if key not in self._made:
-            self._made[key] = make(value, *args)
-        return self._made[key]
-
-    @cached_property
-    def _parents(self) -> dict[str, Trace]:
+    def _parents(self) -> dict[str, Recording]:
         networks = (self.trace, *self.trace.walk())
         return {node.path: network for network in networks for node in network.nodes}
 
-    def called(self, network: Trace, name: str) -> str:
+    def called(self, network: Recording, name: str) -> str:
         """The value of a wire as it is called in formulas: E for the loss."""
         is_loss = self.trace.objective == "E" and network.path == self.trace.path
         return "E" if is_loss and name in network.outputs else name
 
 
-def board(trace: Trace, unfold: Any = None) -> Board:
+def board(trace: Recording, unfold: Any = None) -> Board:
     """The board of a trace.
 
     Args:
@@ -185,7 +174,7 @@ def board(trace: Trace, unfold: Any = None) -> Board:
     return Board(whole, frozenset({*paths, *around}))
 
 
-def _fitting(whole: Trace) -> Iterator[str]:
+def _fitting(whole: Recording) -> Iterator[str]:
     """The networks to open: level by level, as long as all of a level fit."""
     boxes, level = len(whole.nodes), [node for node in whole.nodes if node.nodes]
     while level:

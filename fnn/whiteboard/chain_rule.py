@@ -17,7 +17,7 @@ from fnn.introspect.text import clean
 from fnn.whiteboard.array_text import EXACT, exactly, number, shape_of, tensor
 from fnn.whiteboard.board import Board
 from fnn.whiteboard.formulas import Formula, formula_of
-from fnn.whiteboard.recorded import Trace
+from fnn.whiteboard.recording import Recording
 
 MOST_PATHS, MOST_FACTORS = 4, 40
 FITS, MOST_LETTERS = 52, 300  # of a product below a block, and in the panel
@@ -45,7 +45,7 @@ class Product(NamedTuple):
     gradient: Any
 
 
-def value_of(board: Board, node: Trace) -> str:
+def value_of(board: Board, node: Recording) -> str:
     """The formula of what the node computes, in the names of its wires."""
     names, y = _names(board, node)
     formula = formula_of(node.block)
@@ -60,7 +60,7 @@ def value_of(board: Board, node: Trace) -> str:
     return formula.written(value, names, y)
 
 
-def products(board: Board, node: Trace) -> list[Product]:
+def products(board: Board, node: Recording) -> list[Product]:
     """The chain rule through a node, to each of its inputs and then to each parameter."""
     names, y = _names(board, node)
     formula = formula_of(node.block)
@@ -87,7 +87,7 @@ def products(board: Board, node: Trace) -> list[Product]:
     return made
 
 
-def _names(board: Board, node: Trace) -> tuple[list[str], str]:
+def _names(board: Board, node: Recording) -> tuple[list[str], str]:
     network = board.parent(node)
     names = [clean(board.called(network, name), 24) for name in node.reads]
     return names, clean(board.called(network, node.name), 24)
@@ -99,7 +99,7 @@ def leaves_of(tree: Any) -> Iterator[tuple[str, Any]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-def _local(node: Trace, part: int, count: int) -> tuple[Any, ...]:
+def _local(node: Recording, part: int, count: int) -> tuple[Any, ...]:
     local = None if node.local is None else node.local[part]
     return (local,) if count == 1 else local or (None,) * count
 
@@ -109,7 +109,7 @@ def _rule(formula: Formula | None, i: int, names: list[str], y: str) -> str:
 
 
 def _product(
-    board: Board, node: Trace, of: str, leaf: str, rule: str, gradient: Any, local: Any
+    board: Board, node: Recording, of: str, leaf: str, rule: str, gradient: Any, local: Any
 ) -> Product:
     """``leaf``: the parameter, '' where it is the product to an input."""
     names, y = _names(board, node)
@@ -134,7 +134,7 @@ def _product(
     return Product(of, bool(leaf), rule, equation, whole, numbers, local, slope, gradient)
 
 
-def _matrices(node: Trace, param: str) -> Sequence[Any]:
+def _matrices(node: Recording, param: str) -> Sequence[Any]:
     """The factors of dx = dy Wᵀ, or for parameter w of dW = xᵀ dy; of other blocks none."""
     affine = "linear" in (node.block.maker, *(inner.maker for inner in node.block.of))
     w: Any = node.params.get("w") if affine and isinstance(node.params, dict) else None
@@ -210,7 +210,7 @@ def signed(value: float) -> str:
     return f"({text})" if text.startswith("−") else text
 
 
-def fork_sum(board: Board, network: Trace, name: str, whole: bool = True) -> str:
+def fork_sum(board: Board, network: Recording, name: str, whole: bool = True) -> str:
     """At a fork, the gradient as the sum of what comes back; '' for a wire that does not fork.
 
     A wire that one open network reads forks also where it forks inside that.
@@ -227,7 +227,7 @@ def fork_sum(board: Board, network: Trace, name: str, whole: bool = True) -> str
     return f"{text} = {number(float(np.asarray(total).ravel()[0]))}" if whole else text
 
 
-def _summands(board: Board, network: Trace, name: str) -> list[tuple[str, Any]]:
+def _summands(board: Board, network: Recording, name: str) -> list[tuple[str, Any]]:
     """What comes back to a wire from the blocks to be seen: (reader, cotangent)."""
     opened = {node.name: node for node in network.nodes if board.is_open(node)}
     found = [(reader, d) for reader, d in network.summands[name] if reader not in opened]
@@ -242,7 +242,7 @@ def _summands(board: Board, network: Trace, name: str) -> list[tuple[str, Any]]:
 
 
 def chains(
-    board: Board, network: Trace, name: str, param: tuple[str, Any] | None = None
+    board: Board, network: Recording, name: str, param: tuple[str, Any] | None = None
 ) -> list[str]:
     """The gradient of a wire as products of all the local derivatives between it and the output,
     one for each way (their sum is the gradient).
@@ -298,7 +298,7 @@ def _numbers(slopes: list[Any]) -> str:
 Stop = tuple[str, str, Any]
 
 
-def _ways(board: Board, network: Trace, name: str) -> tuple[list[list[Stop]], bool]:
+def _ways(board: Board, network: Recording, name: str) -> tuple[list[list[Stop]], bool]:
     """Ways from the output to a wire, outermost first, and whether there are more."""
     readers = [node for node in network.nodes if name in node.reads]
     called = board.called(network, name)

@@ -13,10 +13,10 @@ from fnn.introspect.text import clean
 from fnn.whiteboard.array_text import number, shape_of, tensor
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import formula_of
-from fnn.whiteboard.recorded import Trace
+from fnn.whiteboard.recording import Recording
 
 
-def mermaid(trace: Trace, unfold: Any = None) -> str:
+def mermaid(trace: Recording, unfold: Any = None) -> str:
     """Gates as circles, blocks as boxes, networks as frames; ▸ value, ◂ gradient on each wire.
 
     >>> import fnn
@@ -39,7 +39,7 @@ def mermaid(trace: Trace, unfold: Any = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _network(b: Board, network: Trace, indent: str) -> Iterator[str]:
+def _network(b: Board, network: Recording, indent: str) -> Iterator[str]:
     if network.path == b.trace.path:
         for i, name in enumerate(network.inputs):
             yield f'{indent}in_0_{i}["{_text(name)}"]'
@@ -63,7 +63,7 @@ def _network(b: Board, network: Trace, indent: str) -> Iterator[str]:
             yield f"{indent}{_source(b, network, name)} -->{wire} {id}"
 
 
-def _source(b: Board, network: Trace, name: str) -> str:
+def _source(b: Board, network: Recording, name: str) -> str:
     """The box that a wire comes from: through the frames of open networks, in both directions."""
     if name in network.inputs:
         if network.path == b.trace.path:
@@ -92,7 +92,7 @@ def _number(value: Any, gradient: bool = False) -> str:
     return f"‖{tensor(a).magnitude}‖" if gradient else shape_of(a)
 
 
-def _label(node: Trace) -> str:
+def _label(node: Recording) -> str:
     kind = f" ({_text(node.kind)})" if node.kind != node.name else ""
     return _text(node.name) + kind
 

@@ -10,30 +10,34 @@ from __future__ import annotations
 import math
 import re
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from fnn.introspect.text import clean, readable_bytes
 from fnn.whiteboard.array_text import tensor
 from fnn.whiteboard.board import Board
-from fnn.whiteboard.chain_rule import fork_sum, leaves_of, products, relative, value_of
+from fnn.whiteboard.chain_rule import Product, fork_sum, leaves_of, products, relative, value_of
 from fnn.whiteboard.formulas import LOSSES, formula_of, note_of
 from fnn.whiteboard.layout import Size
 from fnn.whiteboard.primitives import (
     GRADIENT,
     Piece,
-    Stage,
+    arrow_head,
     column,
+    dot,
     lines,
+    moved,
     n,
     name,
+    rectangle,
     shown,
     when,
     width_of,
+    wire,
     words,
 )
-from fnn.whiteboard.recorded import Trace
+from fnn.whiteboard.recording import Recording
 
 RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 24.0, 16.0
 LONGEST = 52  # letters of a line below a block
@@ -53,126 +57,111 @@ class Item(NamedTuple):
     label: str = ""
 
 
-def input_item(b: Board, network: Trace, wire: str, stage: Stage | None, inner: bool) -> Item:
+def input_item(b: Board, network: Recording, value: str, inner: bool) -> Item:
     """An input: its name and its wire. Inside a network a dot, for the wire outside says it all."""
-    if inner:
-        many = len(network.inputs) > 1
-        text = name(wire, 12) if many else ""
-        label = words(4, -6, text, "name", 11) if many else ""
-        wide = 8 + width_of(text, 11)
-        body = f'<path class="wire" d="M{n(-PAD)},0H{n(wide)}"/>{label}'
-        if any(fork.name == wire for fork in network.forks):
-            body += f'<circle cx="{n(wide)}" r="3.5" class="dot"/>'
-        return Item("", Size(wide, 18 if many else 6, 6), body)
-    value, gradient = network.values[wire]
-    text = name(wire)
-    at = width_of(text, 15) + 6
-    stem = _stem(b, network, wire, value, gradient, [], stage)
-    body = words(0, 5, text, "name", 15) + f'<g transform="translate({n(at)},0)">{stem.svg}</g>'
-    return Item("", Size(at + stem.width, max(stem.up, 12), max(stem.down, 12)), body)
+    if not inner:
+        text = name(value)
+        at = width_of(text, 15) + 6
+        stem = _stem(b, network, value, [])
+        body = words(0, 5, text, "name", 15) + moved(at, 0, stem.svg)
+        return Item("", Size(at + stem.width, max(stem.up, 12), max(stem.down, 12)), body)
+    many = len(network.inputs) > 1
+    text = name(value, 12) if many else ""
+    wide = 8 + width_of(text, 11)
+    body = wire(f"M{n(-PAD)},0H{n(wide)}")
+    body += words(4, -6, text, "name", 11) if many else ""
+    body += dot(wide) if _forks(network, value) else ""
+    return Item("", Size(wide, 18 if many else 6, 6), body)
 
 
-def end_item(b: Board, network: Trace, wires: tuple[str, ...], inner: bool) -> Item:
+def end_item(b: Board, network: Recording, values: tuple[str, ...], inner: bool) -> Item:
     """Where a network's output leaves it."""
     if inner:
-        spread = [6.0 * (2 * i - len(wires) + 1) for i in range(len(wires))]
-        paths = "".join(f'<path class="wire" d="M0,{n(y)}L8,0"/>' for y in spread)
+        spread = [6.0 * (2 * i - len(values) + 1) for i in range(len(values))]
+        paths = "".join(wire(f"M0,{n(y)}L8,0") for y in spread)
         return Item("", Size(8, 8 - spread[0], 8 + spread[-1], tuple(spread)), paths)
-    text = name(b.called(network, wires[0]))
-    wide = width_of(text, 15)
-    return Item("", Size(wide + 6, 12, 12), words(6, 5, text, "name", 15))
+    text = name(b.called(network, values[0]))
+    return Item("", Size(width_of(text, 15) + 6, 12, 12), words(6, 5, text, "name", 15))
 
 
-class _Stem(NamedTuple):
+def node_item(b: Board, network: Recording, node: Recording, slots: tuple[int, ...]) -> Item:
+    """A gate, a block, or a network in one box."""
+    id, formula = b.ids[node.path], formula_of(node.block)
+    ports = _ports(network, node, id, slots)
+    gate = bool(formula and formula.symbol and not node.nodes)
+    shape = _gate(node, formula.symbol, ports.ys) if formula and gate else _box(b, node, id, ports)
+    out = _stem(b, network, node.name, [id])
+    captions = _captions(b, node, id)
+    low = max(shape.down, out.down, (ports.ys[-1] + 20) if slots else 0) + 5
+    width = max(ports.stem + shape.width + out.width, ports.stem + captions.width + 15)
+    out_x = ports.stem + shape.width
+    body = (
+        moved(ports.stem, 0, shape.svg)
+        + moved(out_x, 0, out.svg + wire(f"M{n(out.width)},0H{n(width - out_x)}"))
+        + moved(ports.stem + (0 if gate else 9), low, captions.svg)
+    )
+    high = max(shape.up, out.up, 20 - ports.ys[0] if slots else 0)
+    size = Size(width, high, low + captions.height, ports.ys or (0.0,))
+    css = "gate" if gate else "network" if node.nodes else "block"
+    label = f"{clean(node.path, 80)}: {value_of(b, node)}"
+    return Item(id, size, body, slots, ports.svgs, ports.stem, css, label)
+
+
+def _forks(network: Recording, value: str) -> bool:
+    return len(network.summands[value]) > 1
+
+
+class _OnAxis(NamedTuple):
+    """A drawing whose origin is on the axis, and how far it reaches."""
+
     width: float
     up: float
     down: float
     svg: str
 
 
-def _stem(
-    b: Board, network: Trace, wire: str, value: Any, gradient: Any, after: list[str],
-    stage: Stage | None,
-) -> _Stem:  # fmt: skip
+def _stem(b: Board, network: Recording, value: str, after: list[str]) -> _OnAxis:
     """The wire of a value: the value above it, its gradient below, a dot where it forks."""
-    forks = any(fork.name == wire for fork in network.forks)
     note = ""
-    if total := fork_sum(b, network, wire, whole=False):
+    if total := fork_sum(b, network, value, whole=False):
         note = f"  = {total}" if len(total) < 28 and "from" not in total else "  (a sum)"
-    above, below = b.once(shown, value), b.once(shown, gradient, True, "", note)
-    width = max(above.width, below.width, 24.0) + 14
-    up, down = above.height + 6, below.height + 6
-    known = f'<g transform="translate(7,{n(-up)})">{above.svg}</g>'
-    svg = f'<path class="wire" d="M0,0H{n(width)}"/>'
-    svg += when(stage, "f", after, known, words(7, -8, "▸ ?", "v unknown"))
-    known = f'<g transform="translate(7,6)">{below.svg}</g>'
-    svg += when(stage, "b", b.backward_of(network, wire), known, words(7, 16, "◂ ?", "d unknown"))
-    if forks:
-        svg += f'<circle cx="{n(width)}" r="3.5" class="dot"/>'
-    return _Stem(width, up, down, svg)
+    y, dy = network.values[value]
+    above, below = shown(y), shown(dy, True, note=note)
+    width, up = max(above.width, below.width, 24.0) + 14, above.height + 6
+    svg = (
+        wire(f"M0,0H{n(width)}")
+        + when("f", after, moved(7, -up, above.svg), words(7, -8, "▸ ?", "v unknown"))
+        + when("b", b.backward_of(network, value), moved(7, 6, below.svg),
+               words(7, 16, "◂ ?", "d unknown"))
+        + (dot(width) if _forks(network, value) else "")
+    )  # fmt: skip
+    return _OnAxis(width, up, below.height + 6, svg)
 
 
-def node_item(
-    b: Board, network: Trace, node: Trace, stage: Stage | None, slots: tuple[int, ...]
-) -> Item:
-    """A gate, a block, or a network in one box."""
-    id = str(b.ids[node.path])
-    formula = formula_of(node.block)
-    gate = formula is not None and bool(formula.symbol) and not node.nodes
-    ports, ys, stem = _ports(b, network, node, id, stage, slots)
-    if gate:
-        assert formula is not None
-        shape, wide, up, down = _gate(b, node, formula.symbol, ys)
-    else:
-        shape, wide, up, down = _box(b, node, id, stage, ys)
-    out = _stem(b, network, node.name, node.y, node.dy, [id], stage)
-    captions = _captions(b, node, id, stage, gate)
-    low = max(down, out.down, (ys[-1] + 20) if ys else 0) + 5
-    width = max(stem + wide + out.width, stem + captions.width + 15)
-    body = (
-        f'<g transform="translate({n(stem)},0)">{shape}</g>'
-        f'<g transform="translate({n(stem + wide)},0)">{out.svg}'
-        f'<path class="wire" d="M{n(out.width)},0H{n(width - stem - wide)}"/></g>'
-        f'<g transform="translate({n(stem + (0 if gate else 9))},{n(low)})">{captions.svg}</g>'
-    )
-    high = max(up, out.up, 20 - ys[0] if ys else 0)
-    size = Size(width, high, low + captions.height, ys or (0.0,))
-    css = "gate" if gate else "network" if node.nodes else "block"
-    said = f"{clean(node.path, 80)}: {value_of(b, node)}"
-    return Item(id, size, body, slots, ports, stem, css, said)
+class _Ports(NamedTuple):
+    svgs: tuple[str, ...]
+    ys: tuple[float, ...]
+    stem: float
 
 
-def _ports(
-    b: Board,
-    network: Trace,
-    node: Trace,
-    id: str,
-    stage: Stage | None,
-    slots: tuple[int, ...],
-) -> tuple[tuple[str, ...], tuple[float, ...], float]:
+def _ports(network: Recording, node: Recording, id: str, slots: tuple[int, ...]) -> _Ports:
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
-    forks = {fork.name for fork in network.forks}
-    dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
     parts = [
-        b.once(shown, dxs[i], True, "d part") if node.reads[i] in forks else None for i in slots
+        shown(node.dxs[i], True, "d part") if _forks(network, node.reads[i]) else None
+        for i in slots
     ]
     stem = max([STEM, *(p.width + 12 for p in parts if p)])
     apart = max([22.0, *(p.height + 12 for p in parts if p)])
-    count = len(parts)
-    ys = tuple(apart * (i - (count - 1) / 2) for i in range(count))
-    drawn = []
-    for part in parts:
-        svg = f'<path class="wire" d="M0,0H{n(stem)}"/>'
-        if part:
-            known = f'<g transform="translate(5,5)">{part.svg}</g>'
-            svg += when(stage, "b", [id], known, words(5, 15, "◂ ?", "d part unknown"))
-        drawn.append(svg)
-    return tuple(drawn), ys, stem
+    ys = tuple(apart * (i - (len(parts) - 1) / 2) for i in range(len(parts)))
+    unknown = words(5, 15, "◂ ?", "d part unknown")
+    svgs = (
+        wire(f"M0,0H{n(stem)}") + (when("b", [id], moved(5, 5, p.svg), unknown) if p else "")
+        for p in parts
+    )
+    return _Ports(tuple(svgs), ys, stem)
 
 
-def _gate(
-    b: Board, node: Trace, symbol: str, ys: tuple[float, ...]
-) -> tuple[str, float, float, float]:
+def _gate(node: Recording, symbol: str, ys: tuple[float, ...]) -> _OnAxis:
     """A circle with its sign; the name above it."""
     text = name(node.name)
     wide = max(2 * RADIUS + 18, width_of(text) + 8)
@@ -182,120 +171,105 @@ def _gate(
         length = math.hypot(x, y)
         ex, ey = x - (RADIUS + 1) * x / length, y - (RADIUS + 1) * y / length
         turn = math.degrees(math.atan2(-y, x))
-        wires += (
-            f'<path class="wire" d="M0,{n(y)}L{n(ex)},{n(ey)}"/>'
-            f'<path class="head" transform="translate({n(ex)},{n(ey)}) rotate({n(turn)})" '
-            'd="M-7,-3.5L0,0L-7,3.5Z"/>'
-        )
+        wires += wire(f"M0,{n(y)}L{n(ex)},{n(ey)}") + arrow_head(ex, ey, turn)
     size = {1: 20, 2: 16, 3: 13}.get(len(symbol), 10)
     circle = (
         f'<circle cx="{n(x)}" r="{n(RADIUS)}" class="shape"/>'
         f'<text x="{n(x)}" y="{n(size * 0.34)}" text-anchor="middle" font-size="{size}" '
         f'class="symbol">{escape(symbol)}</text>'
-        f'<path class="wire" d="M{n(x + RADIUS)},0H{n(wide)}"/>'
     )
     title = words(x - width_of(text) / 2 + 2, -RADIUS - 7, text, "name")
-    reach = max(RADIUS, *(abs(y) for y in ys)) if ys else RADIUS
-    return wires + circle + title, wide, max(RADIUS + 22, reach), reach
+    reach = max([RADIUS, *map(abs, ys)])
+    svg = wires + circle + wire(f"M{n(x + RADIUS)},0H{n(wide)}") + title
+    return _OnAxis(wide, max(RADIUS + 22, reach), reach, svg)
 
 
-def _box(
-    b: Board, node: Trace, id: str, stage: Stage | None, ys: tuple[float, ...]
-) -> tuple[str, float, float, float]:
+def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
     """A rectangle: name, kind, formula, parameters with their gradients."""
     rows = [(name(node.name), "name bold")]
     if node.kind != node.name:
         rows.append((name(node.kind, 42), "quiet"))
     if node.nodes:
-        count = sum(1 for inner in node.walk() if not inner.nodes)
-        rows.append((f"{count} block{'s' * (count != 1)} inside", "quiet"))
-        rows.append((f"{_count(node.params):,} parameters", "quiet"))
+        blocks = sum(not inner.nodes for inner in node.walk())
+        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(node.params))
+        rows.append((f"{blocks} block{'s' * (blocks != 1)} inside", "quiet"))
+        rows.append((f"{parameters:,} parameters", "quiet"))
     elif formula_of(node.block):
         rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
     if note := note_of(node.block):
         rows.append((note, "quiet"))
-    pieces = [lines(rows), *([] if node.nodes else _parameters(b, node, id, stage))]
-    inside = column(pieces, 7)
-    wide, high = (
-        max(inside.width + (54 if node.nodes else 20), 70.0),
-        max(inside.height + 16, 2 * abs(ys[-1] if ys else 0) + 20),
-    )
+    inside = column([lines(rows), *([] if node.nodes else _parameters(node, id))], 7)
+    wide = max(inside.width + (54 if node.nodes else 20), 70.0)
+    high = max(inside.height + 16, 2 * abs(ports.ys[-1] if ports.ys else 0) + 20)
     left = 9.0  # where the arrow heads are
-    back = (
-        f'<rect x="{n(left + 5)}" y="{n(-high / 2 - 5)}" width="{n(wide)}" height="{n(high)}" '
-        'rx="6" class="shape behind"/>'
-        if node.nodes else ""
-    )  # fmt: skip
-    wires = "".join(
-        f'<path class="wire" d="M0,{n(y)}H{n(left)}"/>'
-        f'<path class="head" transform="translate({n(left)},{n(y)})" d="M-7,-3.5L0,0L-7,3.5Z"/>'
-        for y in ys
-    )
+    behind = 5 if node.nodes else 0  # how far a second sheet looks out
     svg = (
-        f'{back}{wires}<rect x="{n(left)}" y="{n(-high / 2)}" width="{n(wide)}" height="{n(high)}" '
-        f'rx="6" class="shape"/><g transform="translate({n(left + 10)},{n(-inside.height / 2)})">'
-        f"{inside.svg}</g>"
+        (rectangle(left + 5, -high / 2 - 5, wide, high, "shape behind", 6) if node.nodes else "")
+        + "".join(wire(f"M0,{n(y)}H{n(left)}") + arrow_head(left, y) for y in ports.ys)
+        + rectangle(left, -high / 2, wide, high, "shape", 6)
+        + moved(left + 10, -inside.height / 2, inside.svg)
+        + (toggle(left + wide - 30, -high / 2 + 6, "+") if node.nodes else "")
     )
-    if node.nodes:
-        svg += toggle(left + wide - 30, -high / 2 + 6, "+")
-    whole = left + wide + (5 if node.nodes else 0)
-    return svg, whole, high / 2 + (5 if node.nodes else 0), high / 2
+    return _OnAxis(left + wide + behind, high / 2 + behind, high / 2, svg)
 
 
 def toggle(x: float, y: float, sign: str) -> str:
     """What unfolds or folds a network."""
-    return (
-        f'<g class="toggle" transform="translate({n(x)},{n(y)})"><rect width="24" height="24" '
-        f'rx="5"/><text x="12" y="17" text-anchor="middle" font-size="16">{sign}</text></g>'
+    button = (
+        '<rect width="24" height="24" rx="5"/>'
+        f'<text x="12" y="17" text-anchor="middle" font-size="16">{sign}</text>'
     )
+    return moved(x, y, button, "toggle")
 
 
-def _count(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _parameters(b: Board, node: Trace, id: str, stage: Stage | None) -> list[Piece]:
+def _parameters(node: Recording, id: str) -> list[Piece]:
     """Each parameter: its value, and beside it its gradient."""
-    made = []
+    pieces = []
     gradients = dict(leaves_of(node.dparams))
     for text, leaf in leaves_of(node.params):
-        value, gradient = b.once(shown, leaf), b.once(shown, gradients.get(text), True)
+        value, gradient = shown(leaf), shown(gradients.get(text), True)
         at = value.width + 14
-        known = f'<g transform="translate({n(at)},0)">{gradient.svg}</g>'
-        both = value.svg + when(stage, "b", [id], known, words(at, 11, "◂ ?", "d unknown"))
-        pair = Piece(at + gradient.width, max(value.height, gradient.height), both)
-        made.append(column([lines([(clean(text, 20), "name")], 11), pair], 1))
-    return made
+        svg = value.svg + when(
+            "b", [id], moved(at, 0, gradient.svg), words(at, 11, "◂ ?", "d unknown")
+        )
+        pair = Piece(at + gradient.width, max(value.height, gradient.height), svg)
+        pieces.append(column([lines([(clean(text, 20), "name")], 11), pair], 1))
+    return pieces
 
 
-def _captions(b: Board, node: Trace, id: str, stage: Stage | None, gate: bool) -> Piece:
+def _captions(b: Board, node: Recording, id: str) -> Piece:
     """Upstream times local equals downstream; what is kept; the tick or cross."""
     rows: list[Piece] = []
     for i, product in enumerate(() if node.nodes else products(b, node)):
-        if product.gradient is None or (i and node.block.maker in LOSSES):
-            continue  # nobody asks for the gradient of a target
-        if product.numbers:
-            to = f"{GRADIENT} {product.of}: "
-            first, *further = product.numbers
-            known = lines([(to + first, "d"), *((f"  {line}", "d") for line in further)], 11)
-            asked = re.sub("[^×⊙·=]+", " ? ", " ".join(product.numbers)).strip()
-            svg = when(stage, "b", [id], known.svg, words(0, 10, to + asked, "d unknown", 11))
-            rows.append(known._replace(svg=svg))
-        if product.rule:
-            text = clean(product.rule, 200)
-            parts = [text] if len(text) <= LONGEST else text.split(",  " if ",  " in text else ", ")
-            rows.append(lines([(clean(part, LONGEST), "rule") for part in parts], 11))
-        if not product.numbers and product.slope is not None:
-            told = b.once(tensor, product.slope)
-            each = [(f"  {line}", "rule") for line in told.lines]
-            rows.append(lines([(f"∂{each[0][0][1:]}", "rule"), *each[1:]], 11))
+        if product.gradient is not None and not (i and node.block.maker in LOSSES):
+            rows += _product(product, id)  # nobody asks for the gradient of a target
     bytes_ = f"■ kept {readable_bytes(node.kept_bytes)}" if node.kept_bytes else "□ keeps nothing"
-    mark = "–" if node.right is None else "✓" if node.right else "✗"
-    css = "quiet" if node.right is None else "tick" if node.right else "cross"
-    error = "" if node.right is None else f" {relative(node.error or 0.0)}"
-    check, keep = lines([(f"{mark}{error}", css)], 11), lines([(bytes_, "kept")], 11)
+    mark, css, error = "–", "quiet", ""
+    if node.right is not None:
+        mark, css = ("✓", "tick") if node.right else ("✗", "cross")
+        error = f" {relative(node.error or 0.0)}"
+    keep, check = lines([(bytes_, "kept")], 11), lines([(mark + error, css)], 11)
     at = keep.width + 12
-    svg = when(stage, "f", [id], keep.svg, "")
-    svg += f'<g transform="translate({n(at)},0)">{when(stage, "b", [id], check.svg, "")}</g>'
-    rows.append(Piece(at + check.width, keep.height, svg))
-    return column(rows, 1)
+    svg = when("f", [id], keep.svg) + moved(at, 0, when("b", [id], check.svg))
+    return column([*rows, Piece(at + check.width, keep.height, svg)], 1)
+
+
+def _product(product: Product, id: str) -> list[Piece]:
+    """One step of the chain rule below a block: in numbers, as a rule, or the slope in numbers."""
+    rows = []
+    if product.numbers:
+        to = f"{GRADIENT} {product.of}: "
+        first, *further = product.numbers
+        known = lines([(to + first, "d"), *((f"  {line}", "d") for line in further)], 11)
+        hidden = re.sub("[^×⊙·=]+", " ? ", " ".join(product.numbers)).strip()
+        svg = when("b", [id], known.svg, words(0, 10, to + hidden, "d unknown", 11))
+        rows.append(known._replace(svg=svg))
+    if product.rule:
+        text = clean(product.rule, 200)
+        parts = [text] if len(text) <= LONGEST else text.split(",  " if ",  " in text else ", ")
+        rows.append(lines([(clean(part, LONGEST), "rule") for part in parts], 11))
+    if not product.numbers and product.slope is not None:
+        first, *further = tensor(product.slope).lines
+        slopes = [(f"∂ {first}", "rule"), *((f"  {line}", "rule") for line in further)]
+        rows.append(lines(slopes, 11))
+    return rows

@@ -9,14 +9,15 @@ from typing import Any
 
 from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board, board
-from fnn.whiteboard.recorded import Trace
+from fnn.whiteboard.primitives import at_every_step, moved
+from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.svg import STYLE, Network, draw, headline, network_of, notes
 from fnn.whiteboard.text import explained
 
 WIDTH = 1600.0  # at which the page is laid out before its script knows the window's
 
 
-def html(trace: Trace, title: str = "") -> str:
+def html(trace: Recording, title: str = "") -> str:
     """The page of one trace. It needs nothing but itself: no network, no other file.
 
     >>> import fnn
@@ -45,10 +46,10 @@ def document(title: str, body: str) -> str:
     )
 
 
-def whiteboard(trace: Trace) -> str:
+def whiteboard(trace: Recording) -> str:
     """One whiteboard, to stand in a :func:`document`."""
     b = board(trace)
-    network = network_of(b, b.trace, None, all_inside=True)
+    network = network_of(b, b.trace, all_inside=True)
     drawing = draw(b, b.trace, network, WIDTH, page=True)
     size = drawing.placed.size
     w, h = size.width + 24, size.up + size.down + 24
@@ -71,7 +72,7 @@ def whiteboard(trace: Trace) -> str:
         '<p class="more">⟷ wider than the window: move it sideways</p>'
         f'<div class="board"><svg class="wb" xmlns="http://www.w3.org/2000/svg" font-size="12" '
         f'role="group" aria-label="{escape(headline(b))}" width="{w:.0f}" height="{h:.0f}">'
-        f'<g class="net" transform="translate(12,{12 + size.up:.1f})">{drawing.svg}</g></svg></div>'
+        f"{moved(12, 12 + size.up, at_every_step(drawing.svg), 'net')}</svg></div>"
         '<aside class="panel" hidden aria-live="polite"><header><h2></h2>'
         '<button data-do="close" aria-label="close">✕</button></header>'
         '<div class="about"></div></aside>'
@@ -95,7 +96,7 @@ def _legend(b: Board) -> str:
 
 def _data(b: Board, network: Network) -> dict[str, Any]:
     """What the script needs: the layers with sizes, and what the panel says of every node."""
-    nodes = {str(b.ids[node.path]): node for node in b.trace.walk()}
+    nodes = {b.ids[node.path]: node for node in b.trace.walk()}
     return {
         "net": _net(network),
         "open": [id for id, node in nodes.items() if b.is_open(node)],

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
 from fnn.introspect.text import clean
-from fnn.whiteboard.array_text import Heat, arrays, heat, tensor
+from fnn.whiteboard.array_text import Heat, arrays, heat, shape_of, tensor
 from fnn.whiteboard.layout import n
 
-VALUE, GRADIENT = "▸", "◂"  # what goes forward and what comes back, also without colour
+VALUE, GRADIENT = "▸", "◂"  # forward and backward, for readers without colour too
 LINE = 14.0  # height of a line of text
 HEAT_CELL, HEAT_WIDE, HEAT_HIGH = 7.0, 64.0, 42.0
+DOT = 3.5  # radius, where a wire forks
 
 
 class Piece(NamedTuple):
@@ -24,12 +26,12 @@ class Piece(NamedTuple):
     svg: str
 
 
-class Stage(NamedTuple):
-    """What is known so far: the ids of the nodes that have gone forward, and those that have gone
-    back ('out' among them when backward has begun)."""
+# ---- text ------------------------------------------------------------------------------------
 
-    forward: frozenset[str]
-    backward: frozenset[str]
+
+def name(text: str, longest: int = 22) -> str:
+    """A name, shortened where it has to be."""
+    return clean(text, longest) or "block"
 
 
 def width_of(text: str, size: float = 12.0) -> float:
@@ -42,27 +44,10 @@ def width_of(text: str, size: float = 12.0) -> float:
 
 
 def words(x: float, y: float, text: str, css: str = "", size: float = 12.0) -> str:
-    """One line of text from ``x``; ``y`` is its base line. It is escaped."""
+    """One line of text from ``x``, escaped; ``y`` is its base line."""
     style = f' class="{css}"' if css else ""
     big = "" if size == 12 else f' font-size="{size:g}"'
     return f'<text x="{n(x)}" y="{n(y)}"{style}{big}>{escape(text)}</text>'
-
-
-def when(
-    stage: Stage | None, attribute: str, needs: Iterable[str], known: str, unknown: str
-) -> str:
-    """What is shown once all that it needs has run, and what before that.
-
-    For a page both are written, and the page's script chooses.
-    """
-    needs = sorted(set(needs))
-    if stage is None:
-        keys = escape(" ".join(needs))
-        return (
-            f'<g data-{attribute}="{keys}"><g class="k">{known}</g><g class="u">{unknown}</g></g>'
-        )
-    done = stage.forward if attribute == "f" else stage.backward
-    return known if done.issuperset(needs) else unknown
 
 
 def lines(rows: Sequence[tuple[str, str]], size: float = 12.0) -> Piece:
@@ -75,57 +60,122 @@ def lines(rows: Sequence[tuple[str, str]], size: float = 12.0) -> Piece:
     return Piece(width, height * len(rows), svg)
 
 
-def image(told: Heat, width: float = HEAT_WIDE, height: float = HEAT_HIGH) -> Piece:
-    """A heat map as pixels."""
-    cell = min(HEAT_CELL, width / told.columns, height / told.rows)
-    w, h = cell * told.columns, cell * told.rows
-    svg = (
-        f'<image width="{n(w)}" height="{n(h)}" preserveAspectRatio="none" href="{told.address}" '
-        f'style="image-rendering:pixelated"/><rect width="{n(w)}" height="{n(h)}" class="edge"/>'
-    )
-    return Piece(w, h, svg)
+# ---- shapes ----------------------------------------------------------------------------------
+
+
+def moved(x: float, y: float, svg: str, css: str = "") -> str:
+    """A group with its origin at (x, y)."""
+    style = f' class="{css}"' if css else ""
+    return f'<g{style} transform="translate({n(x)},{n(y)})">{svg}</g>'
 
 
 def column(pieces: Sequence[Piece], gap: float = 3.0) -> Piece:
     """Pieces one below the other."""
     y, parts = 0.0, []
     for piece in pieces:
-        parts.append(f'<g transform="translate(0,{n(y)})">{piece.svg}</g>')
+        parts.append(moved(0, y, piece.svg))
         y += piece.height + gap
     return Piece(max((p.width for p in pieces), default=0.0), max(y - gap, 0.0), "".join(parts))
 
 
+def wire(path: str, css: str = "wire") -> str:
+    """A line along a path in SVG's notation."""
+    return f'<path class="{css}" d="{path}"/>'
+
+
+def dot(x: float) -> str:
+    """Where a wire forks."""
+    return f'<circle cx="{n(x)}" r="{DOT}" class="dot"/>'
+
+
+def arrow_head(x: float, y: float, turn: float = 0.0) -> str:
+    """The head of an arrow that ends at (x, y), turned by degrees."""
+    around = f" rotate({n(turn)})" if turn else ""
+    return (
+        f'<path class="head" transform="translate({n(x)},{n(y)}){around}" '
+        'd="M-7,-3.5L0,0L-7,3.5Z"/>'
+    )
+
+
+def rectangle(x: float, y: float, width: float, height: float, css: str, round: float) -> str:
+    """A rectangle with round corners."""
+    return (
+        f'<rect x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}" '
+        f'rx="{round:g}" class="{css}"/>'
+    )
+
+
+# ---- values ----------------------------------------------------------------------------------
+
+
 def shown(value: Any, gradient: bool = False, css: str = "", note: str = "") -> Piece:
     """A value or a gradient: its numbers, or shape, heat map, mean and spread or magnitude."""
-    sign = GRADIENT if gradient else VALUE
-    css = css or ("d" if gradient else "v")
-    all_of = arrays(value)
-    if not all_of:
+    sign, css = (GRADIENT, css or "d") if gradient else (VALUE, css or "v")
+    several = arrays(value)
+    if not several:
         return lines([(f"{sign} none", "quiet")])
-    if len(all_of) > 1:
-        told = [tensor(a) for a in all_of[:3]]
-        rows = [
-            (f"{sign} {len(all_of)} arrays", css),
-            *((t.shape or "one number", "quiet") for t in told),
-        ]
-        return lines(rows)
-    (array,) = all_of
-    told_ = tensor(array)
-    bad = [(told_.bad, "bad")] if told_.bad else []
-    if told_.numbers:
-        rows = [(f"{sign if i == 0 else ' '} {line}", css) for i, line in enumerate(told_.lines)]
-        if note:
-            rows.append((note, "sum"))
-        return lines([*rows, *bad])
-    rows = [(told_.shape, "quiet"), (f"{sign} {told_.summary}", css)]
-    if gradient:
-        rows.append((f"  |g| {told_.magnitude}", css))
-    if note:
-        rows.append((note, "sum"))
+    if len(several) > 1:
+        shapes = [(shape_of(a) or "one number", "quiet") for a in several[:3]]
+        return lines([(f"{sign} {len(several)} arrays", css), *shapes])
+    (array,) = several
+    summary = tensor(array)
     picture = heat(array, gradient)
-    return column([*([image(picture)] if picture else []), lines([*rows, *bad])])
+    if summary.numbers:
+        rows = [(f"{' ' if i else sign} {line}", css) for i, line in enumerate(summary.lines)]
+    else:
+        rows = [(summary.shape, "quiet"), (f"{sign} {summary.summary}", css)]
+        rows += [(f"  |g| {summary.magnitude}", css)] if gradient else []
+    rows += [(note, "sum")] if note else []
+    rows += [(summary.bad, "bad")] if summary.bad else []
+    return column([image(picture), lines(rows)]) if picture else lines(rows)
 
 
-def name(text: str, longest: int = 22) -> str:
-    """A name, shortened where it has to be."""
-    return clean(text, longest) or "block"
+def image(picture: Heat) -> Piece:
+    """A heat map as pixels."""
+    cell = min(HEAT_CELL, HEAT_WIDE / picture.columns, HEAT_HIGH / picture.rows)
+    w, h = cell * picture.columns, cell * picture.rows
+    svg = (
+        f'<image width="{n(w)}" height="{n(h)}" preserveAspectRatio="none" '
+        f'href="{picture.address}" style="image-rendering:pixelated"/>'
+        f'<rect width="{n(w)}" height="{n(h)}" class="edge"/>'
+    )
+    return Piece(w, h, svg)
+
+
+# ---- steps -----------------------------------------------------------------------------------
+
+# A picture is drawn once, with both readings of all that depends on the step, between control
+# characters, which no text in it has (see clean).
+_EITHER = re.compile("\x01(.)([^\x02]*)\x02([^\x03]*)\x03([^\x04]*)\x04")
+
+
+def when(direction: str, needs: Iterable[str], known: str, unknown: str = "") -> str:
+    """``known`` once the nodes with the ids ``needs`` have run, before that ``unknown``.
+
+    ``direction``: "f" forward, "b" backward ("out" among the ids: backward has begun), "n": the
+    node is the last that ran.
+    """
+    return f"\x01{direction}{' '.join(sorted(set(needs)))}\x02{known}\x03{unknown}\x04"
+
+
+def at_step(svg: str, ran: dict[str, frozenset[str]]) -> str:
+    """The picture when the nodes ``ran[direction]`` have run."""
+
+    def choose(either: re.Match[str]) -> str:
+        direction, needs, known, unknown = either.groups()
+        return known if ran[direction].issuperset(needs.split()) else unknown
+
+    return _EITHER.sub(choose, svg)
+
+
+def at_every_step(svg: str) -> str:
+    """The picture with both readings, among which a page's script chooses."""
+
+    def both(either: re.Match[str]) -> str:
+        direction, needs, known, unknown = either.groups()
+        if direction == "n":
+            return unknown
+        readings = f'<g class="k">{known}</g><g class="u">{unknown}</g>'
+        return f'<g data-{direction}="{needs}">{readings}</g>'
+
+    return _EITHER.sub(both, svg)

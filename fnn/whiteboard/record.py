@@ -21,8 +21,8 @@ from fnn.block import (
 )
 from fnn.introspect.watch import is_network, watch
 from fnn.whiteboard.array_text import EXACT
+from fnn.whiteboard.drawable import Trace
 from fnn.whiteboard.formulas import described, formula_of
-from fnn.whiteboard.recorded import Trace
 from fnn.whiteboard.referee import errors_of
 
 

@@ -11,8 +11,19 @@ from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
 from fnn.whiteboard.nodes import PAD, TITLE, Item, end_item, input_item, node_item, toggle
-from fnn.whiteboard.primitives import Stage, lines, n, name, width_of, words
-from fnn.whiteboard.recorded import Trace
+from fnn.whiteboard.primitives import (
+    at_step,
+    lines,
+    moved,
+    n,
+    name,
+    rectangle,
+    when,
+    width_of,
+    wire,
+    words,
+)
+from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.text import headline
 
 MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'
@@ -45,9 +56,7 @@ class Network(NamedTuple):
     inside: dict[str, Network]
 
 
-def network_of(
-    b: Board, trace: Trace, stage: Stage | None = None, all_inside: bool = False
-) -> Network:
+def network_of(b: Board, trace: Recording, all_inside: bool = False) -> Network:
     """The items of a network and of those in it that are unfolded (or of all of them)."""
     inner = trace.path != b.trace.path
     ends = [trace.outputs] if inner else [(output,) for output in trace.outputs]
@@ -55,20 +64,20 @@ def network_of(
         trace.inputs, [(node.name, node.reads) for node in trace.nodes], ends,
         () if inner else _late(trace),
     )  # fmt: skip
-    items = {f"in:{w}": input_item(b, trace, w, stage, inner) for w in trace.inputs}
+    items = {f"in:{w}": input_item(b, trace, w, inner) for w in trace.inputs}
     for node in trace.nodes:
         key = f"node:{node.name}"
-        items[key] = node_item(b, trace, node, stage, layers.slots[key])
+        items[key] = node_item(b, trace, node, layers.slots[key])
     items |= {f"out:{i}": end_item(b, trace, end, inner) for i, end in enumerate(ends)}
     inside = {
-        f"node:{node.name}": network_of(b, node, stage, all_inside)
+        f"node:{node.name}": network_of(b, node, all_inside)
         for node in trace.nodes
         if b.is_open(node) or (all_inside and node.nodes)
     }
     return Network(layers, items, inside)
 
 
-def _late(trace: Trace) -> list[str]:
+def _late(trace: Recording) -> list[str]:
     """The inputs that only a loss reads: targets, weights."""
     readers = {name: [n for n in trace.nodes if name in n.reads] for name in trace.inputs}
     return [
@@ -94,12 +103,10 @@ class Drawing(NamedTuple):
     svg: str
 
 
-def draw(
-    b: Board, trace: Trace, network: Network, width: float, now: str = "", page: bool = False
-) -> Drawing:
+def draw(b: Board, trace: Recording, network: Network, width: float, page: bool = False) -> Drawing:
     """Places a network and writes it: wires first, so that things stand on them.
 
-    ``now``: the id of the node of this step. ``page``: with everything that a page may show.
+    ``page``: with everything that a page may show, folded and unfolded.
     """
     nodes = {f"node:{node.name}": node for node in trace.nodes}
     inner: dict[str, Drawing] = {}
@@ -111,55 +118,46 @@ def draw(
         if key in network.inside:
             room = width - item.stem - 2 * PAD
             part = nodes[key], network.inside[key]
-            inner[key] = draw(b, *part, room - starts, now, page)
+            inner[key] = draw(b, *part, room - starts, page)
             if inner[key].placed.size.width > room - starts:
-                inner[key] = draw(b, *part, room, now, page)
+                inner[key] = draw(b, *part, room, page)
             if b.is_open(nodes[key]):
                 sizes[key] = unfolded_size(item, inner[key].placed)
     placed = place(network.layers, sizes, width)
-    parts = [f'<path class="wire" d="{path}"/>' for path in placed.paths]
+    parts = [wire(path) for path in placed.paths]
     if trace.path != b.trace.path:
         x, y = placed.at["out:0"]
-        parts.append(f'<path class="wire exit" d="{exit_path(x + 8, y, placed.size.width)}"/>')
+        parts.append(wire(f"M{n(x + 8)},{n(y)}H{n(placed.size.width + PAD)}", "wire exit"))
     for key in (k for column_ in network.layers.columns for k in column_ if k in network.items):
-        parts.append(
-            _item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, now, page)
-        )
+        parts.append(_item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, page))
     return Drawing(placed, "".join(parts))
 
 
-def exit_path(x: float, y: float, width: float) -> str:
-    """From where an output leaves to the frame around it."""
-    return f"M{n(x)},{n(y)}H{n(width + PAD)}"
-
-
 def _item(
-    b: Board, item: Item, node: Trace | None, placed: Placed, key: str,
-    sizes: dict[str, Size], inner: dict[str, Drawing], now: str, page: bool,
+    b: Board, item: Item, node: Recording | None, placed: Placed, key: str,
+    sizes: dict[str, Size], inner: dict[str, Drawing], page: bool,
 ) -> str:  # fmt: skip
     x, y = placed.at[key]
     if node is None:
-        return f'<g transform="translate({n(x)},{n(y)})">{item.body}</g>'
+        return moved(x, y, item.body)
     opened = b.is_open(node)
     ports = "".join(
-        f'<g class="port" transform="translate(0,{n(at)})">{svg}</g>'
-        for svg, at in zip(item.ports, sizes[key].ports, strict=False)
+        moved(0, at, svg, "port") for svg, at in zip(item.ports, sizes[key].ports, strict=False)
     )
     folded = "" if opened and not page else f'<g class="folded">{item.body}</g>'
     frame = ""
     if key in inner:
         size = unfolded_size(item, inner[key].placed)
         kind = f" ({name(node.kind)})" if node.kind != node.name else ""
+        caption = words(item.stem + (36 if page else 10), 17, name(node.name) + kind, "name bold")
+        caption += toggle(item.stem + 6, 0, "−") if page else ""
+        wide, high = size.width - item.stem, size.up + size.down
         frame = (
-            f'<g class="inside"><rect class="frame" x="{n(item.stem)}" y="{n(-size.up)}" '
-            f'width="{n(size.width - item.stem)}" height="{n(size.up + size.down)}" rx="9"/>'
-            f'<g class="caption" transform="translate(0,{n(-size.up)})">'
-            f"{words(item.stem + (36 if page else 10), 17, name(node.name) + kind, 'name bold')}"
-            f"{toggle(item.stem + 6, 0, '−') if page else ''}</g>"
-            f'<g class="within" transform="translate({n(item.stem + PAD)},0)">'
-            f"{inner[key].svg}</g></g>"
+            f'<g class="inside">{rectangle(item.stem, -size.up, wide, high, "frame", 9)}'
+            f"{moved(0, -size.up, caption, 'caption')}"
+            f"{moved(item.stem + PAD, 0, inner[key].svg, 'within')}</g>"
         )
-    css = f"item {item.css}{' open' if opened else ''}{' now' if now == item.id else ''}"
+    css = f"item {item.css}{' open' if opened else ''}{when('n', [item.id], ' now')}"
     data = f' data-id="{item.id}"' if page else ""
     return (
         f'<g class="{css}"{data} transform="translate({n(x)},{n(y)})">'
@@ -170,7 +168,7 @@ def _item(
 # ---- whole pictures --------------------------------------------------------------------------
 
 
-def svg(trace: Trace, step: int | None = None, *, unfold: Any = None, width: int = 1600) -> str:
+def svg(trace: Recording, step: int | None = None, *, unfold: Any = None, width: int = 1600) -> str:
     """The picture as one SVG document.
 
     Args:
@@ -189,45 +187,47 @@ def svg(trace: Trace, step: int | None = None, *, unfold: Any = None, width: int
     (True, True)
     """
     b = board(trace, unfold)
-    return _page(b, step, width)
+    return _document(b, _drawn(b, width), step)
 
 
-def frames(trace: Trace, *, unfold: Any = None, width: int = 1600) -> list[str]:
+def frames(trace: Recording, *, unfold: Any = None, width: int = 1600) -> list[str]:
     """A picture for every step: none done, forward 1 to n, backward n to 1."""
     b = board(trace, unfold)
-    return [_page(b, step, width) for step in range(2 * len(b.visible()) + 1)]
+    drawing = _drawn(b, width)
+    return [_document(b, drawing, step) for step in range(2 * len(b.visible()) + 1)]
 
 
-def stage_of(b: Board, step: int | None) -> tuple[Stage, str, str]:
-    """What is known after a step, the id of the node that it ran, and what to call the step."""
-    nodes = b.visible()
-    count = len(nodes)
-    step_ = 2 * count if step is None else step
-    if not 0 <= step_ <= 2 * count:
+def _drawn(b: Board, width: int) -> Drawing:
+    return draw(b, b.trace, network_of(b, b.trace), width)
+
+
+def _ran(b: Board, step: int | None) -> tuple[dict[str, frozenset[str]], str]:
+    """The ids of the nodes that have run (see :func:`when`), and a title for the step."""
+    order = b.visible()
+    count = len(order)
+    done = 2 * count if step is None else step
+    if not 0 <= done <= 2 * count:
         raise ValueError(f"step is {step}, needs a whole number from 0 to {2 * count}")
-    forward = nodes[: min(step_, count)]
-    backward = nodes[::-1][: max(step_ - count, 0)]
-    done = {_id(b, node) for node in backward} | ({"out"} if step_ > count else set())
-    stage = Stage(_with_networks(b, {_id(b, node) for node in forward}), _with_networks(b, done))
-    if step is None:
-        return stage, "", ""
+    forward, backward = order[:done], order[::-1][: max(done - count, 0)]
+    begun = {"out"} if backward else set()
+    ran = {"f": _with_networks(b, forward), "b": _with_networks(b, backward) | begun}
     if not step:
-        return stage, "", f"step 0 of {2 * count}: the inputs are known"
-    node = forward[-1] if step <= count else backward[-1]
-    way = "forward" if step <= count else "backward"
-    return stage, _id(b, node), f"step {step} of {2 * count}: {way} through {clean(node.path, 50)}"
+        return ran | {
+            "n": frozenset()
+        }, "" if step is None else f"step 0 of {2 * count}: the inputs are known"
+    direction, last = ("backward", backward[-1]) if backward else ("forward", forward[-1])
+    title = f"step {step} of {2 * count}: {direction} through {clean(last.path, 50)}"
+    return ran | {"n": frozenset({b.ids[last.path]})}, title
 
 
-def _id(b: Board, node: Trace) -> str:
-    return str(b.ids[node.path])
-
-
-def _with_networks(b: Board, done: set[str]) -> frozenset[str]:
-    """An open network is done when all that one sees of it is."""
-    for node in b.trace.walk():
-        if b.is_open(node) and all(_id(b, inner) in done for inner in b.visible(node)):
-            done.add(_id(b, node))
-    return frozenset(done)
+def _with_networks(b: Board, nodes: list[Recording]) -> frozenset[str]:
+    """The ids; an open network is done when all that one sees of it is."""
+    done = {node.path for node in nodes}
+    done |= {
+        node.path for node in b.trace.walk()
+        if b.is_open(node) and all(inner.path in done for inner in b.visible(node))
+    }  # fmt: skip
+    return frozenset(b.ids[path] for path in done)
 
 
 def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
@@ -255,9 +255,8 @@ def legend(b: Board, width: float) -> list[str]:
     return rows
 
 
-def _page(b: Board, step: int | None, width: int) -> str:
-    stage, now, title = stage_of(b, step)
-    drawing = draw(b, b.trace, network_of(b, b.trace, stage), width, now)
+def _document(b: Board, drawing: Drawing, step: int | None) -> str:
+    ran, title = _ran(b, step)
     size, margin = drawing.placed.size, 14.0
     finished = step is None or step == 2 * len(b.visible())
     rows = [(headline(b, finished), "name bold"), *notes(b), *([(title, "sum")] if title else [])]
@@ -272,6 +271,5 @@ def _page(b: Board, step: int | None, width: int) -> str:
         f'height="{n(h)}" viewBox="0 0 {n(w)} {n(h)}" font-size="12">'
         f"<title>{escape(headline(b))}</title><style>{STYLE}</style>"
         f'<rect width="{n(w)}" height="{n(h)}" fill="#fff"/>'
-        f'<g transform="translate({n(margin)},{n(margin)})">{head.svg}</g>'
-        f'<g transform="translate({n(margin)},{n(top)})">{drawing.svg}</g></svg>\n'
+        f"{moved(margin, margin, head.svg)}{moved(margin, top, at_step(drawing.svg, ran))}</svg>\n"
     )

@@ -19,10 +19,10 @@ from fnn.whiteboard.chain_rule import (
     value_of,
 )
 from fnn.whiteboard.formulas import note_of
-from fnn.whiteboard.recorded import Trace
+from fnn.whiteboard.recording import Recording
 
 
-def verdict(trace: Trace) -> str:
+def verdict(trace: Recording) -> str:
     """A tick or a cross against autodiff, and the relative error."""
     if trace.error is None:
         return "not compared with jax.vjp"
@@ -41,7 +41,7 @@ def headline(b: Board, finished: bool = True) -> str:
     return f"{name}: gradients of {f}" + (f", {verdict(whole)}" if finished else "")
 
 
-def kept(trace: Trace) -> str:
+def kept(trace: Recording) -> str:
     """What forward kept for backward."""
     leaves = jax.tree.leaves(trace.residuals)
     if not trace.kept_bytes:
@@ -51,7 +51,7 @@ def kept(trace: Trace) -> str:
     return f"keeps {readable_bytes(trace.kept_bytes)} for backward: {what}{more}"
 
 
-def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
+def explained(b: Board, node: Recording) -> Iterator[tuple[str, str]]:
     """All about a node: (kind of line, text). Kinds: head, value, gradient, kept, chain, check."""
     network = b.parent(node)
     kind = f" ({clean(node.kind, 60)})" if node.kind != node.name else ""
@@ -92,7 +92,7 @@ def explained(b: Board, node: Trace) -> Iterator[tuple[str, str]]:
     yield "check", verdict(node)
 
 
-def _steps(b: Board, node: Trace) -> Iterator[str]:
+def _steps(b: Board, node: Recording) -> Iterator[str]:
     for product in products(b, node):
         if product.gradient is None:
             why = "not computed" if product.is_param else "none: no gradient goes there"
@@ -106,7 +106,7 @@ def _steps(b: Board, node: Trace) -> Iterator[str]:
             yield f"d{f}/d{product.of} = {down}{rule}"
 
 
-def text(trace: Trace) -> str:
+def text(trace: Recording) -> str:
     """Everything in words: every node going forward, then every node going back."""
     b = board(trace, True)
     whole = b.trace
@@ -139,6 +139,6 @@ def text(trace: Trace) -> str:
     return "\n".join(lines)
 
 
-def _where(node: Trace) -> str:
+def _where(node: Recording) -> str:
     above = node.path.rpartition("/")[0]
     return f"{clean(above, 60)}/ " if above else ""

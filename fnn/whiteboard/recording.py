@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +36,11 @@ class NonFinite(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Trace:
+class Recording:
     """A block as it ran, forward and backward; a network's has the traces of its nodes inside.
 
-    A plain pytree: arrays are its leaves, the names of things are static, so it comes out of
-    ``jax.jit``. ``trace["hidden/linear"]`` is the node at that path, and every node can be drawn
-    by itself: ``text()``, ``svg()``, ``html()``, ``mermaid()``.
+    A plain pytree: arrays are its leaves, names are static, so it comes out of ``jax.jit``.
+    ``trace["hidden/linear"]`` is the node at that path.
 
     ``path``: where it is, ``hidden/linear``; '' for the whole. ``block``: its name and kind.
     ``reads``: the names of the values that it read. ``params_of``: whose parameters it used.
@@ -60,7 +59,7 @@ class Trace:
     inputs: tuple[str, ...] = field(metadata={"static": True})
     outputs: tuple[str, ...] = field(metadata={"static": True})
     objective: str = field(metadata={"static": True})
-    nodes: tuple[Trace, ...]
+    nodes: tuple[Self, ...]
     params: Params
     x: Value
     y: Value
@@ -120,13 +119,13 @@ class Trace:
         eps = max((float(jnp.finfo(d).eps) for d in wide), default=1e-7)
         return eps ** (2 / 3)
 
-    def walk(self) -> Iterator[Trace]:
+    def walk(self) -> Iterator[Self]:
         """Every node inside in the order of forward, a network before what is in it."""
         for node in self.nodes:
             yield node
             yield from node.walk()
 
-    def __getitem__(self, path: str) -> Trace:
+    def __getitem__(self, path: str) -> Self:
         """The node at a path."""
         for node in self.walk():
             if node.path == path:
@@ -135,27 +134,30 @@ class Trace:
         raise KeyError(f"no node {path!r}; there are: {known:.500}")
 
     @property
+    def dxs(self) -> tuple[Value, ...]:
+        """What goes back to each value that was read."""
+        return each(self.dx, len(self.reads))
+
+    @property
     def values(self) -> dict[str, tuple[Value, Value]]:
-        """Of every wire inside: its value and its whole gradient."""
-        xs = (self.x,) if len(self.inputs) == 1 else self.x
-        dxs = (self.dx,) if len(self.inputs) == 1 else self.dx
-        dxs = (None,) * len(self.inputs) if dxs is None else dxs
-        wires = dict(zip(self.inputs, zip(xs, dxs, strict=True), strict=True))
-        return wires | {node.name: (node.y, node.dy) for node in self.nodes}
+        """The value and the whole gradient of every wire inside."""
+        count = len(self.inputs)
+        inputs = zip(each(self.x, count), each(self.dx, count), strict=True)
+        return dict(zip(self.inputs, inputs, strict=True)) | {
+            node.name: (node.y, node.dy) for node in self.nodes
+        }
 
     @property
     def summands(self) -> dict[str, list[tuple[str, Value]]]:
-        """Of every wire inside: who sends a cotangent back to it, and that; their sum is its
-        gradient. To an output that is the upstream cotangent, from "output"."""
-        if not self.outputs:  # one block: nothing is inside
-            return {}
-        dys = (self.dy,) if len(self.outputs) == 1 else self.dy or (None,) * len(self.outputs)
+        """The cotangents that come back to every wire inside, and who sends them.
+
+        Their sum is its gradient. An output gets its upstream cotangent from "output".
+        """
         sent: dict[str, list[tuple[str, Value]]] = {name: [] for name in self.values}
-        for name, dy in zip(self.outputs, dys, strict=True):
+        for name, dy in zip(self.outputs, each(self.dy, len(self.outputs)), strict=True):
             sent[name].append(("output", dy))
         for node in reversed(self.nodes):
-            dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
-            for name, dx in zip(node.reads, dxs, strict=True):
+            for name, dx in zip(node.reads, node.dxs, strict=True):
                 sent[name].append((node.name, dx))
         return sent
 
@@ -171,55 +173,24 @@ class Trace:
     @property
     def non_finite(self) -> NonFinite | None:
         """The first value that is not finite, in the order in which they were computed."""
+        inputs = {name: self.values[name][0] for name in self.inputs} or {"x": self.x}
         leaves = [node for node in self.walk() if not node.nodes] or [self]
-        for name, (value, _) in self.values.items() if self.inputs else ():
-            if name in self.inputs and not _finite(value):
-                return NonFinite(f"input {name}", "value")
-        if not self.inputs and not _finite(self.x):  # one block alone
-            return NonFinite("input x", "value")
-        for node in leaves:
-            if not _finite(node.params):
-                return NonFinite(node.path or node.name, "parameter")
-            if not _finite(node.y):
-                return NonFinite(node.path or node.name, "output")
-        for node in reversed(leaves):
-            if not _finite((node.dparams, node.dx)):
-                return NonFinite(node.path or node.name, "gradient")
-        return None
+        looked_at = [
+            *((f"input {name}", "value", value) for name, value in inputs.items()),
+            *((leaf.path or leaf.name, what, value) for leaf in leaves
+              for what, value in (("parameter", leaf.params), ("output", leaf.y))),
+            *((leaf.path or leaf.name, "gradient", (leaf.dparams, leaf.dx))
+              for leaf in reversed(leaves)),
+        ]  # fmt: skip
+        bad = (NonFinite(path, what) for path, what, value in looked_at if not _finite(value))
+        return next(bad, None)
 
-    def text(self) -> str:
-        """Everything in words: forward, then backward, upstream times local at every gate."""
-        from fnn.whiteboard.text import text
 
-        return text(self)
-
-    def svg(self, step: int | None = None, *, unfold: Any = None, width: int = 1600) -> str:
-        """The picture; see :func:`fnn.whiteboard.svg.svg`."""
-        from fnn.whiteboard.svg import svg
-
-        return svg(self, step, unfold=unfold, width=width)
-
-    def frames(self, *, unfold: Any = None, width: int = 1600) -> list[str]:
-        """The picture step by step: forward 1..n, then backward n..1; unknowns are '?'."""
-        from fnn.whiteboard.svg import frames
-
-        return frames(self, unfold=unfold, width=width)
-
-    def html(self, title: str = "") -> str:
-        """One self-contained page that steps, folds, and shows a node's chain rule."""
-        from fnn.whiteboard.page import html
-
-        return html(self, title)
-
-    def mermaid(self) -> str:
-        """A Mermaid flowchart, for Markdown."""
-        from fnn.whiteboard.mermaid import mermaid
-
-        return mermaid(self)
-
-    def __repr__(self) -> str:
-        inside = f", {len(list(self.walk()))} nodes" if self.nodes else ""
-        return f"Trace({self.path or self.kind!r}{inside})"
+def each(value: Value, count: int) -> tuple[Value, ...]:
+    """The values of ``count`` names: one stands alone, several are in a tuple; None for no value."""
+    if count == 1:
+        return (value,)
+    return tuple(value) if count and value is not None else (None,) * count
 
 
 def _finite(tree: Any) -> bool:

@@ -1,0 +1,50 @@
+"""A trace: what was recorded, with the methods that draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+
+from fnn.whiteboard.mermaid import mermaid
+from fnn.whiteboard.page import html
+from fnn.whiteboard.recording import Recording
+from fnn.whiteboard.svg import frames, svg
+from fnn.whiteboard.text import text
+
+Unfold = bool | str | Iterable[str] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, repr=False)
+class Trace(Recording):
+    """A block as it ran, forward and backward; a network's has the traces of its nodes inside.
+
+    Its fields are those of :class:`~fnn.whiteboard.recording.Recording`. Every node can be drawn
+    by itself, too.
+    """
+
+    def text(self) -> str:
+        """Everything in words: forward, then backward, upstream times local at every gate."""
+        return text(self)
+
+    def svg(self, step: int | None = None, *, unfold: Unfold = None, width: int = 1600) -> str:
+        """The picture; see :func:`fnn.whiteboard.svg.svg`."""
+        return svg(self, step, unfold=unfold, width=width)
+
+    def frames(self, *, unfold: Unfold = None, width: int = 1600) -> list[str]:
+        """The picture step by step: forward 1..n, then backward n..1; unknowns are '?'."""
+        return frames(self, unfold=unfold, width=width)
+
+    def html(self, title: str = "") -> str:
+        """One self-contained page that steps, folds, and shows a node's chain rule."""
+        return html(self, title)
+
+    def mermaid(self) -> str:
+        """A Mermaid flowchart, for Markdown."""
+        return mermaid(self)
+
+    def __repr__(self) -> str:
+        inside = f", {len(list(self.walk()))} nodes" if self.nodes else ""
+        return f"Trace({self.path or self.kind!r}{inside})"
