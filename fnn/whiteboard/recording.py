@@ -187,7 +187,7 @@ class Recording:
 
 
 def each(value: Value, count: int) -> tuple[Value, ...]:
-    """The values of ``count`` names: one stands alone, several are in a tuple; None for no value."""
+    """One value for each of ``count`` names: alone where it is one, else a tuple; None for none."""
     if count == 1:
         return (value,)
     return tuple(value) if count and value is not None else (None,) * count
