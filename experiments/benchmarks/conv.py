@@ -10,20 +10,37 @@ shapes that it has there, by itself; then training steps and inference, beside F
 
 from __future__ import annotations
 
-import os
-import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
+import jax
+import jax.numpy as jnp
+from jax import lax
+from rich.progress import track
+
+from experiments.benchmarks import conv_peers
+from experiments.benchmarks.conv_cases import Case, cases
+from experiments.benchmarks.report import (
+    Recorded,
+    Table,
+    conditions,
+    limit_threads,
+    other_work,
+    record,
+)
+from experiments.benchmarks.timing import (
+    PAUSE_SECONDS,
+    Seconds,
+    alternating,
+    compiled,
+    quartiles,
+    ratio,
+    ready,
+)
 
 PACKAGES = ("jax", "flax", "optax", "torch", "numpy")
-SLOW = 2.0  # seconds: what takes longer is run once
-PAUSE = 0.3  # seconds before a measurement, in which threads of the one before fall asleep
 BLOCKS = (
     "network", "block", "x", "fnn, ms", "jax.vjp / fnn", "in scan: fnn, ms",
     "in scan: jax.vjp / fnn",
@@ -40,137 +57,64 @@ ABOUT = """\
 - The median of the rounds; in each, all contenders run once, in random order after a pause."""
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(Recorded):
     """Measures convolutional blocks and training steps beside autodiff, Flax and PyTorch."""
 
     repeats: int = 9
-    """Rounds; in each, every contender is timed once."""
+    """rounds; in each, every contender is timed once"""
     blocks: bool = True
-    """Measure single blocks."""
+    """measure single blocks"""
     steps: bool = True
-    """Measure whole steps."""
+    """measure whole steps"""
     only: str = ""
-    """Rows of the blocks whose name contains this."""
+    """only blocks whose name contains this"""
     batch: int = 8
-    """Of GoogLeNet."""
+    """examples in a batch of GoogLeNet"""
     pixels: int = 224
-    """Height and width of GoogLeNet's pictures."""
-    threads: int = 0
-    """Threads of every library; 0 for as many as there are cores."""
+    """height and width of GoogLeNet's pictures"""
     dtype: str = "float32"
-    """float32, or bfloat16 for inputs and computation."""
-    out: Path | None = RESULTS
-    """The Markdown file whose section is replaced; None to write nothing."""
-
-
-class Measured(NamedTuple):
-    """Seconds by round, those of compilation, and temporary bytes."""
-
-    seconds: dict[int, float]
-    compilation: float
-    temporary: int | None
+    """float32, or bfloat16 for inputs and computation"""
 
 
 def main(options: Options) -> None:
     """Measures, prints the tables, and records them. Ctrl-C prints what there is."""
     threads = limit_threads(options.threads)
-    import jax
-
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    device = jax.devices()[0]
-    where = f"{machine()}, {threads} threads. {versions(PACKAGES)}"
-    if device.platform != "cpu":
-        where = f"{device.device_kind}. {where}"
-    warning = f"WARNING: other work on this machine: load average {busy:.1f} at start"
-    print("\n".join([where, *([warning] if busy > 0.5 else [])]))
+    head = [conditions(threads, PACKAGES), *(f"WARNING: {warning}" for warning in other_work())]
+    print("\n".join(head))
     tables: list[Table] = []
-    rows: list[list[str]] = []
     interrupted = False
     try:
-        if options.blocks:
-            tables.append(Table(BLOCKS, rows))
-            blocks(options, rows)
-        if options.steps:
-            rows = []
-            tables.append(Table(STEPS, rows))
-            steps(options, threads, rows)
+        for wanted, columns, measure in (
+            (options.blocks, BLOCKS, blocks), (options.steps, STEPS, steps)
+        ):  # fmt: skip
+            if wanted:
+                rows: list[list[str]] = []
+                tables.append(Table(columns, rows))
+                measure(options, threads, rows)
     except KeyboardInterrupt:
         interrupted = True
     for table in tables:
         table.show()
     if options.out is None or interrupted:
         return
-    parts = [f"{where}. {options.dtype}.", *([warning] if busy > 0.5 else [])]
-    parts += [*(table.markdown() for table in tables), ABOUT]
-    name = {"cpu": "CPU", "gpu": "GPU"}.get(device.platform, device.platform)
-    record(options.out, f"conv, {name}, {options.dtype}", *parts)
-
-
-# ---- measuring -------------------------------------------------------------------------------
-
-
-def compiled(f: Callable[..., Any], *arguments: Any) -> tuple[Any, float, int]:
-    """The program, seconds of compilation, and temporary bytes."""
-    import jax
-
-    began = time.perf_counter()
-    program = jax.jit(f).lower(*arguments).compile()
-    seconds = time.perf_counter() - began
-    return program, seconds, int(getattr(program.memory_analysis(), "temp_size_in_bytes", 0))
-
-
-def alternating(
-    programs: dict[str, Callable[[], Any]], repeats: int
-) -> dict[str, dict[int, float]]:
-    """Seconds of each by round. Programs wait for their result themselves."""
-    seconds: dict[str, dict[int, float]] = {name: {} for name in programs}
-    slow = set()
-    for name, program in programs.items():  # first touches of memory are not counted
-        began = time.perf_counter()
-        program()
-        if time.perf_counter() - began > SLOW:
-            slow.add(name)
-    order = random.Random(0)
-    for number in range(repeats):
-        for name in order.sample(sorted(programs), len(programs)):
-            if number and name in slow:
-                continue
-            time.sleep(PAUSE if len(programs) > 4 else 0.0)
-            began = time.perf_counter()
-            programs[name]()
-            seconds[name][number] = time.perf_counter() - began
-    return seconds
-
-
-def ratio(of: dict[int, float], to: dict[int, float]) -> float:
-    """The median of the quotients within a round, or of the medians where rounds differ."""
-    both = of.keys() & to.keys()
-    if len(both) > 1:
-        return median(of[number] / to[number] for number in both)
-    return median(of.values()) / median(to.values())
+    head[0] += f" {options.dtype}."
+    name = f"conv, {jax.default_backend().upper()}, {options.dtype}"
+    record(options.out, name, *head, *(table.markdown() for table in tables), ABOUT)
 
 
 # ---- blocks ----------------------------------------------------------------------------------
 
 
-def blocks(options: Options, rows: list[list[str]]) -> None:
-    """A row for each block, as it is measured."""
-    from rich.progress import track
-
-    from experiments.benchmarks.conv_cases import cases
-
+def blocks(options: Options, threads: int, rows: list[list[str]]) -> None:
+    """Appends a row for each block, as it is measured."""
     chosen = [case for case in cases(options.batch, options.pixels) if options.only in case.name]
     for case in track(chosen, "blocks", transient=True):
         rows.append(block_row(case, options))
 
 
-def block_row(case: Any, options: Options) -> list[str]:
+def block_row(case: Case, options: Options) -> list[str]:
     """One block, by hand and by ``jax.vjp`` of its plain formula."""
-    import jax
-    import jax.numpy as jnp
-    from jax import lax
-
     dtype = jnp.dtype(options.dtype)
     x = jax.random.normal(jax.random.key(0), case.shape, dtype)
     params = case.block.init(jax.random.key(1), x)
@@ -205,11 +149,11 @@ def block_row(case: Any, options: Options) -> list[str]:
         program, _, _ = compiled(looped(f), params, x, dy)
         programs[f"{name} in scan"] = ready(program, params, x, dy)
     alone = "-"
-    if case.name.startswith("max_pool"):  # of others, the two backwards are the same products
+    if case.name.startswith("max_pool"):  # for others, both backwards are the same products
         residuals = jax.jit(lambda p, x: case.block.forward(p, x)[1])(params, x)
         own, _, _ = compiled(case.block.backward, params, residuals, dy)
         programs["backward"] = ready(own, params, residuals, dy)
-        # What only forward needs is not computed: its y is not asked for.
+        # y is not returned, so XLA drops what only forward needs.
         other, _, _ = compiled(lambda p, x, dy: by_autodiff(p, x, dy)[1], params, x, dy)
         programs["autodiff backward"] = ready(other, params, x, dy)
     seconds = alternating(programs, options.repeats)
@@ -224,11 +168,8 @@ def block_row(case: Any, options: Options) -> list[str]:
     ]  # fmt: skip
 
 
-def kept(case: Any, params: Any, x: Any) -> tuple[int, int]:
-    """Residual bytes by hand and by ``jax.vjp``: arrays that are neither parameters nor x, and x
-    if it is among them."""
-    import jax
-
+def kept(case: Case, params: Any, x: Any) -> tuple[int, int]:
+    """Residual bytes by hand and by ``jax.vjp``, without the parameters; x counts once."""
     sizes: list[int] = []
 
     def count(values: Any, params: Any) -> None:
@@ -248,40 +189,40 @@ def quotient(a: int, b: int) -> str:
     return f"{a / b:.2f}" if b else ("1.00" if not a else f"{a} B / 0")
 
 
-def ready(program: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """The program as a function that returns once its result is there."""
-    import jax
-
-    return lambda: jax.block_until_ready(program(*arguments))
-
-
 # ---- steps -----------------------------------------------------------------------------------
 
 
 def steps(options: Options, threads: int, rows: list[list[str]]) -> None:
-    """Whole steps of the CNN and of GoogLeNet, and GoogLeNet's inference."""
-    from experiments.benchmarks import conv_peers
-
-    for what, contenders in conv_peers.comparisons(options, threads).items():
+    """Appends rows for whole steps of the CNN and of GoogLeNet, and GoogLeNet's inference."""
+    comparisons = conv_peers.comparisons(
+        options.batch, options.pixels, options.dtype, threads
+    )  # fmt: skip
+    for what, contenders in comparisons.items():
         print(f"{what} ...", flush=True)
-        measured: dict[str, Measured] = {}
-        programs: dict[str, Callable[[], Any]] = {}
+        programs: dict[str, conv_peers.Program] = {}
         for name, make in contenders.items():
-            program, compilation, temporary = make()
-            programs[name] = program
-            measured[name] = Measured({}, compilation, temporary)
-        for name, seconds in alternating(programs, options.repeats).items():
-            measured[name] = measured[name]._replace(seconds=seconds)
-        rows += [step_row(what, name, found, measured["fnn"]) for name, found in measured.items()]
+            try:
+                programs[name] = make()
+            except ModuleNotFoundError as error:
+                print(f"left out: {name} ({error})")
+        seconds = alternating(
+            {name: program.run for name, program in programs.items()}, options.repeats,
+            PAUSE_SECONDS,
+        )  # fmt: skip
+        rows += [
+            step_row(what, name, program, seconds[name], seconds["fnn"])
+            for name, program in programs.items()
+        ]
 
 
-def step_row(what: str, name: str, found: Measured, own: Measured) -> list[str]:
+def step_row(
+    what: str, name: str, program: conv_peers.Program, seconds: Seconds, fnn: Seconds
+) -> list[str]:
     """One contender of one comparison."""
-    times = sorted(found.seconds.values())
-    low, high = times[len(times) // 4], times[-1 - len(times) // 4]
+    low, middle, high = quartiles(seconds)
     return [
-        what, name, f"{1e3 * median(times):.1f} ({1e3 * low:.1f}-{1e3 * high:.1f})",
-        f"{ratio(found.seconds, own.seconds):.2f}",
-        f"{found.compilation:.1f}" if found.compilation else "-",
-        "-" if found.temporary is None else f"{found.temporary / 1e6:.0f}",
+        what, name, f"{1e3 * middle:.1f} ({1e3 * low:.1f}-{1e3 * high:.1f})",
+        f"{ratio(seconds, fnn):.2f}",
+        f"{program.compilation:.1f}" if program.compilation else "-",
+        "-" if program.temporary is None else f"{program.temporary / 1e6:.0f}",
     ]  # fmt: skip

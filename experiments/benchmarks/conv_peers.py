@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +12,36 @@ import numpy as np
 from jax import lax
 
 import fnn
-from experiments.benchmarks.conv import Options, compiled, ready
-from experiments.benchmarks.conv_cases import plain_cnn, plain_googlenet
+from experiments.benchmarks.conv_cases import (
+    plain_cnn,
+    plain_googlenet,
+    plain_lrn,
+    plain_max_pool,
+)
+from experiments.benchmarks.timing import compiled, ready, stopwatch
 from fnn.models.inception_v1 import INCEPTIONS
 
 RATE, CNN_BATCH, SCANNED = 0.01, 64, 8
-Program = tuple[Callable[[], Any], float, int | None]  # and seconds of compilation, bytes
+
+
+class Program(NamedTuple):
+    """A program to be timed, the seconds of its compilation and its temporary bytes."""
+
+    run: Callable[[], Any]
+    compilation: float = 0.0
+    temporary: int | None = None
+
+
 Contenders = dict[str, Callable[[], Program]]
 
 
-def comparisons(options: Options, threads: int) -> dict[str, Contenders]:
-    """By what is compared, every contender's maker of its program."""
+def comparisons(batch: int, pixels: int, dtype: str, threads: int) -> dict[str, Contenders]:
+    """What is compared -> contender -> a function that makes its program."""
     cnn = fnn.models.cnn(hidden=0)
     google = fnn.models.googlenet(auxiliary=False, dropout_rate=0.0)
     small = (CNN_BATCH, 28, 28, 1)
-    large = (options.batch, options.pixels, options.pixels, 3)
-    dtype = options.dtype
-    on = f"batch {options.batch}, {options.pixels} pixels"
+    large = (batch, pixels, pixels, 3)
+    on = f"batch {batch}, {pixels} pixels"
     return {
         f"CNN, batch {CNN_BATCH}, a step": steps_of(cnn, plain_cnn, small, 10, dtype)
         | {"Flax NNX": lambda: flax_step(flax_cnn, small, 10, dtype),
@@ -45,6 +57,12 @@ def comparisons(options: Options, threads: int) -> dict[str, Contenders]:
         f"GoogLeNet, {on}, inference": inference_of(google, plain_googlenet, large, dtype)
         | {"PyTorch eager, channels last": lambda: torch_inference(large, threads, dtype)},
     }  # fmt: skip
+
+
+def jitted(f: Callable[..., Any], *arguments: Any) -> Program:
+    """``f`` compiled for these arguments, to be run on them."""
+    program, seconds, temporary = compiled(f, *arguments)
+    return Program(ready(program, *arguments), seconds, temporary)
 
 
 def data(shape: tuple[int, ...], classes: int, dtype: str) -> tuple[Any, Any]:
@@ -64,7 +82,7 @@ def plain_loss(logits: Any, target: Any) -> Any:
 def steps_of(
     net: Any, plain: Any, shape: tuple[int, ...], classes: int, dtype: str, scan: int = 0
 ) -> Contenders:
-    """A step of SGD by hand and by ``jax.grad``; with ``scan`` so many of them in a loop."""
+    """A step of SGD by hand and by ``jax.grad``; with ``scan``, that many steps in a loop."""
     x, target = data(shape, classes, dtype)
     key = jax.random.key(0)
     params = jax.jit(net.init)(key, x)
@@ -83,8 +101,7 @@ def steps_of(
         def steps(params: Any, x: Any, target: Any) -> Any:
             return lax.scan(lambda p, _: step(p, x, target), params, length=scan)
 
-        program, seconds, temporary = compiled(steps if scan else step, params, x, target)
-        return ready(program, params, x, target), seconds, temporary
+        return jitted(steps if scan else step, params, x, target)
 
     return {name: functools.partial(make, g) for name, g in gradients.items()}
 
@@ -95,12 +112,7 @@ def inference_of(net: Any, plain: Any, shape: tuple[int, ...], dtype: str) -> Co
     params = jax.jit(net.init)(jax.random.key(0), x)
     reading = fnn.inference(net)
     forwards = {"fnn": lambda p, x: reading.forward(p, x)[0], "JAX, lax": plain}
-
-    def make(forward: Any) -> Program:
-        program, seconds, temporary = compiled(forward, params, x)
-        return ready(program, params, x), seconds, temporary
-
-    return {name: functools.partial(make, f) for name, f in forwards.items()}
+    return {name: functools.partial(jitted, f, params, x) for name, f in forwards.items()}
 
 
 # ---- Flax ------------------------------------------------------------------------------------
@@ -120,8 +132,7 @@ def flax_step(network: Any, shape: tuple[int, ...], classes: int, dtype: str) ->
         value, grads = jax.value_and_grad(loss)(params, x, target)
         return jax.tree.map(lambda p, g: p - RATE * g, params, grads), value
 
-    program, seconds, temporary = compiled(step, params, x, target)
-    return ready(program, params, x, target), seconds, temporary
+    return jitted(step, params, x, target)
 
 
 def flax_cnn(rngs: Any, dtype: Any) -> Any:
@@ -143,8 +154,6 @@ def flax_cnn(rngs: Any, dtype: Any) -> Any:
 
 def flax_googlenet(rngs: Any, dtype: Any) -> Any:
     from flax import nnx
-
-    from experiments.benchmarks.conv_cases import plain_lrn, plain_max_pool
 
     def conv(i: int, o: int, k: int, stride: int = 1, padding: Any = "SAME") -> Any:
         return nnx.Conv(i, o, (k, k), stride, padding=padding, dtype=dtype, rngs=rngs)
@@ -209,9 +218,7 @@ def torch_step(
         optimizer.step()
         loss.item()  # waits for the device
 
-    began = time.perf_counter()
-    step()
-    return step, time.perf_counter() - began, None
+    return Program(step, compilation=stopwatch(step))
 
 
 def torch_inference(shape: tuple[int, ...], threads: int, dtype: str) -> Program:
@@ -226,7 +233,7 @@ def torch_inference(shape: tuple[int, ...], threads: int, dtype: str) -> Program
         ):  # fmt: skip
             net(x).sum().item()
 
-    return forward, 0.0, None
+    return Program(forward)
 
 
 def _torch(network: Any, shape: tuple[int, ...], classes: int, threads: int) -> Any:

@@ -8,14 +8,19 @@ That the parameters learned are the same is a test: tests/training/test_diagnost
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
+import jax
+from rich.progress import track
+
+import fnn
+from experiments.benchmarks.report import Recorded, Table, conditions, limit_threads, record
+from experiments.benchmarks.timing import Seconds, ratio, turns
+from experiments.common.data import load
 
 COLUMNS = (
     "data", "network", "batch", "an epoch, ms", "with diagnostics, ms", "extra",
@@ -28,7 +33,7 @@ that looks, the look at the initial network, and 20 examples learned by heart.""
 
 
 class Case(NamedTuple):
-    """Who trains on what, and for how many epochs in a round."""
+    """A network and its data, and how many epochs of training a round has."""
 
     data: str
     hidden: tuple[int, ...]
@@ -43,41 +48,31 @@ CASES = (
 )
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(Recorded):
     """Measures training with diagnostics beside training without."""
 
     repeats: int = 15
-    """Rounds; in each, both are timed once."""
+    """rounds; in each, both are timed once"""
     only: str = ""
-    """Data sets whose name contains this."""
-    threads: int = 0
-    """Of XLA; 0 for as many as there are cores."""
+    """only data sets whose name contains this"""
     data_dir: Path | None = None
-    """Folder that holds mnist/; else $FNN_DATA, the cache, or a download."""
-    out: Path | None = RESULTS
-    """The Markdown file whose section is replaced; None to write nothing."""
+    """folder that holds mnist/; else $FNN_DATA, the cache, or a download"""
 
 
 def main(options: Options) -> None:
     """Measures, prints the table and records it."""
     threads = limit_threads(options.threads)
-    import jax
-    from rich.progress import track
-
     cases = [case for case in CASES if options.only in case.data]
     table = Table(COLUMNS, [_row(case, options) for case in track(cases, transient=True)])
     table.show()
     if options.out is not None and not options.only:
-        device = jax.devices()[0].platform.upper()
-        head = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}. float32."
-        record(options.out, f"diagnostics, {device}", head, table.markdown(), ABOUT)
+        head = f"{conditions(threads, ('jax', 'numpy'))} float32."
+        name = f"diagnostics, {jax.default_backend().upper()}"
+        record(options.out, name, head, table.markdown(), ABOUT)
 
 
 def _row(case: Case, options: Options) -> list[str]:
-    import fnn
-    from experiments.common.data import load
-
     data = load(case.data, 0, options.data_dir)
     net = fnn.models.mlp((*case.hidden, 10), fnn.relu())
 
@@ -92,14 +87,15 @@ def _row(case: Case, options: Options) -> list[str]:
         first, *_, last = (row["seconds"] for row in fitted.history)
         return (last - first) / (case.epochs - 1), wall - last
 
-    order = random.Random(0)
-    rounds: list[dict[bool, Any]] = []
-    for _ in range(options.repeats):
-        which = order.sample([False, True], 2)
-        rounds.append({diagnostics: train(diagnostics) for diagnostics in which})
-    epoch = {d: 1e3 * median(r[d][0] for r in rounds) for d in (False, True)}
-    extra = median(r[True][0] / r[False][0] - 1 for r in rounds)
-    start = median(r[True][1] - r[False][1] for r in rounds)
+    epochs: dict[str, Seconds] = {"with": {}, "without": {}}
+    starts: dict[str, Seconds] = {"with": {}, "without": {}}
+    for number, name in turns(epochs, options.repeats):
+        epochs[name][number], starts[name][number] = train(diagnostics=name == "with")
+    milliseconds = {name: 1e3 * median(times.values()) for name, times in epochs.items()}
+    extra = ratio(epochs["with"], epochs["without"]) - 1
+    start = median(starts["with"][i] - starts["without"][i] for i in range(options.repeats))
     layers = "-".join(map(str, (data.train.x.shape[1], *case.hidden, 10)))
-    cells = (f"{epoch[False]:.1f}", f"{epoch[True]:.1f}", f"{100 * extra:.1f} %", f"{start:.1f}")
-    return [case.data, layers, str(case.batch), *cells]
+    return [
+        case.data, layers, str(case.batch), f"{milliseconds['without']:.1f}",
+        f"{milliseconds['with']:.1f}", f"{100 * extra:.1f} %", f"{start:.1f}",
+    ]  # fmt: skip

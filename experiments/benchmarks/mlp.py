@@ -14,24 +14,42 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any, Literal
+from statistics import median
+from typing import Literal
 
+import jax
 import numpy as np
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.benchmarks.mlp_process import mnist, order_of
 from experiments.benchmarks.peers import CONTENDERS, Array, Problem, Trainer, he_normal
-from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
+from experiments.benchmarks.report import (
+    Recorded,
+    Table,
+    conditions,
+    limit_threads,
+    other_work,
+    record,
+)
+from experiments.benchmarks.timing import (
+    PAUSE_SECONDS,
+    Seconds,
+    matmul_rate,
+    quartiles,
+    ratio,
+    turns,
+)
 
 NETWORKS = {"784-128-64-10": 128, "784-1024-1024-10": 256}  # sizes: batch
 PACKAGES = ("jax", "equinox", "flax", "optax", "torch", "scikit-learn", "numpy")
 ACCURACY = 0.97
-PAUSE = 0.5  # seconds before a measurement, in which threads of the one before fall asleep
-MOST_EPOCHS = 20  # that a process may take to reach it
+MOST_EPOCHS = 20  # a process gives up after these
+PROCESS_EPOCHS = 4  # estimate for a process in the time to finish
+Tick = Callable[[str, float], None]  # (what is done now, units done)
 COLUMNS = (
     "network",
     "contender",
@@ -45,11 +63,11 @@ COLUMNS = (
 )
 ABOUT = """\
 - s/epoch: the median of the repeats and their quartiles. In each repeat every contender trains
-  from the same weights in the same order; which follows which changes, after a pause.
+  from the same weights on the same order of examples; they take turns in random order, with pauses.
 - ratio: the median of each repeat's time over fnn's in the same repeat; above 1 is slower.
 - first epoch: the first one in this process, with tracing and compilation, without imports.
-- to 97 %: from the start of a new process to a test accuracy of 97 % known: import, data,
-  compilation, epochs, a test after each; the median. No compilation comes from a cache on disk.
+- to 97 %: from the start of a new process to a test accuracy of 97 %: import, data, compilation,
+  epochs, a test after each; the median. No compilation comes from a cache on disk.
 - GFLOP/s counts the matrix products alone: per example and weight 2 forward, 2 for its gradient
   and 2 for its input's gradient, which the first layer does not need. Of matmul: as a fraction of
   the rate of a square float32 `jnp` product, measured in the same rotation.
@@ -58,67 +76,59 @@ ABOUT = """\
 - temp.: the temporary memory that XLA reports for the compiled epoch."""
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(Recorded):
     """Measures training of two MLPs on MNIST beside peers, in one table."""
 
     repeats: int = 9
-    """Rounds; in each, every contender is timed once, in rotating order."""
+    """rounds; in each, every contender is timed once"""
     epochs_per_repeat: int = 1
-    """Epochs that are timed together, from the initial weights."""
+    """epochs that are timed together, from the initial weights"""
     networks: tuple[Literal["784-128-64-10", "784-1024-1024-10"], ...] = (
         "784-128-64-10",
         "784-1024-1024-10",
     )
-    """Which networks, by their sizes."""
+    """networks, by their sizes"""
     contenders: tuple[
         Literal["fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn"], ...
     ] = ("fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn")
-    """Which contenders."""
+    """libraries"""
     examples: int = 60_000
-    """The first so many of MNIST's training examples."""
-    threads: int = 0
-    """Threads of every library; 0 for as many as there are cores."""
+    """training examples, the first of MNIST's"""
     process: bool = True
-    """Also time whole processes."""
+    """also time whole processes"""
     process_repeats: int = 3
-    """Rounds of whole processes."""
-    out: Path | None = RESULTS
-    """The Markdown file whose section is replaced; None to write nothing."""
+    """rounds of whole processes"""
 
 
 @dataclass
 class Row:
-    """What is known of one contender on one network; seconds are by round."""
+    """The measurements of one contender on one network; failed if ``failure`` says why."""
 
     network: str
     contender: str
-    seconds: dict[int, float] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=dict)
     first: float | None = None
     temporary: int | None = None
     process: list[float] = field(default_factory=list)
-    epochs: int = 0  # that its processes took
+    process_epochs: int = 0
     failure: str = ""
 
     def cells(self, rival: Row | None, flops: int, matmul: float | None) -> list[str]:
         """The table's row. rival: fnn's row; flops: of an epoch; matmul: GFLOP/s."""
-        network = f"{self.network}, batch {NETWORKS[self.network]}"
-        speed = ratio = rate = fraction = "-"
+        speed = relative = rate = fraction = "-"
         if self.seconds:
-            times = list(self.seconds.values())
-            middle = median(times)
-            low, _, high = quantiles(times, method="inclusive") if len(times) > 1 else times * 3
+            low, middle, high = quartiles(self.seconds)
             speed, rate = f"{middle:.3f} ({low:.3f}-{high:.3f})", f"{flops / middle / 1e9:.0f}"
             fraction = f"{flops / middle / 1e9 / matmul:.0%}" if matmul else "-"
-            pairs = self.seconds.keys() & rival.seconds.keys() if rival else ()
-            if rival and pairs:
-                ratio = f"{median(self.seconds[r] / rival.seconds[r] for r in pairs):.2f}"
-        process = f"{median(self.process):.2f} ({self.epochs})" if self.process else "-"
+            if rival and rival.seconds:
+                relative = f"{ratio(self.seconds, rival.seconds):.2f}"
+        process = f"{median(self.process):.2f} ({self.process_epochs})" if self.process else "-"
         return [
-            network,
+            f"{self.network}, batch {NETWORKS[self.network]}",
             CONTENDERS[self.contender].label,
             self.failure or speed,
-            ratio,
+            relative,
             "-" if self.first is None else f"{self.first:.2f}",
             process,
             rate,
@@ -129,7 +139,7 @@ class Row:
 
 @dataclass
 class Measured:
-    """All that a run has found so far, so that an interrupted run can still show it."""
+    """All measurements so far: an interrupted run still shows them."""
 
     rows: list[Row] = field(default_factory=list)
     matmul: dict[str, list[float]] = field(default_factory=dict)  # GFLOP/s, by network
@@ -158,70 +168,52 @@ def main(options: Options) -> None:
     if options.repeats < 1 or options.epochs_per_repeat < 1 or options.process_repeats < 1:
         raise ValueError("--repeats, --epochs-per-repeat and --process-repeats start at 1")
     threads = limit_threads(options.threads)
-    import jax
-
+    measured = Measured([Row(n, c) for n in options.networks for c in options.contenders])
+    measured.warnings += other_work()  # asked before our own work
     warm_up()
-    x, target, test_x, test_target = mnist(options.examples)
-    device = jax.default_backend()
+    data = mnist(options.examples)
+    examples, device = len(data[0]), jax.default_backend()
     networks: tuple[str, ...] = options.networks
     problems = {name: problem_of(name, threads, device) for name in networks}
-    measured = Measured([Row(n, c) for n in networks for c in options.contenders])
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if busy > 0.5:
-        # OpenMP and OpenBLAS wait by spinning: with a core short they become ten times slower,
-        # XLA hardly two, so the ratios would flatter the JAX libraries.
-        measured.warnings.append(f"other work on this machine: load average {busy:.1f} at start")
-        print(f"WARNING: {measured.warnings[-1]}")
-    where = f"{machine()}, {threads} threads"
-    if device != "cpu":
-        where += f", {jax.devices()[0].device_kind}; scikit-learn on the CPU"
-    print(f"{where}\n{versions(PACKAGES)}")
+    where = conditions(threads, PACKAGES) + (" scikit-learn on the CPU." if device != "cpu" else "")
+    print("\n".join([where, *(f"WARNING: {warning}" for warning in measured.warnings)]))
 
     interrupted = False
-    per_epoch = {name: problem.flops(len(x)) / 1e9 for name, problem in problems.items()}
-    with ticking(options, per_epoch) as tick:
+    with ticking(options, sum(p.flops(examples) for p in problems.values()) / 1e9) as tick:
         try:
             for name, problem in problems.items():
                 rows = [row for row in measured.rows if row.network == name]
-                data = (x, target, test_x, test_target)
                 measure_epochs(problem, data, rows, measured, options, tick)
             if options.process:
-                measure_processes(problems, len(x), measured, options, tick)
+                measure_processes(problems, examples, measured, options, tick)
         except KeyboardInterrupt:
             interrupted = True
 
-    table = measured.table(len(x))
+    table = measured.table(examples)
     table.show()
-    rates = [rate for each in measured.matmul.values() for rate in each]
     repeats = max(len(row.seconds) for row in measured.rows)
     processes = max(len(row.process) for row in measured.rows)
-    lines = [
-        f"{where}. {versions(PACKAGES)}.",
-        "",
-        table.markdown(),
-        f"{len(x):,} examples; timed for each: {repeats} x {options.epochs_per_repeat} epochs "
-        f"and {processes} processes; "
-        f"float32, SGD with learning rate {Problem.learning_rate} and momentum "
-        f"{Problem.momentum}, the last smaller batch included.",
-    ]
-    if rates:
+    what = (
+        f"{examples:,} examples; timed for each: {repeats} x {options.epochs_per_repeat} epochs "
+        f"and {processes} processes; float32, SGD with learning rate {Problem.learning_rate} and "
+        f"momentum {Problem.momentum}, the last smaller batch included."
+    )
+    if rates := [rate for each in measured.matmul.values() for rate in each]:
         size = measured.matmul_size
-        lines[-1] += f" Square product: {size} x {size}, {median(rates):.0f} GFLOP/s."
-    print(lines[-1])
-    if measured.warnings:
-        lines += ["", *(f"- WARNING: {warning}" for warning in measured.warnings)]
-        print("\n".join(f"WARNING: {warning}" for warning in measured.warnings))
+        what += f" Square product: {size} x {size}, {median(rates):.0f} GFLOP/s."
+    warnings = [f"WARNING: {warning}" for warning in measured.warnings]
+    print("\n".join([what, *warnings]))
     if interrupted:
-        print("interrupted: this is what was measured so far; nothing is recorded")
+        print("interrupted: these are the measurements so far; nothing is recorded")
     elif options.out is not None:
-        record(options.out, f"mlp, {device.upper()}", "\n".join(lines), ABOUT)
+        parts = (table.markdown(), what, *warnings, ABOUT)
+        record(options.out, f"mlp, {device.upper()}", where, *parts)
 
 
 def warm_up() -> None:
     """Trains a tiny network with plain JAX.
 
-    What JAX does once in a process (starting XLA, tracing its own helpers) would else be
-    charged to whichever contender comes first.
+    JAX's start (of XLA, tracing its own helpers) would otherwise be charged to the first contender.
     """
     trainer = CONTENDERS["jax"].make(Problem((3, 2, 2), 2))
     trainer.start(he_normal((3, 2, 2)))
@@ -232,30 +224,21 @@ def warm_up() -> None:
 
 
 @contextmanager
-def ticking(options: Options, per_epoch: dict[str, float]) -> Iterator[Any]:
-    """A progress bar with the time to finish; yields tick(what, units done).
+def ticking(options: Options, per_epoch: float) -> Iterator[Tick]:
+    """A progress bar with the time to finish.
 
     Units are GFLOP, so that a wide network's epoch counts for more than a small one's.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
     epochs = 1 + options.repeats * options.epochs_per_repeat
     if options.process:
         epochs += PROCESS_EPOCHS * options.process_repeats
-    total = epochs * len(options.contenders) * sum(per_epoch.values())
-    text, elapsed = TextColumn("{task.description}"), TimeElapsedColumn()
-    columns = (text, BarColumn(), elapsed, TextColumn("to finish"), Remaining())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        TextColumn("to finish"), TimeRemainingColumn(),
+    )  # fmt: skip
     with Progress(*columns, speed_estimate_period=600, transient=True) as progress:
-        task = progress.add_task("starting", total=total)
-
-        def tick(what: str, units: float) -> None:
-            progress.update(task, description=what, advance=units)
-
-        yield tick
-
-
-PROCESS_EPOCHS = 4  # what a whole process is reckoned at in the time to finish
+        task = progress.add_task("starting", total=epochs * len(options.contenders) * per_epoch)
+        yield lambda what, units: progress.update(task, description=what, advance=units)
 
 
 # ---------------------------------------------------------------- epochs in this process
@@ -267,20 +250,20 @@ def measure_epochs(
     rows: Sequence[Row],
     measured: Measured,
     options: Options,
-    tick: Any,
+    tick: Tick,
 ) -> None:
     """Fills in one network's rows: a first epoch each, then the alternating repeats."""
+    network, examples = rows[0].network, len(data[0])
     weights = he_normal(problem.sizes)
-    orders = [order_of(epoch, len(data[0])) for epoch in range(options.epochs_per_repeat)]
-    unit = problem.flops(len(data[0])) / 1e9
-    rates = measured.matmul.setdefault(rows[0].network, [])
-    measured.matmul_size, matmul = square_matmul(problem.device)
-    rates.append(matmul())
+    orders = [order_of(epoch, examples) for epoch in range(options.epochs_per_repeat)]
+    unit = problem.flops(examples) / 1e9
+    measured.matmul_size = 2048 if problem.device == "cpu" else 8192  # large enough for full speed
+    matmul, rates = matmul_rate(measured.matmul_size), measured.matmul.setdefault(network, [])
 
     trainers: dict[str, Trainer] = {}
     first: dict[str, tuple[Array, float]] = {}
     for row in rows:
-        tick(f"{row.network} {row.contender}: first epoch", 0)
+        tick(f"{network} {row.contender}: first epoch", 0)
         try:
             trainer = CONTENDERS[row.contender].make(problem)
             trainer.start(weights)
@@ -295,25 +278,23 @@ def measure_epochs(
             if row.contender == "fnn":
                 raise  # there is nothing to compare with
             row.failure = reason(error)
-        tick(f"{row.network} {row.contender}", unit)
-    measured.warnings += disagreements(rows[0].network, first, problem.batch, len(data[0]))
+        tick(f"{network} {row.contender}", unit)
+    measured.warnings += disagreements(network, first, problem.batch, examples)
 
-    running = [row for row in rows if row.contender in trainers]
-    for repeat in range(options.repeats):
-        rates.append(matmul())
-        # In a new order every time: in rotation each would always follow the same one, and OpenMP
-        # and OpenBLAS leave threads spinning for a while; so there is a pause as well.
-        for i in np.random.default_rng(repeat).permutation(len(running)):
-            row = running[i]
-            time.sleep(PAUSE)
-            tick(f"{row.network} {row.contender}: repeat {repeat + 1} of {options.repeats}", 0)
-            trainer = trainers[row.contender]
-            trainer.start(weights)
-            began = time.perf_counter()
-            for order in orders:
-                trainer.epoch(order)
-            row.seconds[repeat] = (time.perf_counter() - began) / len(orders)
-            tick(f"{row.network} {row.contender}", unit * len(orders))
+    running = {row.contender: row for row in rows if row.contender in trainers}
+    for number, name in turns(["matmul", *running], options.repeats):
+        time.sleep(PAUSE_SECONDS)
+        if name == "matmul":
+            rates.append(matmul())
+            continue
+        tick(f"{network} {name}: repeat {number + 1} of {options.repeats}", 0)
+        trainer = trainers[name]
+        trainer.start(weights)
+        began = time.perf_counter()
+        for order in orders:
+            trainer.epoch(order)
+        running[name].seconds[number] = (time.perf_counter() - began) / len(orders)
+        tick(f"{network} {name}", unit * len(orders))
 
 
 def reason(error: Exception) -> str:
@@ -359,52 +340,25 @@ def disagreements(
     return warnings
 
 
-def square_matmul(device: str) -> tuple[int, Any]:
-    """The size of a square product large enough for the machine's best, and its stopwatch.
-
-    The stopwatch returns the rate in GFLOP/s: the median of five products.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    size = 2048 if device == "cpu" else 8192
-    a = jax.device_put(np.random.default_rng(0).standard_normal((size, size)).astype(np.float32))
-    multiply = jax.jit(jnp.matmul)
-    multiply(a, a).block_until_ready()
-
-    def rate() -> float:
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            multiply(a, a).block_until_ready()
-            seconds.append(time.perf_counter() - began)
-        return 2 * size**3 / median(seconds) / 1e9
-
-    return size, rate
-
-
 # ---------------------------------------------------------------- whole processes
 
 
 def measure_processes(
-    problems: dict[str, Problem], examples: int, measured: Measured, options: Options, tick: Any
+    problems: dict[str, Problem], examples: int, measured: Measured, options: Options, tick: Tick
 ) -> None:
-    """Fills in how long whole processes take to the accuracy, alternating between contenders."""
+    """Fills in how long whole processes take to the accuracy; contenders take turns."""
     for network, problem in problems.items():
         unit = PROCESS_EPOCHS * problem.flops(examples) / 1e9
-        rows = [row for row in measured.rows if row.network == network]
-        for repeat in range(options.process_repeats):
-            shift = repeat % len(rows)
-            for row in rows[shift:] + rows[:shift]:
-                round_ = f"process {repeat + 1} of {options.process_repeats}"
-                tick(f"{network} {row.contender}: {round_}", 0)
-                if not row.failure:
-                    process(problem, examples, row, measured)
-                tick(f"{network} {row.contender}", unit)
+        rows = {row.contender: row for row in measured.rows if row.network == network}
+        for number, name in turns(rows, options.process_repeats):
+            tick(f"{network} {name}: process {number + 1} of {options.process_repeats}", 0)
+            if not rows[name].failure:
+                process(problem, examples, rows[name], measured)
+            tick(f"{network} {name}", unit)
 
 
 def process(problem: Problem, examples: int, row: Row, measured: Measured) -> None:
-    """Times one process from its start to the line that says that the accuracy is reached."""
+    """Times one process from its start to the line in which it reports the accuracy."""
     task = {
         "problem": asdict(problem),
         "examples": examples,
@@ -427,7 +381,7 @@ def process(problem: Problem, examples: int, row: Row, measured: Measured) -> No
     ) as child:
         assert child.stdout is not None and child.stderr is not None
         errors: list[str] = []
-        # Read beside stdout, or a talkative child would fill the pipe and wait for ever.
+        # In a thread, as a child that fills this pipe would wait for ever.
         reader = threading.Thread(target=errors.extend, args=(child.stderr,))
         reader.start()
         try:
@@ -447,4 +401,4 @@ def process(problem: Problem, examples: int, row: Row, measured: Measured) -> No
         measured.warnings.append(f"{row.network}: {warning} epochs, not to {ACCURACY:.0%}")
         return
     row.process.append(seconds)
-    row.epochs = result["epochs"]
+    row.process_epochs = result["epochs"]

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.benchmarks.conv import alternating, compiled, ratio
-from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
+import jax
+import jax.numpy as jnp
+from rich.progress import track
+
+from experiments.benchmarks.report import Recorded, Table, conditions, limit_threads, record
+from experiments.benchmarks.timing import alternating, compiled, ratio
+from experiments.selftest.peers import BLOCKS, JAX, of_block, of_jax
 
 CALLS = 40  # in one measurement, for a single one is short
 COLUMNS = ("", "function", "value, us", "of jax.nn's", "with derivative, us", "of jax.vjp's")
@@ -25,51 +29,36 @@ backward beside ``jax.vjp``. Below 1, fnn is faster. Normal random numbers times
 the rounds, in which the four take turns in random order, {calls} calls each."""
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(Recorded):
     """Measures nonlinearities and gates of one input beside those of jax.nn."""
 
     repeats: int = 15
-    """Rounds; in each, every contender is timed once."""
+    """rounds; in each, every contender is timed once"""
     size: int = 2**17
-    """Numbers in the array."""
+    """numbers in the array"""
     only: str = ""
-    """Functions whose name contains this."""
+    """only functions whose name contains this"""
     dtype: str = "float32"
-    """float32, bfloat16 or float16."""
+    """float32, bfloat16 or float16"""
     threads: int = 1
-    """Of XLA; 0 for as many as there are cores."""
-    out: Path | None = RESULTS
-    """The Markdown file whose section is replaced; None to write nothing."""
+    """XLA's threads; 0: one for each core"""
 
 
 def main(options: Options) -> None:
     """Measures, prints the table and records it."""
     threads = limit_threads(options.threads)
-    import jax
-    from rich.progress import track
-
-    from experiments.selftest.peers import BLOCKS, JAX
-
     names = [name for name in JAX if options.only in name]
     rows = [_row(name, BLOCKS[name], JAX[name], options) for name in track(names, transient=True)]
     table = Table(COLUMNS, rows)
     table.show()
     if options.out is not None and not options.only:
-        device = jax.devices()[0].platform.upper()
-        head = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}. "
-        head += f"{options.size:,} {options.dtype}."
-        about = ABOUT.format(calls=CALLS)
-        name = f"nonlinearities, {device}, {options.dtype}"
-        record(options.out, name, head, table.markdown(), about)
+        head = f"{conditions(threads, ('jax', 'numpy'))} {options.size:,} {options.dtype}."
+        name = f"nonlinearities, {jax.default_backend().upper()}, {options.dtype}"
+        record(options.out, name, head, table.markdown(), ABOUT.format(calls=CALLS))
 
 
 def _row(name: str, block: Any, function: Callable[..., Any], options: Options) -> list[str]:
-    import jax
-    import jax.numpy as jnp
-
-    from experiments.selftest.peers import of_block, of_jax
-
     x = 3 * jax.random.normal(jax.random.key(0), (options.size,), jnp.dtype(options.dtype))
     contenders = {
         "value": lambda x: block.forward({}, x)[0],
@@ -85,13 +74,11 @@ def _row(name: str, block: Any, function: Callable[..., Any], options: Options) 
 
         return run
 
-    programs = {what: calls(compiled(f, x)[0]) for what, f in contenders.items()}
+    programs = {what: calls(compiled(f, x).program) for what, f in contenders.items()}
     seconds = alternating(programs, options.repeats)
     cells = ["nonlinearities", name]
     for what in ("value", "both"):
         own = seconds[what]
-        cells += [
-            f"{1e6 * median(own.values()) / CALLS:.0f}",
-            f"{ratio(own, seconds[f'jax {what}']):.2f}",
-        ]  # fmt: skip
+        cells.append(f"{1e6 * median(own.values()) / CALLS:.0f}")
+        cells.append(f"{ratio(own, seconds[f'jax {what}']):.2f}")
     return cells

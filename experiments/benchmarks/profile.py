@@ -11,18 +11,21 @@ from __future__ import annotations
 import collections
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.benchmarks.conv import alternating, ready
-from experiments.benchmarks.report import RESULTS, Table, limit_threads, machine, record, versions
+import jax
+
+import fnn
+from experiments.benchmarks.conv_peers import CNN_BATCH, RATE, data
+from experiments.benchmarks.report import Recorded, Table, conditions, limit_threads, record
+from experiments.benchmarks.timing import alternating, compiled, matmul_rate, ready
 
 COLUMNS = ("step", "work", "ms of all threads", "share")
 SIDE = 2048  # of the square product
-# The first that fits the name of an operation: its path, and what JAX called it.
+# An operation is of the first kind whose pattern is in its name: its path, and JAX's name for it.
 KINDS = {
     "convolutions: y and dx": r"conv_general_dilated",
     "local response norms": r"/norm\d",
@@ -39,36 +42,24 @@ ABOUT = """\
 - Rates are the arithmetic of fnn.summary over the step's time; the square product is jnp's."""
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(Recorded):
     """Profiles fnn's steps of the CNN and of GoogLeNet."""
 
     repeats: int = 5
-    """Steps that are profiled; the table has their mean."""
+    """steps that are profiled; the table has their mean"""
     batch: int = 8
-    """Of GoogLeNet."""
+    """examples in a batch of GoogLeNet"""
     pixels: int = 224
-    """Height and width of GoogLeNet's pictures."""
-    threads: int = 0
-    """Threads; 0 for as many as there are cores."""
-    out: Path | None = RESULTS
-    """The Markdown file whose section is replaced; None to write nothing."""
+    """height and width of GoogLeNet's pictures"""
 
 
 def main(options: Options) -> None:
     """Profiles, prints the table, and records it."""
     threads = limit_threads(options.threads)
-    import jax
-    import jax.numpy as jnp
-
-    import fnn
-    from experiments.benchmarks.conv_peers import CNN_BATCH, RATE, data
-
-    if jax.devices()[0].platform != "cpu":
+    if jax.default_backend() != "cpu":
         raise ValueError("profile reads the operations of XLA:CPU; run it where JAX has the CPU")
-    square = jnp.ones((SIDE, SIDE))
-    product = _seconds(jax.jit(lambda a: a @ a).lower(square).compile(), (square,), 7)
-    about = [f"- A product of {SIDE} x {SIDE}: {2e-9 * SIDE**3 / product:.0f} GFLOP/s."]
+    about = [f"- A product of {SIDE} x {SIDE}: {matmul_rate(SIDE)():.0f} GFLOP/s."]
     rows: list[list[str]] = []
     for what, net, shape, classes in (
         (f"CNN, batch {CNN_BATCH}", fnn.models.cnn(hidden=0), (CNN_BATCH, 28, 28, 1), 10),
@@ -87,9 +78,10 @@ def main(options: Options) -> None:
             _, grads = gradients(params, x, target, jax.random.key(0))
             return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
 
-        program = jax.jit(step).lower(params, x, target).compile()
         arguments = params, x, target
-        seconds = _seconds(program, arguments, options.repeats)
+        program = compiled(step, *arguments).program
+        times = alternating({"step": ready(program, *arguments)}, options.repeats)["step"]
+        seconds = median(times.values())
         work = profile(program, arguments, options.repeats)
         total = sum(work.values())
         rows += [
@@ -106,18 +98,17 @@ def main(options: Options) -> None:
     table.show()
     print("\n".join(about))
     if options.out is not None:
-        where = f"{machine()}, {threads} threads. {versions(('jax', 'numpy'))}"
-        record(options.out, "conv: where a step's time goes, CPU", where, table.markdown(),
-               "\n".join([*about, ABOUT]))  # fmt: skip
+        head = conditions(threads, ("jax", "numpy"))
+        about.append(ABOUT)
+        record(options.out, "conv: where a step's time goes, CPU", head, table.markdown(),
+               "\n".join(about))  # fmt: skip
 
 
 def profile(program: Any, arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
     """Seconds of all threads in one run of a compiled program, by kind of work."""
-    import jax
-
-    named = {
-        found[1]: found[2]
-        for found in re.finditer(r'%?([\w.-]+) = [^\n]*op_name="([^"]*)"', program.as_text())
+    names = {
+        match[1]: match[2]
+        for match in re.finditer(r'%?([\w.-]+) = [^\n]*op_name="([^"]*)"', program.as_text())
     }
     seconds: dict[str, float] = collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
@@ -131,15 +122,10 @@ def profile(program: Any, arguments: tuple[Any, ...], repeats: int) -> dict[str,
                     operation = dict(event.stats).get("hlo_op")
                     # A loop's own operations are there by themselves.
                     if operation is not None and not str(operation).startswith("while"):
-                        name = named.get(str(operation), "")
+                        name = names.get(str(operation), "")
                         seconds[_kind(name)] += event.duration_ns * 1e-9 / repeats
     return dict(seconds)
 
 
 def _kind(name: str) -> str:
     return next((kind for kind, fits in KINDS.items() if re.search(fits, name)), "other")
-
-
-def _seconds(program: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
-    """The median of some runs after a first."""
-    return median(alternating({"": ready(program, *arguments)}, repeats)[""].values())

@@ -8,13 +8,26 @@ import os
 import platform
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import jax
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 # Threads of the BLAS and OpenMP libraries under NumPy, scikit-learn and PyTorch.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(kw_only=True)
+class Recorded:
+    """Options of every benchmark."""
+
+    threads: int = 0
+    """threads of every library; 0: one for each core"""
+    out: Path | None = RESULTS
+    """the Markdown file whose section is replaced; None to write nothing"""
 
 
 class Table(NamedTuple):
@@ -47,9 +60,9 @@ class Table(NamedTuple):
 
 
 def limit_threads(threads: int) -> int:
-    """Gives this process and its children so many threads; 0 for all. Returns how many.
+    """Limits the threads of this process and its children; 0: one for each core. Returns how many.
 
-    Must come before the first `import jax`: XLA takes a thread for every core that the process
+    Must come before JAX's first computation: XLA takes a thread for every core that the process
     may use, and has no other switch.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -70,8 +83,8 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        model = found[1].strip() if found else model
+        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        model = match[1].strip() if match else model
     system = f"{platform.system()} {platform.release()}"
     return f"{model}, {os.cpu_count()} cores, {system}"
 
@@ -85,6 +98,25 @@ def versions(packages: Sequence[str]) -> str:
         except importlib.metadata.PackageNotFoundError:
             words.append(f"no {package}")
     return ", ".join(words)
+
+
+def conditions(threads: int, packages: Sequence[str]) -> str:
+    """Accelerator if any, machine, threads and versions, in words."""
+    device = jax.devices()[0]
+    accelerator = "" if device.platform == "cpu" else f"{device.device_kind}. "
+    return f"{accelerator}{machine()}, {threads} threads. {versions(packages)}."
+
+
+def other_work() -> list[str]:
+    """A warning where other processes keep this machine busy.
+
+    OpenMP and OpenBLAS wait by spinning: with a core short they become ten times slower, XLA
+    hardly two, so ratios would flatter the JAX libraries.
+    """
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if busy <= 0.5:
+        return []
+    return [f"other work on this machine: load average {busy:.1f} at start"]
 
 
 def record(path: Path, heading: str, *parts: str) -> None:
