@@ -17,7 +17,7 @@ from fnn.introspect.text import clean
 from fnn.whiteboard.array_text import EXACT, exactly, number, shape_of, tensor
 from fnn.whiteboard.board import Board
 from fnn.whiteboard.formulas import Formula, formula_of
-from fnn.whiteboard.recording import Recording
+from fnn.whiteboard.recording import Recording, each
 
 MOST_PATHS, MOST_FACTORS = 4, 40
 FITS, MOST_LETTERS = 52, 300  # of a product below a block, and in the panel
@@ -48,43 +48,44 @@ class Product(NamedTuple):
 def value_of(board: Board, node: Recording) -> str:
     """The formula of what the node computes, in the names of its wires."""
     names, y = _names(board, node)
-    formula = formula_of(node.block)
+    formula = _formula(node)
     if formula is None:
         kind = "the network" if node.nodes else clean(node.kind, 40)
         return f"{y} = {kind}({', '.join(names)})"
-    value = formula.value
-    if isinstance(node.params, dict) and "w" in node.params and "b" not in node.params:
-        value = value.replace(" + b", "")
     if node.block.maker == "add" and len(names) > 2:
         return f"{y} = {' + '.join(names)}"
-    return formula.written(value, names, y)
+    return formula.written(formula.value, names, y)
+
+
+def _formula(node: Recording) -> Formula | None:
+    formula = formula_of(node.block)
+    absent = set(formula.params) - set(node.params) if formula and formula.params else ()
+    return formula and formula.without(absent)
 
 
 def products(board: Board, node: Recording) -> list[Product]:
     """The chain rule through a node, to each of its inputs and then to each parameter."""
     names, y = _names(board, node)
-    formula = formula_of(node.block)
-    dxs = (node.dx,) if len(node.reads) == 1 else node.dx or (None,) * len(node.reads)
-    locals_ = _local(node, 1, len(node.reads))
-    made = [
-        _product(board, node, names[i], "", _rule(formula, i, names, y), dxs[i], locals_[i])
-        for i in range(len(node.reads))
+    formula = _formula(node)
+    by_params, by_x = node.local or (None, None)
+    steps = [
+        _product(board, node, names[i], "", formula.local_of(i, names, y) if formula else "", d, by)
+        for i, (d, by) in enumerate(zip(node.dxs, each(by_x, len(names)), strict=True))
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
-        return made
+        return steps
+    slopes = dict(leaves_of(by_params))
     for leaf, d in leaves_of(node.dparams):
         if not leaf:
             continue
-        local = dict(leaves_of(node.local[0])).get(leaf) if node.local is not None else None
-        known = formula.params.get(leaf, "") if formula else ""
-        rule = formula.written(known, names, y) if formula and known else ""
-        # A wire of the same name is another thing.
+        template = formula.params.get(leaf, "") if formula else ""
+        rule = formula.written(template, names, y) if formula else ""
         of = leaf
-        if leaf in board.parent(node).values:
+        if leaf in board.parent(node).values:  # a wire of the same name is another thing
             of = clean(f"{node.name}/{leaf}", 40)
             rule = f"d{of}{rule[rule.index(' =') :]}" if " =" in rule else rule
-        made.append(_product(board, node, of, leaf, rule, d, local))
-    return made
+        steps.append(_product(board, node, of, leaf, rule, d, slopes.get(leaf)))
+    return steps
 
 
 def _names(board: Board, node: Recording) -> tuple[list[str], str]:
@@ -99,15 +100,6 @@ def leaves_of(tree: Any) -> Iterator[tuple[str, Any]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-def _local(node: Recording, part: int, count: int) -> tuple[Any, ...]:
-    local = None if node.local is None else node.local[part]
-    return (local,) if count == 1 else local or (None,) * count
-
-
-def _rule(formula: Formula | None, i: int, names: list[str], y: str) -> str:
-    return "" if formula is None else formula.local_of(i, names, y)
-
-
 def _product(
     board: Board, node: Recording, of: str, leaf: str, rule: str, gradient: Any, local: Any
 ) -> Product:
@@ -115,17 +107,16 @@ def _product(
     names, y = _names(board, node)
     f = clean(board.trace.objective, 24)
     formula = formula_of(node.block)
+    slope = local if formula and formula.elementwise else None
     up, step, matrices = f"d{f}/d{y}", f"× d{y}/d{of}", False
     factors: Sequence[Any] = (node.dy, local)
     sizes = [getattr(v, "size", 0) for v in (node.dy, gradient)]
-    if sizes[0] > 1:
-        if formula is not None and formula.elementwise:
-            step = f"⊙ d{y}/d{of}"
-        else:
-            factors, matrices = _matrices(node, leaf), True
-            up, step = (f"{names[0]}ᵀ", up) if leaf else (up, "Wᵀ")
+    if sizes[0] > 1 and formula and formula.elementwise:
+        step = f"⊙ d{y}/d{of}"
+    elif sizes[0] > 1:
+        factors, matrices = _matrices(node, leaf), True
+        up, step = (f"{names[0]}ᵀ", up) if leaf else (up, "Wᵀ")
     whole = _multiplied(factors, gradient, matrices)
-    slope = local if formula is not None and formula.elementwise else None
     numbers: tuple[str, ...] = (whole,) if whole else ()
     if whole and sizes != [1, 1] and len(f"◂ {of}: {whole}") > FITS:  # a factor a line, at a gate
         numbers = tuple(re.split(" (?=[⊙×=] )", whole)) if slope is not None else ()
@@ -314,7 +305,7 @@ def _ways(board: Board, network: Recording, name: str) -> tuple[list[list[Stop]]
     for node in readers:
         inner, cut = _ways(board, network, node.name)
         more |= cut
-        locals_ = _local(node, 1, len(node.reads))
+        locals_ = each(node.local and node.local[1], len(node.reads))
         for port, read in enumerate(node.reads):
             if read != name:
                 continue

@@ -1,14 +1,14 @@
 # ruff: noqa: RUF001 - formulas are written as on a board
 """What every block computes and its local derivatives, as one writes them on a board.
 
-A block of your own needs no entry: it is drawn with its name, and its numbers are the same. To
-give it one, give it a kind, ``fnn.Kind("cube")``, and add that to the table:
+A block of your own needs no entry: it is drawn with its name, and its numbers are the same. For a
+formula, give it a kind, ``fnn.Kind("cube")``, and add that to the table:
 ``fnn.whiteboard.FORMULAS["cube"] = Formula("{y} = {0}³", ("3 {0}²",))``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fnn.block import Block
@@ -16,9 +16,8 @@ from fnn.whiteboard.array_text import number
 
 
 class Described(NamedTuple):
-    """What a block is in data alone, without its functions: traces of one network compare equal.
-
-    ``name``: its label. ``maker``, ``args``, ``of``: its :class:`fnn.block.Kind`.
+    """A block's name and :class:`fnn.block.Kind` without its functions, so that the traces of one
+    network compare equal.
     """
 
     name: str
@@ -48,8 +47,10 @@ class Formula(NamedTuple):
     ones. Where that is a matrix, the product that backward computes, such as ``d{0} = d{y} Wᵀ``.
     ``params``: the same for each parameter.
     ``symbol``: what stands in the circle of a gate; blocks without one are boxes.
-    ``elementwise``: each entry of y depends on the entries of the inputs at its place alone, so
-    that downstream is upstream times local, number by number.
+    ``elementwise``: each entry of y depends on the inputs' entries at its place alone, so that
+    downstream is upstream times local, number by number.
+    ``arguments``: symbols for the kind's ``args``, such as a slope; ``{slope}`` in a template is
+    its value, or the symbol where the value is not known.
 
     >>> FORMULAS["multiply"].written(FORMULAS["multiply"].value, ("q", "z"), "f")
     'f = q z'
@@ -60,6 +61,7 @@ class Formula(NamedTuple):
     params: Mapping[str, str] = {}
     symbol: str = ""
     elementwise: bool = False
+    arguments: tuple[str, ...] = ()
 
     def written(self, template: str, inputs: Sequence[str], y: str) -> str:
         """The template with names in it."""
@@ -73,19 +75,51 @@ class Formula(NamedTuple):
         'dc: its part of dy'
         """
         local = self.local[min(i, len(self.local) - 1)]
-        # One that stands for several is written as if its input were the first.
+        # Where the last stands for further inputs, this input takes the place of the first.
         names = (inputs[i], *inputs[:i], *inputs[i + 1 :]) if i >= len(self.local) else inputs
         written = self.written(local, names, y)
-        # The names may begin with a d or hold braces: only the template is looked at.
+        # Asked of the template, because names, too, may begin with a d.
         return written if local.startswith("d{") else f"d{y}/d{inputs[i]} = {written}"
 
+    def filled(self, args: Sequence[Any]) -> Formula:
+        """With the block's arguments in place of their symbols.
 
-def _gate(symbol: str, value: str, *local: str) -> Formula:
-    return Formula(value, local, {}, symbol, elementwise=True)
+        >>> FORMULAS["scale"].filled((-2.0,)).value, FORMULAS["scale"].filled(()).value
+        ('{y} = −2 {0}', '{y} = c {0}')
+        """
+        given = dict(zip(self.arguments, args, strict=False))
+
+        def fill(template: str) -> str:
+            for symbol in self.arguments:
+                value, hole = given.get(symbol), f"{{{symbol}}}"
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    if value == 1:  # as a factor or divisor it is not written
+                        template = template.replace(f"{hole} ", "").replace(f"/{hole}", "")
+                    template = template.replace(hole, number(value))
+                template = template.replace(hole, symbol)
+            return template
+
+        return self._replace(
+            value=fill(self.value), local=tuple(map(fill, self.local)), symbol=fill(self.symbol)
+        )
+
+    def without(self, params: Collection[str]) -> Formula:
+        """Without the terms of parameters that the block was made without, such as a bias."""
+
+        def drop(template: str) -> str:
+            for leaf in params:
+                template = template.replace(f" + {leaf}", "").replace(f" {leaf}", "")
+            return template
+
+        return self._replace(value=drop(self.value), local=tuple(map(drop, self.local)))
 
 
-def _curve(symbol: str, value: str, slope: str) -> Formula:
-    return Formula("{y} = " + value, (slope,), {}, symbol, elementwise=True)
+def _gate(symbol: str, value: str, *local: str, arguments: tuple[str, ...] = ()) -> Formula:
+    return Formula(value, local, {}, symbol, elementwise=True, arguments=arguments)
+
+
+def _curve(symbol: str, value: str, slope: str, *arguments: str) -> Formula:
+    return _gate(symbol, "{y} = " + value, slope, arguments=arguments)
 
 
 _AFFINE = Formula(
@@ -105,7 +139,7 @@ FORMULAS: dict[str, Formula] = {
     "minimum": _gate("min", "{y} = min({0}, {1})", "[{0} < {1}]", "[{1} < {0}]"),
     "power": _gate("xᵖ", "{y} = {0}ᵖ", "p {0}^(p−1)", "{y} ln {0}"),
     "negate": _gate("−", "{y} = −{0}", "−1"),
-    "scale": _gate("·c", "{y} = c {0}", "c"),
+    "scale": _gate("·c", "{y} = {c} {0}", "{c}", arguments=("c",)),
     "exp": _gate("exp", "{y} = exp {0}", "{y}"),
     "log": _gate("ln", "{y} = ln {0}", "1/{0}"),
     "square": _gate("x²", "{y} = {0}²", "2 {0}"),
@@ -118,11 +152,12 @@ FORMULAS: dict[str, Formula] = {
     "logistic": _curve("σ", "σ({0})", "σ({0})(1 − σ({0}))"),
     "tanh": _curve("tanh", "tanh {0}", "1 − tanh² {0}"),
     "relu": _curve("relu", "max({0}, 0)", "[{0} > 0]"),
-    "leaky_relu": _curve("lrelu", "{0} if {0} > 0, else a {0}", "1 if {0} > 0, else a"),
-    "elu": _curve("elu", "{0} if {0} > 0, else a (e^{0} − 1)", "1 if {0} > 0, else a e^{0}"),
+    "leaky_relu": _curve("lrelu", "{0} if {0} > 0, else {a} {0}", "1 if {0} > 0, else {a}", "a"),
+    "elu": _curve("elu", "{0} if {0} > 0, else {a} (e^{0} − 1)", "1 if {0} > 0, else {a} e^{0}",
+                  "a"),
     "selu": _curve("selu", "λ elu({0})", "λ if {0} > 0, else λ a e^{0}"),
-    "celu": _curve("celu", "{0} if {0} > 0, else a (e^({0}/a) − 1)",
-                   "1 if {0} > 0, else e^({0}/a)"),
+    "celu": _curve("celu", "{0} if {0} > 0, else {a} (e^({0}/{a}) − 1)",
+                   "1 if {0} > 0, else e^({0}/{a})", "a"),
     "softplus": _curve("soft+", "ln(1 + e^{0})", "σ({0})"),
     "softsign": _curve("ssign", "{0} / (1 + |{0}|)", "1 / (1 + |{0}|)²"),
     "silu": _curve("silu", "{0} σ({0})", "σ({0}) (1 + {0} (1 − σ({0})))"),
@@ -137,13 +172,15 @@ FORMULAS: dict[str, Formula] = {
     "linear": _AFFINE,
     "conv": Formula("{y} = {0} ∗ W + b", ("d{0} = d{y} ∗ flipped W",),
                     {"w": "dW = {0} ∗ d{y}", "b": "db = Σ d{y}"}),
-    "dropout": Formula("{y} = mask {0} / (1 − rate)", ("d{0} = mask d{y} / (1 − rate)",)),
+    "dropout": Formula("{y} = mask {0} / (1 − {rate})", ("d{0} = mask d{y} / (1 − {rate})",),
+                       arguments=("rate",)),
     "max_pool": Formula("{y} = max of each window", ("d{0}: d{y} to the winner of each window",)),
     "avg_pool": Formula("{y} = mean of each window", ("d{0}: d{y} / n to all of each window",)),
     "global_avg_pool": Formula("{y} = mean over places", ("d{0}: d{y} / n to every place",)),
     "local_response_norm": Formula(
-        "{y} = {0} / u^β,  u = k + (α/n) Σ {0}²",
-        ("d{0} = d{y} / u^β − (2αβ/n) {0} Σ d{y} {0} / u^(β+1)",),
+        "{y} = {0} / u^{β},  u = {k} + ({α}/{n}) Σ {0}²",
+        ("d{0} = d{y} / u^{β} − (2·{α}·{β}/{n}) {0} Σ d{y} {0} / u^({β}+1)",),
+        arguments=("n", "α", "β", "k"),
     ),
     "layer_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
     "batch_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
@@ -159,7 +196,7 @@ FORMULAS: dict[str, Formula] = {
     # wiring
     "concatenate": Formula("{y} = all of them joined", ("d{0}: its part of d{y}",)),
     "flatten": Formula("{y} = {0}, one row an example", ("d{0} = d{y}, reshaped",)),
-    "item": Formula("{y} = one of {0}", ("d{0}: d{y} to that one",)),
+    "item": Formula("{y} = {0}[{i}]", ("d{0}: d{y} to that one",), arguments=("i",)),
 }  # fmt: skip
 
 _SUPERSCRIPTS = str.maketrans("−0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -193,20 +230,20 @@ LOSSES = tuple(name for name in FORMULAS if name == "squared_error" or "cross_en
 
 _NOTES = {
     "freeze": "its parameters are not trained",
-    "rematerialize": "one box: its input is kept, and it runs again going back",
-    "repeat": "one box: blocks in a row, their parameters stacked",
-    "straight_through": "on purpose not the derivative of its forward",
+    "rematerialize": "keeps only its input; backward runs forward again",
+    "repeat": "several blocks in a row, their parameters stacked",
+    "straight_through": "on purpose the gradient of another function",
 }
 
 
 def formula_of(kind: Described) -> Formula | None:
-    """The formula of a block of this kind; None for what is not in the table.
+    """The formula of a block, with its arguments filled in; None where the table has none.
 
     >>> import fnn
     >>> formula_of(described(fnn.logistic())).local
     ('σ({0})(1 − σ({0}))',)
-    >>> formula_of(described(fnn.freeze(fnn.linear(3)))).value
-    '{y} = {0} W + b'
+    >>> formula_of(described(fnn.freeze(fnn.leaky_relu(0.1)))).local
+    ('1 if {0} > 0, else 0.1',)
     """
     match kind:
         case Described(maker="power", args=(p,)):
@@ -219,8 +256,9 @@ def formula_of(kind: Described) -> Formula | None:
         case Described(maker="binary_cross_entropy", args=(False,)):
             return _OF_PROBABILITIES
         case Described(maker="freeze", of=(inner,)):
-            formula = formula_of(inner)
-            return formula and formula._replace(params={})
+            return formula_of(inner)
+        case Described(maker="rematerialize", of=(inner,)) if formula := formula_of(inner):
+            return formula._replace(symbol="")  # a box, which has room for its note
         case Described(maker="straight_through", of=(block, surrogate)):
             formula = formula_of(surrogate)
             slope = formula.local[0] if formula else "its derivative"
@@ -231,7 +269,8 @@ def formula_of(kind: Described) -> Formula | None:
             )
         case Described(maker="repeat" | "rematerialize"):
             return Formula("{y} = f({0})", ("d{0}: the chain rule through f",))
-    return FORMULAS.get(kind.maker)
+    formula = FORMULAS.get(kind.maker)
+    return formula and formula.filled(kind.args)
 
 
 def _literal(name: str) -> str:
@@ -240,7 +279,7 @@ def _literal(name: str) -> str:
 
 
 def note_of(kind: Described) -> str:
-    """What a person should know about this kind of block, or ''.
+    """What a reader should know about a block besides its formula, or ''.
 
     >>> import fnn
     >>> note_of(described(fnn.freeze(fnn.linear(3))))

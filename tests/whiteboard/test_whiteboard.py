@@ -305,12 +305,51 @@ def test_every_public_block_has_a_formula() -> None:
 
 @pytest.mark.parametrize("kind", FORMULAS)
 def test_formulas_take_names_as_they_are(kind: str) -> None:
-    formula = FORMULAS[kind]
+    formula = FORMULAS[kind].filled(())
     names = ["{a}", "b = c"]
     texts = [formula.written(formula.value, names, "{y}")]
     texts += [formula.local_of(i, names, "{y}") for i in range(2)]
     texts += [formula.written(text, names, "y") for text in formula.params.values()]
     assert all(texts) and "{y}" in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("block", "value", "slope"),
+    [
+        (fnn.leaky_relu(0.1), "x if x > 0, else 0.1 x", "dy/dx = 1 if x > 0, else 0.1"),
+        (fnn.elu(2.0), "x if x > 0, else 2 (e^x − 1)", "dy/dx = 1 if x > 0, else 2 e^x"),
+        (fnn.elu(), "x if x > 0, else (e^x − 1)", "dy/dx = 1 if x > 0, else e^x"),
+        (fnn.celu(0.5), "x if x > 0, else 0.5 (e^(x/0.5) − 1)",
+         "dy/dx = 1 if x > 0, else e^(x/0.5)"),
+        (fnn.scale(-2), "−2 x", "dy/dx = −2"), (fnn.scale(1.0), "x", "dy/dx = 1"),
+        (fnn.dropout(0.25), "mask x / (1 − 0.25)", "dx = mask dy / (1 − 0.25)"),
+        (fnn.power(3), "x³", "dy/dx = 3 x²"), (fnn.item(1), "x[1]", "dx: dy to that one"),
+        (fnn.local_response_norm(5, k=2.0), "x / u^0.75,  u = 2 + (0.0001/5) Σ x²",
+         "dx = dy / u^0.75 − (2·0.0001·0.75/5) x Σ dy x / u^(0.75+1)"),
+        (fnn.freeze(fnn.scale(3.0)), "3 x", "dy/dx = 3"),
+        (fnn.rematerialize(fnn.leaky_relu(0.5)), "x if x > 0, else 0.5 x",
+         "dy/dx = 1 if x > 0, else 0.5"),
+        (fnn.scale(3.0)._replace(kind=fnn.Kind("scale")), "c x", "dy/dx = c"),
+    ],
+)  # fmt: skip
+def test_formulas_hold_the_arguments(block: Block, value: str, slope: str) -> None:
+    formula = formula_of(described(block))
+    assert formula is not None
+    assert formula.written(formula.value, ["x"], "y") == f"y = {value}"
+    assert formula.local_of(0, ["x"], "y") == slope
+
+
+def test_formulas_hold_the_parameters_that_there_are() -> None:
+    x = jnp.ones((2, 3))
+    for block, value in (
+        (fnn.linear(2, use_bias=False), "x W ="), (fnn.freeze(fnn.linear(2)), "x W + b ="),
+        (fnn.freeze(fnn.linear(2, use_bias=False)), "x W ="),
+        (fnn.layer_norm(use_bias=False), "ẑ scale,  ẑ"), (fnn.layer_norm(), "ẑ scale + bias,  ẑ"),
+        (fnn.layer_norm(use_scale=False, use_bias=False), "ẑ,  ẑ"),
+    ):  # fmt: skip
+        net = fnn.serial(y=block)
+        t = compiled(net, net.init(jax.random.key(0), x), x, check="none")
+        assert f"  y = {value}" in t.text(), t.text()
 
 
 @pytest.mark.parametrize(
