@@ -1,4 +1,4 @@
-"""The referee refereed: every block's backward broken on purpose; the check has to catch it.
+"""Checks the checker: breaks every block's backward on purpose; the check has to catch it.
 
 Prints what caught each mutant, and whether a right block was flagged. Exit status: 0 if every
 mutant was caught and no right block flagged, else 1.
@@ -17,9 +17,16 @@ import jax
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fnn.check import checks
-from fnn.check.mutations import CONTROL, Mutant, Row, control, mutants
+from fnn.check.mutations import (
+    CONTROL,
+    Verdict,
+    control,
+    judge,
+    make_mutants,
+    subject_for,
+)
 from fnn.check.rule import CheckError
+from fnn.check.subject import Subject
 
 
 @dataclass
@@ -27,117 +34,106 @@ class Options:
     """Breaks every block's backward on purpose, and prints what catches each mutant."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Rows of the table whose id starts with one of these; all if there are none."""
+    """Rows of the table whose id starts with one of these; all if none are named."""
     table: str = "tests.zoo"
-    """The module with the blocks and their inputs, for fnn's own table run it in a checkout."""
+    """The module with the blocks and their inputs; fnn's own table is in a clone of fnn."""
     every_row: bool = False
-    """Also the further rows of a block; else the first of each block, and of each network."""
+    """All rows of each block, not only its first."""
     seed: int = 0
-    """Of the inputs and of the check."""
+    """Random seed for inputs and checks."""
     seeds: int = 0
-    """Instead of mutants: check the right blocks with so many seeds."""
+    """Check the right blocks under this many seeds, and no mutants."""
 
 
-class Verdict(NamedTuple):
-    """What the check said of a mutant: the property that caught it (or ''), and why."""
+class Row(NamedTuple):
+    """A right block of the table ``table``, with its row there."""
 
-    row: str
-    mutant: str
-    caught_by: str
-    diagnosis: str
+    table: Any
+    case: Any
 
+    @property
+    def id(self) -> str:
+        """The row's name."""
+        return str(self.case.id)
 
-def judge(row: Row, mutant: Mutant, seed: int = 0) -> Verdict:
-    """Checks a mutant until the first property that does not hold."""
-    found = checks.first_wrong(
-        mutant.block, row.x, row.params, key=row.key, seed=seed, name=row.id
-    )  # fmt: skip
-    if found is None:
-        return Verdict(row.id, mutant.name, "", "")
-    diagnosis = str(found.problems[0]).split("\n")[0] if found.problems else found.figure
-    return Verdict(row.id, mutant.name, found.property, diagnosis)
+    def subject(self, seed: int = 0) -> Subject:
+        """The block at the row's inputs."""
+        with jax.enable_x64(True):
+            params, x, key, _ = self.table.sample(self.case, seed=seed)
+        return subject_for(self.case.make(), x, params, key, seed, self.id)
 
 
-def rows(settings: Options) -> list[Row]:
+def rows(options: Options) -> list[Row]:
     """The rows of the table that are asked for.
 
     Raises:
       CheckError: there is no such table or row.
     """
     try:
-        table = importlib.import_module(settings.table)
+        table = importlib.import_module(options.table)
     except ImportError as error:
         raise CheckError(
-            f"cannot import the table of blocks {settings.table!r} ({error}); fnn's own is in a "
-            "checkout of fnn: run this there"
+            f"cannot import the table of blocks {options.table!r} ({error}); fnn's own is in a "
+            "clone of fnn: run this there"
         ) from error
-    found, seen = [], set[str]()
+    chosen, blocks = [], set[str]()
     for case in table.CASES:
-        again = case.name in seen and case.name != "graph"  # graphs differ in what they test
-        seen.add(case.name)
-        if settings.names:
-            asked = any(case.id.startswith(name) for name in settings.names)
+        another = case.name in blocks and case.name != "graph"  # graphs differ in what they test
+        blocks.add(case.name)
+        if options.names:
+            asked = case.id.startswith(options.names)
         else:
-            asked = settings.every_row or not again
+            asked = options.every_row or not another
         if asked and not case.surrogate:
-            found.append(_row(table, case, settings.seed))
-    if not found:
-        raise CheckError(f"no row of {settings.table} starts with {', '.join(settings.names)}")
-    return found
+            chosen.append(Row(table, case))
+    if not chosen:
+        raise CheckError(f"no row of {options.table} starts with {', '.join(options.names)}")
+    return chosen
 
 
-def _row(table: Any, case: Any, seed: int) -> Row:
-    def inputs(seed: int) -> tuple[Any, Any, Any]:
-        with jax.enable_x64(True):
-            sample = table.sample(case, seed=seed)
-        return sample.params, sample.x, sample.key
-
-    separable = case.separable is not None and len(case.batch) > 0
-    return Row(case.id, case.make(), *inputs(seed), separable, inputs)
-
-
-def main(settings: Options) -> int:
+def main(options: Options) -> int:
     """Prints the table; 0 if every mutant was caught and no right block flagged, else 1."""
-    chosen = rows(settings)
-    verdicts: list[Verdict] = []
+    chosen = rows(options)
+    verdicts: list[tuple[str, Verdict]] = []
     began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
         for row in progress.track(chosen, description="mutants"):
-            for verdict in _judged(row, settings):
-                verdicts.append(verdict)
-                if settings.seeds and not verdict.caught_by:
+            for verdict in _judged(row, options):
+                verdicts.append((row.id, verdict))
+                if options.seeds and not verdict.caught_by:
                     continue
                 caught = verdict.caught_by or ("-" if verdict.mutant == CONTROL else "ESCAPED")
                 progress.console.print(
-                    f"{verdict.row:28} {verdict.mutant:32} {caught:14} {verdict.diagnosis[:110]}",
-                    soft_wrap=True, markup=False, highlight=False,
-                )  # fmt: skip
-    flagged = [v for v in verdicts if v.mutant == CONTROL and v.caught_by]
-    tried = [v for v in verdicts if v.mutant != CONTROL]
-    escaped = [v for v in tried if not v.caught_by]
+                    f"{row.id:28} {verdict.mutant:32} {caught:14} {verdict.diagnosis[:110]}",
+                    soft_wrap=True,
+                    markup=False,
+                    highlight=False,
+                )
+    controls = [(row, v) for row, v in verdicts if v.mutant == CONTROL]
+    mutants = [(row, v) for row, v in verdicts if v.mutant != CONTROL]
+    escaped = [(row, v) for row, v in mutants if not v.caught_by]
+    flagged = [(row, v) for row, v in controls if v.caught_by]
     print(f"\n{len(chosen)} blocks, {time.monotonic() - began:.0f} s")
-    if tried:
-        print(f"{len(tried) - len(escaped)} of {len(tried)} mutants caught, by:")
-        for name, count in Counter(v.caught_by for v in tried if v.caught_by).most_common():
+    if mutants:
+        print(f"{len(mutants) - len(escaped)} of {len(mutants)} mutants caught, by:")
+        for name, count in Counter(v.caught_by for _, v in mutants if v.caught_by).most_common():
             print(f"  {name:<14} {count}")
-    for verdict in escaped:
-        print(f"ESCAPED: {verdict.row}, {verdict.mutant}")
-    print(f"{len(flagged)} of {len(verdicts) - len(tried)} checks of right blocks flagged one")
-    for verdict in flagged:
-        print(f"FALSE ALARM: {verdict.row}: {verdict.caught_by}: {verdict.diagnosis}")
+    for name, verdict in escaped:
+        print(f"ESCAPED: {name}, {verdict.mutant}")
+    print(f"{len(flagged)} of {len(controls)} checks of right blocks flagged one")
+    for name, verdict in flagged:
+        print(f"FALSE ALARM: {name}: {verdict.caught_by}: {verdict.diagnosis}")
     return 1 if escaped or flagged else 0
 
 
-def _judged(row: Row, settings: Options) -> Iterator[Verdict]:
-    if settings.seeds:
-        right = control(row)
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            if row.inputs is not None:
-                params, x, key = row.inputs(seed)
-                row = row._replace(params=params, x=x, key=key)
-            verdict = judge(row, right, seed)
+def _judged(row: Row, options: Options) -> Iterator[Verdict]:
+    if options.seeds:
+        for seed in range(options.seed, options.seed + options.seeds):
+            subject = row.subject(seed)
+            verdict = judge(subject, control(subject))
             yield verdict._replace(diagnosis=f"seed {seed}: {verdict.diagnosis}")
         return
-    for mutant in (control(row), *mutants(row)):
-        yield judge(row, mutant, settings.seed)
+    subject = row.subject(options.seed)
+    for mutant in (control(subject), *make_mutants(subject)):
+        yield judge(subject, mutant)

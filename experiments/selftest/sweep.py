@@ -1,4 +1,4 @@
-"""One function at every number of a dtype: in chunks, on all cores, to go on after Ctrl-C."""
+"""One function at every number of a dtype, in chunks; can be resumed after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,22 @@ from experiments.selftest import peers
 from experiments.selftest.references import float64
 from experiments.selftest.verify import Verified, verify
 from fnn.check import ulps
+from fnn.check.all_floats import CHUNK, in_parallel, spread
 from fnn.check.ulps import KINDS, Score, Tally
 from fnn.training.interrupts import deferred
 
-CHUNK = 2**17  # inputs: their arrays stay in the caches
-SAMPLE = 2**22  # inputs for PyTorch
-SAVED = 3.0  # seconds between two writes of the state
+TORCH_INPUTS = 2**22
+SAVE_SECONDS = 3.0  # between two writes of the state
 
-Scores = dict[str, dict[str, Score]]  # by whom, then of "value" and "derivative"
+Scores = dict[str, dict[str, Score]]  # of fnn and each peer, then of "value" and "derivative"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a sweep has found so far, and of which program.
+    """The scores of a sweep so far.
 
     ``key``: a hash of the compiled programs' source (StableHLO) and of the versions; a record
-    with another key is of another function.
+    with another key belongs to another function.
     """
 
     name: str
@@ -51,24 +50,24 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether every input is in, and the reference verified."""
+        """Whether every input is done and the reference verified."""
         return self.verified is not None
 
     def misses(self) -> list[str]:
         """The targets that fnn misses, in words."""
-        limit, found = ulps.LIMITS[self.dtype], []
+        limit, words = ulps.LIMITS[self.dtype], []
         for what, score in self.scores.get("fnn", {}).items():
             for kind in ("normal", "beyond", "small"):
                 tally = score.tallies[kind]
                 if tally.over:
                     at = ulps.as_float(tally.bits, self.dtype)
-                    found.append(
+                    words.append(
                         f"{self.name}, {self.dtype}: {what} is off by {tally.worst:.3g} units at "
                         f"{at:.9g}, by more than {limit:g} at {tally.over:,} inputs ({kind})"
                     )
         if self.verified is not None and not self.verified.ok:
-            found.append(f"{self.name}, {self.dtype}: {self.verified}")
-        return found
+            words.append(f"{self.name}, {self.dtype}: {self.verified}")
+        return words
 
     def save(self, path: Path) -> None:
         """Writes the record, whole or not at all."""
@@ -93,31 +92,27 @@ class Record:
 
 
 def _score(raw: dict[str, Any]) -> Score:
-    return Score(
-        {kind: Tally(**raw["tallies"][kind]) for kind in KINDS}, raw["subnormal"], raw["flushed"]
-    )
+    return Score(**(raw | {"tallies": {kind: Tally(**raw["tallies"][kind]) for kind in KINDS}}))
 
 
 def merged(a: Scores, b: Scores) -> Scores:
-    """Both together, whoever is in one only included."""
-    none: dict[str, Score] = {}
+    """The scores of both."""
+    zero = {"value": Score(), "derivative": Score()}
     return {
-        who: {
-            what: a.get(who, none).get(what, Score()) + b.get(who, none).get(what, Score())
-            for what in ("value", "derivative")
-        }
+        who: {what: a.get(who, zero)[what] + b.get(who, zero)[what] for what in zero}
         for who in a | b
     }
 
 
 class Sweep:
-    """The programs of one function in one dtype: fnn's and JAX's, each compiled by itself as a
-    user would, and the float64 reference."""
+    """The programs of one function in one dtype: fnn's, JAX's, and the float64 reference.
+
+    Each is compiled by itself, as a user would.
+    """
 
     def __init__(self, name: str, dtype: str, last: int | None = None, peer: bool = True) -> None:
         self.name, self.dtype = name, dtype
-        self.bits = 8 * jnp.dtype(dtype).itemsize
-        self.total = last or 2**self.bits
+        self.total = last or 2 ** jnp.finfo(dtype).bits
         self.size = min(CHUNK, self.total)
         self.programs = {"fnn": jax.jit(peers.of_block(peers.BLOCKS[name]))}
         if peer and name in peers.JAX:
@@ -161,7 +156,7 @@ class Sweep:
         if torch is None:
             return {}
         scores: Scores = {}
-        count = min(SAMPLE, self.total)
+        count = min(TORCH_INPUTS, self.total)
         for start in range(0, count, self.size):
             x = ulps.floats(spread(start, start + self.size, self.total // count), self.dtype)
             results = {"torch": tuple(map(jnp.asarray, torch(x)))}
@@ -172,17 +167,11 @@ class Sweep:
 _widened = jax.jit(ulps.widened)
 
 
-def spread(first: int, last: int, stride: int) -> np.ndarray:
-    """One bit pattern out of each ``stride`` of them, its low digits as if drawn."""
-    i = np.arange(first, last, dtype=np.int64)
-    return i * stride + i * 647 % stride
-
-
 def sweep(job: Sweep, path: Path, again: bool = False) -> Iterator[Record]:
-    """Runs what is left of a sweep; yields the record after every chunk, and keeps it in a file.
+    """Runs what is left of a sweep; yields the record after every chunk, and saves it to a file.
 
     Raises:
-      KeyboardInterrupt: on Ctrl-C, when the record is written; it says how far the sweep came.
+      KeyboardInterrupt: on Ctrl-C, after the record is written; it says how far the sweep got.
     """
     record = started(job, path, again)
     if record.finished:
@@ -190,41 +179,44 @@ def sweep(job: Sweep, path: Path, again: bool = False) -> Iterator[Record]:
         return
     clock = written = time.perf_counter()
     before = record.seconds
-    workers = _cores()
-    pool = ThreadPoolExecutor(workers)
     try:
         with deferred() as check_interrupt:
-            # XLA computes a chunk on one core or on several; chunks side by side fill the rest.
-            starts = range(record.done, job.total, job.size)
-            for scores in pool.map(job.chunk, starts):
+            for scores in in_parallel(job.chunk, range(record.done, job.total, job.size)):
                 now = time.perf_counter()
                 record = replace(
-                    record, done=record.done + job.size, seconds=before + now - clock,
+                    record,
+                    done=record.done + job.size,
+                    seconds=before + now - clock,
                     scores=merged(record.scores, scores),
-                )  # fmt: skip
-                if now - written > SAVED:
+                )
+                if now - written > SAVE_SECONDS:
                     record.save(path)
                     written = now
                 yield record
                 check_interrupt()
             scores = merged(record.scores, job.sampled())
-            record = replace(record, scores=scores, verified=verify(job.name, job.dtype, scores))
+            worst = {
+                tally.bits
+                for by_what in scores.values()
+                for score in by_what.values()
+                for tally in score.tallies.values()
+            }
+            record = replace(record, scores=scores, verified=verify(job.name, job.dtype, worst))
             yield record
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted: {job.name} in {job.dtype} is {record.done / job.total:.0%} done, kept "
-            f"in {path}; run it again to go on"
+            f"interrupted: {job.name} in {job.dtype} is {record.done / job.total:.0%} done, saved "
+            f"in {path}; run it again to continue"
         ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
         record.save(path)
 
 
 def started(job: Sweep, path: Path, again: bool = False) -> Record:
-    """The record to go on from: the one in the file if it is of this program."""
-    kept = None if again else Record.load(path)
-    if kept is not None and (kept.key, kept.total) == (job.key, job.total):
-        return kept
+    """The record to continue: the one in the file if it belongs to this program."""
+    saved = None if again else Record.load(path)
+    if saved is not None and (saved.key, saved.total) == (job.key, job.total):
+        return saved
     return Record(job.name, job.dtype, job.key, job.total)
 
 
@@ -232,9 +224,4 @@ def _version() -> str:
     try:
         return importlib.metadata.version("fnn")
     except importlib.metadata.PackageNotFoundError:
-        return "a checkout"
-
-
-def _cores() -> int:
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return "a clone"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,11 @@ import numpy as np
 
 from experiments.selftest.references import REFERENCES, exact, float64, zero_of
 from fnn.check import ulps
+from fnn.check.all_floats import spread
 
-if TYPE_CHECKING:
-    from experiments.selftest.sweep import Scores
-
-ALLOWED = 1e-12  # relative: some 1e-5 units of float32
-POINTS = 4096  # spread evenly over the bit patterns
-NEIGHBOURS = 8  # on either side of every special point
+MAX_ERROR = 1e-12  # relative: some 1e-5 units of float32
+POINTS = 4096  # inputs, spread evenly over the bit patterns
+NEIGHBOURS = 8  # floats on either side of every special point
 
 # Where formulas change over, saturate, overflow or underflow, in fnn or elsewhere.
 SPECIAL = (
@@ -29,7 +26,7 @@ SPECIAL = (
 
 @dataclass(frozen=True)
 class Verified:
-    """The largest relative error of the reference, at x, over so many inputs."""
+    """The largest relative error of the reference over some inputs, and where it is."""
 
     points: int
     error: float
@@ -38,7 +35,7 @@ class Verified:
     @property
     def ok(self) -> bool:
         """Whether the reference is good enough to judge by."""
-        return self.error <= ALLOWED
+        return self.error <= MAX_ERROR
 
     def __str__(self) -> str:
         return (
@@ -47,14 +44,8 @@ class Verified:
         )
 
 
-def verify(name: str, dtype: str, scores: Scores, points: int = POINTS) -> Verified:
-    """Holds the reference against 50 digits on a sample and at the worst inputs found."""
-    worst = {
-        tally.bits
-        for by_what in scores.values()
-        for score in by_what.values()
-        for tally in score.tallies.values()
-    }
+def verify(name: str, dtype: str, worst: Iterable[int], points: int = POINTS) -> Verified:
+    """Compares the reference with 50 digits on a sample and at the worst inputs' bit patterns."""
     x = np.unique(sample(name, dtype, points, worst))
     with jax.enable_x64(True):
         truths = jax.device_get(float64(name)(jnp.asarray(x)))
@@ -64,8 +55,8 @@ def verify(name: str, dtype: str, scores: Scores, points: int = POINTS) -> Verif
 
 
 def _error(name: str, dtype: str, x: float, *truths: float) -> float:
-    """The relative error of value or derivative; infinite if one is a NaN, 0 or infinity that
-    the other is not."""
+    """The relative error of value or derivative; infinite if only one of the two numbers is NaN,
+    0 or infinite."""
     info = jnp.finfo(dtype)
     low, high = 2.0 ** (info.minexp - info.nmant - 1), 2.0**info.maxexp
     try:
@@ -79,7 +70,7 @@ def _error(name: str, dtype: str, x: float, *truths: float) -> float:
         elif abs(want) <= low:
             right = abs(truth) <= 2 * low
         elif abs(want) >= high:
-            right = abs(truth) >= high * (1 - ALLOWED)
+            right = abs(truth) >= high * (1 - MAX_ERROR)
         else:
             right = True
             worst = max(worst, float(abs((truth - want) / want)))
@@ -90,9 +81,7 @@ def _error(name: str, dtype: str, x: float, *truths: float) -> float:
 def sample(name: str, dtype: str, points: int, extra: Iterable[int]) -> np.ndarray:
     """Finite inputs in float64: spread over all bit patterns, and around every special point."""
     bits = 8 * jnp.dtype(dtype).itemsize
-    i = np.arange(points, dtype=np.int64)
-    stride = 2**bits // points
-    patterns = [i * stride + i * 647 % stride, np.array(list(extra), np.int64)]
+    patterns = [spread(0, points, 2**bits // points), np.array(list(extra), np.int64)]
     reference = REFERENCES[name]
     special = [*SPECIAL, *(-s for s in SPECIAL), *reference.kinks, zero_of(name) or 0.0]
     for point in special:

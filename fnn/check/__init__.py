@@ -1,6 +1,8 @@
 """Proving a backward rule right, and finding where a number went wrong."""
 
+from fnn.check.all_floats import EveryFloat, every_float
 from fnn.check.checks import PROPERTIES, block, cases, function, pair
+from fnn.check.mutations import Mutants, mutants
 from fnn.check.report import Problem, Report, Result, WrongGradient
 from fnn.check.rule import CheckError
 from fnn.introspect.autodiff import errors
@@ -9,7 +11,9 @@ from fnn.introspect.finite import Finite, NonFinite, finite
 __all__ = [
     "PROPERTIES",
     "CheckError",
+    "EveryFloat",
     "Finite",
+    "Mutants",
     "NonFinite",
     "Problem",
     "Report",
@@ -18,7 +22,9 @@ __all__ = [
     "block",
     "cases",
     "errors",
+    "every_float",
     "finite",
     "function",
+    "mutants",
     "pair",
 ]

@@ -92,10 +92,7 @@ def block(
     >>> report.problems[0].diagnosis
     'is -1 times the truth everywhere: the sign is wrong'
     """
-    try:
-        require_block("fnn.check.block", "block", block)
-    except BlockTypeError as error:
-        raise CheckError(str(error)) from None
+    require(block, "fnn.check.block")
     return _check(rule.of_block(block, name), x, params, key, dtype, seed, skip, timed)
 
 
@@ -254,6 +251,14 @@ def first_wrong(
         subject = subject_of(rule.of_block(block, name), x, params, key, np.float64, seed)
         results = _results(subject, ("cost",), timed=False)
         return next((result for result in results if result.status == WRONG), None)
+
+
+def require(block: Any, caller: str) -> None:
+    """Raises CheckError unless it is a block."""
+    try:
+        require_block(caller, "block", block)
+    except BlockTypeError as error:
+        raise CheckError(str(error)) from None
 
 
 def _results(subject: Subject, skip: Sequence[str] | set[str], timed: bool) -> Iterator[Result]:

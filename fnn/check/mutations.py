@@ -8,30 +8,27 @@ sign of a gradient that is 0) makes no mutant.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, Kind, is_floating, no_params
+from fnn.block import Block, Kind, is_floating
+from fnn.check import rule
+from fnn.check.checks import first_wrong, precisely, require, subject_of
+from fnn.check.subject import Cotangents, Subject, all_finite
+from fnn.check.transformations import change_of_gradient
+from fnn.check.trials import Batch, Trial, find_batch, trial_at
 from fnn.compiling import jit_for_few_runs
 from fnn.executor import map_nodes
-from fnn.pytrees import flat
+from fnn.introspect.watch import is_network
+from fnn.pytrees import split_floats
 
-
-class Row(NamedTuple):
-    """A right block, and inputs to check it with. ``separable``: a batch is its rows;
-    ``inputs``: others by seed, ``(params, x, key)``."""
-
-    id: str
-    block: Block
-    params: Any
-    x: Any
-    key: Any = None
-    separable: bool = False
-    inputs: Callable[[int], tuple[Any, Any, Any]] | None = None
+CONTROL = "(none: wrapped, but right)"
 
 
 class Mutant(NamedTuple):
@@ -41,24 +38,130 @@ class Mutant(NamedTuple):
     block: Block
 
 
-CONTROL = "(none: wrapped, but right)"
+class Verdict(NamedTuple):
+    """The property that caught a mutant, or '', and its diagnosis."""
+
+    mutant: str
+    caught_by: str
+    diagnosis: str
 
 
-def control(row: Row) -> Mutant:
+@dataclass(frozen=True)
+class Mutants:
+    """What the check says of every mutant of a block, and of the block itself (``control``)."""
+
+    name: str
+    control: Verdict
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def escaped(self) -> tuple[str, ...]:
+        """The mistakes that no property caught."""
+        return tuple(v.mutant for v in self.verdicts if not v.caught_by)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every mutant was caught, and the block itself not flagged."""
+        return not self.escaped and not self.control.caught_by
+
+    def __str__(self) -> str:
+        caught = len(self.verdicts) - len(self.escaped)
+        by = Counter(v.caught_by for v in self.verdicts if v.caught_by)
+        by_words = ", ".join(f"{name} {count}" for name, count in by.most_common())
+        lines = [f"{self.name}: {caught} of {len(self.verdicts)} mutants caught ({by_words})"]
+        width = max((len(v.mutant) for v in self.verdicts), default=0)
+        for name, caught_by, diagnosis in self.verdicts:
+            lines.append(f"  {name:<{width}}  {caught_by or 'ESCAPED':<13}  {diagnosis}".rstrip())
+        if self.control.caught_by:
+            _, caught_by, diagnosis = self.control
+            lines.append(f"the block itself is flagged, by {caught_by}: {diagnosis}")
+        else:
+            lines.append("the block itself is not flagged")
+        return "\n".join(lines)
+
+
+def mutants(block: Block, x: Any, params: Any = None, key: Any = None, seed: int = 0) -> Mutants:
+    """Breaks a block's backward on purpose, in a dozen ways, and checks every mutant.
+
+    Shows that the check would notice such mistakes in this block, at these inputs. Takes about as
+    long as that many calls of :func:`fnn.check.block`, each up to the first property that fails.
+
+    Args:
+      block: any block or network; it should be right.
+      x: inputs, or ``jax.ShapeDtypeStruct``, as for :func:`fnn.check.block`.
+      params: by default those of ``init``, perturbed.
+      key: a ``jax.random.key``, for blocks that draw random numbers.
+      seed: random seed for inputs and checks.
+
+    Returns:
+      A :class:`Mutants`: print it, or read ``.ok`` and ``.escaped``.
+
+    Raises:
+      CheckError: the block cannot be checked.
+
+    >>> import fnn, jax
+    >>> report = fnn.check.mutants(fnn.negate(), jax.ShapeDtypeStruct((3,), "float32"))
+    >>> report.ok
+    True
+    >>> report.verdicts[0].mutant, report.verdicts[0].caught_by
+    ('sign', 'autodiff')
+    """
+    subject = subject_for(block, x, params, key, seed)
+    verdicts = [judge(subject, mutant) for mutant in (control(subject), *make_mutants(subject))]
+    return Mutants(subject.rule.name, verdicts[0], tuple(verdicts[1:]))
+
+
+def subject_for(
+    block: Block, x: Any, params: Any = None, key: Any = None, seed: int = 0, name: str = ""
+) -> Subject:
+    """The block with the given or drawn inputs.
+
+    Raises:
+      CheckError: it is not a block, or cannot be checked.
+    """
+    require(block, "fnn.check.mutants")
+    with precisely():
+        return subject_of(rule.of_block(block, name), x, params, key, np.float64, seed)
+
+
+def control(subject: Subject) -> Mutant:
     """The right block, wrapped as mutants are: the check has to pass it."""
-    return Mutant(CONTROL, _leaf(row.block, 0, lambda d: d))
+    return Mutant(CONTROL, _changed(_block(subject), lambda cotangents, dy: cotangents))
 
 
-def mutants(row: Row) -> Iterator[Mutant]:
+def judge(subject: Subject, mutant: Mutant) -> Verdict:
+    """Checks a mutant up to the first property that fails."""
+    params, x, key = subject.sample
+    name, seed = subject.rule.name, subject.seed
+    wrong = first_wrong(mutant.block, x, params, key=key, seed=seed, name=name)
+    if wrong is None:
+        return Verdict(mutant.name, "", "")
+    words = str(wrong.problems[0]).split("\n")[0] if wrong.problems else wrong.figure
+    return Verdict(mutant.name, wrong.property, words)
+
+
+def make_mutants(subject: Subject) -> list[Mutant]:
     """All mutants of a block that differ from it."""
-    with jax.enable_x64(True):
-        right = _right(row)
-        found = [*_of_cotangents(row, right), *_of_backward(row, right)]
-        found += [*_at_points(row), *_of_nodes(row), *_by_hand(row)]
-    yield from found
+    with precisely():
+        rng = np.random.default_rng(zlib.crc32(subject.rule.name.encode()))
+        trial = trial_at(subject, "as given", subject.sample, rng)
+        return [
+            *_of_cotangents(subject, trial),
+            *_of_backward(subject, trial),
+            *_at_points(subject),
+            *_of_nodes(_block(subject)),
+            *_by_hand(subject),
+        ]
+
+
+def _block(subject: Subject) -> Block:
+    assert subject.rule.block is not None
+    return subject.rule.block
 
 
 # ---- one cotangent is changed ----------------------------------------------------------------
+
+Change = Callable[[jax.Array], jax.Array]
 
 
 def _cut_off(d: jax.Array) -> jax.Array:
@@ -66,7 +169,7 @@ def _cut_off(d: jax.Array) -> jax.Array:
     return jnp.clip(d, -top, top)
 
 
-_CHANGES: dict[str, Callable[[jax.Array], jax.Array]] = {
+_CHANGES: dict[str, Change] = {
     "sign": lambda d: -d,
     "factor 2": lambda d: 2 * d,
     "off by 0.1 %": lambda d: 1.001 * d,
@@ -85,35 +188,25 @@ _CHANGES: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def _leaf(block: Block, number: int, change: Callable[[jax.Array], jax.Array]) -> Block:
-    """The block, with a change of that leaf of (dparams, dx)."""
-
-    def backward(params: Any, residuals: Any, dy: Any) -> Any:
-        leaves, tree = flat(block.backward(params, residuals, dy))
-        if leaves:
-            leaves[number] = change(leaves[number])
-        return tree.unflatten(leaves)
-
+def _with_backward(block: Block, backward: Callable[..., Any]) -> Block:
     return block._replace(backward=backward, graph=None)
 
 
-class _Right(NamedTuple):
-    """The right rule at the row's inputs: a random dy, residuals, and leaves of (dparams, dx)."""
+def _changed(block: Block, change: Callable[[list[Any], Any], list[Any]]) -> Block:
+    """The block with ``change(cotangents, dy)`` in place of its floating cotangents."""
 
-    dy: Any
-    residuals: Any
-    leaves: list[Any]
+    def backward(params: Any, residuals: Any, dy: Any) -> Any:
+        cotangents, put = split_floats(block.backward(params, residuals, dy))
+        return put(change(cotangents, dy))
+
+    return _with_backward(block, backward)
 
 
-def _right(row: Row) -> _Right:
-    def run(params: Any, x: Any, dy: Any) -> tuple[Any, list[Any]]:
-        residuals = row.block.forward(params, x, row.key)[1]
-        return residuals, jax.tree.leaves(row.block.backward(params, residuals, dy))
+def _change_one(block: Block, number: int, change: Change) -> Block:
+    def change_one(cotangents: list[Any], dy: Any) -> list[Any]:
+        return [change(d) if i == number else d for i, d in enumerate(cotangents)]
 
-    y, _ = jax.eval_shape(row.block.forward, row.params, row.x, row.key)
-    rng = np.random.default_rng(zlib.crc32(row.id.encode()))
-    dy = jax.tree.map(lambda v: np.asarray(rng.standard_normal(v.shape)), y)
-    return _Right(dy, *jit_for_few_runs(run)(row.params, row.x, dy))
+    return _changed(block, change_one)
 
 
 def _differs(a: Any, b: Any) -> bool:
@@ -121,54 +214,50 @@ def _differs(a: Any, b: Any) -> bool:
     return a.shape != b.shape or bool(np.max(np.abs(a - b), initial=0) > 1e-6)
 
 
-def _turn(row: Row, name: str, choices: list[int]) -> int:
-    """One of the leaves: another for every mistake, so that all have some."""
-    return choices[zlib.crc32(f"{row.id} {name}".encode()) % len(choices)]
+def _of_cotangents(subject: Subject, trial: Trial) -> Iterator[Mutant]:
+    block, dy = _block(subject), trial.dy
+    cotangents = [d for d in trial.got if d is not None]
+    sized = {i: d for i, d in enumerate(cotangents) if d.size}
 
+    def one_of(name: str, choices: list[int]) -> int:
+        """Another leaf for every mistake, so that all have some."""
+        return choices[zlib.crc32(f"{subject.rule.name} {name}".encode()) % len(choices)]
 
-def _of_cotangents(row: Row, right: _Right) -> Iterator[Mutant]:
-    dy, _, leaves = right
-    sized = {i: d for i, d in enumerate(leaves) if d.size}
     changed = jit_for_few_runs(
-        lambda some: {n: {i: f(some[i]) for i in some} for n, f in _CHANGES.items()}
+        lambda some: {name: {i: f(d) for i, d in some.items()} for name, f in _CHANGES.items()}
     )(sized)
     for name, change in _CHANGES.items():
-        choices = [i for i, d in sized.items() if _differs(changed[name][i], d)]
-        if choices:
-            yield Mutant(name, _leaf(row.block, _turn(row, name, choices), change))
-    for i, a in enumerate(leaves):
-        for j in range(i + 1, len(leaves)):
-            if a.shape == leaves[j].shape and _differs(a, leaves[j]):
-                yield Mutant("swapped", _swap(row.block, i, j))
-                break
-        else:
-            continue
-        break
-    if not isinstance(dy, tuple):
-        passed = [i for i, d in enumerate(leaves) if d.shape == dy.shape and d.size]
-        if passed:
-            yield Mutant("dy added", _dy_added(row.block, _turn(row, "dy", passed)))
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(row.x) if leaf.ndim}
-    counted = row.separable and row.key is None and any(np.any(np.asarray(d)) for d in leaves)
-    counted = counted and any(map(is_floating, jax.tree.leaves(row.x)))
-    if counted and len(sizes) == 1 and min(sizes) > 1:
-        yield Mutant("batch size hard-coded", _hard_coded(row.block, sizes.pop()))
+        if choices := [i for i, d in sized.items() if _differs(changed[name][i], d)]:
+            yield Mutant(name, _change_one(block, one_of(name, choices), change))
+    pairs = (
+        (i, j)
+        for i, a in enumerate(cotangents)
+        for j, b in enumerate(cotangents[:i])
+        if a.shape == b.shape and _differs(a, b)
+    )
+    if pair := next(pairs, None):
+        yield Mutant("swapped", _swapped(block, *pair))
+    passed = [i for i, d in sized.items() if not isinstance(dy, tuple) and d.shape == dy.shape]
+    if passed:
+        yield Mutant("dy added", _dy_added(block, one_of("dy", passed)))
+    batch = find_batch(subject, trial)
+    if isinstance(batch, Batch) and any(map(np.any, cotangents)) and subject.names[-1][0] == "x":
+        yield Mutant("batch size hard-coded", _hard_coded(block, batch.size))
 
 
-def _swap(block: Block, i: int, j: int) -> Block:
-    def backward(params: Any, residuals: Any, dy: Any) -> Any:
-        leaves, tree = flat(block.backward(params, residuals, dy))
-        leaves[i], leaves[j] = leaves[j], leaves[i]
-        return tree.unflatten(leaves)
+def _swapped(block: Block, i: int, j: int) -> Block:
+    def swap(cotangents: list[Any], dy: Any) -> list[Any]:
+        cotangents[i], cotangents[j] = cotangents[j], cotangents[i]
+        return cotangents
 
-    return block._replace(backward=backward, graph=None)
+    return _changed(block, swap)
 
 
 def _dy_added(block: Block, number: int) -> Block:
-    def backward(params: Any, residuals: Any, dy: Any) -> Any:
-        return _leaf(block, number, lambda d: d + dy).backward(params, residuals, dy)
+    def add(cotangents: list[Any], dy: Any) -> list[Any]:
+        return [d + dy if i == number else d for i, d in enumerate(cotangents)]
 
-    return block._replace(backward=backward, graph=None)
+    return _changed(block, add)
 
 
 def _hard_coded(block: Block, size: int) -> Block:
@@ -177,18 +266,14 @@ def _hard_coded(block: Block, size: int) -> Block:
         share = jax.tree.leaves(dx)[0].shape[0] / size
         return jax.tree.map(lambda d: share * d, (dparams, dx))
 
-    return block._replace(backward=backward, graph=None)
+    return _with_backward(block, backward)
 
 
 # ---- what backward reads is changed ----------------------------------------------------------
 
 
-def _of_backward(row: Row, right: _Right) -> Iterator[Mutant]:
-    dy, residuals, leaves = right
-    block = row.block
-
-    def with_backward(backward: Callable[..., Any]) -> Block:
-        return block._replace(backward=backward, graph=None)
+def _of_backward(subject: Subject, trial: Trial) -> Iterator[Mutant]:
+    block = _block(subject)
 
     def ones(params: Any, residuals: Any, dy: Any) -> Any:
         return block.backward(params, residuals, jax.tree.map(jnp.ones_like, dy))
@@ -204,74 +289,62 @@ def _of_backward(row: Row, right: _Right) -> Iterator[Mutant]:
         return block.backward(params, residuals, dy)
 
     for name, backward in (("dy ignored", ones), ("another residual", stale)):
-        other = jax.tree.leaves(jit_for_few_runs(backward)(row.params, residuals, dy))
-        if any(_differs(a, b) for a, b in zip(other, leaves, strict=True)):
-            yield Mutant(name, with_backward(backward))
-    if _curved(row, dy):
-        yield Mutant("detached, no second derivative", with_backward(detached))
+        mutant = _with_backward(block, backward)
+        other = Subject(rule.of_block(mutant), trial.sample, 0).run(trial.sample, trial.dy)[1]
+        pairs = zip(other, trial.got, strict=True)
+        if any(_differs(a, b) for a, b in pairs if a is not None):
+            yield Mutant(name, mutant)
+    if _gradient_changes(subject, trial):
+        yield Mutant("detached, no second derivative", _with_backward(block, detached))
 
 
-def _curved(row: Row, dy: Any) -> bool:
-    """Whether the gradient changes with the inputs."""
-    leaves, tree = flat((row.params, row.x))
-    places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
-
-    def gradient(floats: list[Any]) -> list[Any]:
-        filled = list(leaves)
-        for i, value in zip(places, floats, strict=True):
-            filled[i] = value
-        params, x = tree.unflatten(filled)
-        residuals = row.block.forward(params, x, row.key)[1]
-        return jax.tree.leaves(row.block.backward(params, residuals, dy))
-
-    floats = [leaves[i] for i in places]
-    change = jit_for_few_runs(
-        lambda v: jax.jvp(gradient, (v,), (jax.tree.map(jnp.ones_like, v),))[1]
-    )(floats)
-    return any(bool(np.max(np.abs(d), initial=0) > 1e-3) for d in change)
+def _gradient_changes(subject: Subject, trial: Trial) -> bool:
+    """Whether the gradient changes when all inputs grow by the same."""
+    absent = tuple(c is None for c in trial.got)
+    change = change_of_gradient(subject.programs.traced, subject.layout, absent)
+    floats = subject.floats(trial.sample)
+    slopes = change(floats, [np.ones_like(f) for f in floats], trial.sample, trial.dy)
+    return any(bool(np.max(np.abs(d), initial=0) > 1e-3) for d in slopes)
 
 
 # ---- wrong at single points ------------------------------------------------------------------
 
 
-def _at_points(row: Row) -> Iterator[Mutant]:
-    """Wrong where hardly anyone looks: at 0, at a tie, at infinity."""
-    block, x = row.block, row.x
+def _seeing_x(block: Block, change: Callable[[Any, Any, Any], Any]) -> Block:
+    """The block with ``change(dx, x, dy)`` in place of dx."""
 
-    def seeing_x(change: Callable[[Any, Any, Any], Any]) -> Block:
-        """A block that keeps x too, with ``change(dx, x, dy)``."""
+    def forward(params: Any, x: Any, key: Any = None) -> Any:
+        y, residuals = block.forward(params, x, key)
+        return y, (residuals, x)
 
-        def forward(params: Any, x: Any, key: Any = None) -> Any:
-            y, residuals = block.forward(params, x, key)
-            return y, (residuals, x)
+    def backward(params: Any, residuals_and_x: Any, dy: Any) -> Any:
+        residuals, x = residuals_and_x
+        dparams, dx = block.backward(params, residuals, dy)
+        return dparams, change(dx, x, dy)
 
-        def backward(params: Any, kept: Any, dy: Any) -> Any:
-            dparams, dx = block.backward(params, kept[0], dy)
-            return dparams, change(dx, kept[1], dy)
-
-        return block._replace(forward=forward, backward=backward, graph=None)
-
-    if not isinstance(x, tuple) and x.size and row.key is None:
-        at = jit_for_few_runs(lambda x: _value_and_slope(row, x))
-        y, slope = at(np.zeros_like(x))
-        if block.init is no_params and jnp.shape(y) == x.shape and np.isfinite(slope).all():
-            yield Mutant("wrong only at 0", seeing_x(
-                lambda dx, x, dy: dx + jnp.where(x == 0, dy, 0)))  # fmt: skip
-        if is_floating(x) and _settles(np.asarray(x), at):
-            yield Mutant("NaN at infinity", seeing_x(lambda dx, x, dy: dx + 0 * x))
-    if block.kind.maker in ("maximum", "minimum"):
-        yield Mutant("a tie to both", seeing_x(lambda dx, x, dy: tuple(
-            jnp.where(x[0] == x[1], dy, d) for d in dx)))  # fmt: skip
+    return block._replace(forward=forward, backward=backward, graph=None)
 
 
-def _value_and_slope(row: Row, x: jax.Array) -> tuple[Any, Any]:
-    """y, and dx of the right rule for a cotangent of ones."""
-    y, residuals = row.block.forward(row.params, x)
-    dy = jax.tree.map(lambda v: jnp.ones(v.shape), y)
-    return y, row.block.backward(row.params, residuals, dy)[1]
+def _at_points(subject: Subject) -> Iterator[Mutant]:
+    """Wrong where hardly anyone looks: at 0, at infinity."""
+    params, x, key = subject.sample
+    if isinstance(x, (tuple, dict)) or not x.size or not is_floating(x) or key is not None:
+        return
+    ones = jax.tree.map(lambda v: np.ones(v.shape), subject.y_shape)
+
+    def at(x: np.ndarray) -> tuple[Any, Cotangents]:
+        y, cotangents = subject.run(subject.sample._replace(x=x), ones)
+        return y, cotangents[-1]
+
+    y, slope = at(np.zeros_like(x))
+    if not jax.tree.leaves(params) and np.shape(y) == x.shape and np.isfinite(slope).all():
+        block = _seeing_x(_block(subject), lambda dx, x, dy: dx + jnp.where(x == 0, dy, 0))
+        yield Mutant("wrong only at 0", block)
+    if _has_a_limit(np.asarray(x), at):
+        yield Mutant("NaN at infinity", _seeing_x(_block(subject), lambda dx, x, dy: dx + 0 * x))
 
 
-def _settles(x: np.ndarray, at: Callable[[np.ndarray], tuple[Any, Any]]) -> bool:
+def _has_a_limit(x: np.ndarray, at: Callable[[np.ndarray], tuple[Any, Any]]) -> bool:
     """Whether value and gradient have a limit where the first entry goes to infinity."""
 
     def put(value: float) -> tuple[Any, Any]:
@@ -279,8 +352,7 @@ def _settles(x: np.ndarray, at: Callable[[np.ndarray], tuple[Any, Any]]) -> bool
 
     for sign in (-1, 1):
         (y, end), (_, far), (_, near) = put(sign * np.inf), put(sign * 1e8), put(sign * 1e4)
-        finite = all(bool(np.isfinite(v).all()) for v in jax.tree.leaves((y, end)))
-        if finite and np.allclose(end, far, 1e-6) and np.allclose(near, far, 1e-6):
+        if all_finite((y, end)) and np.allclose(end, far, 1e-6) and np.allclose(near, far, 1e-6):
             return True
     return False
 
@@ -288,51 +360,77 @@ def _settles(x: np.ndarray, at: Callable[[np.ndarray], tuple[Any, Any]]) -> bool
 # ---- a node of a network is changed ----------------------------------------------------------
 
 
-def _of_nodes(row: Row) -> Iterator[Mutant]:
-    structure: Any = row.block.graph
-    if getattr(row.block.backward, "graph", None) is not structure:
-        return  # it has a rule of its own, which changing a node would not change
-    nodes = structure.nodes if structure else ()
+def _of_nodes(block: Block) -> Iterator[Mutant]:
+    if block.graph is None or not is_network(block):
+        return
 
     def with_node(chosen: str, change: Callable[[Block], Block]) -> Block:
-        return map_nodes(row.block, lambda name, block: change(block) if name == chosen else block)
+        return map_nodes(block, lambda name, inner: change(inner) if name == chosen else inner)
 
-    def turned(block: Block) -> Block:
-        return _leaf(block, -1, lambda d: -d)
+    def turned(inner: Block) -> Block:
+        return _changed(
+            inner, lambda cotangents, dy: [*cotangents[:-1], *(-d for d in cotangents[-1:])]
+        )
 
-    for node in nodes[:1]:
+    def without_dparams(inner: Block) -> Block:
+        def backward(params: Any, residuals: Any, dy: Any) -> Any:
+            dparams, dx = inner.backward(params, residuals, dy)
+            return jax.tree.map(jnp.zeros_like, dparams), dx
+
+        return _with_backward(inner, backward)
+
+    for node in block.graph.nodes[:1]:
         yield Mutant(f"sign, inside {node.name}", with_node(node.name, turned))
-    for node in nodes:
-        if node.params_of != node.name:
-            yield Mutant("gradient of the first use only", with_node(node.name, _no_dparams))
-            break
-
-
-def _no_dparams(block: Block) -> Block:
-    def backward(params: Any, residuals: Any, dy: Any) -> Any:
-        dparams, dx = block.backward(params, residuals, dy)
-        return jax.tree.map(jnp.zeros_like, dparams), dx
-
-    return block._replace(backward=backward, graph=None)
+    shared = [node.name for node in block.graph.nodes if node.params_of != node.name]
+    for name in shared[:1]:
+        yield Mutant("gradient of the first use only", with_node(name, without_dparams))
 
 
 # ---- formulas that are right on paper --------------------------------------------------------
 
 
-def _saturating(f: Callable[[Any], Any], derivative: Callable[[Any], Any]) -> Callable[..., Block]:
-    """y = f(x), whose derivative is computed from y, which has lost what x still knows."""
+def _by_hand(subject: Subject) -> Iterator[Mutant]:
+    block = _block(subject)
+    match block.kind:
+        case Kind("logistic"):
+            yield Mutant("y (1 - y)", _from_y(block, jax.nn.sigmoid, lambda y: y * (1 - y)))
+        case Kind("tanh"):
+            yield Mutant("1 - y^2", _from_y(block, jnp.tanh, lambda y: 1 - y * y))
+        case Kind("softplus"):
+            yield Mutant("1 - exp(-y)", _from_y(block, jax.nn.softplus, lambda y: 1 - jnp.exp(-y)))
+        case Kind("elu" | "celu", (1.0,)):
+            yield Mutant("y + 1 from y", _from_y(block, jax.nn.elu, _elu_slope))
+        case Kind("gelu", (False,)):
+            yield Mutant("(1 + erf) / 2", _gelu_by_erf(block))
+        case Kind("softmax_cross_entropy") | Kind("binary_cross_entropy", (True,)):
+            yield Mutant("p - t", _p_minus_t(block))
+        case Kind("linear", (*_, True)) if np.ndim(subject.sample.x) > 1:
+            yield Mutant("sum in the narrow dtype", _narrow_sum(block))
+        case Kind("dropout"):
+            yield Mutant("mask forgotten", _with_backward(block, _mask_forgotten))
+        case Kind("maximum" | "minimum"):
+            yield Mutant("a tie to both", _seeing_x(block, _tie_to_both))
 
-    def made(block: Block) -> Block:
-        def forward(params: Any, x: Any, key: Any = None) -> Any:
-            y = f(x)
-            return y, y
 
-        def backward(params: Any, y: Any, dy: Any) -> Any:
-            return {}, dy * derivative(y).astype(dy.dtype)
+def _from_y(block: Block, f: Callable[[Any], Any], derivative: Callable[[Any], Any]) -> Block:
+    """y = f(x), with a derivative computed from y, which has lost digits of x."""
 
-        return block._replace(forward=forward, backward=backward)
+    def forward(params: Any, x: Any, key: Any = None) -> Any:
+        y = f(x)
+        return y, y
 
-    return made
+    def backward(params: Any, y: Any, dy: Any) -> Any:
+        return {}, dy * derivative(y).astype(dy.dtype)
+
+    return block._replace(forward=forward, backward=backward)
+
+
+def _elu_slope(y: Any) -> Any:
+    return jnp.where(y > 0, 1, y + 1)
+
+
+def _tie_to_both(dx: Any, x: Any, dy: Any) -> Any:
+    return tuple(jnp.where(x[0] == x[1], dy, d) for d in dx)
 
 
 def _gelu_by_erf(block: Block) -> Block:
@@ -377,25 +475,5 @@ def _narrow_sum(block: Block) -> Block:
     return block._replace(backward=backward)
 
 
-def _mask_forgotten(block: Block) -> Block:
-    return block._replace(backward=lambda params, residuals, dy: ({}, dy))
-
-
-_WRITTEN: dict[str, tuple[str, Callable[[Block], Block]]] = {
-    "logistic": ("y (1 - y)", _saturating(jax.nn.sigmoid, lambda y: y * (1 - y))),
-    "tanh": ("1 - y^2", _saturating(jnp.tanh, lambda y: 1 - y * y)),
-    "softplus": ("1 - exp(-y)", _saturating(jax.nn.softplus, lambda y: 1 - jnp.exp(-y))),
-    "elu": ("y + 1 from y", _saturating(jax.nn.elu, lambda y: jnp.where(y > 0, 1, y + 1))),
-    "celu": ("y + 1 from y", _saturating(jax.nn.celu, lambda y: jnp.where(y > 0, 1, y + 1))),
-    "gelu": ("(1 + erf) / 2", _gelu_by_erf),
-    "softmax_cross_entropy": ("p - t", _p_minus_t),
-    "binary_cross_entropy": ("p - t", _p_minus_t),
-    "linear": ("sum in the narrow dtype", _narrow_sum),
-    "dropout": ("mask forgotten", _mask_forgotten),
-}
-
-
-def _by_hand(row: Row) -> Iterator[Mutant]:
-    if row.id in _WRITTEN:  # a row that is the block as it is by default
-        name, change = _WRITTEN[row.id]
-        yield Mutant(name, change(row.block))
+def _mask_forgotten(params: Any, residuals: Any, dy: Any) -> Any:
+    return {}, dy

@@ -66,7 +66,7 @@ def scan(subject: Subject, trials: Sequence[Trial]) -> Result:
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
-def _change_of_gradient(
+def change_of_gradient(
     traced: Callable[..., Any], layout: Layout, absent: tuple[bool, ...]
 ) -> Callable[..., Any]:
     """The change of the gradient along a line: ``jax.jvp`` through forward and backward."""
@@ -91,7 +91,7 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     rng = np.random.default_rng(subject.seed + 4)
     lines = [[_direction(f, rng) for f in floats] for _ in range(2)]
     absent = tuple(c is None for c in trial.got)
-    change = _change_of_gradient(subject.programs.traced, subject.layout, absent)
+    change = change_of_gradient(subject.programs.traced, subject.layout, absent)
     try:
         by_jvp = [
             [np.asarray(v) for v in change(floats, line, trial.sample, trial.dy)] for line in lines

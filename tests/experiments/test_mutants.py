@@ -1,5 +1,5 @@
-"""The referee refereed: for every block some mutants, drawn by its name; all of them are caught.
-A sixth of the blocks is always tried, the others where slow tests run.
+"""For every block some mutants, drawn by its name; all of them are caught. A sixth of the blocks
+is always tried, the others where slow tests run.
 
 The whole table: ``python -m experiments.selftest mutants``; right blocks: ``... --seeds 200``.
 """
@@ -12,7 +12,8 @@ import pytest
 
 from experiments.selftest import mutants
 from experiments.selftest.__main__ import main
-from fnn.check.mutations import Row, control
+from experiments.selftest.mutants import Row
+from fnn.check.mutations import control, judge, make_mutants
 from tests.slow import one_of
 
 SLOW = ("cnn/small", "inception/small")  # minutes; their blocks are rows of their own
@@ -24,13 +25,14 @@ WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to
 
 @pytest.mark.parametrize("row", one_of(6, ROWS, lambda row: row.id))
 def test_mutants_are_caught(row: Row) -> None:
-    made = list(mutants.mutants(row))
-    assert len(made) >= (8 if row.params else 4)
+    subject = row.subject()
+    made = make_mutants(subject)
+    assert len(made) >= (8 if subject.sample.params else 4)
     start = zlib.crc32(row.id.encode()) % len(made)
     chosen = [made[(start + i * (len(made) // EACH)) % len(made)] for i in range(EACH)]
     chosen += [mutant for mutant in made if mutant.name in WRITTEN and mutant not in chosen]
     for mutant in chosen:
-        assert mutants.judge(row, mutant).caught_by, mutant.name
+        assert judge(subject, mutant).caught_by, mutant.name
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,8 @@ def test_mutants_are_caught(row: Row) -> None:
     ids=lambda row: row.id,
 )  # fmt: skip
 def test_the_harness_itself_changes_nothing(row: Row) -> None:
-    verdict = mutants.judge(row, control(row))
+    subject = row.subject()
+    verdict = judge(subject, control(subject))
     assert not verdict.caught_by, verdict
 
 

@@ -1,0 +1,71 @@
+"""fnn.check.mutants: any block broken on purpose, and what catches each mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn.check import CheckError, mutants
+from fnn.check.mutations import Mutants, Verdict, make_mutants, subject_for
+
+FLOATS = jax.ShapeDtypeStruct((4, 5), jnp.float32)
+
+
+def test_every_mutant_of_a_users_own_block_is_caught() -> None:
+    arctan = fnn.elementwise("arctan", jnp.arctan, lambda x: 1 / (1 + x * x))
+    report = mutants(arctan, FLOATS)
+    assert report.ok, str(report)
+    assert len(report.verdicts) > 15
+    text = str(report)
+    assert f"{len(report.verdicts)} of {len(report.verdicts)} mutants caught (autodiff" in text
+    assert "the block itself is not flagged" in text
+
+
+def test_a_wrong_block_is_flagged_itself() -> None:
+    wrong = fnn.negate()._replace(backward=lambda params, residuals, dy: ({}, dy))
+    report = mutants(wrong, FLOATS)
+    assert not report.ok
+    assert "the block itself is flagged, by autodiff: x: is -1 times the truth" in str(report)
+
+
+@pytest.mark.parametrize(
+    "block, x, names",
+    [
+        (fnn.linear(3), FLOATS, {"batch size hard-coded", "sum in the narrow dtype"}),
+        (fnn.logistic(), FLOATS, {"y (1 - y)", "wrong only at 0", "NaN at infinity"}),
+        (fnn.maximum(), (FLOATS, FLOATS), {"a tie to both", "swapped"}),
+        (fnn.softmax_cross_entropy(), (FLOATS, np.array([0, 4, 2, 1])), {"p - t"}),
+        (fnn.serial(a=fnn.linear(3), b=fnn.tanh()), FLOATS, {"sign, inside a"}),
+        (fnn.dropout(0.5), FLOATS, {"mask forgotten"}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_mistakes_that_suit_the_block(block: Any, x: Any, names: set[str]) -> None:
+    key = jax.random.key(0) if block.name == "dropout" else None
+    made = {mutant.name for mutant in make_mutants(subject_for(block, x, key=key))}
+    assert names | {"sign", "factor 2", "dropped"} <= made
+
+
+def test_a_change_that_changes_nothing_makes_no_mutant() -> None:
+    made = {mutant.name for mutant in make_mutants(subject_for(fnn.step(), FLOATS))}
+    assert not made & {"sign", "factor 2", "dropped", "cut off", "dy ignored"}
+
+
+def test_what_escaped_is_named() -> None:
+    caught = Verdict("sign", "autodiff", "x: the sign is wrong")
+    report = Mutants("mine", Verdict("", "", ""), (caught, Verdict("dropped", "", "")))
+    assert not report.ok and report.escaped == ("dropped",)
+    assert "mine: 1 of 2 mutants caught (autodiff 1)" in str(report)
+    assert "dropped  ESCAPED" in str(report)
+
+
+def test_what_cannot_be_checked_is_refused() -> None:
+    with pytest.raises(CheckError, match="needs a Block"):
+        mutants(fnn.relu, FLOATS)  # type: ignore[arg-type]
+    with pytest.raises(CheckError, match="floating"):
+        mutants(fnn.relu(), np.ones(3, int))
