@@ -8,7 +8,7 @@ A gate, a layer, a loss, a whole network, a network with its loss: each has an `
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
 Residuals = Any  # a pytree: what forward keeps for backward, and nothing else
 Value = Any  # an array, or a tuple of arrays for a block with several inputs or outputs
-Key = Any  # a jax.random key, or None
+Key = jax.Array | None  # a jax.random key
 
 
 class Init(Protocol):
@@ -33,7 +33,7 @@ class Init(Protocol):
       A pytree whose leaves are all arrays; ``{}`` where the block has no parameters.
     """
 
-    def __call__(self, key: Any, x: Value, /) -> Params: ...
+    def __call__(self, key: jax.Array, x: Value, /) -> Params: ...
 
 
 class Forward(Protocol):
@@ -222,7 +222,7 @@ class Graph(NamedTuple):
     at_inference: tuple[str, ...]
 
 
-def no_params(key: Key, x: Value) -> Params:
+def no_params(key: jax.Array, x: Value) -> Params:
     """The ``init`` of a block without parameters."""
     return {}
 
@@ -287,6 +287,9 @@ class Shape:
         return cls(tuple(x.shape), jnp.dtype(x.dtype))
 
 
+Spec = jax.Array | jax.ShapeDtypeStruct | Shape  # what has a shape and a dtype, all init reads
+
+
 def is_floating(x: Any) -> bool:
     """Whether ``x`` has a gradient: float, not integer, boolean or key."""
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
@@ -306,6 +309,13 @@ def require_floating(name: str, what: str, x: Any) -> None:
         )
 
 
+def as_floating(name: str, x: Any) -> jax.Array:
+    """x as an array, a Python number too; refused where it has no gradient."""
+    x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
+    require_floating(name, "x", x)
+    return x
+
+
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
     if not isinstance(params, dict) or set(params) != set(needed):
@@ -313,6 +323,23 @@ def require_params(name: str, params: Any, needed: Collection[str]) -> None:
         raise BlockTypeError(
             name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
         )
+
+
+def require_shapes(
+    name: str, params: Any, shapes: Mapping[str, Any], x: Spec | None = None
+) -> None:
+    """Refuses parameters that are not a dict of leaves of these shapes, which x asks for."""
+    require_params(name, params, shapes)
+    for leaf, shape in shapes.items():
+        if isinstance(shape, Mapping):
+            require_shapes(name, params[leaf], shape, x)
+        elif params[leaf].shape != shape:
+            reason = "" if x is None else f" for x of shape {tuple(x.shape)}"
+            raise BlockValueError(
+                name,
+                f"{leaf} has shape {params[leaf].shape}, needs {shape}{reason}: are these another "
+                "network's parameters? Make some for this one with init(key, x)",
+            )
 
 
 def require_block(name: str, what: str, value: Any) -> None:

@@ -90,7 +90,7 @@ def _executor(
 ) -> Block:
     live = _live(g)
 
-    def init(key: Key, x: Value) -> Params:
+    def init(key: jax.Array, x: Value) -> Params:
         values = _bind(g.inputs, x, name)
         params: dict[str, Params] = {}
         for i, node in live:

@@ -171,7 +171,7 @@ def repeat(block: Block, n: int) -> Block:
                 "needs an output of the input's shape and dtype",
             )
 
-    def init(key: Key, x: Value) -> Params:
+    def init(key: jax.Array, x: Value) -> Params:
         keys = jax.random.split(key, n)
         shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), x)
         one = jax.eval_shape(block.init, key, shape)

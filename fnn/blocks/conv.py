@@ -2,11 +2,32 @@
 
 Symbols: B batch, H and W height and width, I channels in, O channels out, g groups; in one
 dimension read the shapes without H. Images are NHWC, weights HWIO.
+
+From the definition to the rule, along one axis of stride s, dilation d and padding p (a second
+axis, channels and batch are summed over likewise):
+
+    y[o] = sum_i x[s o + d i - p] W[i]
+
+Every y[o] in which x[t] occurs, with t = s o + d i - p, adds dy[o] W[i] to its gradient:
+
+    dx[t] = sum over i, o with s o = t + p - d i of dy[o] W[i]
+
+With u[s o] = dy[o] and zeros between (dy dilated by s), dx[t] = sum_i u[t + p - d i] W[i], and
+with i turned around, i = k - 1 - j, it is again a convolution, of stride 1 and dilation d:
+
+    dx[t] = sum_j u[t + d j - (d (k - 1) - p)] W[k - 1 - j]
+
+And W[i] occurs in every y[o], times x[s o + d i - p]:
+
+    dW[i] = sum_o x[s o + d i - p] dy[o]
+
+a convolution of x in which dy is the kernel, stride and dilation changing places; channels and
+batch change places as well, because the sum is over the batch.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +39,19 @@ from fnn.block import (
     Key,
     Kind,
     Params,
+    Spec,
     compute_dtype,
-    require_params,
+    require_shapes,
     whole_number,
 )
-from fnn.blocks.linear import Initializer, contract, he, zeros
-from fnn.blocks.windows import Padding, Sizes, Window, checked_padding, checked_sizes, window_over
+from fnn.blocks.linear import Initializer, contract, he, weights, zeros
+from fnn.blocks.windows import Axis, Padding, Sizes, Windows
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-LARGE = 2**21  # numbers in the copies of x that a matrix product reads at a time, on CPU
+MAX_COPY_ELEMENTS = 2**21  # of x, that one matrix product of a weight gradient reads on CPU
+
+Image = tuple[Axis, Axis]  # height and width
 
 
 def conv(
@@ -45,33 +69,31 @@ def conv(
 
     x is (B, H, W, I) or (B, W, I), y (B, H', W', O) or (B, W', O): the rank of x decides, unless
     ``kernel`` is a pair. W is (kernel..., I / groups, O), b is (O,). (A cross-correlation, as in
-    every neural-network library: the kernel is not flipped.)
+    every neural-network library: the kernel is not flipped.) Computed in x's dtype, with sums in
+    float32 or wider.
 
     Args:
       features: O.
       kernel, stride, dilation: one number, or one for each of height and width.
       padding: "SAME" (output size = input size / stride, rounded up), "VALID" (none), a number
         of zeros on every side, or pairs (before, after) for each axis.
-      groups: channels in and out fall into so many groups that do not see each other; with
-        groups = I it is a depthwise convolution.
+      groups: channels in and out are split into this many groups that do not see each other;
+        with groups = I it is a depthwise convolution.
       use_bias: whether there is a b.
       w_init, b_init: from ``jax.nn.initializers``; fan-in is kernel size times I / groups.
 
-    Sums are in float32 or wider. Residuals: ``x``.
-
-    Backward: dx is a convolution of dy with the kernel turned around; dW a convolution of x with
-    dy, in which channels and batch change places (on CPU matrix products, see ``_Plan``); db the
-    sum of dy. All are written as the NHWC convolutions or matrix products that
-    XLA runs fast in and out of loops.
+    Returns:
+      A block with parameters ``w`` and ``b``. Residuals: ``x``. The derivation of its backward is
+      in :mod:`fnn.blocks.conv`.
 
     Raises:
       BlockValueError: wrong rank, channels, padding or groups; a kernel larger than the padded
-        input.
+        input; parameters of other shapes.
       BlockTypeError: x is not floating.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.conv(1, 2, padding="VALID", use_bias=False)
-    >>> params = {"w": jnp.array([1.0, 10.0]).reshape(2, 1, 1)}  # a difference of neighbours
+    >>> params = {"w": jnp.array([1.0, 10.0]).reshape(2, 1, 1)}
     >>> y, x = net.forward(params, jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1))
     >>> y.ravel()
     Array([21., 42.], dtype=float32)
@@ -84,177 +106,179 @@ def conv(
     groups = whole_number(name, "groups", groups)
     if features % groups:
         raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
+    windows = Windows(name, kernel, stride, padding, dilation, window="kernel")
 
-    each = ((kernel, "the window"), (stride, "stride"), (dilation, "dilation"))
-    size, strides, dilations = (checked_sizes(name, what, value) for value, what in each)
-    around = checked_padding(name, padding)
-
-    def window(x: Any) -> Window:
-        found = window_over(name, x, size, strides, around, dilations)
+    def shapes(x: Spec) -> dict[str, tuple[int, ...]]:
+        sizes = [axis.window for axis in windows.over(x)]
         if x.shape[-1] == 0 or x.shape[-1] % groups:
             raise BlockValueError(
                 name,
-                f"x has {x.shape[-1]} channels (shape {x.shape}), which do not fall into "
+                f"x has {x.shape[-1]} channels (shape {x.shape}), which cannot be split into "
                 f"{groups} equal groups",
             )
-        return found
+        w = (*sizes, x.shape[-1] // groups, features)
+        return {"w": w, "b": (features,)} if use_bias else {"w": w}
 
-    def init(key: Key, x: Any) -> Params:
-        shape = (*window(x).size, x.shape[-1] // groups, features)
-        dtype = compute_dtype(x.dtype)  # parameters are float32 at least
-        w_key, b_key = jax.random.split(key)
-        w = w_init(w_key, shape, dtype)
-        return {"w": w, "b": b_init(b_key, (features,), dtype)} if use_bias else {"w": w}
+    def init(key: jax.Array, x: Spec) -> Params:
+        return weights(key, x, shapes(x), w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
-        geometry = window(x)
-        _check_params(name, params, x, (*geometry.size, x.shape[-1] // groups, features), use_bias)
-        plan = _Plan(geometry, groups)
-        y = plan.forward(_image(x), _image(params["w"], 0).astype(x.dtype))
+        require_shapes(name, params, shapes(x), x)
+        axes = windows.over(x)
+        image, w = _as_image(x), _as_image(params["w"], 0).astype(x.dtype)
+        y = _forward(image, w, _image(axes), groups)
         if use_bias:
             y = y + params["b"].astype(y.dtype).reshape(1, 1, 1, features)
-        return y.astype(x.dtype).reshape(x.shape[0], *geometry.out, features), x
+        return y.astype(x.dtype).reshape(x.shape[0], *(axis.out for axis in axes), features), x
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = conv(x, W) + b, linear in each of the three.
-        geometry, w = window(x), params["w"]
-        plan, image, dimage = _Plan(geometry, groups), _image(x), _image(dy)
-        dx = plan.input_gradient(dimage, _image(w, 0).astype(dy.dtype), image.shape)
-        dw = plan.weight_gradient(image, dimage)
+        w, axes, image, dimage = params["w"], _image(windows.over(x)), _as_image(x), _as_image(dy)
+        dx = _input_gradient(dimage, _as_image(w, 0).astype(dy.dtype), axes, groups)
+        dw = _weight_gradient(image, dimage, axes, groups)
         dparams = {"w": dw.reshape(w.shape).astype(w.dtype)}
         if use_bias:
-            wide = dimage.astype(compute_dtype(dy.dtype))
-            dparams["b"] = jnp.sum(wide, (0, 1, 2)).astype(params["b"].dtype)
+            db = jnp.sum(dimage.astype(compute_dtype(dy.dtype)), (0, 1, 2))
+            dparams["b"] = db.astype(params["b"].dtype)
         return dparams, dx.astype(x.dtype).reshape(x.shape)
 
-    kind = Kind(name, (features, size, strides, around, dilations, groups, use_bias))
+    arguments = (features, windows.size, windows.stride, windows.padding, windows.dilation)
+    kind = Kind(name, (*arguments, groups, use_bias))
     return Block(init, forward, backward, name, kind)
 
 
-def _image(a: jax.Array, height: int = 1) -> jax.Array:
-    """A sequence (B, W, C) as an image of height 1; weights (W, I, O) with ``height=0``."""
+# ---- the three convolutions, over images: a sequence is an image of height 1 ------------------
+
+
+def _as_image(a: jax.Array, height: int = 1) -> jax.Array:
+    """A sequence (B, W, C) as (B, 1, W, C); with ``height=0`` weights (W, I, O) as (1, W, I, O)."""
     return a if a.ndim == 4 else jnp.expand_dims(a, height)
 
 
-class _Plan(NamedTuple):
-    """How the three convolutions are carried out. Everything is an image here: two dimensions."""
+def _image(axes: tuple[Axis, ...]) -> Image:
+    height = Axis(size=1, window=1, stride=1, dilation=1, low=0, high=0, out=1)
+    return (axes[0], axes[1]) if len(axes) == 2 else (height, axes[0])
 
-    window: Window
-    groups: int
 
-    @property
-    def _two(self) -> Window:
-        return self.window.as_image()
+def _is_matmul(axes: Image, groups: int) -> bool:
+    """A 1x1 kernel without padding is a matrix product at every place (of a grid)."""
+    return groups == 1 and all(a.window == 1 and a.low == a.high == 0 for a in axes)
 
-    @property
-    def _is_matmul(self) -> bool:
-        """A 1x1 kernel without padding is a matrix product at every place (of a grid)."""
-        w = self._two
-        return self.groups == 1 and w.size == (1, 1) and w.padding == ((0, 0), (0, 0))
 
-    def forward(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        """(B, H, W, I) * (kh, kw, I/g, O) -> (B, H', W', O)"""
-        two = self._two
-        if self._is_matmul:
-            return contract(_every(x, two.stride), w[0, 0], ((3,), (0,)))
-        return _convolve(
-            x, w, window_strides=two.stride, padding=two.padding, rhs_dilation=two.dilation,
-            feature_group_count=self.groups,
-        )  # fmt: skip
+def _strides(axes: Image) -> tuple[int, int]:
+    return axes[0].stride, axes[1].stride
 
-    def input_gradient(self, dy: jax.Array, w: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """(B, H', W', O) * (kh, kw, O/g, I), turned around -> (B, H, W, I)"""
-        two = self._two
-        if self._is_matmul:
-            dx = contract(dy, w[0, 0], ((3,), (1,)))
-            return _spread(dx, two.stride, shape)
-        kh, kw, i, o = w.shape
-        g = self.groups
-        turned = w[::-1, ::-1].reshape(kh, kw, i, g, o // g)
-        turned = turned.transpose(0, 1, 4, 3, 2).reshape(kh, kw, o // g, g * i)
-        # Every input must be reached: pad dy by what the kernel overhangs, less x's own padding.
-        padding = tuple(
-            (d * (k - 1) - lo, n + lo - s * (m - 1) - 1)
-            for n, m, k, s, d, (lo, _) in zip(
-                shape[1:3], dy.shape[1:3], two.size, two.stride, two.dilation, two.padding,
-                strict=True,
-            )
-        )  # fmt: skip
-        return _convolve(
-            dy, turned, window_strides=(1, 1), padding=padding, lhs_dilation=two.stride,
-            rhs_dilation=two.dilation, feature_group_count=g,
-        )  # fmt: skip
 
-    def weight_gradient(self, x: jax.Array, dy: jax.Array) -> jax.Array:
-        """x (B, H, W, I), dy (B, H', W', O) -> (kh, kw, I/g, O)"""
-        two = self._two
-        if self._is_matmul:
-            return contract(_every(x, two.stride), dy, ((0, 1, 2), (0, 1, 2)))[None, None]
-        # What of x the kernel passes over: its padding, less what the last stride leaves out.
-        padding = [
-            (lo, s * (m - 1) + d * (k - 1) + 1 - n - lo)
-            for n, m, k, s, d, (lo, _) in zip(
-                x.shape[1:3], dy.shape[1:3], two.size, two.stride, two.dilation, two.padding,
-                strict=True,
-            )
-        ]  # fmt: skip
-        if self.groups > 1:
-            return self._by_convolution(x, dy, padding)
-        return lax.platform_dependent(
-            x, dy,
-            # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
-            cpu=lambda x, dy: self._by_products(x, dy, padding),
-            default=lambda x, dy: self._by_convolution(x, dy, padding),
-        )  # fmt: skip
+def _dilations(axes: Image) -> tuple[int, int]:
+    return axes[0].dilation, axes[1].dilation
 
-    def _by_products(
-        self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]
-    ) -> jax.Array:
-        """dW[(i, j, c), o] = sum over b, h, w of columns[(i, j, c), b, h, w] dy[b, h, w, o], where
-        columns are kh kw copies of x, each shifted to where the kernel's place (i, j) reads.
-        Channels come first: they are the rows of a matrix product, and copies are of long
-        stretches of memory. The sum is taken over some pictures, or some rows of one, at a time:
-        so the copies never take much memory, and large ones are no faster."""
-        (kh, kw), (sh, sw), (dh, dw) = self._two.size, self._two.stride, self._two.dilation
-        batch, high, wide, features = dy.shape
-        row = kh * kw * x.shape[-1] * wide  # numbers in the copies, for a row of dy
-        pictures = _divisor(batch, LARGE // (row * high))
-        rows = _divisor(high, LARGE // row) if pictures == 1 else high
-        across, down = sw * (wide - 1) + 1, sh * (rows - 1) + 1
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
 
-        def part(b: Any, h: Any) -> jax.Array:
-            seen = (pictures, down + dh * (kh - 1), *x.shape[2:])
-            some = lax.dynamic_slice(x, (b, sh * h, 0, 0), seen).transpose(3, 0, 1, 2)
-            columns = jnp.concatenate([some[..., j * dw :][..., :across:sw] for j in range(kw)])
-            columns = jnp.concatenate([columns[:, :, i * dh :][:, :, :down:sh] for i in range(kh)])
-            of = lax.dynamic_slice(dy, (b, h, 0, 0), (pictures, rows, wide, features))
-            return contract(columns, of, ((1, 2, 3), (0, 1, 2)))
+def _forward(x: jax.Array, w: jax.Array, axes: Image, groups: int) -> jax.Array:
+    """(B, H, W, I) * (kh, kw, I/g, O) -> (B, H', W', O)"""
+    if _is_matmul(axes, groups):
+        return contract(_subsample(x, axes), w[0, 0], ((3,), (0,)))
+    return _convolve(
+        x,
+        w,
+        window_strides=_strides(axes),
+        padding=tuple((a.low, a.high) for a in axes),
+        rhs_dilation=_dilations(axes),
+        feature_group_count=groups,
+    )
 
-        if (pictures, rows) == (batch, high):
-            total = part(0, 0)
-        else:
-            strips = high // rows
-            total = lax.fori_loop(
-                0, batch // pictures * strips,
-                lambda n, total: total + part(n // strips * pictures, n % strips * rows),
-                jnp.zeros((kh * kw * x.shape[-1], features), compute_dtype(x.dtype)),
-            )  # fmt: skip
-        return total.reshape(kh, kw, x.shape[-1], features)
 
-    def _by_convolution(
-        self, x: jax.Array, dy: jax.Array, padding: list[tuple[int, int]]
-    ) -> jax.Array:
-        """(I/g, H, W, g B) * (H', W', B, O) -> (I/g, kh, kw, O), and its axes in order"""
-        b, h, wide, channels = x.shape
-        g = self.groups
-        split = x.reshape(b, h, wide, g, channels // g)
-        lhs = split.transpose(4, 1, 2, 3, 0).reshape(channels // g, h, wide, g * b)
-        dw = _convolve(
-            lhs, dy.transpose(1, 2, 0, 3), window_strides=self._two.dilation, padding=padding,
-            rhs_dilation=self._two.stride, feature_group_count=g,
-        )  # fmt: skip
-        return dw.transpose(1, 2, 0, 3)
+def _input_gradient(dy: jax.Array, w: jax.Array, axes: Image, groups: int) -> jax.Array:
+    """(B, H', W', O) * (kh, kw, O/g, I), turned around -> (B, H, W, I)"""
+    if _is_matmul(axes, groups):
+        return _dilate(contract(dy, w[0, 0], ((3,), (1,))), axes)
+    kh, kw, i, o = w.shape
+    turned = w[::-1, ::-1].reshape(kh, kw, i, groups, o // groups)
+    turned = turned.transpose(0, 1, 4, 3, 2).reshape(kh, kw, o // groups, groups * i)
+    return _convolve(
+        dy,
+        turned,
+        window_strides=(1, 1),
+        # dx[t] starts at t = 0 and reads dilated dy from -(d (k - 1) - p) on, up to t = n - 1.
+        padding=tuple(
+            (a.span - 1 - a.low, a.size + a.low - a.stride * (a.out - 1) - 1) for a in axes
+        ),
+        lhs_dilation=_strides(axes),
+        rhs_dilation=_dilations(axes),
+        feature_group_count=groups,
+    )
+
+
+def _weight_gradient(x: jax.Array, dy: jax.Array, axes: Image, groups: int) -> jax.Array:
+    """x (B, H, W, I), dy (B, H', W', O) -> (kh, kw, I/g, O)"""
+    if _is_matmul(axes, groups):
+        return contract(_subsample(x, axes), dy, ((0, 1, 2), (0, 1, 2)))[None, None]
+    if groups > 1:
+        return _by_convolution(x, dy, axes, groups)
+    return lax.platform_dependent(
+        x,
+        dy,
+        # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
+        cpu=lambda x, dy: _by_matmul(x, dy, axes),
+        default=lambda x, dy: _by_convolution(x, dy, axes, groups),
+    )
+
+
+def _read_padding(axes: Image) -> list[tuple[int, int]]:
+    """x's padding as far as windows read it: the last stride may leave some of it out."""
+    return [(a.low, a.stride * (a.out - 1) + a.span - a.size - a.low) for a in axes]
+
+
+def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
+    """im2col: dW[(i, j, c), o] = sum over b, h, w of columns[(i, j, c), b, h, w] dy[b, h, w, o].
+
+    The columns are kh kw copies of x, each shifted to where the kernel's entry (i, j) reads. With
+    channels first they are the rows of a matrix, made by copying long stretches of memory. Strips
+    of at most MAX_COPY_ELEMENTS (some images, or some rows of one) bound the memory; larger ones
+    are no faster.
+    """
+    (kh, sh, dh), (kw, sw, dw) = ((a.window, a.stride, a.dilation) for a in axes)
+    batch, height, width, features = dy.shape
+    row = kh * kw * x.shape[-1] * width  # elements of the copies for a row of dy
+    images = _divisor(batch, MAX_COPY_ELEMENTS // (row * height))
+    rows = _divisor(height, MAX_COPY_ELEMENTS // row) if images == 1 else height
+    across, down = sw * (width - 1) + 1, sh * (rows - 1) + 1
+    around = [(low, high, 0) for low, high in _read_padding(axes)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+
+    def strip(b: Any, h: Any) -> jax.Array:
+        size = (images, down + dh * (kh - 1), *x.shape[2:])
+        part = lax.dynamic_slice(x, (b, sh * h, 0, 0), size).transpose(3, 0, 1, 2)
+        columns = jnp.concatenate([part[..., j * dw :][..., :across:sw] for j in range(kw)])
+        columns = jnp.concatenate([columns[:, :, i * dh :][:, :, :down:sh] for i in range(kh)])
+        dy_part = lax.dynamic_slice(dy, (b, h, 0, 0), (images, rows, width, features))
+        return contract(columns, dy_part, ((1, 2, 3), (0, 1, 2)))
+
+    if (images, rows) == (batch, height):
+        total = strip(0, 0)
+    else:
+        strips = height // rows
+        total = lax.fori_loop(
+            0,
+            batch // images * strips,
+            lambda n, total: total + strip(n // strips * images, n % strips * rows),
+            jnp.zeros((kh * kw * x.shape[-1], features), compute_dtype(x.dtype)),
+        )
+    return total.reshape(kh, kw, x.shape[-1], features)
+
+
+def _by_convolution(x: jax.Array, dy: jax.Array, axes: Image, groups: int) -> jax.Array:
+    """(I/g, H, W, g B) * (H', W', B, O) -> (I/g, kh, kw, O), with its axes put in order."""
+    b, h, w, channels = x.shape
+    lhs = x.reshape(b, h, w, groups, channels // groups).transpose(4, 1, 2, 3, 0)
+    dw = _convolve(
+        lhs.reshape(channels // groups, h, w, groups * b),
+        dy.transpose(1, 2, 0, 3),
+        window_strides=_dilations(axes),
+        padding=_read_padding(axes),
+        rhs_dilation=_strides(axes),
+        feature_group_count=groups,
+    )
+    return dw.transpose(1, 2, 0, 3)
 
 
 def _convolve(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
@@ -268,7 +292,7 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
 
     if lhs.dtype == wide:
         return product(lhs, rhs)
-    # As in linear.contract: on CPU narrow operands are widened, elsewhere they are the fast ones.
+    # As in linear.contract: on CPU 16-bit operands are widened, elsewhere they are the fast ones.
     return lax.platform_dependent(
         lhs, rhs, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
     )
@@ -279,30 +303,15 @@ def _divisor(number: int, most: int) -> int:
     return next((d for d in range(min(number, most), 1, -1) if number % d == 0), min(number, 1))
 
 
-def _every(x: jax.Array, stride: tuple[int, ...]) -> jax.Array:
-    return x if stride == (1, 1) else x[:, :: stride[0], :: stride[1]]
+def _subsample(x: jax.Array, axes: Image) -> jax.Array:
+    """The entries of x at multiples of the strides."""
+    sh, sw = _strides(axes)
+    return x if sh == sw == 1 else x[:, ::sh, ::sw]
 
 
-def _spread(dx: jax.Array, stride: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
-    """The transpose of :func:`_every`: zeros between, and up to the shape of x."""
-    if stride == (1, 1):
+def _dilate(dx: jax.Array, axes: Image) -> jax.Array:
+    """The transpose of :func:`_subsample`: zeros between, and up to the shape of x."""
+    if _strides(axes) == (1, 1):
         return dx
-    between = [
-        (0, n - (m - 1) * s - 1, s - 1)
-        for n, m, s in zip(shape[1:3], dx.shape[1:3], stride, strict=True)
-    ]
-    return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *between, (0, 0, 0)])
-
-
-def _check_params(
-    name: str, params: Params, x: jax.Array, shape: tuple[int, ...], use_bias: bool
-) -> None:
-    require_params(name, params, ("w", "b") if use_bias else ("w",))
-    if params["w"].shape != shape:
-        raise BlockValueError(
-            name,
-            f"w has shape {params['w'].shape}, needs {shape} for x with {x.shape[-1]} channels "
-            f"(shape {x.shape}): are these another network's parameters?",
-        )
-    if use_bias and params["b"].shape != shape[-1:]:
-        raise BlockValueError(name, f"b has shape {params['b'].shape}, needs {shape[-1:]}")
+    zeros = [(0, a.size - (a.out - 1) * a.stride - 1, a.stride - 1) for a in axes]
+    return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *zeros, (0, 0, 0)])

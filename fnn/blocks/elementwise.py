@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from fnn.block import (
     Residuals,
     Rules,
     Value,
+    as_floating,
     compute_dtype,
     no_params,
     require_floating,
@@ -24,29 +27,83 @@ from fnn.executor import inference
 ELEMENTWISE = Kind("elementwise")
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Kept:
+    """A residual that says what it is: the block's input "x" or its output "y"."""
+
+    array: jax.Array
+    what: Literal["x", "y"] = field(metadata={"static": True})
+
+
+def pointwise(
+    name: str,
+    value: Callable[[jax.Array], jax.Array],
+    vjp: Callable[[jax.Array, Any], jax.Array],
+    keep: Literal["x", "y"] | None,
+    kind: Kind,
+) -> Block:
+    """A block from a function of one number and the chain rule through it.
+
+    forward: y = value(x); backward: dx = vjp(dy, kept), where ``keep`` says what is kept: x, y, or
+    None. bfloat16 and float16 are computed in float32 and rounded once. There "y" keeps x and
+    backward recomputes y in float32: an output rounded to 16 bits has too few digits.
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        x = as_floating(name, x)
+        wide = compute_dtype(x.dtype)
+        y = value(x.astype(wide)).astype(x.dtype)
+        if keep == "y":
+            return y, Kept(y, "y") if x.dtype == wide else Kept(x, "x")
+        return y, x if keep == "x" else None
+
+    def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
+        dy = jnp.asarray(dy)
+        dtype, wide = dy.dtype, dy.astype(compute_dtype(dy.dtype))
+        if keep == "y":
+            what, kept = kept.what, kept.array
+        if keep is not None:
+            dtype, kept = kept.dtype, kept.astype(wide.dtype)
+        if keep == "y" and what == "x":
+            kept = value(kept)
+        return {}, vjp(wide, kept).astype(dtype)
+
+    return Block(no_params, forward, backward, name, kind)
+
+
 def elementwise(
     name: str,
     value: Callable[[jax.Array], jax.Array],
     derivative: Callable[[jax.Array], jax.Array],
     kind: Kind = ELEMENTWISE,
+    keep: Literal["x", "y"] = "x",
 ) -> Block:
     """A block from a function of one number and its derivative.
 
-    forward: y = value(x); backward: dx = dy * derivative(x). bfloat16 and float16 are
-    computed in float32 and rounded once.
+    forward: y = value(x); backward: dx = dy * derivative(x). x and y have any one shape and one
+    floating dtype; bfloat16 and float16 are computed in float32 and rounded once.
 
-    Residuals: ``x``, from which the derivative is accurate also where ``y`` has saturated.
+    Args:
+      name: the block's label.
+      value: a function of one array, entry by entry.
+      derivative: its derivative, a function of x, or of y where ``keep`` is "y".
+      kind: what the block is, for tables by kind.
+      keep: what the derivative is computed from. From "x" it is accurate also where y saturates.
+
+    Returns:
+      A block without parameters. Residuals: ``x``, or y with a note that it is y (of 16 bits, x).
+
+    Raises:
+      BlockTypeError: x is not floating.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> cube = fnn.elementwise("cube", lambda x: x**3, lambda x: 3 * x**2)
+    >>> y, residuals = cube.forward({}, jnp.array([2.0]))
+    >>> y, cube.backward({}, residuals, jnp.array([10.0]))[1]
+    (Array([8.], dtype=float32), Array([120.], dtype=float32))
     """
-
-    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
-        require_floating(name, "x", x)
-        return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), x
-
-    def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        wide = compute_dtype(x.dtype)
-        return {}, (dy.astype(wide) * derivative(x.astype(wide))).astype(x.dtype)
-
-    return Block(no_params, forward, backward, name, kind)
+    return pointwise(name, value, lambda dy, kept: dy * derivative(kept), keep, kind)
 
 
 def piecewise_linear(

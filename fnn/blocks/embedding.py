@@ -15,12 +15,12 @@ from jax import lax
 from fnn.block import (
     Block,
     BlockTypeError,
-    BlockValueError,
     Key,
     Kind,
     Params,
+    Spec,
     compute_dtype,
-    require_params,
+    require_shapes,
     whole_number,
 )
 from fnn.blocks.linear import Initializer
@@ -70,13 +70,13 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
     features = whole_number(name, "features", features)
     shape = (vocabulary, features)
 
-    def init(key: Key, ids: Any) -> Params:
+    def init(key: jax.Array, ids: Spec) -> Params:
         check(ids)
         return {"w": w_init(key, shape, jnp.float32)}
 
     def forward(params: Params, ids: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         check(ids)
-        check_params(params)
+        require_shapes(name, params, {"w": shape})
         w = jnp.asarray(params["w"])
         return w.at[_rows(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan), ids
 
@@ -92,15 +92,6 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
             got = f"have dtype {dtype}" if dtype is not None else f"are a {type(ids).__name__}"
             raise BlockTypeError(
                 name, f"ids {got}, need an integer dtype: ids.astype(jax.numpy.int32)"
-            )
-
-    def check_params(params: Params) -> None:
-        require_params(name, params, ("w",))
-        if params["w"].shape != shape:
-            raise BlockValueError(
-                name,
-                f"w has shape {params['w'].shape}, needs (vocabulary, features) = {shape}: are "
-                "these another network's parameters?",
             )
 
     return Block(init, forward, backward, name, Kind(name, shape))

@@ -1,15 +1,15 @@
 """Gates: the arithmetic of a circuit, each with its local derivatives.
 
 Inputs broadcast against each other as in NumPy; going back, the cotangent of a broadcast
-input is summed over the axes along which it was copied. Python numbers are taken as floats.
-In the rules below ``dy`` is the upstream cotangent and ``y`` the gate's output.
+input is summed over the axes along which it was copied. Python numbers count as floats. In the
+rules below ``dy`` is the upstream cotangent and ``y`` the gate's output.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,12 @@ from fnn.block import (
     Rules,
     Shape,
     Value,
+    as_floating,
     compute_dtype,
-    is_floating,
     no_params,
-    require_floating,
 )
 from fnn.blocks import numerics
+from fnn.blocks.elementwise import pointwise
 
 Axis = int | Sequence[int] | None
 
@@ -38,19 +38,13 @@ Axis = int | Sequence[int] | None
 def unbroadcast(dy: jax.Array, shape: Shape) -> jax.Array:
     """The cotangent of an input that was broadcast: summed over the axes of its copies.
 
-    ``dy`` is wide; it is rounded to the input's dtype once, at the end.
+    ``dy`` is in float32 at least; it is rounded to the input's dtype once, at the end.
     """
     added = tuple(range(dy.ndim - len(shape.shape)))
     dy = jnp.sum(dy, added) if added else dy
     stretched = tuple(i for i, size in enumerate(shape.shape) if size == 1 != dy.shape[i])
     dy = jnp.sum(dy, stretched, keepdims=True) if stretched else dy
     return dy.astype(shape.dtype)
-
-
-def _as_array(name: str, x: Any) -> jax.Array:
-    x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
-    require_floating(name, "x", x)
-    return x
 
 
 def _is_number(v: Any) -> bool:
@@ -67,7 +61,7 @@ def _as_arrays(name: str, x: Value, count: int | None = None) -> tuple[jax.Array
     if count is not None and len(x) != count:
         raise BlockTypeError(name, f"got {len(x)} inputs, needs {count}")
     python = [_is_number(v) for v in x]
-    arrays = [_as_array(name, v) for v in x]
+    arrays = [as_floating(name, v) for v in x]
     dtypes = {v.dtype for v, number in zip(arrays, python, strict=True) if not number}
     if len(dtypes) > 1:
         raise BlockTypeError(
@@ -93,36 +87,32 @@ def _shapes(x: Value) -> tuple[Shape, ...]:
 
 def _joining(
     name: str,
-    value: Callable[..., tuple[jax.Array, Any]],
-    local: Callable[[Any, jax.Array], Sequence[jax.Array]],
+    value: Callable[[jax.Array, jax.Array], jax.Array],
+    vjp: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]],
+    keep: Callable[[jax.Array, jax.Array], Residuals] | None = None,
 ) -> Block:
-    """A gate of several inputs: ``value(*x) -> y, kept`` and ``local(kept, dy) -> dx's``.
+    """A gate of two inputs: y = value(x1, x2), (dx1, dx2) = vjp(dy, kept).
 
-    The dx's have the broadcast shape; each is reduced to its input's here, in one place. As in
-    ``_single``, what is narrower than float32 is computed in float32 and rounded once.
+    Kept are both inputs, in the dtype they came in, which is smaller and exact; or what
+    ``keep(x1, x2)`` returns. What is narrower than float32 is computed in float32 and rounded
+    once. ``vjp``'s results have the broadcast shape; here, in one place, each is summed to its
+    input's.
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         arrays = _as_arrays(name, x, 2)
-        y, kept = value(*(v.astype(compute_dtype(v.dtype)) for v in arrays))
-        dtype = arrays[0].dtype
-        return y.astype(dtype), (_narrowed(kept, dtype), _shapes(x))
+        x1, x2 = (v.astype(compute_dtype(v.dtype)) for v in arrays)
+        y = value(x1, x2).astype(arrays[0].dtype)
+        return y, (arrays if keep is None else keep(x1, x2), _shapes(x))
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
         kept, shapes = residuals
-        dxs = local(_widened(kept), _wide_cotangent(dy, shapes))
+        if keep is None:
+            kept = tuple(v.astype(compute_dtype(v.dtype)) for v in kept)
+        dxs = vjp(_wide_cotangent(dy, shapes), kept)
         return {}, tuple(unbroadcast(dx, shape) for dx, shape in zip(dxs, shapes, strict=True))
 
     return Block(no_params, forward, backward, name, Kind(name))
-
-
-def _narrowed(kept: Any, dtype: Any) -> Any:
-    """Inputs that are kept go back to the dtype they came in, which is smaller and exact."""
-    return jax.tree.map(lambda v: v.astype(dtype) if is_floating(v) else v, kept)
-
-
-def _widened(kept: Any) -> Any:
-    return jax.tree.map(lambda v: v.astype(compute_dtype(v.dtype)) if is_floating(v) else v, kept)
 
 
 def _wide_cotangent(dy: Any, shapes: Sequence[Shape]) -> jax.Array:
@@ -130,39 +120,15 @@ def _wide_cotangent(dy: Any, shapes: Sequence[Shape]) -> jax.Array:
     return jnp.asarray(dy, compute_dtype(dtype))
 
 
-def _single(
-    name: str,
-    value: Callable[[jax.Array], tuple[jax.Array, Any]],
-    local: Callable[[Any, jax.Array], jax.Array],
-    kind: Kind | None = None,
-) -> Block:
-    """A gate of one input: ``value(x) -> y, kept`` and ``local(kept, dy) -> dx``.
-
-    Computed in float32 where the input is narrower, and rounded once. There the input is kept,
-    and ``kept`` had from it again: an output rounded to 16 bits would be worth less.
-    """
-
-    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        x = _as_array(name, x)
-        wide = compute_dtype(x.dtype)
-        y, kept = value(x.astype(wide))
-        narrow = x.dtype != wide and bool(jax.tree.leaves(kept))
-        return y.astype(x.dtype), x if narrow else kept
-
-    def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, Value]:
-        dy = jnp.asarray(dy)
-        wide = compute_dtype(dy.dtype)
-        if any(v.dtype != compute_dtype(v.dtype) for v in jax.tree.leaves(kept)):
-            kept = value(kept.astype(wide))[1]
-        return {}, local(kept, dy.astype(wide)).astype(dy.dtype)
-
-    return Block(no_params, forward, backward, name, kind or Kind(name))
-
-
 def add() -> Block:
     """y = x1 + x2 (+ x3 ...). Each local derivative is 1: addition hands dy to every input.
 
-    Residuals: shapes only.
+    Returns:
+      A block of two or more inputs of shapes that broadcast. Residuals: shapes only.
+
+    Raises:
+      BlockValueError: shapes that do not broadcast.
+      BlockTypeError: fewer than two inputs, or inputs that are not floating or of two dtypes.
 
     >>> import fnn
     >>> y, residuals = fnn.add().forward({}, (-2.0, 5.0))
@@ -185,33 +151,47 @@ def add() -> Block:
 
 
 def subtract() -> Block:
-    """y = x1 - x2. Local derivatives: 1 and -1. Residuals: shapes only.
+    """y = x1 - x2. Local derivatives: 1 and -1.
+
+    Returns:
+      A block of two inputs of shapes that broadcast. Residuals: shapes only.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`add`; not two inputs.
 
     >>> import fnn
     >>> y, residuals = fnn.subtract().forward({}, (5.0, 2.0))
     >>> float(y), [float(d) for d in fnn.subtract().backward({}, residuals, 1.0)[1]]
     (3.0, [1.0, -1.0])
     """
-    return _joining("subtract", lambda x, y: (x - y, ()), lambda _, dy: (dy, -dy))
+    return _joining("subtract", jnp.subtract, lambda dy, _: (dy, -dy), keep=lambda x1, x2: ())
 
 
 def multiply() -> Block:
-    """y = x1 x2. Local derivatives: x2 and x1, each the other's value. Residuals: both inputs.
+    """y = x1 x2. Local derivatives: x2 and x1, each the other's value.
+
+    Returns:
+      A block of two inputs of shapes that broadcast. Residuals: both inputs.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`subtract`.
 
     >>> import fnn
     >>> y, residuals = fnn.multiply().forward({}, (3.0, -4.0))
     >>> float(y), [float(d) for d in fnn.multiply().backward({}, residuals, 1.0)[1]]
     (-12.0, [-4.0, 3.0])
     """
-    return _joining(
-        "multiply",
-        lambda x1, x2: (x1 * x2, (x1, x2)),
-        lambda kept, dy: (dy * kept[1], dy * kept[0]),
-    )
+    return _joining("multiply", jnp.multiply, lambda dy, kept: (dy * kept[1], dy * kept[0]))
 
 
 def divide() -> Block:
-    """y = x1 / x2. Local derivatives: 1 / x2 and -x1 / x2^2. Residuals: both inputs.
+    """y = x1 / x2. Local derivatives: 1 / x2 and -x1 / x2^2.
+
+    Returns:
+      A block of two inputs of shapes that broadcast. Residuals: both inputs.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`subtract`.
 
     >>> import fnn
     >>> y, residuals = fnn.divide().forward({}, (1.0, 4.0))
@@ -219,28 +199,32 @@ def divide() -> Block:
     (0.25, [0.25, -0.0625])
     """
 
-    def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def vjp(dy: jax.Array, kept: Any) -> tuple[jax.Array, jax.Array]:
         x1, x2 = kept
-        # x1 / x2 times dy / x2: the square of a small or large x2 leaves the range, and XLA
-        # makes one of (x1 / x2) / x2 when it compiles.
+        # dx2 = -(x1 / x2) (dy / x2): the square of a small or large x2 leaves the range, and XLA
+        # would compile (x1 / x2) / x2 to a division by it.
         dx1 = dy / x2
         return dx1, -(x1 / x2) * dx1
 
-    return _joining("divide", lambda x1, x2: (x1 / x2, (x1, x2)), local)
+    return _joining("divide", jnp.divide, vjp)
 
 
-def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax.Array]) -> Block:
+def _larger(
+    name: str,
+    choose: Callable[[jax.Array, jax.Array], jax.Array],
+    wins: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Block:
     """maximum and minimum: dy goes to the winner; a tie shares it equally (as in JAX).
 
     Residuals: one byte per element: 0 where x2 wins, 1 at a tie, 2 where x1 wins, 3 where a
     NaN does, which has no derivative.
     """
 
-    def value(x1: jax.Array, x2: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def code(x1: jax.Array, x2: jax.Array) -> jax.Array:
         code = 2 * wins(x1, x2).astype(jnp.uint8) + (x1 == x2).astype(jnp.uint8)
-        return choose(x1, x2), jnp.where(jnp.isnan(x1) | jnp.isnan(x2), jnp.uint8(3), code)
+        return jnp.where(jnp.isnan(x1) | jnp.isnan(x2), jnp.uint8(3), code)
 
-    def local(code: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def vjp(dy: jax.Array, code: jax.Array) -> tuple[jax.Array, jax.Array]:
         nan = jnp.where(code == 3, jnp.nan, 0.0).astype(dy.dtype)
         shares = code.astype(dy.dtype) / 2, 1 - code.astype(dy.dtype) / 2
         # The loser's 0 stays 0 also where dy is infinite.
@@ -255,13 +239,18 @@ def _larger(name: str, choose: Callable[..., jax.Array], wins: Callable[..., jax
         dxs = zip((first, second), _shapes(x), strict=True)
         return tuple(unbroadcast(dx, shape) for dx, shape in dxs)
 
-    return _joining(name, value, local)._replace(rules=Rules(subgradient=half_each))
+    return _joining(name, choose, vjp, keep=code)._replace(rules=Rules(subgradient=half_each))
 
 
 def maximum() -> Block:
     """y = max(x1, x2). dy goes to the larger input; at a tie half to each (as in JAX).
 
-    Residuals: one byte per element, which of the two it was.
+    Returns:
+      A block of two inputs of shapes that broadcast. Residuals: one byte per element, which of
+      the two it was.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`subtract`.
 
     >>> import fnn
     >>> y, residuals = fnn.maximum().forward({}, (2.0, -1.0))
@@ -274,7 +263,12 @@ def maximum() -> Block:
 def minimum() -> Block:
     """y = min(x1, x2). dy goes to the smaller input; at a tie half to each (as in JAX).
 
-    Residuals: one byte per element, which of the two it was.
+    Returns:
+      A block of two inputs of shapes that broadcast. Residuals: one byte per element, which of
+      the two it was.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`subtract`.
 
     >>> import fnn
     >>> y, residuals = fnn.minimum().forward({}, (2.0, 2.0))
@@ -289,7 +283,17 @@ def power(exponent: float | None = None) -> Block:
 
     Local derivatives: p x^(p-1), and y ln x for the exponent. Where p = 0 the first is 0, and
     where x = 0 < p the second is 0, their limits. A negative x has no derivative with respect
-    to p (NaN). Residuals: x, or x and p.
+    to p (NaN).
+
+    Args:
+      exponent: p; None takes it as a second input.
+
+    Returns:
+      A block of one input, or of two of shapes that broadcast. Residuals: x (for p = 0 nothing),
+      or x and p.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`exp` or :func:`subtract`.
 
     >>> import fnn
     >>> y, residuals = fnn.power(3).forward({}, 2.0)
@@ -297,24 +301,9 @@ def power(exponent: float | None = None) -> Block:
     (8.0, 12.0)
     """
     if exponent is not None:
-        p = exponent
+        return _fixed_power(exponent)
 
-        def local_fixed(x: jax.Array, dy: jax.Array) -> jax.Array:
-            if p == 0:
-                return jnp.zeros_like(dy)
-            # In two factors: x^(p-1) may leave the range where p x^(p-1) or 1 / x^2 does not.
-            half = (p - 1) // 2 if p == int(p) else 0
-            return _product(dy, p * jnp.power(x, half) * jnp.power(x, p - 1 - half))
-
-        keeps = p != 0
-        return _single(
-            f"power({p:g})",
-            lambda x: (jnp.power(x, p), x if keeps else ()),
-            local_fixed,
-            Kind("power", (p,)),
-        )
-
-    def local(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def vjp(dy: jax.Array, kept: Any) -> tuple[jax.Array, jax.Array]:
         x, p = kept
         # A power that is 0 stays 0 times an infinite exponent or logarithm: its limit.
         below = jnp.power(x, jnp.where(p == 0, 1, p - 1))
@@ -323,72 +312,122 @@ def power(exponent: float | None = None) -> Block:
         by_exponent = jnp.where((y == 0) & (x >= 0), 0, y * jnp.log(x))
         return dy * slope, dy * by_exponent
 
-    return _joining("power", lambda x, p: (jnp.power(x, p), (x, p)), local)
+    return _joining("power", jnp.power, vjp)
+
+
+# ---- of one number ---------------------------------------------------------------------------
+
+
+def _fixed_power(p: float) -> Block:
+    def vjp(dy: jax.Array, x: jax.Array) -> jax.Array:
+        if p == 0:
+            return jnp.zeros_like(dy)
+        # In two factors: x^(p-1) may leave the range where p x^(p-1) or 1 / x^2 does not.
+        half = (p - 1) // 2 if p == int(p) else 0
+        return _product(dy, p * jnp.power(x, half) * jnp.power(x, p - 1 - half))
+
+    keep: Literal["x"] | None = "x" if p != 0 else None
+    kind = Kind("power", (p,))
+    return pointwise(f"power({p:g})", lambda x: jnp.power(x, p), vjp, keep, kind)
 
 
 def negate() -> Block:
-    """y = -x. Local derivative: -1. Residuals: none.
+    """y = -x. Local derivative: -1.
+
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: none.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import fnn
-    >>> float(fnn.negate().backward({}, (), 2.0)[1])
+    >>> float(fnn.negate().backward({}, None, 2.0)[1])
     -2.0
     """
-    return _single("negate", lambda x: (-x, ()), lambda _, dy: -dy)
+    return pointwise("negate", jnp.negative, lambda dy, _: -dy, None, Kind("negate"))
 
 
 def scale(factor: float) -> Block:
-    """y = factor x, the factor a fixed number. Derivative: factor. Residuals: none.
+    """y = factor x. Local derivative: factor.
+
+    Args:
+      factor: a fixed number.
+
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: none.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import fnn
-    >>> float(fnn.scale(0.5).forward({}, 10.0)[0]), float(fnn.scale(0.5).backward({}, (), 1.0)[1])
+    >>> y, residuals = fnn.scale(0.5).forward({}, 10.0)
+    >>> float(y), float(fnn.scale(0.5).backward({}, residuals, 1.0)[1])
     (5.0, 0.5)
     """
     number = float(factor)
-    return _single(
-        "scale", lambda x: (number * x, ()), lambda _, dy: number * dy, Kind("scale", (number,))
-    )
+    kind = Kind("scale", (number,))
+    return pointwise("scale", lambda x: number * x, lambda dy, _: number * dy, None, kind)
 
 
 def exp() -> Block:
-    """y = e^x. Local derivative: y itself. Residuals: y.
+    """y = e^x. Local derivative: y itself.
+
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: y (of 16 bits, x).
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import fnn
     >>> y, residuals = fnn.exp().forward({}, 0.0)
     >>> float(y), float(fnn.exp().backward({}, residuals, 3.0)[1])
     (1.0, 3.0)
     """
-
-    def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = numerics.exp(x)
-        return y, y
-
-    return _single("exp", value, lambda y, dy: _product(dy, y))
+    return pointwise("exp", numerics.exp, _product, "y", Kind("exp"))
 
 
 def log() -> Block:
-    """y = ln x. Local derivative: 1 / x. Residuals: x.
+    """y = ln x. Local derivative: 1 / x.
+
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: x.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import fnn
     >>> y, residuals = fnn.log().forward({}, 1.0)
     >>> float(y), float(fnn.log().backward({}, residuals, 3.0)[1])
     (0.0, 3.0)
     """
-    return _single("log", lambda x: (jnp.log(x), x), lambda x, dy: _quotient(dy, x))
+    return pointwise("log", jnp.log, _quotient, "x", Kind("log"))
 
 
 def square() -> Block:
-    """y = x^2. Local derivative: 2x; at 0 nothing passes, also of an infinite dy. Residuals: x.
+    """y = x^2. Local derivative: 2x; at 0 nothing passes, not even an infinite dy.
+
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: x.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import fnn
     >>> y, residuals = fnn.square().forward({}, 3.0)
     >>> float(y), float(fnn.square().backward({}, residuals, 1.0)[1])
     (9.0, 6.0)
     """
-    return _single("square", lambda x: (jnp.square(x), x), lambda x, dy: _product(dy, 2 * x))
+    return pointwise("square", jnp.square, lambda dy, x: _product(dy, 2 * x), "x", Kind("square"))
 
 
 def sqrt() -> Block:
-    """y = x^(1/2). Local derivative: 1 / (2y), infinite at 0. Residuals: y.
+    """y = x^(1/2). Local derivative: 1 / (2y), infinite at 0.
+
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: y (of 16 bits, x).
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import fnn
     >>> y, residuals = fnn.sqrt().forward({}, 4.0)
@@ -396,30 +435,32 @@ def sqrt() -> Block:
     (2.0, 0.25)
     """
 
-    def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = jnp.sqrt(x)
-        return y, y
+    def vjp(dy: jax.Array, y: jax.Array) -> jax.Array:
+        return _quotient(dy, 2 * jnp.abs(y))
 
-    return _single("sqrt", value, lambda y, dy: _quotient(dy, 2 * jnp.abs(y)))
+    return pointwise("sqrt", jnp.sqrt, vjp, "y", Kind("sqrt"))
 
 
 def _product(dy: jax.Array, slope: jax.Array) -> jax.Array:
-    """dy * slope, and 0 for 0 times infinity: what comes from above, or what this gate lets
-    through, is nothing. So a norm, sqrt of a sum of squares, has gradient 0 at 0."""
+    """dy * slope, but 0 for 0 times infinity: a dy of 0 brings nothing, a slope of 0 lets nothing
+    through. So a norm, sqrt of a sum of squares, has gradient 0 at 0."""
     nothing = ((dy == 0) & jnp.isinf(slope)) | ((slope == 0) & jnp.isinf(dy))
     return jnp.where(nothing, 0, dy * slope)
 
 
 def _quotient(dy: jax.Array, x: jax.Array) -> jax.Array:
-    """dy / x, and 0 for 0 / 0: where nothing comes from above, nothing goes down."""
+    """dy / x, but 0 for 0 / 0: a dy of 0 brings nothing."""
     return jnp.where((dy == 0) & (x == 0), 0, dy / x)
+
+
+# ---- sums over axes --------------------------------------------------------------------------
 
 
 def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
     axes = axis if axis is None or isinstance(axis, int) else tuple(axis)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        x = _as_array(name, x)
+        x = as_floating(name, x)
         reduce = jnp.mean if mean else jnp.sum
         try:
             return reduce(x, axes, keepdims=keepdims), Shape.of(x)
@@ -428,13 +469,13 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, Value]:
         # forward: y = sum over the axes, so every term gets the same dy: copy it back.
-        wide = jnp.asarray(dy, compute_dtype(x.dtype))
+        dy = jnp.asarray(dy, compute_dtype(x.dtype))
         dims = range(len(x.shape)) if axes is None else (axes,) if isinstance(axes, int) else axes
         reduced = {d % len(x.shape) for d in dims}
         shape = tuple(1 if d in reduced else size for d, size in enumerate(x.shape))
         # A float, and divided in float32: float16 and int32 do not hold every count.
         count = float(max(math.prod(x.shape[d] for d in reduced), 1)) if mean else 1.0
-        part = (wide / count).astype(x.dtype)
+        part = (dy / count).astype(x.dtype)
         return {}, jnp.broadcast_to(part.reshape(shape), x.shape)
 
     return Block(no_params, forward, backward, name, Kind(name, (axes, keepdims)))
@@ -443,7 +484,16 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
 def sum(axis: Axis = None, keepdims: bool = False) -> Block:
     """y = the sum of x over some axes (all by default). dy goes to every term.
 
-    Residuals: the shape, no bytes.
+    Args:
+      axis: an axis, or several; None for all.
+      keepdims: whether the summed axes stay, with size 1.
+
+    Returns:
+      A block without parameters. Residuals: the shape, no bytes.
+
+    Raises:
+      BlockValueError: x has no such axis.
+      BlockTypeError: x is not floating.
 
     >>> import fnn, jax.numpy as jnp
     >>> y, residuals = fnn.sum(axis=0).forward({}, jnp.ones((3, 2)))
@@ -456,7 +506,14 @@ def sum(axis: Axis = None, keepdims: bool = False) -> Block:
 def mean(axis: Axis = None, keepdims: bool = False) -> Block:
     """y = the mean of x over some axes (all by default). dy / n goes to each of the n terms.
 
-    Residuals: the shape, no bytes.
+    Args:
+      axis, keepdims: as for :func:`sum`.
+
+    Returns:
+      A block without parameters. Residuals: the shape, no bytes.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`sum`.
 
     >>> import fnn, jax.numpy as jnp
     >>> y, residuals = fnn.mean().forward({}, jnp.array([1.0, 2.0, 6.0, 7.0]))

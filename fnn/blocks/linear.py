@@ -5,12 +5,13 @@ Symbols: B batch (any number of leading axes), I features in, O features out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from fnn.block import (
     Block,
@@ -18,23 +19,30 @@ from fnn.block import (
     Key,
     Kind,
     Params,
+    Spec,
     compute_dtype,
     require_block,
     require_floating,
     require_params,
+    require_shapes,
     unwrapped,
     whole_number,
 )
 from fnn.executor import graph
 
-Initializer = Callable[..., jax.Array]
+
+class Initializer(Protocol):
+    """``initializer(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike, /) -> jax.Array: ...
+
 
 glorot = jax.nn.initializers.glorot_uniform()
 he = jax.nn.initializers.he_normal()
 zeros = jax.nn.initializers.zeros
 
-# Variance-preserving scales: He et al. 2015 for units that are half the time off, LeCun for
-# selu's self-normalisation, Glorot and Bengio 2010 for the rest.
+# Scales that preserve the variance: He et al. 2015 for units that are off half the time, LeCun
+# for selu's self-normalisation, Glorot and Bengio 2010 for the rest.
 _INITIALIZERS = {
     **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "silu", "mish", "softplus", "gelu"), he),
     "selu": jax.nn.initializers.lecun_normal(),
@@ -42,7 +50,7 @@ _INITIALIZERS = {
 
 
 def initializer_for(nonlinearity: Block) -> Initializer:
-    """The weight initialiser that suits the nonlinearity that follows: He, LeCun or Glorot."""
+    """The initialiser of weights before this nonlinearity: He's, LeCun's or Glorot's."""
     require_block("layer", "nonlinearity", nonlinearity)
     return _INITIALIZERS.get(unwrapped(nonlinearity).kind.maker, glorot)
 
@@ -64,10 +72,13 @@ def linear(
       use_bias: whether there is a b.
       w_init, b_init: from ``jax.nn.initializers``.
 
-    Residuals: ``x``, the one thing that dW needs and the parameters do not hold.
+    Returns:
+      A block with parameters ``w`` and ``b``. Residuals: ``x``, all that dW needs besides the
+      parameters.
 
     Raises:
-      BlockValueError: x has another number of features than W, or no feature axis.
+      BlockValueError: x has another number of features than W, or no feature axis; parameters of
+        other shapes.
       BlockTypeError: x is not floating.
 
     >>> import fnn, jax, jax.numpy as jnp
@@ -81,7 +92,7 @@ def linear(
     (Array([[1., 3.]], dtype=float32), Array([1., 0.], dtype=float32))
     """
     features = whole_number("linear", "features", features)
-    return _affine("linear", (features,), use_bias, w_init, b_init)
+    return _affine((features,), use_bias, w_init, b_init)
 
 
 def neuron(
@@ -92,7 +103,18 @@ def neuron(
 ) -> Block:
     """One neuron: z = w^T x + b, y = nonlinearity(z), for x of shape (B..., I) and y of (B...).
 
-    Parameters: ``linear/w`` of shape (I,) and ``linear/b``, a scalar.
+    Args:
+      nonlinearity: a block, such as ``logistic()``.
+      use_bias: whether there is a b.
+      w_init, b_init: from ``jax.nn.initializers``; by default w as suits the nonlinearity: He for
+        relu and its kin, LeCun for selu, Glorot for the rest.
+
+    Returns:
+      A graph of two blocks, with parameters ``linear/w`` of shape (I,) and ``linear/b``, a scalar.
+      Residuals: those of :func:`linear` and of the nonlinearity.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`linear`; the nonlinearity is not a block.
 
     >>> import fnn, jax.numpy as jnp
     >>> net = fnn.neuron(fnn.logistic())
@@ -101,7 +123,7 @@ def neuron(
     Array([0.5], dtype=float32)
     """
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
-    weighted_sum = _affine("linear", (), use_bias, w_init, b_init)
+    weighted_sum = _affine((), use_bias, w_init, b_init)
     return _activated(weighted_sum, nonlinearity)._replace(name="neuron", kind=Kind("neuron"))
 
 
@@ -112,7 +134,18 @@ def layer(
     w_init: Initializer | None = None,
     b_init: Initializer = zeros,
 ) -> Block:
-    """A layer of neurons: y = nonlinearity(x W + b). Weights start as suits the nonlinearity.
+    """A layer of neurons: y = nonlinearity(x W + b), for x of shape (B..., I) and y of (B..., O).
+
+    Args:
+      features: O, at least 1.
+      nonlinearity, use_bias, w_init, b_init: as for :func:`neuron`.
+
+    Returns:
+      A graph of two blocks, with parameters ``linear/w`` of shape (I, O) and ``linear/b`` of (O,).
+      Residuals: those of :func:`linear` and of the nonlinearity.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`linear`; the nonlinearity is not a block.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.layer(4, fnn.relu())
@@ -121,9 +154,9 @@ def layer(
     {'linear': {'b': (4,), 'w': (3, 4)}}
     """
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
-    first = linear(features, use_bias, w_init, b_init)
-    net = _activated(first, nonlinearity)
-    return net._replace(name="layer", kind=Kind("layer", (first.kind.args[0],)))
+    weighted_sum = linear(features, use_bias, w_init, b_init)
+    kind = Kind("layer", (weighted_sum.kind.args[0],))
+    return _activated(weighted_sum, nonlinearity)._replace(name="layer", kind=kind)
 
 
 def node_name(nonlinearity: Block, taken: tuple[str, ...]) -> str:
@@ -143,7 +176,7 @@ def _activated(weighted_sum: Block, nonlinearity: Block) -> Block:
     return graph("x", nodes, name)
 
 
-def contract(a: jax.Array, b: jax.Array, axes: Any) -> jax.Array:
+def contract(a: jax.Array, b: jax.Array, axes: tuple[Sequence[int], Sequence[int]]) -> jax.Array:
     """The matrix product over ``axes``, its sums in float32 at least."""
     wide = compute_dtype(a.dtype)
 
@@ -153,29 +186,58 @@ def contract(a: jax.Array, b: jax.Array, axes: Any) -> jax.Array:
     if a.dtype == wide:
         return product(a, b)
     # XLA on CPU has no batched product of bfloat16 with float32 sums (vmap makes one); products
-    # of widened bfloat16 are the same numbers. On GPU and TPU narrow operands are the fast ones.
+    # of widened bfloat16 are the same numbers. On GPU and TPU 16-bit operands are the fast ones.
     return lax.platform_dependent(
         a, b, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
     )
 
 
+def weights(
+    key: jax.Array,
+    x: Spec,
+    shapes: Mapping[str, tuple[int, ...]],
+    w_init: Initializer,
+    b_init: Initializer,
+) -> Params:
+    """Initial ``w`` and, where ``shapes`` has one, ``b``, in float32 at least."""
+    dtype = compute_dtype(x.dtype)
+    w_key, b_key = jax.random.split(key)
+    # Initialisers read fan-in and fan-out from two axes or more: one neuron's w is a column.
+    columns = shapes["w"] if len(shapes["w"]) > 1 else (*shapes["w"], 1)
+    w = w_init(w_key, columns, dtype).reshape(shapes["w"])
+    return {"w": w, "b": b_init(b_key, shapes["b"], dtype)} if "b" in shapes else {"w": w}
+
+
 def _affine(
-    name: str, out: tuple[int, ...], use_bias: bool, w_init: Initializer, b_init: Initializer
+    out: tuple[int, ...], use_bias: bool, w_init: Initializer, b_init: Initializer
 ) -> Block:
     """x W + b with W of shape (I, *out): a matrix for a layer, a vector for one neuron."""
+    name = "linear"
 
-    def init(key: Key, x: Any) -> Params:
-        check(x)
-        dtype = compute_dtype(x.dtype)  # parameters are float32 at least
-        w_key, b_key = jax.random.split(key)
-        # Initialisers need two axes to know fan-in and fan-out: one neuron is a column.
-        w = w_init(w_key, (x.shape[-1], *(out or (1,))), dtype).reshape(x.shape[-1], *out)
-        return {"w": w, "b": b_init(b_key, out, dtype)} if use_bias else {"w": w}
+    def shapes(x: Spec) -> dict[str, tuple[int, ...]]:
+        require_floating(name, "x", x)
+        if len(x.shape) == 0 or x.shape[-1] == 0:
+            raise BlockValueError(
+                name, f"x has shape {x.shape}, needs a last axis of at least one feature"
+            )
+        w = (x.shape[-1], *out)
+        return {"w": w, "b": out} if use_bias else {"w": w}
+
+    def init(key: jax.Array, x: Spec) -> Params:
+        return weights(key, x, shapes(x), w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
-        check(x)
-        check_params(params, x)
-        y = contract(x, params["w"].astype(x.dtype), ((x.ndim - 1,), (0,)))
+        require_params(name, params, shapes(x))
+        w = params["w"]
+        if w.shape != shapes(x)["w"] and w.ndim == 1 + len(out) and w.shape[1:] == out:
+            raise BlockValueError(
+                name,
+                f"x has {x.shape[-1]} features (shape {x.shape}), w needs {w.shape[0]} (shape "
+                f"{w.shape}): give inputs with {w.shape[0]} features, or make parameters for "
+                "these with init(key, x)",
+            )
+        require_shapes(name, params, shapes(x), x)
+        y = contract(x, w.astype(x.dtype), ((x.ndim - 1,), (0,)))
         if use_bias:
             b = params["b"].astype(y.dtype)
             y = y + b.reshape((1,) * (y.ndim - b.ndim) + b.shape)
@@ -192,34 +254,8 @@ def _affine(
             dx = dy[..., None] * w.astype(dy.dtype).reshape((1,) * dy.ndim + w.shape)
         dparams = {"w": contract(x, dy, (batch, batch)).astype(w.dtype)}
         if use_bias:
-            wide = dy.astype(compute_dtype(dy.dtype))
-            dparams["b"] = jnp.sum(wide, batch).astype(params["b"].dtype)
+            db = jnp.sum(dy.astype(compute_dtype(dy.dtype)), batch)
+            dparams["b"] = db.astype(params["b"].dtype)
         return dparams, dx
-
-    def check(x: Any) -> None:
-        require_floating(name, "x", x)
-        if len(x.shape) == 0 or x.shape[-1] == 0:
-            raise BlockValueError(
-                name, f"x has shape {x.shape}, needs a last axis of at least one feature"
-            )
-
-    def check_params(params: Params, x: jax.Array) -> None:
-        require_params(name, params, ("w", "b") if use_bias else ("w",))
-        w = params["w"]
-        if w.shape[1:] != out or w.ndim != 1 + len(out):
-            raise BlockValueError(
-                name,
-                f"w has shape {w.shape}, this block needs (features in, {', '.join(map(str, out))})"
-                ": are these another network's parameters?",
-            )
-        if use_bias and params["b"].shape != out:
-            raise BlockValueError(name, f"b has shape {params['b'].shape}, needs {out}")
-        if w.shape[0] != x.shape[-1]:
-            raise BlockValueError(
-                name,
-                f"x has {x.shape[-1]} features (shape {x.shape}), w needs {w.shape[0]} (shape "
-                f"{w.shape}): give inputs with {w.shape[0]} features, or make parameters for "
-                "these with init(key, x)",
-            )
 
     return Block(init, forward, backward, name, Kind(name, (*out, use_bias)))

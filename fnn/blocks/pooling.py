@@ -4,11 +4,22 @@ Symbols: B batch, H and W height and width, C channels. Images are (B, H, W, C),
 (B, W, C); windows slide over the axes between the first and the last, called spatial here. How
 they lie is in :mod:`fnn.blocks.windows`.
 
-How the backward rules are made: x's axis is cut into blocks of s entries. Entry r of block q is in
-the windows q, q - 1, ... (shifted by low // s), at the places r, r + s, ... of them, as far as
-these are less than k. So dx is a sum of ceil(k / s) shifted copies of dy for each axis, each
-spread over the blocks: no scatter, nothing but slices, comparisons and additions that compile to
-one loop. The derivative of ``lax.reduce_window`` is a select-and-scatter, slow on CPU and GPU.
+From the definition to the rule, along one axis (the others likewise) with windows of k entries, s
+apart, and ``low`` entries of padding before x. Window o holds x[s o + i - low] at its place i, so
+
+    y[o] = max_i or sum_i / count[o] of x[s o + i - low],  0 <= i < k
+
+and x[t] gets a share of dy[o] from every window o that it is in:
+
+    dx[t] = sum of share[o, i] over o, i with s o + i - low = t and 0 <= i < k
+    share[o, i] = dy[o] / count[o] for a mean; for a maximum dy[o] if place i won window o, else 0
+
+Cut x into blocks of s entries, so that t + low = s q + r with 0 <= r < s. Then s o + i = s q + r
+is solved by o = q - j, i = r + s j for j = 0, 1, ... while i < k: entry r of block q is in the
+windows q, q - 1, ... at the places r, r + s, ... So along each axis dx is a sum over ceil(k / s)
+values of j: of dy, shifted by j blocks and spread over the entries of a block. No scatter, only
+slices, comparisons and additions, which compile to one loop. (The derivative of
+``lax.reduce_window`` is a select-and-scatter, slow on CPU and GPU.)
 """
 
 from __future__ import annotations
@@ -17,12 +28,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from fnn.block import (
     Block,
@@ -33,10 +45,14 @@ from fnn.block import (
     Residuals,
     Rules,
     Shape,
+    Spec,
     compute_dtype,
     no_params,
 )
-from fnn.blocks.windows import Axis, CeilMode, Padding, Sizes, Slide, require_image
+from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, where
+
+CeilMode = Literal["caffe", "torch"] | None
+Index = int | jax.Array  # known before compilation, or in a loop
 
 
 def max_pool(
@@ -47,24 +63,28 @@ def max_pool(
 ) -> Block:
     """y = the largest entry of each window, for x of shape (B, H, W, C) or (B, W, C).
 
-    dy goes to the entry that won; of several equal ones the first in row-major order, whatever
-    the number of windows that it is in: where windows overlap, their cotangents add (in float32
-    at least). A NaN wins over all numbers; there is no derivative there, so that the first NaN of
-    a window gets NaN, and the other entries nothing. Padding never wins, not even over -inf.
+    dy goes to the entry that won, among equal ones to the first in row-major order. Where windows
+    overlap, their cotangents add, in float32 at least. A NaN wins over all numbers; there is no
+    derivative there, so the first NaN of a window gets NaN and its other entries nothing. Padding
+    never wins, not even over -inf.
 
     Args:
       window: height and width, or one number for both; for sequences one number.
       stride: how far apart windows start; the window by default.
       padding: 'VALID' (none), 'SAME' (ceil(n / stride) windows, the larger half of the padding
         at the end, as in TensorFlow), one number for all sides, or a pair (low, high) per axis.
-      ceil_mode: None, 'caffe' or 'torch': see :mod:`fnn.blocks.pooling`.
+      ceil_mode: None leaves out the entries after the last whole window. 'torch' adds a window
+        that hangs over the end, if it starts within x or the padding before it. 'caffe' does so
+        too, and without padding also refuses windows that would start beyond x.
 
-    Residuals: where in its window each maximum was, and whether it was a NaN, in one byte (two
-    for windows of more than 128 entries), and x's shape. Neither x nor y is kept.
+    Returns:
+      A block without parameters; y is (B, H', W', C) or (B, W', C). Residuals: where in its
+      window each maximum was, and whether it was a NaN, in one byte (two for windows of more than
+      128 entries), and x's shape. Neither x nor y is kept.
 
     Raises:
-      BlockValueError: a window larger than the padded x, or with nothing of x in it; a
-        window, stride or padding that does not fit x's rank; negative padding.
+      BlockValueError: a window larger than the padded x, or with nothing of x in it; a window,
+        stride or padding of another rank than x's; negative padding.
       BlockTypeError: x is not floating.
 
     >>> import fnn, jax.numpy as jnp
@@ -73,10 +93,10 @@ def max_pool(
     >>> y[0, :, 0], net.backward({}, residuals, jnp.array([[[10.0], [20.0]]]))[1][0, :, 0]
     (Array([5., 2.], dtype=float32), Array([ 0., 10., 20.,  0.], dtype=float32))
     """
-    slide = Slide("max_pool", window, stride, padding, ceil_mode)
+    pool = _Pool("max_pool", window, stride, padding, ceil_mode)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
-        axes = slide.over(x)
+        axes = pool.over(x)
         small, has_nan = _place_dtype(axes)
         place: Any = None
         y, step = _padded(x, axes, -jnp.inf), 1
@@ -88,30 +108,30 @@ def max_pool(
         return y, (_marked(place, y, has_nan), Shape.of(x))
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y[o] = x[place of o in its window], so dx[i] = the sum of dy[o] over those
-        # windows o that i is in, and in which it is at the place that won.
+        # forward: y[o] = the entry of window o at the place that won, so dx[t] = the sum of dy[o]
+        # over the windows o that t is in at that place.
         place, x = residuals
-        axes = slide.over(x)
+        axes = pool.over(x)
         _, has_nan = _place_dtype(axes)
         wide = dy.astype(compute_dtype(dy.dtype))
         place, wide = place & ~has_nan, jnp.where(place < has_nan, wide, jnp.nan)
         for dim, axis in enumerate(axes, 1):
-            place, wide = _reached(place, dim, axis), _reached(wide, dim, axis)
+            place, wide = _aligned(place, dim, axis), _aligned(wide, dim, axis)
 
-        reaches = tuple(axis.reach for axis in axes)
+        overlaps = tuple(axis.overlap for axis in axes)
 
-        def part(number: Any) -> jax.Array:
-            ago = _unravelled(number, reaches)
+        def part(number: Index) -> jax.Array:
+            ago = _unraveled(number, overlaps)
             here, inside = _places(axes, ago)
             wins = _earlier(place, axes, ago) == here.astype(place.dtype)
             return jnp.where(wins & inside, _earlier(wide, axes, ago), 0)
 
-        dx = _folded(math.prod(reaches), lambda at, dx: dx + part(at), part(0))
+        dx = _unrolled_or_loop(math.prod(overlaps), lambda at, dx: dx + part(at), part(0))
         return {}, _cropped(dx, axes).astype(x.dtype)
 
     def subgradient(x: Any, dy: Any) -> np.ndarray:
-        """The declared choice, as one would write it down: window by window, in NumPy."""
-        axes, x, dy = slide.over(x), np.asarray(x), np.asarray(dy)
+        """The declared choice, written plainly: window by window, in NumPy."""
+        axes, x, dy = pool.over(x), np.asarray(x), np.asarray(dy)
         dx = np.zeros_like(x)
         for out in np.ndindex(*dy.shape[1:-1]):
             starts = [o * axis.stride - axis.low for o, axis in zip(out, axes, strict=True)]
@@ -126,7 +146,7 @@ def max_pool(
         return dx
 
     rules = Rules(subgradient=subgradient)
-    return Block(no_params, forward, backward, "max_pool", slide.kind(), rules=rules)
+    return Block(no_params, forward, backward, "max_pool", pool.kind(), rules=rules)
 
 
 def avg_pool(
@@ -138,15 +158,19 @@ def avg_pool(
 ) -> Block:
     """y = the mean of each window, for x of shape (B, H, W, C) or (B, W, C).
 
+    Sums are in float32 at least.
+
     Args:
       window, stride, padding, ceil_mode: as for :func:`max_pool`.
       count_padding: whether the zeros of the padding count among the entries of a window, as in
         Caffe, PyTorch and Flax by default; False is TensorFlow's mean. What a window of
-        ``ceil_mode`` has beyond the padding never counts, in Caffe and in PyTorch.
+        ``ceil_mode`` has beyond the padding never counts, as in Caffe and PyTorch.
 
-    Sums are in float32 at least. Residuals: x's shape, no bytes.
+    Returns:
+      A block without parameters; y is (B, H', W', C) or (B, W', C). Residuals: x's shape, no bytes.
 
-    Raises: as :func:`max_pool`.
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`max_pool`.
 
     >>> import fnn, jax.numpy as jnp
     >>> net, x = fnn.avg_pool(2), jnp.array([[1.0, 5.0, 2.0, 2.0]])[..., None]
@@ -154,10 +178,10 @@ def avg_pool(
     >>> y[0, :, 0], net.backward({}, residuals, jnp.array([[[10.0], [20.0]]]))[1][0, :, 0]
     (Array([3., 2.], dtype=float32), Array([ 5.,  5., 10., 10.], dtype=float32))
     """
-    slide = Slide("avg_pool", window, stride, padding, ceil_mode)
+    pool = _Pool("avg_pool", window, stride, padding, ceil_mode)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Shape]:
-        axes = slide.over(x)
+        axes = pool.over(x)
         wide = x.astype(compute_dtype(x.dtype))
         if all(axis.one_for_all for axis in axes):
             total = jnp.sum(wide, tuple(range(1, x.ndim - 1)), keepdims=True)
@@ -168,9 +192,9 @@ def avg_pool(
         return (total / _counts(axes, count_padding, total.dtype)).astype(x.dtype), Shape.of(x)
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y[o] = the sum over window o / count[o], so dx[i] = the sum of dy[o] / count[o]
-        # over those windows o that i is in: over their rows, then over their columns.
-        axes = slide.over(x)
+        # forward: y[o] = the sum over window o / count[o], so dx[t] = the sum of dy[o] / count[o]
+        # over the windows o that t is in: over their rows, then over their columns.
+        axes = pool.over(x)
         wide = dy.astype(compute_dtype(dy.dtype))
         dx = wide / _counts(axes, count_padding, wide.dtype)
         if all(axis.one_for_all for axis in axes):
@@ -179,13 +203,16 @@ def avg_pool(
             dx = _shared(dx, dim, axis)
         return {}, dx.astype(x.dtype)
 
-    return Block(no_params, forward, backward, "avg_pool", slide.kind(count_padding))
+    return Block(no_params, forward, backward, "avg_pool", pool.kind(count_padding))
 
 
 def global_avg_pool() -> Block:
     """y = the mean over all of H and W: (B, H, W, C) to (B, C), and (B, W, C) to (B, C).
 
-    dy / (H W) goes to every entry. Sums are in float32 at least. Residuals: x's shape, no bytes.
+    dy / (H W) goes to every entry. Sums are in float32 at least.
+
+    Returns:
+      A block without parameters. Residuals: x's shape, no bytes.
 
     Raises:
       BlockValueError: x has no spatial axis, or an empty one.
@@ -198,7 +225,7 @@ def global_avg_pool() -> Block:
     (Array([[3.]], dtype=float32), Array([2., 2., 2.], dtype=float32))
     """
 
-    def check(x: Any) -> None:
+    def check(x: Spec) -> None:
         require_image("global_avg_pool", x)
         if 0 in x.shape[1:-1]:
             raise BlockValueError(
@@ -213,11 +240,56 @@ def global_avg_pool() -> Block:
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = sum / n, so dx = dy / n for each of the n entries.
         spatial = x.shape[1:-1]
-        share = dy.astype(compute_dtype(dy.dtype)) / math.prod(spatial)
-        thin = share.astype(x.dtype).reshape(x.shape[0], *(1 for _ in spatial), x.shape[-1])
-        return {}, jnp.broadcast_to(thin, x.shape)
+        share = (dy.astype(compute_dtype(dy.dtype)) / math.prod(spatial)).astype(x.dtype)
+        column = share.reshape(x.shape[0], *(1 for _ in spatial), x.shape[-1])
+        return {}, jnp.broadcast_to(column, x.shape)
 
     return Block(no_params, forward, backward, "global_avg_pool", Kind("global_avg_pool"))
+
+
+# ---- how the windows of a pool lie -----------------------------------------------------------
+
+
+class _Pool(Windows):
+    """The arguments of a pool: windows of which each has something of x in it."""
+
+    def __init__(
+        self, name: str, size: Sizes, stride: Sizes | None, padding: Padding, ceil_mode: CeilMode
+    ) -> None:
+        super().__init__(name, size, size if stride is None else stride, padding)
+        if ceil_mode not in (None, "caffe", "torch"):
+            raise BlockValueError(
+                name, f"ceil_mode is {ceil_mode!r}, needs None, 'caffe' or 'torch'"
+            )
+        self.ceil_mode = ceil_mode
+
+    def kind(self, *more: Any) -> Kind:
+        """The kind of the pool that has these arguments, and ``more``."""
+        return Kind(self.name, (self.size, self.stride, self.padding, self.ceil_mode, *more))
+
+    def over(self, x: Spec) -> tuple[Axis, ...]:
+        axes = super().over(x)
+        if self.ceil_mode is not None:
+            clips = self.ceil_mode == "torch" or any(axis.low or axis.high for axis in axes)
+            axes = tuple(_rounded_up(axis, clips) for axis in axes)
+        for dim, axis in enumerate(axes, 1):
+            k, s, low, high = axis.window, axis.stride, axis.low, axis.high
+            if axis.size == 0 or low >= k or (axis.out - 1) * s >= low + axis.size:
+                fix = ", or use ceil_mode='torch'" if self.ceil_mode == "caffe" else ""
+                raise BlockValueError(
+                    self.name,
+                    f"a window of {k} with stride {s} and padding {low} + {high} has nothing of "
+                    f"{where(dim, x)} in it: pad by less than the window{fix}",
+                )
+        return axes
+
+
+def _rounded_up(axis: Axis, clips: bool) -> Axis:
+    """The axis with a last window that hangs over; ``clips``: unless it starts beyond x."""
+    room = axis.low + axis.size + axis.high - axis.window
+    out = -(-room // axis.stride) + 1
+    beyond = (out - 1) * axis.stride >= axis.low + axis.size
+    return axis._replace(out=out - 1 if clips and beyond else out)
 
 
 # ---- going forward ---------------------------------------------------------------------------
@@ -231,30 +303,30 @@ def _padded(x: jax.Array, axes: Sequence[Axis], value: Any) -> jax.Array:
     return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
-UNROLLED = 64  # steps at most; more of them are a loop, for the sake of the compiler
+MAX_UNROLLED_STEPS = 64  # more of them are a loop, which compiles faster
 
 
-def _folded(count: int, step: Callable[[Any, Any], Any], start: Any) -> Any:
+def _unrolled_or_loop(count: int, step: Callable[[Any, Any], Any], start: Any) -> Any:
     """step(count - 1, ... step(2, step(1, start)))."""
-    if count > UNROLLED:
+    if count > MAX_UNROLLED_STEPS:
         return lax.fori_loop(1, count, step, start)
-    return functools.reduce(lambda so_far, at: step(at, so_far), range(1, count), start)
+    return functools.reduce(lambda total, at: step(at, total), range(1, count), start)
 
 
-def _cut(x: jax.Array, dim: int, start: Any, size: int) -> jax.Array:
-    """A part of one axis; ``start`` is known before compilation unless we are in a loop."""
+def _cut(x: jax.Array, dim: int, start: Index, size: int) -> jax.Array:
+    """A part of one axis."""
     if isinstance(start, jax.core.Tracer):
         return lax.dynamic_slice_in_dim(x, start, size, dim)
-    return lax.slice_in_dim(x, start, start + size, 1, dim)
+    return lax.slice_in_dim(x, int(start), int(start) + size, 1, dim)
 
 
-def _every(x: jax.Array, dim: int, axis: Axis, at: Any) -> jax.Array:
+def _entry(x: jax.Array, dim: int, axis: Axis, at: Index) -> jax.Array:
     """Entry ``at`` of every window along one axis."""
     part = _cut(x, dim, at, (axis.out - 1) * axis.stride + 1)
     return lax.slice_in_dim(part, 0, None, axis.stride, dim)
 
 
-def _unravelled(number: Any, shape: tuple[int, ...]) -> Sequence[Any]:
+def _unraveled(number: Index, shape: tuple[int, ...]) -> Sequence[Index]:
     """The indices of an entry, by its row-major number."""
     module = jnp if isinstance(number, jax.core.Tracer) else np
     return module.unravel_index(number, shape)
@@ -270,47 +342,47 @@ def _place_dtype(axes: Sequence[Axis]) -> tuple[Any, np.unsignedinteger[Any]]:
     return np.uint32, np.uint32(2**31)
 
 
-def _along(dim: int, rank: int, values: Any) -> np.ndarray:
+def _along(dim: int, rank: int, values: np.ndarray) -> np.ndarray:
     """A vector along one axis, of size 1 along the others."""
     return np.reshape(values, [-1 if d == dim else 1 for d in range(rank)])
 
 
 def _first_maximum(
-    x: jax.Array, place: jax.Array | None, dim: int, axis: Axis, step: int, small: Any
+    x: jax.Array, place: jax.Array | None, dim: int, axis: Axis, step: int, small: DTypeLike
 ) -> tuple[jax.Array, jax.Array]:
-    """The maxima along one axis, and the places of the first of them.
+    """The maxima along one axis, and the place of the first one in each window.
 
-    ``place``: those of x's entries within the axes before; ``step``: what one entry along this
-    axis adds to the place.
+    ``place``: of x's entries along the axes before, None on the first; ``step``: what one entry
+    along this axis adds to a place.
     """
-    # At the start the padding, if any, has won; what then counts as its place is that of the
-    # window's first entry within x, so that where all are -inf, padding included, that one has.
+    # At first the padding, if any, has won, with the place of the window's first entry within x:
+    # where all entries are -inf, like the padding, that entry is the winner.
     skipped = np.maximum(0, axis.low - axis.stride * np.arange(axis.out)) * step
-    best = _every(x, dim, axis, 0)
+    best = _entry(x, dim, axis, 0)
     won = jnp.broadcast_to(jnp.asarray(_along(dim, x.ndim, skipped), small), best.shape)
     if place is not None:
-        won = won + _every(place, dim, axis, 0)
+        won = won + _entry(place, dim, axis, 0)
 
-    def compare(at: Any, best_won: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def compare(at: Index, best_won: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         best, won = best_won
-        value, here = _every(x, dim, axis, at), jnp.asarray(at * step, small)
+        value, here = _entry(x, dim, axis, at), jnp.asarray(at * step, small)
         if place is not None:
-            here = here + _every(place, dim, axis, at)
+            here = here + _entry(place, dim, axis, at)
         larger = ~(value <= best) & (best == best)  # or the first NaN
         return jnp.where(larger, value, best), jnp.where(larger, here, won)
 
-    return _folded(axis.window, compare, (best, won))
+    return _unrolled_or_loop(axis.window, compare, (best, won))
 
 
-def _marked(place: jax.Array, y: jax.Array, has_nan: Any) -> jax.Array:
-    """The places, with the highest bit where a NaN won."""
+def _marked(place: jax.Array, y: jax.Array, has_nan: np.unsignedinteger[Any]) -> jax.Array:
+    """The places, with the highest bit set where a NaN won."""
 
     def mark(place: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.where(y == y, place, place | has_nan)
 
     def if_any(place: jax.Array, y: jax.Array) -> jax.Array:
-        # XLA:CPU would compute the places again wherever backward reads them, and keep what they
-        # are made of, several times their size, until then. The result of a branch is stored.
+        # XLA:CPU would recompute the places wherever backward reads them, and so keep the arrays
+        # they are made of, several times their size, alive. The result of a branch is stored.
         return lax.cond(jnp.any(y != y), mark, lambda place, y: place, place, y)
 
     # On GPU and TPU a branch would wait for the host, and fusions have several results.
@@ -319,15 +391,12 @@ def _marked(place: jax.Array, y: jax.Array, has_nan: Any) -> jax.Array:
 
 def _sums(x: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """The sum of each window along one axis."""
-
-    def every(at: Any) -> jax.Array:
-        return _every(x, dim, axis, at)
-
-    return _folded(axis.window, lambda at, total: total + every(at), every(0))
+    entry = functools.partial(_entry, x, dim, axis)
+    return _unrolled_or_loop(axis.window, lambda at, total: total + entry(at), entry(0))
 
 
-def _counts(axes: Sequence[Axis], padding: bool, dtype: Any) -> jax.Array:
-    """How many entries are in each window, in the shape of y but for batch and channels."""
+def _counts(axes: Sequence[Axis], padding: bool, dtype: DTypeLike) -> jax.Array:
+    """The number of entries of each window, shaped like y with batch and channels of size 1."""
     rank = len(axes) + 2
     each = [_along(dim, rank, axis.counts(padding)) for dim, axis in enumerate(axes, 1)]
     return jnp.asarray(math.prod(each), dtype)
@@ -336,30 +405,31 @@ def _counts(axes: Sequence[Axis], padding: bool, dtype: Any) -> jax.Array:
 # ---- going back ------------------------------------------------------------------------------
 
 
-def _reached(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
-    """dy along one axis, with zeros for, and without, what the blocks of x are not in: at t is
-    the window number t - (reach - 1) + low // stride."""
+def _aligned(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
+    """dy along one axis, padded or cropped so that index t is window
+    t - (overlap - 1) + low // stride."""
     shift = axis.low // axis.stride
-    around = (axis.reach - 1 - shift, axis.blocks + shift - axis.out, 0)
+    around = (axis.overlap - 1 - shift, axis.blocks + shift - axis.out, 0)
     none = (0, 0, 0)
     return lax.pad(
         dy, jnp.zeros((), dy.dtype), [around if d == dim else none for d in range(dy.ndim)]
     )
 
 
-def _earlier(dy: jax.Array, axes: Sequence[Axis], ago: Sequence[Any]) -> jax.Array:
-    """For each block its own window, or for ``ago`` 1 the one before, ...: (B, Q, 1, ..., C)."""
+def _earlier(dy: jax.Array, axes: Sequence[Axis], ago: Sequence[Index]) -> jax.Array:
+    """For each of Q blocks the window ``ago`` before its own: (B, Q, 1, ..., C)."""
     shape = [dy.shape[0]]
     for dim, (axis, back) in enumerate(zip(axes, ago, strict=True), 1):
-        dy = _cut(dy, dim, axis.reach - 1 - back, axis.blocks)
+        dy = _cut(dy, dim, axis.overlap - 1 - back, axis.blocks)
         shape += [axis.blocks, 1]
     return dy.reshape(*shape, dy.shape[-1])
 
 
-def _places(axes: Sequence[Axis], ago: Sequence[Any]) -> tuple[Any, Any]:
-    """The places that the entries of a block have in that window, (1, 1, stride, ..., 1), and
-    whether they are in it."""
-    place, inside = 0, True
+def _places(axes: Sequence[Axis], ago: Sequence[Index]) -> tuple[Any, Any]:
+    """The places of a block's entries in that window, (1, 1, stride, ..., 1), and whether they are
+    in it."""
+    place: Any = 0
+    inside: Any = True
     for i, (axis, back) in enumerate(zip(axes, ago, strict=True)):
         along = _along(2 + 2 * i, 2 + 2 * len(axes), np.arange(axis.stride))
         entry = along + back * axis.stride
@@ -368,7 +438,7 @@ def _places(axes: Sequence[Axis], ago: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _cropped(dx: jax.Array, axes: Sequence[Axis]) -> jax.Array:
-    """From blocks, (B, Q, stride, ..., C), to the shape of x."""
+    """The blocks (B, Q, stride, ..., C) as an array of x's shape."""
     dx = dx.reshape(dx.shape[0], *(axis.blocks * axis.stride for axis in axes), dx.shape[-1])
     for dim, axis in enumerate(axes, 1):
         skip = axis.low % axis.stride
@@ -377,17 +447,17 @@ def _cropped(dx: jax.Array, axes: Sequence[Axis]) -> jax.Array:
 
 
 def _shared(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
-    """Along one axis, the sum of dy over the windows that each entry is in."""
-    dy = _reached(dy, dim, axis)
+    """The sum of dy over the windows along one axis that each entry is in."""
+    dy = _aligned(dy, dim, axis)
     shape = [*dy.shape[:dim], axis.blocks, axis.stride, *dy.shape[dim + 1 :]]
 
-    def part(back: Any) -> jax.Array:
-        own = _cut(dy, dim, axis.reach - 1 - back, axis.blocks)
+    def part(back: Index) -> jax.Array:
+        own = _cut(dy, dim, axis.overlap - 1 - back, axis.blocks)
         inside = _along(dim + 1, len(shape), np.arange(axis.stride)) + back * axis.stride
         spread = jnp.broadcast_to(jnp.expand_dims(own, dim + 1), shape)
         return jnp.where(inside < axis.window, spread, 0)
 
-    total = _folded(axis.reach, lambda back, total: total + part(back), part(0))
+    total = _unrolled_or_loop(axis.overlap, lambda back, total: total + part(back), part(0))
     whole = total.reshape(*dy.shape[:dim], axis.blocks * axis.stride, *dy.shape[dim + 1 :])
     skip = axis.low % axis.stride
     return lax.slice_in_dim(whole, skip, skip + axis.size, 1, dim)

@@ -1,164 +1,57 @@
-"""Windows that slide over the axes between batch and channels: of convolutions and pools."""
+"""Windows that slide over the axes between batch and channels: of convolutions and of pools.
+
+Along an axis of n entries, padded with ``low`` zeros before and ``high`` after, windows of k
+entries start every s entries; entries of one window are d apart. Window o reads the entries
+s o + d i - low of x, i = 0 ... k - 1. It spans d (k - 1) + 1 entries, so there are
+floor((low + n + high - span) / s) + 1 windows.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jax import lax
 
-from fnn.block import BlockValueError, Kind, require_floating, whole_number
+from fnn.block import BlockValueError, Spec, require_floating, whole_number
 
 Sizes = int | Sequence[int]
 Padding = str | int | Sequence[Sequence[int]]
-
-
-class Window(NamedTuple):
-    """A window over one or two axes: for each axis its size, stride, dilation, the padding
-    (before, after), and the size of what comes out."""
-
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    out: tuple[int, ...]
-
-    def as_image(self) -> Window:
-        """Over a sequence: the same over an image of height 1."""
-        if len(self.size) == 2:
-            return self
-        return Window(
-            (1, *self.size), (1, *self.stride), (1, *self.dilation), ((0, 0), *self.padding),
-            (1, *self.out),
-        )  # fmt: skip
-
-
-# ---- arguments, looked at before x is known --------------------------------------------------
-
-
-def checked_sizes(name: str, what: str, value: Any) -> int | tuple[int, ...]:
-    """One positive number, or one for each axis."""
-    if isinstance(value, (tuple, list)):
-        return tuple(whole_number(name, what, v) for v in value)
-    return whole_number(name, what, value)
-
-
-def checked_padding(name: str, padding: Any) -> str | int | tuple[tuple[int, int], ...]:
-    """'SAME', 'VALID', one number for all sides, or a pair (low, high) for each axis."""
-    if padding in ("SAME", "VALID"):
-        return str(padding)
-    if isinstance(padding, (tuple, list)):
-        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in padding):
-            raise BlockValueError(
-                name,
-                f"padding is {padding!r}, needs a pair (low, high) for each axis, such as "
-                "((1, 1), (1, 1))",
-            )
-        return tuple(
-            (whole_number(name, "padding", low, 0), whole_number(name, "padding", high, 0))
-            for low, high in padding
-        )
-    if isinstance(padding, str):
-        raise BlockValueError(
-            name, f"padding is {padding!r}, needs 'SAME', 'VALID', a number, or pairs (low, high)"
-        )
-    return whole_number(name, "padding", padding, least=0)
-
-
-# ---- and with x ------------------------------------------------------------------------------
-
-
-def require_image(name: str, x: Any) -> None:
-    """Refuses what is neither a batch of images nor of sequences."""
-    require_floating(name, "x", x)
-    if len(x.shape) not in (3, 4):
-        raise BlockValueError(
-            name,
-            f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels) or (batch, "
-            "width, channels): add axes of one with x[None] or x[..., None]",
-        )
-
-
-def for_each(name: str, what: str, value: Any, x: Any) -> tuple[Any, ...]:
-    """What was given for all axes, or for each, as one for each."""
-    rank = len(x.shape) - 2
-    if not isinstance(value, tuple):
-        return (value,) * rank
-    if len(value) != rank:
-        raise BlockValueError(
-            name,
-            f"{what} {value} has {len(value)} entries, and x of shape {tuple(x.shape)} has "
-            f"{rank} spatial {'axis' if rank == 1 else 'axes'}: give one number, or {rank}",
-        )
-    return value
-
-
-def pads(
-    name: str, padding: Any, x: Any, reach: Sequence[int], stride: Sequence[int]
-) -> tuple[tuple[int, int], ...]:
-    """The checked padding as a pair for each axis; of SAME the larger half comes after."""
-    if isinstance(padding, str):
-        return tuple(lax.padtype_to_pads(x.shape[1:-1], reach, stride, padding))
-    if isinstance(padding, int):
-        return ((padding, padding),) * len(reach)
-    return for_each(name, "padding", padding, x)
-
-
-def window_over(name: str, x: Any, size: Any, stride: Any, padding: Any, dilation: Any) -> Window:
-    """The window for x of shape (B, H, W, C) or (B, W, C); arguments as checked above.
-
-    Raises:
-      BlockValueError: a rank, size or padding that does not fit x, in block ``name``.
-    """
-    require_image(name, x)
-    size, stride, dilation = (
-        for_each(name, what, value, x)
-        for what, value in (("the window", size), ("stride", stride), ("dilation", dilation))
-    )
-    reach = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
-    around = pads(name, padding, x, reach, stride)
-    out = []
-    for n, r, s, (low, high) in zip(x.shape[1:-1], reach, stride, around, strict=True):
-        if n + low + high < r:
-            raise BlockValueError(
-                name,
-                f"the window reaches over {r} but x with its padding has only "
-                f"{n} + {low} + {high} (shape {tuple(x.shape)}): use a smaller window, more "
-                "padding or larger inputs",
-            )
-        out.append((n + low + high - r) // s + 1)
-    return Window(size, stride, dilation, around, tuple(out))
-
-
-# ---- of pools ---
-
-CeilMode = Literal["caffe", "torch"] | None
+Pads = tuple[tuple[int, int], ...]
+T = TypeVar("T")
 
 
 class Axis(NamedTuple):
-    """One spatial axis: n entries, the window and stride, the padding, the number of windows."""
+    """How windows lie along one spatial axis: n, k, s, d, low, high, and how many windows."""
 
     size: int
     window: int
     stride: int
+    dilation: int
     low: int
     high: int
     out: int
 
     @property
+    def span(self) -> int:
+        """The entries from the first to the last of a window, both included."""
+        return self.dilation * (self.window - 1) + 1
+
+    @property
     def overhang(self) -> int:
-        """How many entries after the last of x the windows reach: padding, or beyond it."""
-        return max(0, (self.out - 1) * self.stride + self.window - self.low - self.size)
+        """How many entries windows reach beyond the last of x: padding, or more than it."""
+        return max(0, (self.out - 1) * self.stride + self.span - self.low - self.size)
 
     @property
     def one_for_all(self) -> bool:
-        """Whether there is one window, with all of x in it."""
+        """Whether there is a single window, with all of x in it."""
         return self.out == 1 and self.low + self.size <= self.window
 
     @property
-    def reach(self) -> int:
-        """In how many windows an entry can be."""
+    def overlap(self) -> int:
+        """The largest number of windows that an entry is in, without dilation."""
         return -(-self.window // self.stride)
 
     @property
@@ -174,59 +67,114 @@ class Axis(NamedTuple):
         return np.minimum(start + self.window, end) - np.maximum(start, low)
 
 
-class Slide:
-    """The arguments of a pool, looked at once they are known and, with x, once x is."""
+class Windows:
+    """A block's arguments about windows, checked at once; ``over(x)`` lays the windows over x.
+
+    ``window``: what the block calls its window ("window", "kernel"), for messages.
+    """
 
     def __init__(
-        self, name: str, window: Sizes, stride: Sizes | None, padding: Padding, ceil_mode: CeilMode
+        self,
+        name: str,
+        size: Sizes,
+        stride: Sizes,
+        padding: Padding,
+        dilation: Sizes = 1,
+        window: str = "window",
     ) -> None:
-        self.name = name
-        self.window = checked_sizes(name, "window", window)
-        self.stride = self.window if stride is None else checked_sizes(name, "stride", stride)
-        self.padding = checked_padding(name, padding)
-        if ceil_mode not in (None, "caffe", "torch"):
-            raise BlockValueError(
-                name, f"ceil_mode is {ceil_mode!r}, needs None, 'caffe' or 'torch'"
-            )
-        self.ceil_mode = ceil_mode
+        self.name, self.window = name, window
+        self.size = self._sizes(window, size)
+        self.stride = self._sizes("stride", stride)
+        self.dilation = self._sizes("dilation", dilation)
+        self.padding = self._padding(padding)
 
-    def kind(self, *more: Any) -> Kind:
-        """The kind of the pool that has these arguments, and ``more``."""
-        return Kind(self.name, (self.window, self.stride, self.padding, self.ceil_mode, *more))
+    def over(self, x: Spec) -> tuple[Axis, ...]:
+        """The spatial axes of x, of shape (B, H, W, C) or (B, W, C), with their windows.
 
-    def over(self, x: Any) -> list[Axis]:
-        """How the windows lie over x."""
+        Raises:
+          BlockTypeError: x is not floating.
+          BlockValueError: a rank, size or padding that does not suit x.
+        """
         require_image(self.name, x)
-        windows = for_each(self.name, "window", self.window, x)
-        strides = for_each(self.name, "stride", self.stride, x)
-        around = pads(self.name, self.padding, x, windows, strides)
-        padded = any(low or high for low, high in around)
-        return [
-            self._axis(x, 1 + i, *each, padded)
-            for i, each in enumerate(zip(x.shape[1:-1], windows, strides, around, strict=True))
-        ]
+        sizes = x.shape[1:-1]
+        windows = self._each(self.window, self.size, x)
+        strides = self._each("stride", self.stride, x)
+        dilations = self._each("dilation", self.dilation, x)
+        spans = [d * (k - 1) + 1 for k, d in zip(windows, dilations, strict=True)]
+        pads: Pads
+        if isinstance(self.padding, str):
+            pads = tuple(lax.padtype_to_pads(sizes, spans, strides, self.padding))
+        elif isinstance(self.padding, int):
+            pads = ((self.padding, self.padding),) * len(sizes)
+        else:
+            pads = self._each("padding", self.padding, x)
+        axes = []
+        for i, (n, k, s, d, (low, high)) in enumerate(
+            zip(sizes, windows, strides, dilations, pads, strict=True)
+        ):
+            room = low + n + high - spans[i]
+            if room < 0:
+                spanning = f" of dilation {d}, spanning {spans[i]} entries," if d > 1 else ""
+                raise BlockValueError(
+                    self.name,
+                    f"{self.window} {k}{spanning} is larger than {where(i + 1, x)}, {n} and {low} "
+                    f"+ {high} of padding: use a smaller {self.window}, more padding, "
+                    "padding='SAME', or a larger x",
+                )
+            axes.append(Axis(n, k, s, d, low, high, room // s + 1))
+        return tuple(axes)
 
-    def _axis(
-        self, x: Any, dim: int, size: int, k: int, s: int, pads: tuple[int, int], padded: bool
-    ) -> Axis:
-        low, high = pads
-        room = size + low + high - k
-        where = f"axis {dim} of x (shape {tuple(x.shape)})"
-        if size == 0 or room < 0:
+    def _sizes(self, what: str, value: Sizes) -> int | tuple[int, ...]:
+        """One positive number, or one for each axis."""
+        if isinstance(value, (tuple, list)):
+            return tuple(whole_number(self.name, what, v) for v in value)
+        return whole_number(self.name, what, value)
+
+    def _padding(self, padding: Padding) -> str | int | Pads:
+        """'SAME', 'VALID', one number for all sides, or a pair (low, high) for each axis."""
+        number = functools.partial(whole_number, self.name, "padding", least=0)
+        if padding in ("SAME", "VALID"):
+            return str(padding)
+        if isinstance(padding, (tuple, list)):
+            if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in padding):
+                raise BlockValueError(
+                    self.name,
+                    f"padding is {padding!r}, needs a pair (low, high) for each axis, such as "
+                    "((1, 1), (1, 1))",
+                )
+            return tuple((number(low), number(high)) for low, high in padding)
+        if isinstance(padding, str):
             raise BlockValueError(
                 self.name,
-                f"window {k} is larger than {where}, {size} and {low} + {high} of padding: use a "
-                "smaller window, more padding, padding='SAME', or a larger x",
+                f"padding is {padding!r}, needs 'SAME', 'VALID', a number, or pairs (low, high)",
             )
-        out = (room if self.ceil_mode is None else room + s - 1) // s + 1
-        clips = self.ceil_mode == "torch" or (self.ceil_mode == "caffe" and padded)
-        if clips and (out - 1) * s >= low + size:
-            out -= 1
-        if low >= k or (out - 1) * s >= low + size:
-            fix = ", or use ceil_mode='torch'" if self.ceil_mode == "caffe" else ""
+        return number(padding)
+
+    def _each(self, what: str, value: T | tuple[T, ...], x: Spec) -> tuple[T, ...]:
+        """What was given for all axes, or for each, as a tuple with one for each."""
+        rank = len(x.shape) - 2
+        if not isinstance(value, tuple):
+            return (value,) * rank
+        if len(value) != rank:
             raise BlockValueError(
                 self.name,
-                f"a window of {k} with stride {s} and padding {low} + {high} has nothing of "
-                f"{where} in it: pad by less than the window{fix}",
+                f"{what} {value} has {len(value)} entries, and x of shape {tuple(x.shape)} has "
+                f"{rank} spatial {'axis' if rank == 1 else 'axes'}: give one number, or {rank}",
             )
-        return Axis(size, k, s, low, high, out)
+        return value
+
+
+def where(dim: int, x: Spec) -> str:
+    """Which axis of x a message is about."""
+    return f"axis {dim} of x (shape {tuple(x.shape)})"
+
+
+def require_image(name: str, x: Any) -> None:
+    """Refuses what is neither a batch of images nor of sequences."""
+    require_floating(name, "x", x)
+    if len(x.shape) not in (3, 4):
+        raise BlockValueError(
+            name,
+            f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels) or (batch, "
+            "width, channels): add axes of one with x[None] or x[..., None]",
+        )

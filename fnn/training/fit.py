@@ -296,7 +296,7 @@ def _post_mortem(
     start: tuple[Params, Any],
     rows: np.ndarray,
     losses: np.ndarray,
-    key: Key,
+    key: jax.Array,
     first: int,
 ) -> tuple[Params, str]:
     """The last parameters whose loss and update were finite, and what went wrong after them.
@@ -328,7 +328,7 @@ def _post_mortem(
     return params_at(last), f"step {first + step + 1}: {cause}"
 
 
-def _seed(key: Key) -> list[int]:
+def _seed(key: jax.Array) -> list[int]:
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return [int(word) for word in np.ravel(jax.random.key_data(key) if typed else key)]
 

@@ -100,7 +100,7 @@ def options(net: Any, loss: Any, optimizer: Any, **counts: Any) -> None:
         whole_number("fit", name, value, least)
 
 
-def random_key(key: Any) -> Key:
+def random_key(key: Any) -> jax.Array:
     """The key, or key(0); refuses what is no key."""
     if key is None:
         return jax.random.key(0)

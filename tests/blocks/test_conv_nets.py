@@ -188,14 +188,14 @@ def test_outputs_at_inference_have_to_exist() -> None:
 @pytest.mark.parametrize(
     "make, shape, words",
     [
-        (lambda: fnn.conv(2, 5, padding="VALID"), (1, 3, 3, 1), "reaches over 5"),
+        (lambda: fnn.conv(2, 5, padding="VALID"), (1, 3, 3, 1), "kernel 5 is larger than axis 1"),
         (lambda: fnn.conv(4, 3, groups=3), (1, 3, 3, 3), "multiple of groups"),
         (lambda: fnn.conv(4, 3, groups=2), (1, 3, 3, 3), "3 channels .* 2 equal groups"),
         (lambda: fnn.conv(2, 3, padding=-1), (1, 3, 3, 1), "padding is -1"),
         (lambda: fnn.conv(2, 3, padding="same size"), (1, 3, 3, 1), "'SAME', 'VALID'"),
         (lambda: fnn.conv(2, (3, 3)), (1, 3, 1), "has 2 entries, and x"),
         (lambda: fnn.conv(2, 3), (3, 1), r"x\[None\]"),
-        (lambda: fnn.conv(2, 0), (1, 3, 3, 1), "window is 0"),
+        (lambda: fnn.conv(2, 0), (1, 3, 3, 1), "kernel is 0"),
         (lambda: fnn.conv(2, 3, stride=0), (1, 3, 3, 1), "stride is 0"),
         (lambda: fnn.conv(2, 3), (1, 3, 3, 0), "0 channels"),
     ],
@@ -232,7 +232,7 @@ def test_large_weight_gradients_are_a_loop(
 
     once = program()
     copied = 3 * 2 * 2 * y[..., 0].size
-    monkeypatch.setattr(sys.modules["fnn.blocks.conv"], "LARGE", copied // parts)
+    monkeypatch.setattr(sys.modules["fnn.blocks.conv"], "MAX_COPY_ELEMENTS", copied // parts)
     assert "scan" in program() and "scan" not in once
     line = jax.tree.map(lambda v: np.sin(5 * v), (params, x))
 
