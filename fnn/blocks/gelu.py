@@ -15,12 +15,12 @@ from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import (
     chebyshev,
-    exp_sum,
-    head_of,
+    exp_of_sum,
     is_single,
     magnitude,
     minus_root,
     polynomial,
+    round_to_bits,
     split,
 )
 
@@ -102,9 +102,9 @@ def gelu(approximate: bool = False) -> Block:
     root = "0.7517915246935644574579049467795240396645"
 
     def density(a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """exp(-a^2 / 2) as :func:`exp_sum` gives it, from the exact square of a's head."""
-        head = head_of(a)
-        return exp_sum(-head * head / 2, (head - a) * (head + a) / 2)
+        """exp(-a^2 / 2) as :func:`exp_of_sum` gives it, from the exact square of a's head."""
+        head = round_to_bits(a)
+        return exp_of_sum(-head * head / 2, (head - a) * (head + a) / 2)
 
     def value(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)  # exp(-40^2 / 2) is 0 in every dtype
@@ -145,7 +145,7 @@ def _gelu_tanh() -> Block:
     root = "-0.7524614220710162584879544432889160906"
 
     def exp_minus_v(a: jax.Array) -> tuple[jax.Array, ...]:
-        """v(a) as head and tail, and exp(-v(a)) as :func:`exp_sum` gives it, a >= 0.
+        """v(a) as head and tail, and exp(-v(a)) as :func:`exp_of_sum` gives it, a >= 0.
 
         v = c u with u = a (a^2 + k). u is h (h^2 + k_head), exact for h on a coarse grid, plus
         a small rest; then c u is the product of two heads, exact, plus a small rest.
@@ -157,9 +157,9 @@ def _gelu_tanh() -> Block:
         h = jnp.round(a * grid) / grid
         u = h * (h * h + k_head)
         rest = (a - h) * (h * h + a * (h + a) + k_head) + k_tail * a
-        u_head = head_of(u)
+        u_head = round_to_bits(u)
         small = (u - u_head) * c_head + u * c_tail + rest * (c_head + c_tail)
-        return u_head * c_head, small, *exp_sum(-u_head * c_head, -small)
+        return u_head * c_head, small, *exp_of_sum(-u_head * c_head, -small)
 
     def value(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)  # exp(-v(40)) is 0 in every dtype

@@ -6,10 +6,28 @@ batch without any weight has loss 0. The value is float32 or wider, whatever the
 
 Axes: B are the batch axes, all but the last; the last is K classes or outputs of one example,
 over which an example's loss is summed. A prediction with one axis is a batch of single numbers.
+
+Softmax cross-entropy, from the definition to the rule: with logits z, p = softmax(z) and target t,
+
+    E = -sum_i t_i ln p_i = sum_i t_i (ln sum_j e^z_j - z_i)
+
+d(ln sum_j e^z_j)/dz_j = e^z_j / sum_i e^z_i = p_j, so
+
+    dE/dz_j = p_j sum_i t_i - t_j
+
+which for a confident row is a difference of nearly equal numbers. Write sum_i t_i = t_j + T_j and
+1 = p_j + P_j, with T_j and P_j the sums over the others:
+
+    dE/dz_j = p_j T_j - t_j P_j
+
+Nothing cancels where T_j and P_j are sums. Only one entry of a row, the pivot, can be near 1, so
+it is enough to keep its e^{z - m}, which is 1 for m = max_j z_j, apart from ``rest``, the sum of
+the others'. That also gives E = sum_i t_i ((m - z_i) + log1p(rest)), of positive terms only.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +35,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fnn.block import (
     Block,
@@ -28,24 +47,29 @@ from fnn.block import (
     Residuals,
     Rules,
     Shape,
+    Spec,
     Value,
     compute_dtype,
     is_floating,
     no_params,
     require_floating,
 )
-from fnn.blocks.numerics import magnitude, rest_of_difference
+from fnn.blocks.numerics import magnitude, two_diff_error
 
 
 def squared_error() -> Block:
-    """The lecture's half square: E = 1/2 |y - t|^2, averaged over the examples.
+    """The lecture's half square: E = 1/2 |y - t|^2, averaged over the n examples.
 
-    Inputs ``(prediction, target[, weights])``: prediction and target of one shape, (B, K) or
-    (B,); weights (B,). Gradient: dE/dy = (y - t) / n. Residuals: the difference y - t.
+    dE/dy = (y - t) / n.
+
+    Returns:
+      A block of ``(prediction, target[, weights])``: prediction and target of one shape, (B, K)
+      or (B,), weights (B,). Residuals: the difference y - t.
 
     Raises:
       BlockValueError: shapes differ (nothing is broadcast: (n, 1) against (n,) would compare
         every prediction with every target).
+      BlockTypeError: the prediction is not floating, or the input is no tuple.
 
     >>> import fnn, jax.numpy as jnp
     >>> E = fnn.squared_error()
@@ -53,36 +77,43 @@ def squared_error() -> Block:
     >>> float(value), E.backward({}, residuals, 1.0)[1][0]
     (1.0, Array([1., 0.], dtype=float32))
     """
-    name = "squared_error"
 
-    def check(y: jax.Array, t: jax.Array) -> None:
-        _same_shape(name, y, t)
-
-    def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+    def entries(y: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         difference = y - t.astype(y.dtype)
         return jnp.square(difference) / 2, difference
 
-    def local(difference: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def slopes(difference: jax.Array) -> tuple[jax.Array, jax.Array]:
         return difference, -difference
 
-    return _mean_loss(name, Kind(name), check, each, local, _finite_target(name))
+    return _mean_loss(
+        "squared_error",
+        Kind("squared_error"),
+        _same_shape,
+        entries,
+        slopes,
+        _finite_target,
+        keeps_inputs=False,
+    )
 
 
 def binary_cross_entropy(from_logits: bool = True) -> Block:
     """E = -(t ln p + (1 - t) ln(1 - p)), of logits z with p = logistic(z), or of p itself.
 
-    Inputs ``(prediction, target[, weights])``: prediction and target of one shape, (B,) or
-    (B, K) for K independent outputs; targets 0 or 1 (integer, boolean, float), or probabilities.
+    Of logits, with softplus(z) = ln(1 + e^z), it is E = t softplus(-z) + (1 - t) softplus(z),
+    whose terms never cancel, and dE/dz = (1 - t) logistic(z) - t logistic(-z), which is p - t to
+    full relative accuracy. A term of weight 0 is 0, so infinite logits on the right side cost
+    nothing. Of probabilities, dE/dp = (1 - t)/(1 - p) - t/p = (p - t) / (p (1 - p)).
 
-    Of logits (the default), with softplus(z) = ln(1 + e^z), it is
-    E = t softplus(-z) + (1 - t) softplus(z), whose terms never cancel, and
-    dE/dz = (1 - t) logistic(z) - t logistic(-z), which is p - t to full relative accuracy.
-    A term of weight 0 is 0, so infinite logits on the right side cost nothing.
+    Args:
+      from_logits: whether the prediction is logits, or probabilities.
 
-    Of probabilities (``from_logits=False``), for the derivation:
-    dE/dp = (1-t)/(1-p) - t/p = (p - t) / (p (1 - p)).
+    Returns:
+      A block of ``(prediction, target[, weights])``: prediction and target of one shape, (B,) or
+      (B, K) for K independent outputs; targets 0 or 1 (integer, boolean, float) or probabilities;
+      weights (B,). Residuals: the prediction and the target.
 
-    Residuals: the prediction and the target.
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`squared_error`.
 
     >>> import fnn, jax.numpy as jnp
     >>> E = fnn.binary_cross_entropy()
@@ -90,30 +121,25 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     >>> print(f"{value:.4g} {E.backward({}, residuals, 1.0)[1][0][0]:.4g}")
     2.061e-09 -2.061e-09
     """
-    name = "binary_cross_entropy" if from_logits else "binary_cross_entropy(from_logits=False)"
-
-    def check(y: jax.Array, t: jax.Array) -> None:
-        _same_shape(name, y, t)
-
     # The losses of a sure 1 and a sure 0, which E weighs by t and 1 - t.
     costs = _logit_costs if from_logits else _probability_costs
     slope = _logit_slope if from_logits else _probability_slope
     by_target = _logit_by_target if from_logits else _probability_by_target
 
-    def each(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+    def entries(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
         return _mixed(t, *costs(y)), (y, t)
 
-    def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+    def slopes(kept: Residuals) -> tuple[jax.Array, jax.Array]:
         y, t = kept
         return slope(y, t), by_target(y)
 
-    def validate(x: Value) -> None:
-        _finite_target(name)(x)
+    def validate(name: str, x: Value) -> None:
+        _finite_target(name, x)
         _between_0_and_1(name, x[1])
 
-    return _mean_loss(
-        name, Kind("binary_cross_entropy", (from_logits,)), check, each, local, validate
-    )
+    name = "binary_cross_entropy" if from_logits else "binary_cross_entropy(from_logits=False)"
+    kind = Kind("binary_cross_entropy", (from_logits,))
+    return _mean_loss(name, kind, _same_shape, entries, slopes, validate)
 
 
 def _mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
@@ -156,16 +182,20 @@ def _probability_slope(p: jax.Array, t: jax.Array) -> jax.Array:
 def softmax_cross_entropy() -> Block:
     """E = -ln softmax(z)_t = ln(sum_j e^{z_j}) - z_t, of logits z.
 
-    Inputs ``(logits, target[, weights])``: logits (B, K); target integer labels (B,) from 0 to
-    K - 1, or probability rows (B, K), for which E = -sum_j t_j ln softmax(z)_j.
+    For probability rows t, E = -sum_j t_j ln softmax(z)_j. A confident row keeps its digits (logits
+    30, 0, -5 and label 0: 9.42e-14), and so does its gradient: p_j for the wrong classes, and for
+    the right one minus the sum of the others' p, not p - 1 (derived in :mod:`fnn.blocks.losses`).
+    A logit of -inf has p = 0 and gradient 0; a row of nothing else has loss 0 and gradient 0. A
+    label out of range makes the loss NaN (and is refused by ``fit``).
 
-    With m the largest logit, E = (m - z_t) + log1p(sum of the others' e^{z_j - m}): both terms
-    are positive, so a confident row keeps its digits (logits 30, 0, -5 and label 0: 9.42e-14).
-    The gradient is p_j for the wrong classes and, for the right one, minus the sum of the
-    others' p, not p - 1. A logit of -inf has p = 0 and gradient 0; a row of nothing else has
-    loss 0 and gradient 0. A label out of range makes the loss NaN (and is refused by ``fit``).
+    Returns:
+      A block of ``(logits, target[, weights])``: logits (B, K); target integer labels (B,) from 0
+      to K - 1, or probability rows (B, K); weights (B,). Residuals: logits and target; the
+      exponentials are computed again.
 
-    Residuals: logits and target; the exponentials are computed again.
+    Raises:
+      BlockValueError: logits without an axis of classes, weights of another shape.
+      BlockTypeError: logits that are not floating; a target of another shape or dtype.
 
     >>> import fnn, jax.numpy as jnp
     >>> E = fnn.softmax_cross_entropy()
@@ -174,38 +204,37 @@ def softmax_cross_entropy() -> Block:
     >>> print(f"{value:.4g}", [f"{d:.4g}" for d in gradient.tolist()])
     9.421e-14 ['-9.421e-14', '9.358e-14', '6.305e-16']
     """
-    name = "softmax_cross_entropy"
 
     def exponentials(z: jax.Array, pivot: jax.Array) -> tuple[jax.Array, ...]:
-        """e^{z - m}, the gaps m - z, the sum of the e's less 1, and whether all is masked.
+        """e^{z - m}, the gaps m - z, the sum of the e's minus 1, and whether the row is masked.
 
-        Where the pivot is a largest logit, its e is that 1 and what is left is the others' sum,
-        to the last digit. Where it is not, another's e is 1, and there is nothing to lose.
+        Where the pivot is a largest logit, its e is that 1 and the rest is the others' sum, to the
+        last digit. Where it is not, another entry's e is 1, and nothing cancels.
         """
-        # The loss is the same for every m, which to a derivative of forward is a constant: that of
-        # the largest would not be of one among equals.
+        # The loss is the same for every m, so m is a constant to a derivative of forward: the
+        # derivative of max would pick one of several equal logits.
         m = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-jnp.inf))
         m = jnp.where(m == -jnp.inf, 0, m)
-        gap = jnp.where(jnp.isinf(z) & (z == m), 0, m - z)  # spares inf - inf
-        # A gap of 80 is rounded by 1e-6 of e: what rounding takes is put back as a factor.
+        gap = jnp.where(jnp.isinf(z) & (z == m), 0, m - z)  # avoids inf - inf
+        # A gap of 80 is rounded by up to 4e-6, which is that part of e: corrected to first order.
         e = jnp.exp(-gap)
-        e = e - e * rest_of_difference(m, z)
+        e = e - e * two_diff_error(m, z)
         rest = jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
         masked = rest == -1  # every e is 0; a NaN would show
         return e, gap, jnp.where(masked, 0, rest), masked
 
     def pivot_of(rows: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
-        """The entry of each row that may dominate: the label's, else the largest logit's."""
+        """The entry of each row that may dominate: the label's, or for rows the largest logit."""
         return _is_largest(z) if is_floating(t) else rows == 1
 
-    def each(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+    def entries(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
         rows = _rows(t, z)
         _, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
         return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest))), (z, t)
 
-    def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
-        # dE/dz_j = p_j sum(t) - t_j = p_j (the others' t) - t_j (the others' p): where one of
-        # them dominates, what is left of its sum is summed, not subtracted.
+    def slopes(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+        # forward: E = -sum t ln p, so dE/dz_j = p_j (the others' t) - t_j (the others' p), each
+        # of which is summed, not subtracted, where one entry dominates.
         z, t = kept
         rows = _rows(t, z)
         e, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
@@ -214,19 +243,22 @@ def softmax_cross_entropy() -> Block:
         dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / (1 + rest))
         return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
 
-    return _mean_loss(
-        name, Kind(name), _check_classes(name), each, local, _class_target(name), rows=True
-    )
+    name = "softmax_cross_entropy"
+    return _mean_loss(name, Kind(name), _check_classes, entries, slopes, _class_target, rows=True)
 
 
 def cross_entropy() -> Block:
     """E = -ln p_t, of probabilities p: the lecture's form, after a softmax block.
 
-    It agrees with ``softmax_cross_entropy`` of the logits, which is the one to train with: a
-    probability that has rounded to 0 or 1 has lost what the loss needs.
+    dE/dp_j = -t_j / p_j. It agrees with ``softmax_cross_entropy`` of the logits, which is the one
+    to train with: a probability that has rounded to 0 or 1 has lost what the loss needs.
 
-    Inputs ``(probabilities, target[, weights])``: probabilities (B, K); target integer labels
-    (B,) or probability rows (B, K). Gradient: dE/dp_j = -t_j / p_j. Residuals: both inputs.
+    Returns:
+      A block of ``(probabilities, target[, weights])``: probabilities (B, K); target integer
+      labels (B,) or probability rows (B, K); weights (B,). Residuals: probabilities and target.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`softmax_cross_entropy`.
 
     >>> import fnn, jax.numpy as jnp
     >>> E = fnn.cross_entropy()
@@ -234,65 +266,67 @@ def cross_entropy() -> Block:
     >>> float(value), E.backward({}, residuals, 1.0)[1][0]
     (0.6931471824645996, Array([[-2.,  0.,  0.]], dtype=float32))
     """
-    name = "cross_entropy"
 
-    def each(p: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+    def entries(p: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
         return _times(_rows(t, p), -jnp.log(p)), (p, t)
 
-    def local(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+    def slopes(kept: Residuals) -> tuple[jax.Array, jax.Array]:
         p, t = kept
         return _times(_rows(t, p), -1 / p), -jnp.log(p)
 
-    return _mean_loss(
-        name, Kind(name), _check_classes(name), each, local, _class_target(name), rows=True
-    )
+    name = "cross_entropy"
+    return _mean_loss(name, Kind(name), _check_classes, entries, slopes, _class_target, rows=True)
 
 
 def _mean_loss(
     name: str,
     kind: Kind,
-    check: Callable[[jax.Array, jax.Array], None],
-    each: Callable[[jax.Array, jax.Array], tuple[jax.Array, Residuals]],
-    local: Callable[[Residuals], tuple[jax.Array, jax.Array]],
-    validate: Callable[[Value], None],
+    check: Callable[[str, jax.Array, jax.Array], None],
+    entries: Callable[[jax.Array, jax.Array], tuple[jax.Array, Residuals]],
+    slopes: Callable[[Any], tuple[jax.Array, jax.Array]],
+    validate: Callable[[str, Value], None],
     rows: bool = False,
+    keeps_inputs: bool = True,
 ) -> Block:
     """The (weighted) mean over examples of a loss given entry by entry.
 
-    ``each(prediction, target) -> (entries, kept)``: the loss of every entry of the prediction;
-    ``local(kept)``: the derivatives of the entries by prediction and target. ``rows``: an example
-    is always a row (of classes); else with a single axis an example is a number.
+    ``entries(prediction, target) -> (losses, kept)``: the loss of every entry of the prediction;
+    ``slopes(kept)``: its derivatives by prediction and target. ``rows``: an example is always a
+    row (of classes); otherwise with a single axis an example is a number. ``keeps_inputs``: kept
+    are prediction and target, which are stored in the dtypes they came in, smaller and exact.
     """
 
-    def batch_of(y: Any) -> tuple[int, ...]:
+    def batch_of(y: Spec) -> tuple[int, ...]:
         return tuple(y.shape[:-1] if rows or len(y.shape) > 1 else y.shape)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         y, t, w = _inputs(name, x)
-        check(y, t)
+        check(name, y, t)
         wide = compute_dtype(y.dtype)
-        entries, kept = each(y.astype(wide), t.astype(wide) if is_floating(t) else t)
+        losses, kept = entries(y.astype(wide), t.astype(wide) if is_floating(t) else t)
+        kept = (y, t) if keeps_inputs else kept
         shapes = (Shape.of(y), Shape.of(t))
-        losses = jnp.sum(entries, -1) if batch_of(y) != y.shape else entries
+        losses = jnp.sum(losses, -1) if batch_of(y) != y.shape else losses
         if w is None:
             # The mean of no examples is 0, as is the mean of examples of no weight.
             value = jnp.sum(losses) / float(max(losses.size, 1))
-            return value, (_narrow(kept, y, t), shapes, None)
+            return value, (kept, shapes, None)
         if w.shape != losses.shape:
             raise BlockValueError(
                 name, f"weights have shape {w.shape}, need one number per example: {losses.shape}"
             )
         wide_w = w.astype(wide)
         value = jnp.sum(_times(wide_w, losses)) / _nonzero(jnp.sum(wide_w))
-        # Boolean weights have no gradient, so need nothing of the losses.
+        # Boolean weights have no gradient, so the losses are not needed.
         weighing = (w, losses, value) if is_floating(w) else (w, None, None)
-        return value, (_narrow(kept, y, t), shapes, weighing)
+        return value, (kept, shapes, weighing)
 
-    def backward(params: Params, residuals: Residuals, dy: Any) -> tuple[Params, Value]:
+    def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
+        # forward: E = sum(l) / n, so dE/dl = 1 / n for each of the n examples.
         kept, (y, t), weighing = residuals
         wide = compute_dtype(y.dtype)
         kept = jax.tree.map(lambda v: v.astype(wide) if is_floating(v) else v, kept)
-        slopes = local(kept)
+        by_prediction, by_target = slopes(kept)
         dy = jnp.asarray(dy, wide)
         batch = batch_of(y)
         examples = float(max(math.prod(batch), 1))  # a float: int32 does not hold every count
@@ -306,25 +340,19 @@ def _mean_loss(
             share = dy * (w.astype(wide) / total)
             dw = (None,)
             if is_floating(w):
-                # The mean is taken out twice: the second takes what rounding left of the first.
+                # The mean is subtracted twice: the second time, what rounding left of it.
                 gap = losses - value
                 gap = gap - jnp.sum(_times(w.astype(wide), gap)) / total
                 dw = ((dy * (gap / total)).astype(w.dtype),)
         share = share[..., None] if batch != y.shape else share
         scaled = (lambda d: share * d) if weighing is None else (lambda d: _times(share, d))
-        dprediction = scaled(slopes[0]).astype(y.dtype)
+        dprediction = scaled(by_prediction).astype(y.dtype)
         floating = jnp.issubdtype(t.dtype, jnp.floating)
-        dtarget = scaled(slopes[1]).astype(t.dtype) if floating else None
+        dtarget = scaled(by_target).astype(t.dtype) if floating else None
         return {}, (dprediction, dtarget, *dw)
 
-    return Block(no_params, forward, backward, name, kind, rules=Rules(validate=validate))
-
-
-def _narrow(kept: Residuals, y: jax.Array, t: jax.Array) -> Residuals:
-    """Inputs that are kept are kept in the dtype they came in, which is smaller and exact."""
-    if isinstance(kept, tuple):
-        return kept[0].astype(y.dtype), kept[1].astype(t.dtype)
-    return kept
+    rules = Rules(validate=functools.partial(validate, name))
+    return Block(no_params, forward, backward, name, kind, rules=rules)
 
 
 def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
@@ -333,7 +361,7 @@ def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _others(t: jax.Array) -> jax.Array:
-    """For every entry of a row the sum of the others; of the largest without a difference."""
+    """For every entry of a row the sum of the others; for the largest without a subtraction."""
     largest = _is_largest(t)
     rest = jnp.sum(jnp.where(largest, 0, t), -1, keepdims=True)
     return jnp.where(largest, rest, jnp.sum(t, -1, keepdims=True) - t)
@@ -353,10 +381,10 @@ def _rows(t: jax.Array, z: jax.Array) -> jax.Array:
     """Labels as one-hot rows (NaN for a label out of range); probability rows as they are."""
     if is_floating(t):
         return t
-    # int8 cannot count to 300 classes: numbers of classes and labels meet in 32 bits at least.
-    wide = t.dtype if t.dtype.itemsize >= 4 else jnp.int32
-    labels, classes = t.astype(wide)[..., None], z.shape[-1]
-    ids = jax.lax.broadcasted_iota(wide, z.shape, z.ndim - 1)
+    # int8 cannot count to 300 classes: class numbers and labels are compared in 32 bits at least.
+    dtype = t.dtype if t.dtype.itemsize >= 4 else jnp.int32
+    labels, classes = t.astype(dtype)[..., None], z.shape[-1]
+    ids = jax.lax.broadcasted_iota(dtype, z.shape, z.ndim - 1)
     valid = (labels >= 0) & (labels < classes)
     return jnp.where(valid, (ids == labels).astype(z.dtype), jnp.nan)
 
@@ -379,40 +407,34 @@ def _same_shape(name: str, y: jax.Array, t: jax.Array) -> None:
         )
 
 
-def _check_classes(name: str) -> Callable[[jax.Array, jax.Array], None]:
-    def check(z: jax.Array, t: jax.Array) -> None:
-        if z.ndim == 0:
-            raise BlockValueError(name, "prediction is a scalar, needs a last axis of classes")
-        if is_floating(t):
-            if t.shape != z.shape:
-                raise BlockTypeError(
-                    name,
-                    f"target is {t.dtype} of shape {t.shape}; needs integer labels of shape "
-                    f"{z.shape[:-1]} (target.astype('int32')) or probability rows {z.shape}",
-                )
-        elif t.shape != z.shape[:-1] or not jnp.issubdtype(t.dtype, jnp.integer):
+def _check_classes(name: str, z: jax.Array, t: jax.Array) -> None:
+    if z.ndim == 0:
+        raise BlockValueError(name, "prediction is a scalar, needs a last axis of classes")
+    if is_floating(t):
+        if t.shape != z.shape:
             raise BlockTypeError(
                 name,
-                f"target is {t.dtype} of shape {t.shape}; predictions of shape {z.shape} need "
-                f"integer labels of shape {z.shape[:-1]}, or float probability rows {z.shape}",
+                f"target is {t.dtype} of shape {t.shape}; needs integer labels of shape "
+                f"{z.shape[:-1]} (target.astype('int32')) or probability rows {z.shape}",
             )
-
-    return check
-
-
-# What follows looks at concrete data on the host, before training starts.
-
-
-def _finite_target(name: str) -> Callable[[Value], None]:
-    def validate(x: Value) -> None:
-        bad = int(np.sum(~np.isfinite(np.asarray(x[1], np.float64))))
-        if bad:
-            raise BlockValueError(name, f"target has {bad} values that are NaN or infinite")
-
-    return validate
+    elif t.shape != z.shape[:-1] or not jnp.issubdtype(t.dtype, jnp.integer):
+        raise BlockTypeError(
+            name,
+            f"target is {t.dtype} of shape {t.shape}; predictions of shape {z.shape} need "
+            f"integer labels of shape {z.shape[:-1]}, or float probability rows {z.shape}",
+        )
 
 
-def _between_0_and_1(name: str, target: Any) -> None:
+# ---- the rules that look at concrete data on the host, before training starts ----------------
+
+
+def _finite_target(name: str, x: Value) -> None:
+    bad = int(np.sum(~np.isfinite(np.asarray(x[1], np.float64))))
+    if bad:
+        raise BlockValueError(name, f"target has {bad} values that are NaN or infinite")
+
+
+def _between_0_and_1(name: str, target: ArrayLike) -> None:
     t = np.asarray(target, np.float64)
     if t.size and (t.min() < 0 or t.max() > 1):
         raise BlockValueError(
@@ -420,26 +442,21 @@ def _between_0_and_1(name: str, target: Any) -> None:
         )
 
 
-def _class_target(name: str) -> Callable[[Value], None]:
-    def validate(x: Value) -> None:
-        prediction, target = x[0], np.asarray(x[1])
-        if not target.size:
-            return
-        if np.issubdtype(target.dtype, np.integer):
-            low, high, classes = target.min(), target.max(), prediction.shape[-1]
-            if low < 0 or high >= classes:
-                raise BlockValueError(
-                    name,
-                    f"labels go from {low} to {high}; {classes} classes need labels from 0 to "
-                    f"{classes - 1}",
-                )
-            return
-        _finite_target(name)(x)
-        _between_0_and_1(name, target)
-        off = np.abs(target.astype(np.float64).sum(-1) - 1).max()
-        if off > 1e-2:
+def _class_target(name: str, x: Value) -> None:
+    prediction, target = x[0], np.asarray(x[1])
+    if not target.size:
+        return
+    if np.issubdtype(target.dtype, np.integer):
+        low, high, classes = target.min(), target.max(), prediction.shape[-1]
+        if low < 0 or high >= classes:
             raise BlockValueError(
-                name, f"probability rows need to sum to 1; one is off by {off:.3g}"
+                name,
+                f"labels go from {low} to {high}; {classes} classes need labels from 0 to "
+                f"{classes - 1}",
             )
-
-    return validate
+        return
+    _finite_target(name, x)
+    _between_0_and_1(name, target)
+    off = np.abs(target.astype(np.float64).sum(-1) - 1).max()
+    if off > 1e-2:
+        raise BlockValueError(name, f"probability rows need to sum to 1; one is off by {off:.3g}")

@@ -42,14 +42,14 @@ from fnn.block import (
 )
 from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at
 from fnn.blocks.numerics import (
-    FAR,
+    FAR_EXPONENT,
+    exp_of_sum,
     exp_parts,
-    exp_sum,
     expm1,
-    head_of,
     is_single,
     magnitude,
     one_minus_exp2,
+    round_to_bits,
     split,
 )
 
@@ -279,11 +279,11 @@ def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> B
 
     def exponent(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x / width as exact head and small tail; 0 where x > 0."""
-        x = jnp.where(x > 0, 0.0, jnp.maximum(x, -FAR * width))
+        x = jnp.where(x > 0, 0.0, jnp.maximum(x, -FAR_EXPONENT * width))
         if width == 1:
             return x, jnp.zeros_like(x)
         head, tail = split(1 / Fraction(width), x, (jnp.finfo(x.dtype).nmant + 1) // 2)
-        return head_of(x) * head, (x - head_of(x)) * head + x * tail
+        return round_to_bits(x) * head, (x - round_to_bits(x)) * head + x * tail
 
     def value(x: jax.Array) -> jax.Array:
         head, tail = exponent(x)
@@ -293,7 +293,7 @@ def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> B
         return jnp.where(x > 0, scale * x, below)
 
     def derivative(x: jax.Array) -> jax.Array:
-        power, shift, rest = exp_sum(*exponent(x))
+        power, shift, rest = exp_of_sum(*exponent(x))
         return jnp.where(x > 0, scale, scale * alpha / width * shift * (power + power * rest))
 
     at_zero = scale * alpha / width  # from the left

@@ -1,6 +1,29 @@
-"""Normalisation: of a position across its neighbouring channels, and of a row across its features.
+"""Normalisation: over neighbouring channels, over the features of a row, over a batch.
 
 Symbols: C channels or features, the last axis unless another is named; B... any leading axes.
+
+Layer and batch normalisation share a derivation. Over n numbers, with mean m and variance v (the
+mean of (x - m)^2),
+
+    z = (x - m) / d, d = sqrt(v + epsilon), y = scale z + bias
+
+Since dm/dx_j = 1/n and dv/dx_j = 2 (x_j - m) / n (the deviations sum to 0), dd/dx_j = z_j / n, so
+
+    dz_i/dx_j = ([i = j] - 1/n - z_i z_j / n) / d
+
+and with g = dy scale, the cotangent of z,
+
+    dx_j = sum_i g_i dz_i/dx_j = (g_j - mean(g) - z_j mean(g z)) / d
+
+dscale is the sum of dy z and dbias that of dy, over all entries that share them. The two differ in
+which n numbers these are: the features of one example, or one feature of all examples.
+
+Local response normalisation has y_j = x_j u_j^-beta with u_j = k + alpha / size (the sum of x_i^2
+over the window of j). Then du_j/dx_i = 2 alpha / size x_i for the i in that window, and
+
+    dx_i = dy_i u_i^-beta - 2 alpha beta / size x_i (sum of dy_j x_j u_j^(-beta - 1))
+
+over the channels j whose windows hold i: those of the window turned around.
 """
 
 from __future__ import annotations
@@ -9,7 +32,6 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +40,17 @@ from jax import lax
 from fnn.block import (
     Block,
     BlockValueError,
+    Init,
     Key,
     Kind,
     Params,
     Residuals,
     Rules,
+    Spec,
     compute_dtype,
     no_params,
     require_floating,
-    require_params,
+    require_shapes,
     whole_number,
 )
 
@@ -36,21 +60,20 @@ def local_response_norm(
 ) -> Block:
     """y_c = x_c / u_c^beta, u_c = k + alpha / size (the sum of x_j^2 over size channels around c).
 
-    For x and y of shape (B..., C). Krizhevsky et al. 2012, section 3.3, but for the division by
-    ``size``: Caffe and PyTorch divide alpha by it, the papers of AlexNet and GoogLeNet do not.
-    To have the papers' formula, give ``alpha=size * alpha``; weights that were trained with Caffe
-    or PyTorch, GoogLeNet's among them, need what is here. An even window has the larger half below
-    c, as in PyTorch. Beyond the first and last channel there are zeros.
-
-    Derivative: dx_i = dy_i u_i^-beta - 2 alpha beta / size x_i (the sum of dy_j x_j u_j^(-beta - 1)
-    over the channels j whose windows hold i).
+    For x and y of shape (B..., C), computed in float32 at least. Krizhevsky et al. 2012, section
+    3.3, except that alpha is divided by ``size``, as in Caffe and PyTorch and unlike the papers of
+    AlexNet and GoogLeNet. For the papers' formula give ``alpha=size * alpha``; weights trained with
+    Caffe or PyTorch, GoogLeNet's among them, need the formula here. An even window has its larger
+    half below c, as in PyTorch. Beyond the first and last channel there are zeros.
 
     Args:
       size: the number of channels in a window.
       alpha, beta, k: as above; alpha at least 0, k more than 0, so that u is never 0.
 
-    Computed in float32 at least. Residuals: x. u is computed again: that takes no longer than
-    reading it, and x is often kept already by what comes before.
+    Returns:
+      A block without parameters. Residuals: x. Computing u again takes no longer than reading it,
+      and x is often kept already by the block before. The derivation of its backward is in
+      :mod:`fnn.blocks.normalization`.
 
     Raises:
       BlockValueError: an argument outside its range, or x without axes.
@@ -73,23 +96,20 @@ def local_response_norm(
     below, above = size // 2, (size - 1) // 2
     scale = math.sqrt(alpha / size)  # before squaring: x^2 leaves the range where this does not
 
-    def check(x: Any) -> None:
-        require_floating(name, "x", x)
-        if len(x.shape) == 0:
-            raise BlockValueError(name, "x has no axes, needs a last one of channels")
-
     def powers(scaled: jax.Array) -> tuple[jax.Array, jax.Array]:
         """u^-beta and u^(-beta - 1)."""
         return _powers(k + _window_sum(jnp.square(scaled), below, above), beta)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
-        check(x)
+        require_floating(name, "x", x)
+        if x.ndim == 0:
+            raise BlockValueError(name, "x has no axes, needs a last one of channels")
         wide = x.astype(compute_dtype(x.dtype))
         return (wide * powers(wide * scale)[0]).astype(x.dtype), x
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y_j = x_j u_j^-beta, and u_j has x_i in it for the j whose windows hold i: those
-        # of the window turned around.
+        # forward: y_j = x_j u_j^-beta, and u_j depends on x_i where the window of j holds i: for
+        # the j in the window of i turned around.
         d, scaled = dy.astype(compute_dtype(dy.dtype)), x.astype(compute_dtype(x.dtype)) * scale
         power, steeper = powers(scaled)
         through_u = _window_sum(d * scaled * steeper, above, below)
@@ -114,8 +134,8 @@ def _window_sum(x: jax.Array, below: int, above: int) -> jax.Array:
 def _powers(u: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
     """u^-beta and u^(-beta - 1).
 
-    Roots are faster than powers and exactly rounded. Both results are products of one number:
-    XLA stores what is costly and used twice, and one array in memory is faster than three.
+    Roots are faster than powers and exactly rounded. Both results are products of one root: XLA
+    stores what is costly and used twice, and storing one array is faster than three.
     """
     if beta == 0.75:
         root = 1 / jnp.sqrt(jnp.sqrt(u))
@@ -138,13 +158,10 @@ def layer_norm(
 ) -> Block:
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, along an axis or several.
 
-    Ba, Kiros and Hinton 2016. The variance is the mean of (x - mean)^2, over n and not n - 1: of
-    the differences, so that it is never negative and right where the mean is large. Where a
-    row is constant y is the bias, and gradients are finite: sqrt(epsilon) divides them.
-
-    Derivative, with z = (x - mean) / deviation and g = dy scale:
-    dx = (g - mean(g) - z mean(g z)) / deviation; dscale = the sum of dy z and dbias that of dy,
-    over all other axes.
+    Ba, Kiros and Hinton 2016. The variance is the mean of (x - mean)^2, over n and not n - 1, from
+    the differences, so that it is never negative and right where the mean is large. Where a row is
+    constant y is the bias, and gradients are finite: sqrt(epsilon) divides them. Computed in
+    float32 at least.
 
     Args:
       axis: what is normalised; scale and bias have its size (of several axes, in x's order).
@@ -152,8 +169,10 @@ def layer_norm(
       use_scale, use_bias: whether there are parameters ``scale`` (ones at first) and ``bias``
         (zeros).
 
-    Computed in float32 at least. Residuals: x, and for each row its mean and 1 / deviation; z
-    would be a second array of x's size.
+    Returns:
+      A block. Residuals: x, and for each row its mean and 1 / sqrt(variance + epsilon); z would be
+      a second array of x's size. The derivation of its backward is in
+      :mod:`fnn.blocks.normalization`.
 
     Raises:
       BlockValueError: an axis that x does not have, or an empty one; parameters of another size.
@@ -172,67 +191,34 @@ def layer_norm(
     name = "layer_norm"
     if not 0 < epsilon < math.inf:
         raise BlockValueError(name, f"epsilon is {epsilon!r}, needs a number more than 0")
-    needed = {leaf for leaf, use in (("scale", use_scale), ("bias", use_bias)) if use}
+    leaves = [leaf for leaf, use in (("bias", use_bias), ("scale", use_scale)) if use]
 
-    def axes_of(x: Any) -> tuple[int, ...]:
-        require_floating(name, "x", x)
-        rank, asked = len(x.shape), (axis,) if isinstance(axis, int) else tuple(axis)
-        axes = tuple(sorted({a % rank for a in asked if -rank <= a < rank}))
-        if not asked or len(axes) < len(asked):
-            raise BlockValueError(
-                name,
-                f"axis {axis} does not fit x of shape {tuple(x.shape)}: needs different axes from "
-                f"{-rank} to {rank - 1}",
-            )
-        if any(x.shape[a] == 0 for a in axes):
-            raise BlockValueError(
-                name, f"axis {axis} of x, of shape {tuple(x.shape)}, is empty: it has no mean"
-            )
-        return axes
-
-    def init(key: Key, x: Any) -> Params:
-        shape = tuple(x.shape[a] for a in axes_of(x))
-        dtype = compute_dtype(x.dtype)
-        made = {"scale": jnp.ones(shape, dtype), "bias": jnp.zeros(shape, dtype)}
-        return {leaf: made[leaf] for leaf in sorted(needed)}
-
-    def check_params(params: Params, x: Any, axes: tuple[int, ...]) -> None:
-        require_params(name, params, needed)
-        shape = tuple(x.shape[a] for a in axes)
-        for leaf, value in params.items():
-            if value.shape != shape:
-                raise BlockValueError(
-                    name,
-                    f"{leaf} has shape {value.shape}, x of shape {tuple(x.shape)} needs {shape} "
-                    f"along axis {axis}: give such inputs, or make parameters for these with "
-                    "init(key, x)",
-                )
-
-    def along(leaf: jax.Array, x: Any, axes: tuple[int, ...], dtype: Any) -> jax.Array:
-        """A parameter in a shape that spreads over x."""
-        shape = [size if a in axes else 1 for a, size in enumerate(x.shape)]
-        return leaf.reshape(shape).astype(dtype)
+    def init(key: jax.Array, x: Spec) -> Params:
+        shape = tuple(x.shape[a] for a in _axes(name, axis, x))
+        start = {"bias": jnp.zeros, "scale": jnp.ones}
+        return {leaf: start[leaf](shape, compute_dtype(x.dtype)) for leaf in leaves}
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
-        axes = axes_of(x)
-        check_params(params, x, axes)
+        axes = _axes(name, axis, x)
+        require_shapes(name, params, dict.fromkeys(leaves, tuple(x.shape[a] for a in axes)), x)
         wide = x.astype(compute_dtype(x.dtype))
         mean = jnp.mean(wide, axes, keepdims=True)
-        # The rounding of a large mean would shift the whole row: take out what it left.
+        # A large mean is rounded, which would shift the whole row: subtract that error as well.
         rest = jnp.mean(wide - mean, axes, keepdims=True)
         variance = jnp.mean(jnp.square(wide - mean - rest), axes, keepdims=True)
         inverse = 1 / jnp.sqrt(variance + epsilon)
         y = (wide - mean - rest) * inverse
         if use_scale:
-            y = y * along(params["scale"], x, axes, y.dtype)
+            y = y * _spread(params["scale"], x, axes)
         if use_bias:
-            y = y + along(params["bias"], x, axes, y.dtype)
+            y = y + _spread(params["bias"], x, axes)
         return y.astype(x.dtype), (x, mean, rest, inverse)
 
-    def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y = z scale + bias, z = (x - mean) inverse, and mean and inverse hold x, too.
-        x, mean, rest, inverse = kept
-        axes = axes_of(x)
+    def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
+        # forward: y = z scale + bias, z = (x - mean) inverse, where mean and inverse depend on x,
+        # so dx = inverse (g - mean(g) - z mean(g z)) with g = dy scale.
+        x, mean, rest, inverse = residuals
+        axes = _axes(name, axis, x)
         others = tuple(a for a in range(x.ndim) if a not in axes)
         g = d = dy.astype(mean.dtype)
         z = (x.astype(mean.dtype) - mean - rest) * inverse
@@ -241,37 +227,64 @@ def layer_norm(
             dparams["bias"] = jnp.sum(d, others).astype(params["bias"].dtype)
         if use_scale:
             dparams["scale"] = jnp.sum(d * z, others).astype(params["scale"].dtype)
-            g = d * along(params["scale"], x, axes, d.dtype)
+            g = d * _spread(params["scale"], x, axes)
         g = g - jnp.mean(g, axes, keepdims=True)
         dx = inverse * (g - z * jnp.mean(g * z, axes, keepdims=True))
         return dparams, dx.astype(x.dtype)
 
-    kind = Kind(
-        name, (axis if isinstance(axis, int) else tuple(axis), epsilon, use_scale, use_bias)
-    )
+    asked = axis if isinstance(axis, int) else tuple(axis)
+    kind = Kind(name, (asked, epsilon, use_scale, use_bias))
     return Block(init, forward, backward, name, kind)
 
 
-def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
-    r"""y = scale (x - mean) / sqrt(var + epsilon) + bias, over all axes but the last.
+def _axes(name: str, axis: int | Sequence[int], x: Spec) -> tuple[int, ...]:
+    """The axes of x that are asked for, from 0 on, in order."""
+    require_floating(name, "x", x)
+    rank, asked = len(x.shape), (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(sorted({a % rank for a in asked if -rank <= a < rank}))
+    if not asked or len(axes) < len(asked):
+        raise BlockValueError(
+            name,
+            f"axis {axis} does not fit x of shape {tuple(x.shape)}: needs different axes from "
+            f"{-rank} to {rank - 1}",
+        )
+    if any(x.shape[a] == 0 for a in axes):
+        raise BlockValueError(
+            name, f"axis {axis} of x, of shape {tuple(x.shape)}, is empty: it has no mean"
+        )
+    return axes
 
-    x and y are (B..., C), the rest (C,). ``mean`` and ``var`` are the batch's own, var the mean
-    of squared deviations, which is never negative. Statistics and sums are in float32 or wider.
+
+def _spread(leaf: jax.Array, x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """A parameter of these axes in the rank of x, and in the dtype that x is computed in."""
+    shape = [size if a in axes else 1 for a, size in enumerate(x.shape)]
+    return leaf.reshape(shape).astype(compute_dtype(x.dtype))
+
+
+def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
+    """y = scale (x - mean) / sqrt(var + epsilon) + bias, over all axes but the last.
+
+    Ioffe and Szegedy 2015. x and y are (B..., C), all else (C,). ``mean`` and ``var`` are the
+    batch's own, var the mean of squared deviations, which is never negative. Statistics and sums
+    are in float32 or wider.
 
     Parameters: ``scale`` (ones at first), ``bias`` (zeros) and ``statistics``, the running
     ``mean`` (zeros) and ``var`` (ones), whose gradient is None. After every training step they
-    become momentum x old + (1 - momentum) x the batch's: ``momentum`` weighs the old, as in
-    Flax and Keras, and is 1 minus PyTorch's. ``make_step``, ``make_epoch`` and ``fit`` do that; a
-    loop of your own calls ``net.rules.update_statistics(params, residuals)`` with what forward
-    has kept. ``inference(net)`` reads the running statistics in place of the batch's.
+    become momentum x old + (1 - momentum) x the batch's. ``make_step``, ``make_epoch`` and ``fit``
+    do that; a loop of your own calls ``net.rules.update_statistics(params, residuals)`` with what
+    forward kept. ``inference(net)`` uses the running statistics in place of the batch's.
 
-    Backward, with x' = (x - mean) / sqrt(var + epsilon) and means over the batch:
-    dx = scale / sqrt(var + epsilon) (dy - mean(dy) - x' mean(dy x')).
+    Args:
+      momentum: the weight of the old statistics, from 0 to 1, as in Flax and Keras; 1 minus
+        PyTorch's.
+      epsilon: added to the variance, at least 0.
 
-    Residuals: ``x``, the batch's mean and variance.
+    Returns:
+      A block. Residuals: ``x``, the batch's mean and variance. The derivation of its backward is in
+      :mod:`fnn.blocks.normalization`.
 
     Raises:
-      BlockValueError: x has no axis but channels, or other parameters' number of channels.
+      BlockValueError: x has no axis but channels, or parameters are of another number of channels.
       BlockTypeError: x is not floating.
 
     >>> import fnn, jax, jax.numpy as jnp
@@ -290,29 +303,29 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
     if not epsilon >= 0:
         raise BlockValueError(name, f"epsilon is {epsilon}, needs a number of at least 0")
 
-    def init(key: Key, x: Any) -> Params:
-        _check(name, x)
-        zeros, ones = (make(x.shape[-1], compute_dtype(x.dtype)) for make in (jnp.zeros, jnp.ones))
+    def init(key: jax.Array, x: Spec) -> Params:
+        _require_batch(name, x)
+        shape, dtype = x.shape[-1:], compute_dtype(x.dtype)
+        zeros, ones = jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
         return {"scale": ones, "bias": zeros, "statistics": {"mean": zeros, "var": ones}}
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
-        _check(name, x, params)
+        _require_batch(name, x, params)
         wide = x.astype(compute_dtype(x.dtype))
-        mean = _mean(wide)
-        var = _mean(jnp.square(wide - mean))
-        return _normalise(params, x, mean, var, epsilon), (x, mean, var)
+        mean = _batch_mean(wide)
+        var = _batch_mean(jnp.square(wide - mean))
+        return _normalized(params, x, mean, var, epsilon), (x, mean, var)
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y = scale x' + bias; x' depends on x directly and through mean and var.
+        # forward: y = scale z + bias, z = (x - mean) rate, where mean and rate depend on x,
+        # so dx = scale rate (dy - mean(dy) - z mean(dy z)).
         x, mean, var = residuals
-        wide = dy.astype(mean.dtype)
-        rate = lax.rsqrt(var + epsilon)
-        deviation = (x.astype(mean.dtype) - mean) * rate
-        d, along = _mean(wide), _mean(wide * deviation)
-        scale = _row(params["scale"], x)
-        dx = scale * rate * (wide - d - deviation * along)
+        d, rate = dy.astype(mean.dtype), lax.rsqrt(var + epsilon)
+        z = (x.astype(mean.dtype) - mean) * rate
+        mean_d, mean_dz = _batch_mean(d), _batch_mean(d * z)
+        dx = _per_channel(params["scale"], x) * rate * (d - mean_d - z * mean_dz)
         count = float(x.size // x.shape[-1])
-        return _gradients(params, along * count, d * count), dx.astype(x.dtype)
+        return _gradients(params, mean_dz * count, mean_d * count), dx.astype(x.dtype)
 
     def update_statistics(params: Params, residuals: Residuals) -> Params:
         _, *batch = residuals
@@ -331,58 +344,54 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
     return Block(init, forward, backward, name, kind, rules=rules)
 
 
-def _with_running_statistics(init: Any, epsilon: float, kind: Kind) -> Block:
+def _with_running_statistics(init: Init, epsilon: float, kind: Kind) -> Block:
     """The block at inference: linear in x. Residuals: ``x``."""
     name = "batch_norm"
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
-        _check(name, x, params)
-        mean, var = (_row(params["statistics"][leaf], x) for leaf in ("mean", "var"))
-        return _normalise(params, x, mean, var, epsilon), x
+        _require_batch(name, x, params)
+        mean, var = (_per_channel(params["statistics"][leaf], x) for leaf in ("mean", "var"))
+        return _normalized(params, x, mean, var, epsilon), x
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y = scale (x - mean) / sqrt(var + epsilon) + bias, mean and var constants.
-        mean, var = (_row(params["statistics"][leaf], x) for leaf in ("mean", "var"))
-        wide, rate = dy.astype(mean.dtype), lax.rsqrt(var + epsilon)
+        # forward: y = scale (x - mean) rate + bias, with mean and rate constant: dx = scale rate dy
+        mean, var = (_per_channel(params["statistics"][leaf], x) for leaf in ("mean", "var"))
+        d, rate = dy.astype(mean.dtype), lax.rsqrt(var + epsilon)
         batch = tuple(range(x.ndim - 1))
-        along = jnp.sum(wide * ((x.astype(mean.dtype) - mean) * rate), batch)
-        dx = wide * (_row(params["scale"], x) * rate)
-        return _gradients(params, along, jnp.sum(wide, batch)), dx.astype(x.dtype)
+        dscale = jnp.sum(d * ((x.astype(mean.dtype) - mean) * rate), batch)
+        dx = d * (_per_channel(params["scale"], x) * rate)
+        return _gradients(params, dscale, jnp.sum(d, batch)), dx.astype(x.dtype)
 
     return Block(init, forward, backward, name, kind)
 
 
-def _check(name: str, x: Any, params: Params | None = None) -> None:
+def _require_batch(name: str, x: Spec, params: Params = None) -> None:
+    """Refuses an x without batch axes and, if they are given, parameters of other shapes."""
     require_floating(name, "x", x)
     if len(x.shape) < 2:
         raise BlockValueError(name, f"x has shape {x.shape}, needs a batch axis and channels")
-    if params is None:
-        return
-    require_params(name, params, ("scale", "bias", "statistics"))
-    if params["scale"].shape != x.shape[-1:]:
-        raise BlockValueError(
-            name, f"x has {x.shape[-1]} channels (shape {x.shape}), scale has shape "
-            f"{params['scale'].shape}: are these another network's parameters?",
-        )  # fmt: skip
+    if params is not None:
+        c = tuple(x.shape[-1:])
+        statistics = {"mean": c, "var": c}
+        require_shapes(name, params, {"scale": c, "bias": c, "statistics": statistics}, x)
 
 
-def _mean(x: jax.Array) -> jax.Array:
-    """Over all axes but the last, which are kept; 0 of an empty batch."""
+def _batch_mean(x: jax.Array) -> jax.Array:
+    """Over all axes but the last, each of which stays with size 1; 0 of an empty batch."""
     count = float(max(x.size // max(x.shape[-1], 1), 1))
     return jnp.sum(x, tuple(range(x.ndim - 1)), keepdims=True) / count
 
 
-def _normalise(
+def _per_channel(leaf: jax.Array, x: jax.Array) -> jax.Array:
+    return _spread(leaf, x, (x.ndim - 1,))
+
+
+def _normalized(
     params: Params, x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
 ) -> jax.Array:
     wide = x.astype(mean.dtype)
-    scale, bias = (_row(params[leaf], x) for leaf in ("scale", "bias"))
+    scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
     return ((wide - mean) * lax.rsqrt(var + epsilon) * scale + bias).astype(x.dtype)
-
-
-def _row(leaf: jax.Array, x: jax.Array) -> jax.Array:
-    """Numbers of the channels, in the rank of x and the dtype in which it is computed."""
-    return leaf.astype(compute_dtype(x.dtype)).reshape((1,) * (x.ndim - 1) + leaf.shape)
 
 
 def _gradients(params: Params, dscale: jax.Array, dbias: jax.Array) -> Params:

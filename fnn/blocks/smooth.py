@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
-from fnn.blocks.numerics import FAR, chebyshev, exp_parts, magnitude, minus_root
+from fnn.blocks.numerics import FAR_EXPONENT, chebyshev, exp_parts, magnitude, minus_root
 
 
 def softplus() -> Block:
@@ -99,12 +99,12 @@ def silu() -> Block:
     root = "-1.278464542761073795109358739022980155439"
 
     def value(x: jax.Array) -> jax.Array:
-        x = jnp.maximum(x, -FAR)
+        x = jnp.maximum(x, -FAR_EXPONENT)
         power, shift = exp_parts(-magnitude(x))
         return x * jnp.where(x < 0, shift, 1.0) * jnp.where(x < 0, power, 1) / (1 + power * shift)
 
     def derivative(x: jax.Array) -> jax.Array:
-        low = -jnp.minimum(magnitude(x), FAR)
+        low = -jnp.minimum(magnitude(x), FAR_EXPONENT)
         power, shift = exp_parts(low)
         e = power * shift
         far = (1 + low + e) * shift * power / (1 + e * (2 + e))
@@ -136,7 +136,7 @@ def mish() -> Block:
     root = "-1.192431214515495212137588340420739405601"
 
     def value(x: jax.Array) -> jax.Array:
-        x = jnp.maximum(x, -FAR)
+        x = jnp.maximum(x, -FAR_EXPONENT)
         power, shift = exp_parts(-magnitude(x))
         e = power * shift
         below = x * shift * power
@@ -145,7 +145,7 @@ def mish() -> Block:
         return jnp.where(x < 0, below, above)
 
     def derivative(x: jax.Array) -> jax.Array:
-        size = jnp.minimum(magnitude(x), FAR)
+        size = jnp.minimum(magnitude(x), FAR_EXPONENT)
         power, shift = exp_parts(-size)
         e = power * shift
         w = 4 * (1 - size) + e * (6 - 4 * size + e * (4 + e))
