@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,38 +203,51 @@ def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
 
 TWO = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
 BROKEN = {
-    "empty": (b"", "0 bytes"),
-    "short": (b"\1\0\0", "3 bytes"),
-    "length": (struct.pack("<Q", 2**63) + b"{}", "a header of"),
-    "not json": (struct.pack("<Q", 2) + b"{,", "not JSON"),
-    "not text": (struct.pack("<Q", 2) + b"\xff\xfe", "not JSON"),
-    "nested": (struct.pack("<Q", 9999 * 2) + b"[" * 9999 * 2, "not JSON"),
-    "a list": (struct.pack("<Q", 2) + b"[]", "not a JSON object"),
-    "twice": (struct.pack("<Q", 15) + b'{"a": 1,"a": 2}', "there twice"),
-    "none": (struct.pack("<Q", 2) + b"{}", "without arrays"),
-    "truncated": (safetensors(TWO)[:-1], "truncated: b ends at byte 16 of 15"),
-    "too long": (safetensors(TWO) + b"\0", "1 bytes after the last array"),
-    "overlap": (safetensors(TWO, b=entry(offsets=(4, 12))), "b overlaps"),
-    "the same": (safetensors(TWO, b=entry()), "b overlaps"),
-    "gap": (safetensors(TWO, b=entry("F32", (1,), (12, 16))), "gap at byte 8"),
-    "backwards": (safetensors(TWO, b=entry(offsets=(16, 8))), "needs 8 bytes and has -8"),
-    "dtype": (safetensors(TWO, b=entry(dtype="F8_E4M3")), "dtype 'F8_E4M3'"),
-    "no dtype": (safetensors(TWO, b=entry(dtype=[])), "dtype []"),
-    "negative": (safetensors(TWO, b=entry(shape=(-2,))), "shape [-2]"),
-    "no shape": (safetensors(TWO, b=entry(shape=(True, 2))), "shape [True, 2]"),
-    "huge": (safetensors(TWO, b=entry(shape=(2**62, 2**62))), "needs"),
-    "size": (safetensors(TWO, b=entry(shape=(3,), offsets=(8, 16))), "needs 12 bytes and has 8"),
-    "offsets": (safetensors(TWO, b=entry(offsets=(8,))), "data_offsets [8]"),
-    "entry": (safetensors(TWO, b=3), "b needs dtype, shape and data_offsets"),
+    "empty": b"",
+    "short": b"\1\0\0",
+    "length": struct.pack("<Q", 2**63) + b"{}",
+    "not json": struct.pack("<Q", 2) + b"{,",
+    "not text": struct.pack("<Q", 2) + b"\xff\xfe",
+    "nested": struct.pack("<Q", 9999 * 2) + b"[" * 9999 * 2,
+    "a list": struct.pack("<Q", 2) + b"[]",
+    "truncated": safetensors(TWO)[:-1],
+    "too long": safetensors(TWO) + b"\0",
+    "overlap": safetensors(TWO, b=entry(offsets=(4, 12))),
+    "the same": safetensors(TWO, b=entry()),
+    "gap": safetensors(TWO, b=entry("F32", (1,), (12, 16))),
+    "backwards": safetensors(TWO, b=entry(offsets=(16, 8))),
+    "dtype": safetensors(TWO, b=entry("F7", (8,), (8, 16))),
+    "no dtype": safetensors(TWO, b=entry(dtype=[])),
+    "negative": safetensors(TWO, b=entry(shape=(-2,))),
+    "no shape": safetensors(TWO, b=entry(shape=(True, 2))),
+    "huge": safetensors(TWO, b=entry(shape=(2**62, 2**62))),
+    "size": safetensors(TWO, b=entry(shape=(3,), offsets=(8, 16))),
+    "offsets": safetensors(TWO, b=entry(offsets=(8,))),
+    "entry": safetensors(TWO, b=3),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_safetensors(name: str, tmp_path: Path) -> None:
-    content, message = BROKEN[name]
     path = tmp_path / "w.safetensors"
-    path.write_bytes(content)
-    refused(path, message)
+    path.write_bytes(BROKEN[name])
+    refused(path, "not a whole, well-formed .safetensors file (")
+
+
+def test_safetensors_of_no_arrays_of_other_dtypes_and_without_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors({}))
+    refused(path, "a file without arrays")
+    path.write_bytes(safetensors(TWO, b=entry("F8_E4M3", (8,), (8, 16))))
+    like = {name: jax.ShapeDtypeStruct((2,), jnp.float32) for name in TWO}
+    refused(path, "a dtype that is not NumPy's", "float8_e4m3", like=like)
+    with pytest.raises(OSError):
+        load_weights(tmp_path / "none.safetensors", like)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"pip install 'fnn\[weights\]'"):
+        load_weights(path, like)
 
 
 def test_broken_npz(tmp_path: Path) -> None:
