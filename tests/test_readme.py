@@ -1,39 +1,61 @@
-"""The README's Python runs, and its names are the library's."""
+"""The Python in the README, the guide and CONTRIBUTING.md runs; the documentation is complete."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fnn
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
-def snippets() -> list[str]:
-    blocks = re.findall(r"^( *)```python\n(.*?)^\1```", README.read_text(), re.S | re.M)
-    return ["\n".join(line[len(i) :] for line in code.split("\n")) for i, code in blocks]
+def snippets(page: str) -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
+    blocks = re.findall(r"^( *)```python\n(.*?)^\1```", text, re.S | re.M)
+    code = ["\n".join(line[len(i) :] for line in code.split("\n")) for i, code in blocks]
+    return [c for c in code if not c.startswith("class Block")]
 
 
-def test_every_python_example_runs() -> None:
-    rng = np.random.default_rng(0)
-    names = {
-        **{"fnn": fnn, "jnp": jnp, "jax": jax},
-        **{"x": rng.random((32, 784)), "labels": rng.integers(0, 10, 32)},
-    }
-    examples = [code for code in snippets() if not code.startswith("class Block")]
-    assert len(examples) >= 4
-    for code in examples:
-        exec(compile(code, "README.md", "exec"), names)
-    assert names["logits"].shape == (32, 10)
-    value, gradients = float(names["value"]), [float(g) for g in names["gradients"]]
-    assert (value, gradients) == (-12.0, [-4.0, -4.0, 3.0])
+def run(page: str) -> dict[str, Any]:
+    """The names that a page's code leaves behind, pasted block by block."""
+    names: dict[str, Any] = {}
+    for code in snippets(page):
+        exec(compile(code, page, "exec"), names)
+    return names
+
+
+@pytest.mark.as_users
+def test_the_first_program_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("README.md")
+    printed = capsys.readouterr().out
+    assert float(printed.split()[1]) > 0.95, printed
+    assert "serial: right" in printed
+    assert names["gradients"]["hidden"]["w"].shape == (2, 16)
+
+
+@pytest.mark.as_users
+def test_the_guide_runs() -> None:
+    names = run("docs/guide.md")
+    gradients = [float(g) for g in names["gradients"]]
+    assert (float(names["value"]), gradients) == (-12.0, [-4.0, -4.0, 3.0])
+    weights = names["per_example"]["hidden_1"]["w"]
+    assert weights.shape == (8, 5, 16)
+    np.testing.assert_allclose(names["slope"], jax.grad(jax.nn.gelu)(1.0), atol=1e-3)
+
+
+def test_the_blocks_of_contributing_are_right() -> None:
+    names = run("CONTRIBUTING.md")
     assert_right(names["gaussian"](), jnp.array([-1.0, 0.0, 2.0]))
-    assert_right(names["tied"], jnp.asarray(rng.random((4, 64))))
+    assert_right(names["tied"], jnp.asarray(np.random.default_rng(0).random((4, 64))))
 
 
 def assert_right(block: fnn.Block, x: jax.Array) -> None:
@@ -48,10 +70,52 @@ def assert_right(block: fnn.Block, x: jax.Array) -> None:
     )
 
 
-def test_the_table_of_names_is_complete() -> None:
-    rows = re.findall(r"^\| \w+ \| (`.*) \|$", README.read_text(), re.M)
-    named = {name.split(".")[-1] for row in rows for name in re.findall(r"`([\w.]+)`", row)}
-    internal = {"check", "models", "whiteboard", "BlockError", "Fitted", "Optimizer"}
-    assert set(fnn.__all__) - internal <= named
-    tools = {*fnn.check.__all__, *fnn.whiteboard.__all__}
-    assert named <= {*fnn.__all__, *fnn.models.__all__, *tools}
+def test_the_picture_is_what_the_whiteboard_draws() -> None:
+    names = run("docs/whiteboard.md")
+    drawn = names["board"].svg()
+    # The picture is drawn by `python -m experiments whiteboard`, whose blocks have the same names.
+    shown = (ROOT / "docs/circuit.svg").read_text("utf-8")
+    words = [re.findall(r"<text[^>]*>([^<]*)<", svg)[1:] for svg in (drawn, shown)]
+    assert words[0] == words[1], "draw it again: make -B docs/circuit.svg"
+
+
+# ---- the reference ---------------------------------------------------------------------------
+
+REFERENCE = re.findall(
+    r"^\.\. (?:auto|py:)(\w+):: ([\w.]+)",
+    "\n".join(page.read_text("utf-8") for page in (ROOT / "docs/reference").glob("*.rst")),
+    re.M,
+)
+
+
+@pytest.mark.parametrize("room", [fnn, fnn.check, fnn.models, fnn.whiteboard])
+def test_the_reference_names_everything_public(room: ModuleType) -> None:
+    named = {name for _, name in REFERENCE}
+    public = {
+        f"{room.__name__}.{name}"
+        for name in room.__all__
+        if not isinstance(getattr(room, name), ModuleType)
+    }
+    assert public - named == set(), "add them to a page in docs/reference"
+
+
+def test_what_the_reference_names_exists() -> None:
+    assert len(REFERENCE) > 100
+    for kind, name in REFERENCE:
+        if kind == "module":
+            importlib.import_module(name)
+        else:
+            owner, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(owner), attribute), name
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    pages = [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    ]
+    for page in pages:
+        text = (ROOT / page).read_text("utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"

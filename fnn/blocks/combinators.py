@@ -2,16 +2,16 @@
 
 What becomes of the rules (:class:`fnn.block.Rules`) of the blocks inside:
 
-==================  ===========  ========  =================  ===========  =======
-made by             inference    validate  update_statistics  subgradient  factors
-==================  ===========  ========  =================  ===========  =======
-graph, serial, ...  node by node none      node by node       none         none
-map_nodes           node by node kept      node by node       none         none
-freeze              frozen       kept      none               kept         none
-repeat              repeated     kept      each its own       none         none
-rematerialize       made again   kept      run again          kept         run again
-straight_through    of both      block's   block's            surrogate's  none
-==================  ===========  ========  =================  ===========  =======
+==================  ============  ========  =================  ===========  =========
+made by             inference     validate  update_statistics  subgradient  factors
+==================  ============  ========  =================  ===========  =========
+graph, serial, ...  node by node  none      node by node       none         none
+map_nodes           node by node  kept      node by node       none         none
+freeze              frozen        kept      none               kept         none
+repeat              repeated      kept      each its own       none         none
+rematerialize       made again    kept      run again          kept         run again
+straight_through    of both       block's   block's            surrogate's  none
+==================  ============  ========  =================  ===========  =========
 
 A graph has no subgradient of its own, as a kink inside shows in what the nodes before it make of
 x; each node keeps its own, and so for factors. A frozen block has no gradient to factor and leaves
@@ -68,7 +68,7 @@ def serial(*blocks: Block, **named: Block) -> Block:
       **named: named by keyword; they come after the positional ones.
 
     Returns:
-      A :func:`~fnn.graph.graph` in which every block reads the one before it. Without any
+      A :func:`~fnn.graph` in which every block reads the one before it. Without any
       block it is the identity.
 
     >>> import fnn, jax
