@@ -140,11 +140,10 @@ def main(options: Options) -> int:
 def _batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A few training examples of breast cancer, half of them of each class."""
     data = load("breast_cancer", seed)
-    columns = [data.feature_names.index(name) for name in FEATURES]
     rows = np.concatenate(
         [np.flatnonzero(data.train.target == label)[: EXAMPLES // 2] for label in (0, 1)]
     )
-    return data.train.x[rows][:, columns], data.train.target[rows]
+    return data.train.x[rows][:, data.columns(FEATURES)], data.train.target[rows]
 
 
 # ---- text ------------------------------------------------------------------------------------

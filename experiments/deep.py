@@ -128,7 +128,6 @@ def main(options: Options) -> int:
     fits: dict[str, fnn.Fitted] = {}
     accuracy: dict[str, float] = {}
     few = Split(data.train.x[:256], data.train.target[:256])
-    steps = options.epochs * -(-len(data.train.x) // options.batch_size)
     for name, nonlinearity in NONLINEARITIES.items():
         for residual in (False, True):
             label = f"{name} residual" if residual else name
@@ -140,7 +139,7 @@ def main(options: Options) -> int:
             fits[label] = train(
                 options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
                 {"accuracy": fnn.accuracy}, name=label.replace(" ", "_"),
-                optimizer=scheduled(options, "cosine", steps),
+                optimizer=scheduled(options, "cosine", data.train),
             )  # fmt: skip
             logits = predict(net, fits[label].params, data.test.x, options.jax_dtype)
             accuracy[label] = fnn.accuracy(logits, data.test.target)

@@ -82,7 +82,7 @@ def main(options: Options) -> int:
     body = up_to(net, "relu_1")
     learned = {"hidden_1": fitted.params["hidden_1"]}
     components, center = _principal_components(data.train.x, options.hidden, options.seed)
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    splits = data.splits
     features: dict[str, dict[str, np.ndarray]] = {
         "pixels": {name: s.x for name, s in splits.items()},
         "PCA": {name: (s.x - center) @ components for name, s in splits.items()},

@@ -44,12 +44,7 @@ def all_right(logits: np.ndarray, target: np.ndarray) -> float:
 def main(options: Options) -> int:
     options.prepare()
     data = load("digits", options.seed)
-    sets = {
-        name: Split(split.x, bits(split.target))
-        for name, split in (
-            ("train", data.train), ("validation", data.validation), ("test", data.test)
-        )
-    }  # fmt: skip
+    sets = {name: Split(s.x, bits(s.target)) for name, s in data.splits.items()}
     console.print(
         "[bold]Four neurons, four bits[/bold]: from the picture of a digit to its value in "
         "binary. Every neuron answers its own yes-or-no question, so each has a "

@@ -18,19 +18,19 @@ from experiments.common.run import scheduled
 @dataclass
 class Options(Training):
     data: Literal["mnist", "fashion_mnist"] = "mnist"
-    """which data set"""
+    """data set"""
     model: Literal["mlp", "cnn"] = "mlp"
     """a multilayer perceptron, or a convolutional network"""
     hidden: tuple[int, ...] = (128, 64)
-    """units of each hidden layer (of the mlp)"""
+    """units in each hidden layer (mlp)"""
     channels: tuple[int, ...] = (32, 64)
-    """of each convolution (of the cnn)"""
+    """channels of each convolution (cnn)"""
     dropout: float = 0.25
-    """rate before the linear layers (of the cnn)"""
+    """rate before the linear layers (cnn)"""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """of the learning rate: constant, or falling along a half cosine to 0"""
+    """learning rate: constant, or falling along a half cosine to 0"""
     weight_decay: float = 3e-4
-    """pulls every parameter towards 0: this much of it is added to its gradient"""
+    """pulls every parameter towards 0: this times it is added to its gradient"""
     data_dir: Path | None = None
     """folder that holds mnist/ and fashion_mnist/; else $FNN_DATA, the cache, or a download"""
     batch_size: int = 64
@@ -45,24 +45,19 @@ def main(options: Options) -> int:
     if not 0 <= options.weight_decay < float("inf"):
         raise ValueError(f"--weight-decay is {options.weight_decay}, needs 0 or more")
     data = load(options.data, options.seed, options.data_dir)
-    console.print(
-        f"[bold]{data.about}[/bold] {len(data.train.x)} images to learn from, "
-        f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
-    )
+    console.print(f"[bold]{data.about}[/bold] {data.sizes('images')}.")
     if options.model == "cnn":
         data = _as_images(data)
         net = fnn.models.cnn(10, options.channels, hidden=128, dropout=options.dropout)
     else:
         net = fnn.models.mlp((*options.hidden, 10), fnn.relu())
-    steps = options.epochs * -(-len(data.train.x) // options.batch_size)
-    optimizer = scheduled(options, options.schedule, steps, options.weight_decay)
+    optimizer = scheduled(options, options.schedule, data.train, options.weight_decay)
     return classify_images(options, net, data, optimizer)
 
 
 def _as_images(data: Dataset) -> Dataset:
-    """The same examples in the shape in which a convolution takes them."""
+    """The same examples, of the shape that a convolution takes."""
     assert data.image_shape is not None
     shape = (-1, *data.image_shape)
-    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
-    images = {name: part._replace(x=part.x.reshape(shape)) for name, part in parts.items()}
-    return dataclasses.replace(data, **images)
+    train, validation, test = (s._replace(x=s.x.reshape(shape)) for s in data.splits.values())
+    return dataclasses.replace(data, train=train, validation=validation, test=test)

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from experiments.common import figures, report
+from experiments.common import figures
 from experiments.common.console import console, table
 from experiments.common.data import Dataset, Split, load
 from experiments.common.options import Training
@@ -49,8 +49,7 @@ def main(options: Options) -> int:
     net, loss = fnn.models.logistic_regression(), fnn.binary_cross_entropy()
     console.print(
         f"[bold]One neuron is logistic regression[/bold]: {len(data.feature_names)} features of "
-        f"cell nuclei, benign (1) or malignant (0).\n{len(data.train.x)} examples to learn from, "
-        f"{len(data.validation.x)} to choose the best epoch by, {len(data.test.x)} to be judged on."
+        f"cell nuclei, benign (1) or malignant (0).\n{data.sizes()}."
     )
     page = Report(options)
     fitted = train(
@@ -60,9 +59,8 @@ def main(options: Options) -> int:
     accuracy = fnn.accuracy(z, data.test.target)
     labels, names = data.test.target.astype(int), data.class_names
     page.facts = {"test accuracy": f"{accuracy:.2%}"} | page.facts
-    page.add("Confusion matrix", report.confusion((z > 0).astype(int), labels, names))
     p = np.asarray(jax.nn.sigmoid(z))
-    page.add("Worst mistakes", report.mistakes(None, np.stack([1 - p, p], -1), labels, names))
+    page.classified(np.stack([1 - p, p], -1), labels, names)
     page.write(options.out)
     _draw_neuron(z, data, accuracy, options.out / "neuron.png")
 
@@ -105,8 +103,8 @@ class Optimum(NamedTuple):
 
 
 def _five_features(data: Dataset) -> Split:
-    columns = [data.feature_names.index(name) for name in FEATURES]
-    return Split(data.train.x[:, columns].astype(np.float64), data.train.target)
+    x = data.train.x[:, data.columns(FEATURES)]
+    return Split(x.astype(np.float64), data.train.target)
 
 
 def converge(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, seed: int) -> Optimum:

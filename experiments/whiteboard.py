@@ -160,8 +160,8 @@ def mlp(options: Options) -> Subject:
 
 def _patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
     data = load("breast_cancer", seed)
-    columns = [data.feature_names.index(name) for name in FEATURES]
-    return data.train.x[:1, columns].astype(np.float64), data.train.target[:1].astype(np.float64)
+    x = data.train.x[:1, data.columns(FEATURES)]
+    return x.astype(np.float64), data.train.target[:1].astype(np.float64)
 
 
 def digits(options: Options) -> Subject:

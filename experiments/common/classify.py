@@ -25,36 +25,24 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
         {"accuracy": fnn.accuracy}, optimizer=optimizer, page=page,
     )  # fmt: skip
     logits = predict(net, fitted.params, data.test.x, options.jax_dtype)
-    accuracy = fnn.accuracy(logits, data.test.target)
-    out, names = options.out, data.class_names
+    target = data.test.target
+    accuracy = fnn.accuracy(logits, target)
     assert data.image_shape is not None
-    probabilities = np.asarray(jax.nn.softmax(logits))
     images = data.test.x.reshape(-1, *data.image_shape[:2])
-    # hidden_1 or conv_1, or of a network without either, out.
+    # hidden_1 or conv_1; out in a network without either.
     first = np.asarray(fitted.params[min(fitted.params)]["w"])
-    patterns = first.reshape(-1, first.shape[-1])  # of a convolution, what it looks for in a patch
     shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
     page.facts = {
-        "test accuracy": f"{accuracy:.2%}",
-        "kept": f"epoch {fitted.best_epoch}",
-    } | page.facts
-    page.add("Confusion matrix", report.confusion(logits.argmax(-1), data.test.target, names))
-    page.add(
-        "Worst mistakes",
-        report.mistakes(images.__getitem__, probabilities, data.test.target, names),
-    )
-    page.add("First-layer filters", report.filters(patterns, shape))
-    page.write(out)
+        "test accuracy": f"{accuracy:.2%}", "kept": f"epoch {fitted.best_epoch}"
+    } | page.facts  # fmt: skip
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    page.classified(probabilities, target, data.class_names, images.__getitem__)
+    filters = report.filters(first.reshape(-1, first.shape[-1]), shape)
+    page.add("First-layer filters", filters)
+    page.write(options.out)
     _show_examples(images, logits, data)
-    return conclude(
-        out,
-        {"test accuracy": accuracy, "wrong": f"{_wrong(logits, data)} of {len(images)}"},
-        fitted,
-    )
-
-
-def _wrong(logits: np.ndarray, data: Dataset) -> int:
-    return int(np.sum(logits.argmax(-1) != data.test.target))
+    wrong = f"{np.sum(logits.argmax(-1) != target)} of {len(images)}"
+    return conclude(options.out, {"test accuracy": accuracy, "wrong": wrong}, fitted)
 
 
 def _show_examples(images: np.ndarray, logits: np.ndarray, data: Dataset, count: int = 8) -> None:

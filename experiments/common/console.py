@@ -18,24 +18,25 @@ from rich.table import Table
 
 import fnn
 from fnn.block import Block
+from fnn.introspect.summary import Summary
 
 
 class PatientConsole(Console):
-    """Goes on in silence when its reader leaves (``| head``): a training is not lost to that."""
+    """Falls silent when its reader leaves (``| head``), so that training goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# Where the output is a file or a pipe there is no width to fit, and rich would cut at 80.
+# A file or a pipe has no width; rich would cut lines at 80.
 console = PatientConsole(
     highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120
 )
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Prints a table; columns after the first are numbers, set right."""
+    """Prints a table; columns after the first are right-aligned."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         grid.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -45,19 +46,26 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
 
 
 def print_summary(net: Block, x: Any, parts: bool = True) -> None:
-    """The network, block by block; without ``parts``, only what it is itself made of."""
+    """Prints the network block by block; without ``parts``, its outermost blocks alone."""
     summary = fnn.summary(net, x)
-    rows = [(r.path, r.block, r.output, f"{r.parameters:,}") for r in summary.rows]
+    rows = summary.rows
     if not parts:
-        whole = itertools.groupby(summary.rows, lambda r: r.path.partition("/")[0])
         rows = []
-        for name, group in whole:
-            inside = list(group)
-            kind = inside[0].block if len(inside) == 1 else f"{len(inside)} blocks"
-            count = sum(r.parameters for r in inside)
-            rows.append((name, kind, inside[-1].output, f"{count:,}"))
-    rows.append(("total", "", "", f"{summary.parameters:,}"))
-    table("The network", ("block", "kind", "output", "parameters"), rows)
+        for name, group in itertools.groupby(summary.rows, lambda r: r.path.partition("/")[0]):
+            *_, last = inside = list(group)
+            kind = last.block if len(inside) == 1 else f"{len(inside)} blocks"
+            parameters = sum(r.parameters for r in inside)
+            rows.append(last._replace(path=name, block=kind, parameters=parameters))
+    table("The network", SUMMARY_COLUMNS, summary_rows(summary._replace(rows=rows)))
+
+
+SUMMARY_COLUMNS = ("block", "kind", "output", "parameters")
+
+
+def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
+    """The cells of a summary's table; the last row is the total."""
+    rows = [(r.path, r.block, r.output, f"{r.parameters:,}") for r in summary.rows]
+    return [*rows, ("total", "", "", f"{summary.parameters:,}")]
 
 
 GradientRow = tuple[str, str, str, str]
@@ -67,8 +75,8 @@ GRADIENT_COLUMNS = ("parameter", "shape", "largest gradient", "largest relative 
 def gradient_check(net: Block, loss: Block, params: Any, x: Any, target: Any) -> list[GradientRow]:
     """Prints the largest relative error of every parameter's gradient against ``jax.grad``.
 
-    Both in float64, on a few examples, relative to the parameter's largest gradient: what is
-    left is rounding. Returns the rows of the table.
+    Both in float64, on a few examples, relative to the parameter's largest gradient: the
+    difference is rounding. Returns the rows of the table.
     """
     with jax.enable_x64(True):
         params, x, target = jax.tree.map(_wide, (params, x, target))
@@ -97,7 +105,7 @@ def _wide(a: Any) -> np.ndarray:
 
 
 class TrainingProgress:
-    """Training as it goes: a bar with the time to finish, and at most a dozen lines.
+    """Progress of training: a bar with the time to finish, and about ``lines`` lines.
 
     Used as ``with TrainingProgress(epochs) as progress: fit(..., progress=progress)``.
     """
@@ -121,14 +129,14 @@ class TrainingProgress:
         self.bar.stop()
 
     def within(self, epoch: int, part: float, left: float) -> None:
-        """Inside an epoch, of which ``part`` (0 to 1) is done; ``left`` is in seconds."""
+        """Within an epoch: ``part`` (0 to 1) of it is done; ``left`` is in seconds."""
         self.bar.update(
             self.task, completed=epoch - 1 + part, description="training", left=f"{left:.0f} s left"
         )
 
     def __call__(self, row: dict[str, float], left: float) -> None:
         epoch = int(row["epoch"])
-        # The first epoch includes compilation, so what follows from it is an upper bound.
+        # The first epoch includes compilation: an upper bound.
         bound = "at most " if epoch == 1 else ""
         self.bar.update(
             self.task, completed=epoch, description="training", left=f"{bound}{left:.0f} s left"

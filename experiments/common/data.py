@@ -17,7 +17,7 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,19 @@ class Dataset:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int] | None
     about: str
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def sizes(self, examples: str = "examples") -> str:
+        """How many examples each split has, in words."""
+        train, validation, test = (len(split.x) for split in self.splits.values())
+        return f"{train} {examples} for training, {validation} for validation, {test} for testing"
+
+    def columns(self, names: Sequence[str]) -> list[int]:
+        """The columns of x with these features."""
+        return [self.feature_names.index(name) for name in names]
 
 
 class IdxSource(NamedTuple):

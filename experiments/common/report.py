@@ -1,8 +1,7 @@
-"""report.html: one run on one page, which needs nothing but itself.
+"""report.html: one run on one self-contained page.
 
-A :class:`Report` collects sections while a run goes on; each is a title and HTML. Curves are
-drawn by matplotlib as SVG inside the page, in the page's own text colour, and small images are
-PNG data. All text that comes from elsewhere is escaped.
+A :class:`Report` collects sections during a run; each is a title and HTML. Curves are inline SVG
+by matplotlib, small images are inline PNG data. All text from outside is escaped.
 """
 
 from __future__ import annotations
@@ -28,29 +27,29 @@ from matplotlib.ticker import MaxNLocator
 
 import fnn
 import fnn.whiteboard
-from experiments.common.console import GRADIENT_COLUMNS
-from experiments.common.figures import plt
+from experiments.common.console import GRADIENT_COLUMNS, SUMMARY_COLUMNS, summary_rows
+from experiments.common.figures import GREY, plt
 from experiments.common.report_style import STYLE
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
 from fnn.training.diagnostics.record import Diagnostics
 
-# In the order of the page, whatever the order in which they are made.
+# The sections in the order of the page.
 TITLES = (
     "What stands out", "Learning", "Layers over time", "Confusion matrix", "Worst mistakes",
     "First-layer filters", "One example on the whiteboard", "Gradient check", "The network",
     "How to run it again",
 )  # fmt: skip
 PACKAGES = ("fnn", "jax", "jaxlib", "numpy", "optax", "matplotlib", "scikit-learn")
-# Colours that are told apart on white and on black, by colour-blind readers too.
+# Distinct on white and on black, for colour-blind readers too.
 BLUE, ORANGE, GREEN, RED = "#2f8fd0", "#d98a00", "#1f9e77", "#d9622b"
 DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, GREEN, ORANGE, RED])
-CARD = 1000  # pixels for a whiteboard in a section on a desktop, without its margins
-INK = "#123457"  # what matplotlib draws in this colour takes the page's
+MAX_CONFUSION_CLASSES = 40
+WHITEBOARD_WIDTH = 1000  # pixels: a section of the page on a desktop, without its margins
 
 
 class Report:
-    """The page of one run; ``add`` sections, ``write`` the file, as often as there is more."""
+    """The page of one run: ``add`` sections, ``write`` the file, both any number of times."""
 
     def __init__(self, options: Any, name: str = "") -> None:
         module = type(options).__module__
@@ -62,16 +61,16 @@ class Report:
         self.sections: dict[str, str] = {}
 
     def add(self, title: str, content: str) -> None:
-        """Adds or replaces a section, of the titles in ``TITLES``."""
+        """Adds or replaces the section with this title, one of ``TITLES``."""
         self.sections[TITLES[TITLES.index(title)]] = content
 
     def training(
         self, history: Sequence[Mapping[str, float]], ended: str, stopped: str,
         best_epoch: int = 0, seen: Diagnostics | None = None, label: str = "training",
     ) -> None:  # fmt: skip
-        """Adds what there is to say of every training; ``best_epoch`` is 0 where none is kept.
+        """Adds the sections that every training has.
 
-        ``label`` names the loss in the history.
+        ``best_epoch``: whose parameters are kept; 0 if the last. ``label``: of the training loss.
         """
         if history:
             seconds = history[-1]["seconds"]
@@ -83,6 +82,15 @@ class Report:
         if seen is not None:
             self.add("What stands out", findings(seen))
             self.add("Layers over time", layers(seen))
+
+    def classified(
+        self, probabilities: np.ndarray, target: np.ndarray, names: Sequence[str],
+        see: Callable[[int], np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        """Adds the confusion matrix, if it is small enough to read, and the worst mistakes."""
+        if len(names) <= MAX_CONFUSION_CLASSES:
+            self.add("Confusion matrix", confusion(probabilities.argmax(-1), target, names))
+        self.add("Worst mistakes", mistakes(see, probabilities, target, names))
 
     def write(self, out: Path) -> None:
         """Writes ``out/report.html``."""
@@ -151,7 +159,7 @@ def learning(
             validation = [row["validation_loss"] for row in history]
             curve(axis, epochs, validation, ORANGE, "validation")
         if not math.isnan(known):
-            axis.axhline(known, color=INK, alpha=0.5, lw=1, ls=":", label="knows nothing")
+            axis.axhline(known, color=GREY, lw=1, ls=":", label="chance")
         _kept(axis, best_epoch)
 
     def logarithmic(axis: Axes) -> None:
@@ -207,7 +215,7 @@ def layers(d: Diagnostics) -> str:
         for layer, color in zip(d.layers, colors, strict=True)
     )
     return (
-        f"<p>On the same training examples each time; epoch 0 is before training.</p><div "
+        f"<p>The same training examples each time; epoch 0 is before training.</p><div "
         f'class="chips">{chips}</div>{_grid(drawn)}'
     )
 
@@ -234,11 +242,11 @@ def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) 
     often = "; ".join(
         f"{names[i]} read as {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]
     )
-    said = f"{wrong.sum()} of {len(target)} wrong. Rows: true class; columns: as read."
-    said += f" Most often: {often}." if often else ""
+    caption = f"{wrong.sum()} of {len(target)} wrong. Rows: true class; columns: predicted class."
+    caption += f" Most often: {often}." if often else ""
     return (
-        f'<p>{_text(said)}</p><div class="wide"><table class="confusion"><thead><tr><td></td>{head}'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<p>{_text(caption)}</p><div class="wide"><table class="confusion"><thead><tr><td></td>'
+        f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -246,26 +254,26 @@ def mistakes(
     see: Callable[[int], np.ndarray] | None, probabilities: np.ndarray, target: np.ndarray,
     names: Sequence[str], count: int = 24,
 ) -> str:  # fmt: skip
-    """Those that were read wrong, least probability of the true class first, at most ``count``.
+    """The misclassified examples, the least probable true class first, at most ``count``.
 
-    ``see(i)`` is the i-th, (height, width) or with three colours; None where there is nothing to
-    be seen, and the answer is a table.
+    ``see(i)`` is the i-th image, (height, width) or with three colours; None for a table instead.
     """
     order = np.argsort(probabilities[np.arange(len(target)), target])
     guesses = probabilities.argmax(-1)
     wrong = order[guesses[order] != target[order]]
     if not len(wrong):
         return f"<p>None: all {len(target)} were read right.</p>"
-    said = (
+    caption = (
         f"<p>{min(count, len(wrong))} of the {len(wrong)} that were read wrong, the least "
-        "probability of the true class first"
+        "probable true class first"
     )
     if see is None:
         rows = [
             (str(i), names[target[i]], names[guesses[i]], f"{probabilities[i, guesses[i]]:.1%}")
             for i in wrong[:count]
         ]
-        return f"{said}.</p>{_table(('example', 'true class', 'read as', 'how sure'), rows)}"
+        columns = ("example", "true class", "read as", "probability")
+        return f"{caption}.</p>{_table(columns, rows)}"
     figures = []
     for i in wrong[:count]:
         name = f"{names[target[i]]}, read as {names[guesses[i]]}"
@@ -274,16 +282,16 @@ def mistakes(
             f"<small>{probabilities[i, guesses[i]]:.0%}</small></figcaption></figure>"
         )
     return (
-        f"{said}. Below each: how sure the network was of what it read.</p>"
+        f"{caption}. Below each: the probability of what was read.</p>"
         f'<div class="tiles">{"".join(figures)}</div>'
     )
 
 
 def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
-    """The weights (pixels, units) of a first layer: red where a unit wants ink, blue where not.
+    """The weights (pixels, units) of a first layer: red where positive, blue where negative.
 
-    ``shape`` is that of the pixels: (height, width), or with three colours, whose weights are
-    then drawn as a colour each, grey where they are 0.
+    ``shape`` is that of an image: (height, width), or with three colours; then each weight is
+    drawn in its colour, and grey is 0.
     """
     strongest = np.argsort(-np.linalg.norm(w, axis=0))[:count]
     limit = np.abs(w).max(axis=0) + 1e-30
@@ -291,37 +299,35 @@ def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
         f"<figure>{_image(w[:, i].reshape(shape) / limit[i], 'RdBu_r', f'unit {i}', 1.0)}</figure>"
         for i in strongest
     )
-    said = f"The {len(strongest)} units of {w.shape[1]} with the largest weights. "
+    caption = f"The {len(strongest)} of {w.shape[1]} units with the largest weights. "
     if len(shape) == 3:
-        said += "Each is the picture that the unit answers to most, grey where it sees nothing."
+        caption += "Each is the image that excites the unit most; grey: no weight."
     else:
-        said += "Red: the unit wants ink here; blue: it wants none."
-    return f'<p>{said}</p><div class="tiles small">{tiles}</div>'
+        caption += "Red: ink here excites the unit; blue: it inhibits the unit."
+    return f'<p>{caption}</p><div class="tiles small">{tiles}</div>'
 
 
 def whiteboard(net: Block, loss: Block, params: Any, example: tuple[Any, Any]) -> str:
-    """Forward values and gradients of one example, as the network is at inference, drawn."""
+    """Values and gradients of one example through the network at inference, drawn."""
 
     def trace(params: Any, x: Any, target: Any) -> fnn.whiteboard.Trace:
         return fnn.whiteboard.trace(fnn.inference(net), params, x, target, loss)
 
-    return f'<div class="wide">{jit_for_few_runs(trace)(params, *example).svg(width=CARD)}</div>'
+    drawing = jit_for_few_runs(trace)(params, *example).svg(width=WHITEBOARD_WIDTH)
+    return f'<div class="wide">{drawing}</div>'
 
 
 def gradient_check(rows: Iterable[Sequence[str]]) -> str:
     """The rows of :func:`experiments.common.console.gradient_check`."""
     return (
-        "<p>The hand-written backward pass against <code>jax.grad</code>, both in float64, before "
-        f"training: what is left is rounding.</p>{_table(GRADIENT_COLUMNS, rows)}"
+        "<p>The hand-written backward pass against <code>jax.grad</code> before training, both in "
+        f"float64: the difference is rounding.</p>{_table(GRADIENT_COLUMNS, rows)}"
     )
 
 
 def network(net: Block, x: Any) -> str:
     """The summary, block by block."""
-    summary = fnn.summary(net, x)
-    rows = [[r.path, r.block, r.output, f"{r.parameters:,}"] for r in summary.rows]
-    rows.append(["total", "", "", f"{summary.parameters:,}"])
-    return _table(("block", "kind", "output", "parameters"), rows)
+    return _table(SUMMARY_COLUMNS, summary_rows(fnn.summary(net, x)))
 
 
 def _settings(options: Any) -> str:
@@ -349,7 +355,7 @@ def _text(value: Any) -> str:
 
 
 def _version(package: str) -> str:
-    """'' where it is not installed."""
+    """'' if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -383,7 +389,7 @@ def _grid(figures: Iterable[str]) -> str:
 
 def _kept(axis: Axes, epoch: int) -> None:
     if epoch:
-        axis.axvline(epoch, color=INK, alpha=0.6, lw=1, ls="--", label=f"kept: epoch {epoch}")
+        axis.axvline(epoch, color=GREY, lw=1, ls="--", label=f"kept: epoch {epoch}")
 
 
 def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
@@ -391,10 +397,9 @@ def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
     style: Any = {  # rc_context wants its own type of keys
         "svg.fonttype": "none", "svg.hashsalt": "fnn", "axes.spines.top": False,
         "axes.spines.right": False, "font.size": 9, "axes.linewidth": 0.8,
-        "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.edgecolor": GREY, "xtick.color": GREY,
+        "ytick.color": GREY, "grid.color": GREY,  # texts take the page's colour
     }  # fmt: skip
-    drawn_in = ("text.", "axes.edge", "axes.label", "xtick.", "ytick.", "grid.")
-    style |= {f"{part}color": INK for part in drawn_in}
     with plt.rc_context(style):
         figure, axis = plt.subplots(figsize=(4.4, 2.7), layout="constrained")
         draw(axis)
@@ -410,15 +415,16 @@ def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
     start = svg.index("viewBox")
     svg = (
         f'<svg role="img" aria-label="{_text(title)}" xmlns="http://www.w3.org/2000/svg" '
-        f'xmlns:xlink="http://www.w3.org/1999/xlink" {svg[start:].replace(INK, "currentColor")}'
+        f'xmlns:xlink="http://www.w3.org/1999/xlink" {svg[start:]}'
     )
     return f"<figure><figcaption>{_text(title)}</figcaption>{svg}</figure>"
 
 
-def _image(pixels: np.ndarray, colors: str, said: str, limit: float | None = None) -> str:
-    """A small image as PNG data; values from -limit to limit, or from the least to the most.
+def _image(pixels: np.ndarray, colors: str, alt: str, limit: float | None = None) -> str:
+    """A small image as PNG data.
 
-    With three colours, uint8 as they are, others from -limit to limit.
+    Values range from -limit to limit, or without a limit from the smallest to the largest; three
+    colours without a limit are uint8.
     """
     low, high = (None, None) if limit is None else (-limit, limit)
     if pixels.ndim == 3 and limit is not None:
@@ -426,4 +432,4 @@ def _image(pixels: np.ndarray, colors: str, said: str, limit: float | None = Non
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, pixels, vmin=low, vmax=high, cmap=colors, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{_text(said)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{_text(alt)}" src="data:image/png;base64,{data}">'

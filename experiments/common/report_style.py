@@ -1,4 +1,4 @@
-"""The looks of report.html: light and dark, from a phone's width to a wide screen."""
+"""The style sheet of report.html: light and dark, from a phone to a wide screen."""
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -31,6 +31,7 @@ figcaption { font-size: .875rem; font-weight: 600; margin-bottom: .2rem; }
   minmax(min(100%, 19rem), 1fr)); }
 .grid svg { display: block; width: 100%; height: auto; color: var(--ink); }
 svg text { font-family: inherit !important; }
+.grid svg text { fill: currentColor !important; }
 ul { list-style: none; margin: 0 0 1rem; padding: 0; display: grid; gap: .75rem; }
 .finding { padding: .8rem 1rem; border-radius: .5rem; border-left: .3rem solid var(--bad);
   background: color-mix(in srgb, var(--bad) 9%, transparent); }

@@ -120,19 +120,20 @@ def _try_out(
         ) from error
 
 
-def scheduled(options: Training, schedule: str, steps: int, weight_decay: float = 0.0) -> Any:
+def scheduled(options: Training, schedule: str, data: Split, weight_decay: float = 0.0) -> Any:
     """The optimiser of the options, with a schedule of the learning rate and weight decay.
 
     Args:
-      schedule: "constant", or "cosine": falling to 0 over ``steps``. Large steps to begin with,
-        and at the end steps so small that the noise of the batches averages out (Loshchilov
-        and Hutter 2017).
+      schedule: "constant", or "cosine": falling to 0 over all epochs of ``data``. Steps are large
+        at first, and at the end so small that the noise of the batches averages out
+        (Loshchilov and Hutter 2017).
       weight_decay: adds this times each parameter to its gradient, as if the loss had a term
         weight_decay/2 |params|^2.
     """
     import optax
 
     if schedule == "cosine":
+        steps = options.epochs * -(-len(data.x) // options.batch_size)
         falling: Any = optax.cosine_decay_schedule(options.learning_rate, steps)
         options = dataclasses.replace(options, learning_rate=falling)
     optimizer = options.make_optimizer()

@@ -42,7 +42,6 @@ from fnn.training.fit import ADVICE
 PUBLISHED, SMALL = (2, 2, 2), (1, 2, 1)
 NARROWEST = 1 / 16  # one channel where the published network has the fewest, 16
 MOMENTUM, DECAY, EPOCHS_A_DECAY = 0.9, 0.96, 8
-DRAWN_CLASSES = 40  # of more a confusion matrix cannot be read
 
 
 @dataclass(kw_only=True)
@@ -229,10 +228,8 @@ def _report(data: Data, learned: Learned, judged: Judged, page: Report) -> None:
     labels = data.test.labels
     label = "training, all three classifiers"
     page.training(learned.history, learned.status, learned.message, label=label)
-    if len(data.names) <= DRAWN_CLASSES:
-        page.add("Confusion matrix", report.confusion(judged.guess, labels, data.names))
     probabilities = np.asarray(jax.nn.softmax(judged.logits))
-    page.add("Worst mistakes", report.mistakes(data.seen, probabilities, labels, data.names))
+    page.classified(probabilities, labels, data.names, data.seen)
     w = np.asarray(learned.average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
     shape = w.shape[: 2 if data.channels == 1 else 3]
     page.add("First-layer filters", report.filters(w.reshape(-1, w.shape[-1]), shape))

@@ -338,8 +338,8 @@ def test_interrupted_download_leaves_nothing(home: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (gzip.compress(b"other data"), ["found SHA-256", "needs SHA-256"]),
-        (gzip.compress(b"cut off")[:-9], ["truncated gzip data"]),
+        (gzip.compress(b"other data", mtime=0), ["found SHA-256", "needs SHA-256"]),
+        (gzip.compress(b"cut off", mtime=0)[:-9], ["truncated gzip data"]),
         (b"<html>Log in</html>", ["corrupted gzip data", "Not a gzipped file"]),
     ],
 )
