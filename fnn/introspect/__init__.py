@@ -1,1 +1,1 @@
-"""Looking at a network from outside: block by block, by shapes alone, for the first NaN."""
+"""Tools that look at a network from outside: watch, summary, flops, finite, autodiff."""

@@ -16,7 +16,7 @@ from fnn.introspect.watch import watch
 
 
 class NonFinite(NamedTuple):
-    """Where the first NaN or infinity appeared: which block, in which pass, from what."""
+    """Where the first NaN or infinity appeared: the block, the pass, and its inputs in words."""
 
     path: str
     direction: str  # "forward" or "backward"
@@ -29,7 +29,7 @@ class NonFinite(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One block in one pass, and the floating arrays that went in: (name, dtype, shape)."""
+    """One block in one pass, and its floating inputs: (name, dtype, shape)."""
 
     path: str
     direction: str
@@ -39,10 +39,11 @@ class Event(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Finite:
-    """Every block's answer, in the order in which they ran; a pytree, so it comes out of jit.
+    """What every block returned, in order of execution; a pytree, so it comes out of jit.
 
-    ``ok``: bool (events,). ``statistics``: for each event (inputs, 5): smallest, largest, mean,
-    root mean square of what is finite, and how many are not.
+    ``ok``: bool (events,), whether all of it is finite. ``statistics``: float32 (inputs, 5) for
+    each event: smallest, largest, mean and root mean square of the finite entries, and the number
+    of others.
     """
 
     ok: jax.Array
@@ -51,7 +52,7 @@ class Finite:
 
     @property
     def first(self) -> NonFinite | None:
-        """The first block whose output or cotangents are not finite, or None."""
+        """The first block with an output or cotangents that are not finite, or None."""
         ok = np.asarray(self.ok)
         if ok.all():
             return None
@@ -64,12 +65,16 @@ class Finite:
 
 
 def finite(net: Block, loss: Block | None = None) -> Callable[..., Finite]:
-    """Watches every block of a network as it runs forward and backward.
+    """Finds the first block of a network whose output or cotangents are not finite.
+
+    Args:
+      net: a network.
+      loss: its loss; without one, backward starts from a cotangent of ones.
 
     Returns:
-      ``f(params, x, target, key=None) -> Finite``; without a loss ``f(params, x, key=None)``,
-      going back from a cotangent of ones. A pure function: run it under ``jax.jit``, and read
-      ``.first`` of the answer outside. A ``repeat`` or ``rematerialize`` counts as one block.
+      ``f(params, x, target, key=None) -> Finite``; without a loss ``f(params, x, key=None)``. A
+      pure function: run it under ``jax.jit``, and read ``.first`` of the result outside. A
+      ``repeat`` or ``rematerialize`` counts as one block.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.serial(shift=fnn.negate(), root=fnn.sqrt())
@@ -88,16 +93,16 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
     statistics: list[jax.Array] = []
     events: list[Event] = []
 
-    def note(direction: str, path: str, made: Value, **given: Value) -> None:
-        # Blocks inside are noted before the ones around them, so the first is the innermost.
+    def note(direction: str, path: str, results: Value, **inputs: Value) -> None:
+        # Blocks inside come before those around them, so the first bad one is the innermost.
         arrays = [
             (jax.tree_util.keystr(where, simple=True, separator="/"), jnp.asarray(leaf))
-            for where, leaf in jax.tree_util.tree_leaves_with_path(given)
+            for where, leaf in jax.tree_util.tree_leaves_with_path(inputs)
         ]
         arrays = [(name, a) for name, a in arrays if is_floating(a) and a.size]
-        inputs = tuple((name, str(a.dtype), a.shape) for name, a in arrays)
-        events.append(Event(path or block.name, direction, inputs))
-        ok.append(_all_finite(made))
+        described = tuple((name, str(a.dtype), a.shape) for name, a in arrays)
+        events.append(Event(path or block.name, direction, described))
+        ok.append(_all_finite(results))
         rows = [_statistics(a) for _, a in arrays]
         statistics.append(jnp.stack(rows) if rows else jnp.zeros((0, 5)))
 
@@ -108,9 +113,9 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
             return y, residuals
 
         def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-            made = inner.backward(params, residuals, dy)
-            note("backward", path, made, dy=dy, params=params)
-            return made
+            cotangents = inner.backward(params, residuals, dy)
+            note("backward", path, cotangents, dy=dy, params=params)
+            return cotangents
 
         return inner._replace(forward=forward, backward=backward)
 
@@ -134,17 +139,17 @@ def _statistics(a: jax.Array) -> jax.Array:
     a = a.astype(compute_dtype(a.dtype))
     good = jnp.isfinite(a)
     count = jnp.maximum(jnp.sum(good, dtype=a.dtype), 1)
-    known = jnp.where(good, a, 0)
+    finite = jnp.where(good, a, 0)
     numbers = (
         jnp.min(jnp.where(good, a, jnp.inf)), jnp.max(jnp.where(good, a, -jnp.inf)),
-        jnp.sum(known) / count, jnp.sqrt(jnp.sum(jnp.square(known)) / count),
+        jnp.sum(finite) / count, jnp.sqrt(jnp.sum(jnp.square(finite)) / count),
         jnp.sum(~good, dtype=a.dtype),
     )  # fmt: skip
     return jnp.stack([n.astype(jnp.float32) for n in numbers])
 
 
 def _describe(event: Event, rows: np.ndarray) -> str:
-    """Shape, range, mean and number of bad values of every float array that went in."""
+    """Shape, range, mean and number of bad entries of every floating input."""
     parts = []
     for (name, dtype, shape), (low, high, mean, _, bad) in zip(event.inputs, rows, strict=True):
         text = f"{name}: {dtype}{list(shape)}"

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# One operation for each number that comes out.
+# One operation for each number of the output.
 _ELEMENTWISE = {
     "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
     "clamp", "cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
@@ -17,7 +17,7 @@ _ELEMENTWISE = {
     "nextafter", "pow", "rem", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "sub",
     "tan", "tanh",
 }  # fmt: skip
-# One for each number that goes in.
+# One for each number of the input.
 _REDUCTIONS = {
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "cumsum",
     "cumprod", "cummax", "cummin", "cumlogsumexp", "scatter-add", "scatter_add",
@@ -26,15 +26,20 @@ _REDUCTIONS = {
 
 
 def flops(f: Callable[..., Any], *args: Any) -> int:
-    """How many floating-point operations ``f(*args)`` takes; nothing runs, nothing is allocated.
+    """Counts the floating-point operations of ``f(*args)``; nothing runs, nothing is allocated.
 
-    A product and its sum count 2, so an (m, k) times (k, n) matrix product takes 2 m k n.
-    Arithmetic and functions such as exp count 1 for each number of the result, reductions 1 for
-    each number that goes in, and what only moves, compares or selects numbers counts 0. A loop
-    counts as often as it runs (once where that depends on data), of a branch the dearest.
+    A multiplication and an addition count 2, so an (m, k) times (k, n) matrix product takes
+    2 m k n. Arithmetic and functions such as exp count 1 for each number of the result, reductions
+    1 for each number of the input; moving, comparing and selecting numbers counts 0. A loop body
+    counts once per iteration (once if their number depends on data); of the branches of a
+    conditional, the most expensive counts.
 
     Args:
+      f: a function that JAX can trace.
       args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such.
+
+    Returns:
+      The number of operations, a Python integer.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnn.introspect.flops import flops
@@ -62,7 +67,7 @@ def _of(equation: Any) -> int:
     if name == "conv_general_dilated":
         numbers = params["dimension_numbers"].rhs_spec  # (out channels, in channels, places...)
         each = math.prod(into[1].shape[axis] for axis in numbers[1:])
-        # The zeros between the numbers of a dilated input take no work in a good kernel.
+        # A good kernel skips the zeros between the numbers of a dilated input.
         return 2 * out.size * each // math.prod(params["lhs_dilation"])
     if not any(jnp.issubdtype(v.dtype, jnp.inexact) for v in into if hasattr(v, "dtype")):
         return 0
@@ -72,8 +77,8 @@ def _of(equation: Any) -> int:
 
 
 def jaxprs_inside(params: dict[str, Any]) -> Iterator[Any]:
-    """Of an equation's parameters the jaxprs: of a loop, a branch, a call, or a custom rule (its
-    value, not its derivative)."""
+    """Yields the jaxprs inside an equation's parameters: loop bodies, branches, calls, and the
+    primal of a custom rule."""
     for value in params.values():
         for inner in value if isinstance(value, (tuple, list)) else (value,):
             inner = getattr(inner, "jaxpr", inner)

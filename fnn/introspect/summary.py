@@ -15,8 +15,8 @@ from fnn.introspect.watch import is_network, watch
 
 
 class Row(NamedTuple):
-    """One block: its path, its kind, its output's shape, its parameters, floating-point
-    operations forward and backward, the bytes kept for backward, and what those are."""
+    """One block: path, name, output's dtype and shape, number of parameters, floating-point
+    operations of forward and backward, bytes kept for backward, and what those are."""
 
     path: str
     block: str
@@ -29,9 +29,9 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The rows of the blocks that are not graphs themselves, in order of execution.
+    """A row for every block that is no graph, in order of execution, and totals.
 
-    An array that several blocks keep counts once in the total of bytes.
+    An array that several blocks keep counts once in the total of ``residual_bytes``.
     """
 
     rows: list[Row]
@@ -73,13 +73,19 @@ class Summary(NamedTuple):
 
 
 def summary(net: Block, x: Value, key: Key = None) -> Summary:
-    """A table of the network by block path: output shape, parameters, floating-point operations
-    (see :func:`fnn.introspect.flops.flops`), and what is kept for backward.
+    """A table of the network by block path: outputs, parameters, floating-point operations (see
+    :func:`fnn.introspect.flops.flops`), and what is kept for backward.
 
     Args:
       net: the network.
-      x: an input, or its ``jax.ShapeDtypeStruct``; the batch size counts.
-      key: for a network that draws random numbers; by default ``jax.random.key(0)``.
+      x: an input or its ``jax.ShapeDtypeStruct``, with the batch size in question.
+      key: randomness for the network; by default ``jax.random.key(0)``.
+
+    Returns:
+      A :class:`Summary`; print it for the table.
+
+    Raises:
+      BlockError: a block refuses the shape or dtype of its input.
 
     >>> import fnn, jax
     >>> net = fnn.serial(hidden=fnn.linear(128), act=fnn.relu(), out=fnn.linear(10))
@@ -102,23 +108,24 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
             y, residuals = block.forward(params, x, key)
             sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
-            known = {"x": x, "y": y, "key": key, "": params}
+            names = {"x": x, "y": y, "key": key, "": params}
             forward_flops = flops(lambda p, x: block.forward(p, x, key), *_shapes((params, x)))
             backward_flops = flops(block.backward, *_shapes((params, residuals, y)))
             row = Row(
                 path or block.name, block.name, ", ".join(_words(y)), sum(sizes),
                 forward_flops, backward_flops, bytes_of(residuals),
-                ", ".join(_words(residuals, known)),
+                ", ".join(_words(residuals, names)),
             )  # fmt: skip
             rows.append(row)
             return y, residuals
 
         return block._replace(forward=forward)
 
-    kept: list[int] = []
+    residual_bytes = 0
 
     def run(params: Params, x: Value, key: Key) -> None:
-        kept.append(bytes_of(watch(net, counted).forward(params, x, key)[1]))
+        nonlocal residual_bytes
+        residual_bytes = bytes_of(watch(net, counted).forward(params, x, key)[1])
 
     params = jax.eval_shape(net.init, key, x)
     jax.eval_shape(run, params, x, key)
@@ -127,22 +134,22 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
         sum(math.prod(p.shape) for p in jax.tree.leaves(params)),
         sum(row.forward_flops for row in rows),
         sum(row.backward_flops for row in rows),
-        kept[0],
+        residual_bytes,
     )
 
 
 def _shapes(tree: Any) -> Any:
-    """The shapes of what is traced; what is no array stays."""
+    """Arrays as their shapes and dtypes; everything else stays."""
     return jax.tree.map(
         lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype) if hasattr(v, "dtype") else v, tree
     )
 
 
-def _words(tree: Any, known: dict[str, Any] | None = None) -> Iterator[str]:
-    """Each array by its path in what is known, or else by its dtype and shape."""
+def _words(tree: Any, named: dict[str, Any] | None = None) -> Iterator[str]:
+    """Each array by its path in ``named``, or else by its dtype and shape."""
     names = {
         id(leaf): jax.tree_util.keystr(path, simple=True, separator="/").strip("/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(known or {})
+        for path, leaf in jax.tree_util.tree_leaves_with_path(named or {})
     }
     for leaf in jax.tree.leaves(tree):
         if hasattr(leaf, "dtype"):

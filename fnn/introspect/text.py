@@ -1,4 +1,4 @@
-"""Names, arrays and sizes in a few safe words."""
+"""Names, arrays and sizes as short, safe text."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import jax
 
 
 def clean(text: str, longest: int = 10_000) -> str:
-    """A name as it can be shown: nothing invisible, nothing that turns the text around, short.
+    """A name that is safe to print: nothing invisible, nothing that reverses the text, not long.
 
-    What is written from right to left stays among its own; text that was cleaned stays as it is.
+    Right-to-left text is isolated from what stands around it. Cleaning twice changes nothing.
 
     >>> clean("a\\u202eb\\x00" + "c" * 90, 8)
     'a�b�ccc…'
     """
     isolates = _well_nested(text)
-    shown = "".join(
+    printed = "".join(
         "�" if unicodedata.category(c)[0] == "C" and not (isolates and c in "\u2068\u2069") else c
         for c in text
     )
-    if len(shown) > longest:
-        shown = shown[: longest - 1] + "…"
-        shown += "\u2069" * (shown.count("\u2068") - shown.count("\u2069"))
+    if len(printed) > longest:
+        printed = printed[: longest - 1] + "…"
+        printed += "\u2069" * (printed.count("\u2068") - printed.count("\u2069"))
     depth, turns = 0, False
-    for c in shown:
+    for c in printed:
         depth += (c == "\u2068") - (c == "\u2069")
         turns |= not depth and unicodedata.bidirectional(c) in ("R", "AL")
     if turns:
-        return f"\u2068{shown}\u2069"  # first strong isolate, and its end
-    return shown if shown.strip() else "␣" * len(shown)
+        return f"\u2068{printed}\u2069"  # first strong isolate, and its end
+    return printed if printed.strip() else "␣" * len(printed)
 
 
 def _well_nested(text: str) -> bool:
-    """Whether every isolate ends that begins, as in what has been cleaned before."""
+    """Whether every isolate that begins also ends, as in text that was cleaned before."""
     depth = 0
     for c in text:
         depth += (c == "\u2068") - (c == "\u2069")
@@ -45,7 +45,7 @@ def _well_nested(text: str) -> bool:
 
 
 def kind_of(array: Any) -> str:
-    """Dtype and shape of an array, such as float32[8,16]."""
+    """Dtype and shape of an array, as in float32[8,16]."""
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
@@ -56,7 +56,7 @@ def bytes_of(tree: Any) -> int:
 
 
 def readable_bytes(count: int) -> str:
-    """A number of bytes in the unit that suits it."""
+    """A number of bytes with a unit: 98.0 KB."""
     size = float(count)
     for unit in ("B", "KB", "MB", "GB"):
         if size < 1024 or unit == "GB":
@@ -66,7 +66,7 @@ def readable_bytes(count: int) -> str:
 
 
 def readable_count(count: int) -> str:
-    """A number to three digits, in thousands (K), millions (M) and so on."""
+    """A number to three digits: 6.43 M for millions."""
     size = float(count)
     for unit in ("", "K", "M", "G", "T"):
         if size < 1000 or unit == "T":

@@ -1,7 +1,7 @@
 """The whiteboard: a network's values and gradients, recorded and drawn.
 
-``trace(net, params, x, target, loss)`` runs a network once, forward and backward, and keeps what
-every block in it did; the trace draws itself as ``text()``, ``svg()``, ``html()``, ``mermaid()``.
+``trace(net, params, x, target, loss)`` runs a network once, forward and backward, and records what
+every block did; the trace draws itself: ``text()``, ``svg()``, ``html()``, ``mermaid()``.
 """
 
 from fnn.whiteboard.drawable import Trace as Trace

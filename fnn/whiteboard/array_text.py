@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - numbers are set with a true minus
-"""An array in few words: exact numbers if there are few, else shape, mean, spread, heat map."""
+"""An array as text: all numbers if there are few, else shape, mean, spread, heat map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EXACT = 9  # numbers up to which all of them are shown, and whole local derivatives kept
+EXACT = 9  # numbers, up to which all are shown and whole local derivatives recorded
 CELLS = 24  # rows and columns of a heat map, at most
 
 
@@ -33,7 +33,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def exactly(value: Any) -> str:
-    """All the digits that tell the number from its neighbours in its dtype."""
+    """The fewest digits that identify the number in its dtype."""
     return str(value).replace("-", "−").replace("nan", "NaN").replace("inf", "∞")
 
 
@@ -43,11 +43,11 @@ def shape_of(a: Any) -> str:
 
 
 class Tensor(NamedTuple):
-    """What is said of an array.
+    """An array as text.
 
-    ``numbers``: rows of numbers, all of them, where there are nine at most. ``summary``: mean and
-    spread, of integers the range. ``magnitude``: the Euclidean norm. ``bad``: what is not finite,
-    '' if all is.
+    ``numbers``: all of them, in rows, where there are nine at most. ``summary``: mean and standard
+    deviation; the range of integers. ``magnitude``: the Euclidean norm. ``bad``: how many are not
+    finite, '' for none.
     """
 
     shape: str
@@ -59,29 +59,26 @@ class Tensor(NamedTuple):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The numbers in rows, or what there is to say instead of them."""
+        """The numbers in rows, or their summary."""
         if self.numbers:
             return tuple("  ".join(row) for row in self.numbers)
         return (self.summary,)
 
 
 def arrays(value: Any) -> list[Any]:
-    """The arrays in a value, keys left out (they are no numbers)."""
-    return [v for v in jax.tree.leaves(value) if not _is_key(v)]
-
-
-def _is_key(v: Any) -> bool:
-    return bool(jnp.issubdtype(v.dtype, jax.dtypes.prng_key))
+    """The arrays in a value, random keys left out."""
+    leaves = jax.tree.leaves(value)
+    return [v for v in leaves if not jnp.issubdtype(v.dtype, jax.dtypes.prng_key)]
 
 
 def wide(array: Any) -> np.ndarray:
-    """As float64 (or as the whole numbers that they are)."""
+    """As float64; integers stay integers."""
     a = np.asarray(array)
     return a if a.dtype.kind in "iub" else a.astype(np.float64)
 
 
 def tensor(array: Any) -> Tensor:
-    """The array in few words.
+    """The array as text.
 
     >>> import numpy as np
     >>> tensor(np.float32(-0.1)).lines
@@ -100,7 +97,7 @@ def tensor(array: Any) -> Tensor:
         summary = f"{a.min()} to {a.max()}"
     else:
         mean, spread = (part.mean(), part.std()) if good.size else (math.nan, math.nan)
-        if abs(mean) <= jnp.finfo(array.dtype).eps:  # of the largest entry: what rounding leaves
+        if abs(mean) <= jnp.finfo(array.dtype).eps:  # relative to the largest entry: rounding
             mean = 0.0
         summary = f"{number(scale * mean)} ± {number(scale * spread)}"
     nan, infinite = int(np.isnan(a).sum()), int(np.isinf(a).sum())
@@ -135,8 +132,8 @@ class Heat(NamedTuple):
 def heat(array: Any, gradient: bool = False) -> Heat | None:
     """White is zero; positive green or, of a gradient, red; negative brown or blue.
 
-    Colours of equal strength differ in brightness from no other sign than the legend's. What is
-    not finite is magenta. None for arrays of nine numbers or fewer.
+    Equal magnitudes have equal lightness; only hue tells the sign. What is not finite is magenta.
+    None for arrays of nine numbers or fewer.
     """
     a = wide(array).astype(np.float64)
     if a.size <= EXACT:
@@ -154,7 +151,7 @@ def heat(array: Any, gradient: bool = False) -> Heat | None:
 
 
 def _flat(a: np.ndarray) -> np.ndarray:
-    """As a matrix: of images the first (its channels' mean), of one long row a square of it."""
+    """As a matrix: the first of several images, the mean of its channels; a long row in lines."""
     if a.ndim == 4:
         a = a[0] if a.shape[1] * a.shape[2] > 1 else a.reshape(a.shape[0], -1)
     if a.ndim == 3:
@@ -170,7 +167,7 @@ def _flat(a: np.ndarray) -> np.ndarray:
 
 
 def _small(a: np.ndarray) -> np.ndarray:
-    """Means of rectangles, so that there are not too many cells."""
+    """Means over rectangles, so that there are at most CELLS rows and columns."""
     for axis in (0, 1):
         count = a.shape[axis]
         if count > CELLS:

@@ -1,19 +1,20 @@
-"""What a drawing needs to know of a trace besides its numbers: who reads what, what is open."""
+"""What a drawing needs besides a trace's numbers: who reads what, which networks are unfolded."""
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from fnn.introspect.text import clean
 from fnn.whiteboard.formulas import Described
 from fnn.whiteboard.recording import NonFinite, Recording
 
-MOST_BOXES = 24  # that a picture shows before networks fold by themselves
+MAX_LETTERS = 24  # of a name in a formula
+MAX_BOXES = 24  # in a picture, before networks are folded
 
 
 def as_network(trace: Recording) -> Recording:
@@ -23,35 +24,30 @@ def as_network(trace: Recording) -> Recording:
     many = isinstance(trace.x, tuple)
     inputs = tuple(f"x{i + 1}" for i in range(len(trace.x))) if many else ("x",)
     name = trace.name.replace("/", "\u2215") or "block"  # a path is cut at slashes
-    return Recording(
-        path="", block=trace.block, reads=(), params_of="", inputs=inputs, outputs=(name,),
-        objective=trace.objective.replace("y", name), nodes=(_inside(trace, name, inputs),),
-        params={name: trace.params}, x=trace.x, y=trace.y, residuals={name: trace.residuals},
-        dy=trace.dy, dparams={name: trace.dparams}, dx=trace.dx, local=None, errors=trace.errors,
+    node = replace(trace, path=name, reads=inputs, params_of=name)
+    return replace(
+        trace, path="", reads=(), params_of="", inputs=inputs, outputs=(name,), nodes=(node,),
+        objective=trace.objective.replace("y", name), params={name: trace.params},
+        residuals={name: trace.residuals}, dparams={name: trace.dparams}, local=None,
     )  # fmt: skip
 
 
-def _inside(trace: Recording, name: str, inputs: tuple[str, ...]) -> Recording:
-    fields = {f: getattr(trace, f) for f in trace.__dataclass_fields__}
-    return Recording(**(fields | {"path": name, "reads": inputs, "params_of": name}))
-
-
 def in_parts(trace: Recording) -> Recording:
-    """The trace with the long chains in it as networks of about as many parts as each has blocks.
+    """The trace with its long chains cut into networks, about as many as each has blocks.
 
-    A part is called as its last block, whose value it is, so all formulas stay as they are.
+    A part has the name of its last block, whose value it is, so all formulas stay as they are.
     """
     nodes = tuple(in_parts(node) for node in trace.nodes)
-    if len(nodes) > 2 * MOST_BOXES:
+    if len(nodes) > 2 * MAX_BOXES:
         nodes = tuple(_parts(trace, nodes))
     elif all(a is b for a, b in zip(nodes, trace.nodes, strict=True)):
         return trace
-    return dataclasses.replace(trace, nodes=nodes)
+    return replace(trace, nodes=nodes)
 
 
 def _parts(trace: Recording, nodes: tuple[Recording, ...]) -> Iterator[Recording]:
-    reads = collections.Counter(name for node in nodes for name in node.reads)
-    owners = collections.Counter(node.params_of for node in nodes)
+    reads = Counter(name for node in nodes for name in node.reads)
+    owners = Counter(node.params_of for node in nodes)
     length = math.isqrt(len(nodes))
 
     def goes_on(a: Recording, b: Recording) -> bool:
@@ -72,22 +68,19 @@ def _part(nodes: list[Recording]) -> Recording:
     first, last = nodes[0], nodes[-1]
     if first is last:
         return first
-    return Recording(
-        path=last.path, block=Described(f"{first.name} … {last.name}", "chain"),
-        reads=first.reads, params_of=last.name,
-        inputs=first.reads, outputs=(last.name,), objective=last.objective,
+    return replace(
+        last, block=Described(f"{first.name} … {last.name}", "chain"), reads=first.reads,
+        params_of=last.name, inputs=first.reads, outputs=(last.name,), x=first.x, dx=first.dx,
         nodes=tuple(_moved(node, last.path) for node in nodes),
-        params={node.params_of: node.params for node in nodes}, x=first.x, y=last.y,
-        residuals={node.name: node.residuals for node in nodes}, dy=last.dy,
-        dparams={node.params_of: node.dparams for node in nodes}, dx=first.dx,
-        local=None, errors=None,
+        params={node.params_of: node.params for node in nodes},
+        residuals={node.name: node.residuals for node in nodes},
+        dparams={node.params_of: node.dparams for node in nodes}, local=None, errors=None,
     )  # fmt: skip
 
 
 def _moved(node: Recording, into: str) -> Recording:
     path = f"{into}/{node.name}"
-    inside = tuple(_moved(inner, path) for inner in node.nodes)
-    return dataclasses.replace(node, path=path, nodes=inside)
+    return replace(node, path=path, nodes=tuple(_moved(inner, path) for inner in node.nodes))
 
 
 @dataclass(frozen=True)
@@ -113,19 +106,19 @@ class Board:
         return [node for node in self.visible() if node.nodes]
 
     def visible(self, network: Recording | None = None) -> list[Recording]:
-        """The boxes and gates to be seen, in the order in which they run."""
-        found: list[Recording] = []
+        """The boxes and gates that are drawn, in the order in which they run."""
+        nodes: list[Recording] = []
         for node in (network or self.trace).nodes:
-            found += self.visible(node) if self.is_open(node) else [node]
-        return found
+            nodes += self.visible(node) if self.is_open(node) else [node]
+        return nodes
 
     def is_open(self, node: Recording) -> bool:
-        """Whether one sees what is inside the node."""
+        """Whether the node is a network that is drawn unfolded."""
         return bool(node.nodes) and node.path in self.unfolded
 
     def backward_of(self, network: Recording, name: str) -> list[str]:
-        """After whose backward the whole gradient of a wire is known: their ids; 'out' stands for
-        the start of backward."""
+        """The ids of the nodes whose backward has to run before a wire's whole gradient is known;
+        'out' stands for the start of backward."""
         needs = [self.ids[node.path] for node in network.nodes if name in node.reads]
         if name in network.outputs:
             if network.path == self.trace.path:
@@ -144,22 +137,27 @@ class Board:
         return {node.path: network for network in networks for node in network.nodes}
 
     def called(self, network: Recording, name: str) -> str:
-        """The value of a wire as it is called in formulas: E for the loss."""
+        """What a wire's value is called in formulas: E for the loss."""
         is_loss = self.trace.objective == "E" and network.path == self.trace.path
-        return "E" if is_loss and name in network.outputs else name
+        return "E" if is_loss and name in network.outputs else clean(name, MAX_LETTERS)
+
+    @cached_property
+    def objective(self) -> str:
+        """What the gradients are of, as it is called in formulas."""
+        return clean(self.trace.objective, MAX_LETTERS)
 
 
 def board(trace: Recording, unfold: Any = None) -> Board:
     """The board of a trace.
 
     Args:
-      unfold: which networks inside to open: None for as many as a picture holds, the outer ones
-        first; True for all, False for none; or their paths.
+      unfold: the networks to open, by path; True for all, False for none, None for as many as a
+        picture holds, the outer ones first.
 
     Raises:
-      KeyError: a path that there is not, or at which there is no network.
+      KeyError: there is no network at a path.
     """
-    # All unfolded, a long chain is one again.
+    # With everything unfolded, long chains are not cut into parts.
     whole = as_network(trace) if unfold is True else in_parts(as_network(trace))
     networks = {node.path: node for node in whole.walk() if node.nodes}
     if unfold is None:
@@ -175,13 +173,13 @@ def board(trace: Recording, unfold: Any = None) -> Board:
 
 
 def _fitting(whole: Recording) -> Iterator[str]:
-    """The networks to open: level by level, as long as all of a level fit."""
+    """The networks to open: level by level, as long as a whole level fits."""
     boxes, level = len(whole.nodes), [node for node in whole.nodes if node.nodes]
     while level:
         more = sum(len(node.nodes) - 1 for node in level)
-        if boxes + more > MOST_BOXES:
-            # A network with its loss is more than two boxes, however large it is.
-            if boxes <= 2 and len(level[0].nodes) < 5 * MOST_BOXES:
+        if boxes + more > MAX_BOXES:
+            # Two boxes, a network and its loss, say little: open the network all the same.
+            if boxes <= 2 and len(level[0].nodes) < 5 * MAX_BOXES:
                 yield level[0].path
             return
         boxes += more

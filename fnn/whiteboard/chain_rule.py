@@ -14,24 +14,23 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.introspect.text import clean
-from fnn.whiteboard.array_text import EXACT, exactly, number, shape_of, tensor
-from fnn.whiteboard.board import Board
+from fnn.whiteboard.array_text import EXACT, exactly, number, tensor
+from fnn.whiteboard.board import MAX_LETTERS, Board
 from fnn.whiteboard.formulas import Formula, formula_of
 from fnn.whiteboard.recording import Recording, each
 
-MOST_PATHS, MOST_FACTORS = 4, 40
-FITS, MOST_LETTERS = 52, 300  # of a product below a block, and in the panel
+MAX_WAYS, MAX_FACTORS = 4, 40
+FITS, FITS_PANEL = 52, 300  # letters of a product below a block, and in the panel
 
 
 class Product(NamedTuple):
     """One step of the chain rule: through one block, to an input or a parameter.
 
-    ``of``: what the gradient is of. ``rule``: the local derivative, or what backward computes.
-    ``equation``: in names, df/dx = df/dq × dq/dx; with ⊙ number by number; of a matrix, df/da Wᵀ.
-    ``whole``: −4 × 1 = −4, where each has nine numbers at most, else ''. ``numbers``: the same in
-    lines that fit below a block, none where it does not. ``local``: the local derivative, where it
-    was kept; ``slope``: the same of an elementwise block.
-    ``gradient``: what goes down; None if nothing does.
+    ``of``: the input or parameter. ``rule``: the local derivative, or what backward computes.
+    ``equation``: in names, df/dx = df/dq × dq/dx; entry by entry with ⊙; of a matrix, df/da Wᵀ.
+    ``whole``: −4 × 1 = −4 where each has nine numbers at most, else ''. ``numbers``: the same in
+    lines that fit below a block, if any. ``local``: the local derivative, if recorded; ``slope``:
+    the same, of an elementwise block. ``gradient``: what goes down; None if nothing does.
     """
 
     of: str
@@ -46,7 +45,7 @@ class Product(NamedTuple):
 
 
 def value_of(board: Board, node: Recording) -> str:
-    """The formula of what the node computes, in the names of its wires."""
+    """What the node computes, in the names of its wires."""
     names, y = _names(board, node)
     formula = _formula(node)
     if formula is None:
@@ -90,8 +89,8 @@ def products(board: Board, node: Recording) -> list[Product]:
 
 def _names(board: Board, node: Recording) -> tuple[list[str], str]:
     network = board.parent(node)
-    names = [clean(board.called(network, name), 24) for name in node.reads]
-    return names, clean(board.called(network, node.name), 24)
+    names = [board.called(network, name) for name in node.reads]
+    return names, board.called(network, node.name)
 
 
 def leaves_of(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -105,7 +104,7 @@ def _product(
 ) -> Product:
     """``leaf``: the parameter, '' where it is the product to an input."""
     names, y = _names(board, node)
-    f = clean(board.trace.objective, 24)
+    f = board.objective
     formula = formula_of(node.block)
     slope = local if formula and formula.elementwise else None
     up, step, matrices = f"d{f}/d{y}", f"× d{y}/d{of}", False
@@ -133,35 +132,35 @@ def _matrices(node: Recording, param: str) -> Sequence[Any]:
         return ()
     x, y = getattr(node.x, "shape", ()), node.y.shape
     if (*y[: len(x) - 1], w.shape[0]) != x or y[len(x) - 1 :] != w.shape[1:]:
-        return ()  # a block of another's, of the same name
+        return ()  # a block of another kind that claims to be linear
     matrix = np.asarray(w).reshape(w.shape[0], -1)
     dy = np.asarray(node.dy).reshape(-1, matrix.shape[1])
     return (np.asarray(node.x).reshape(-1, w.shape[0]).T, dy) if param else (dy, matrix.T)
 
 
 def _multiplied(factors: Sequence[Any], result: Any, matrices: bool = False) -> str:
-    """The product in numbers, number by number, or of matrices.
+    """The product in numbers, entry by entry or of matrices.
 
-    '' where there are too many, or where those shown, rounded, do not multiply to the result.
+    '' where there are too many numbers, or where they, rounded, do not multiply to the result.
     """
     few = all(0 < getattr(v, "size", 0) <= EXACT for v in (*factors, result))
     if not factors or not few or not is_floating(result):
         return ""
     # Shapes may differ where all are one number, or an upstream of one number goes to many.
-    made = [np.asarray(v).astype(float) for v in factors]
-    made = made if matrices else [v.ravel() for v in made]
+    floats = [np.asarray(v).astype(float) for v in factors]
+    floats = floats if matrices else [v.ravel() for v in floats]
     multiply = np.matmul if matrices else np.multiply
     eps, tiny = (float(getattr(jax.numpy.finfo(result.dtype), k)) for k in ("eps", "tiny"))
     for digits in (4, 6, 8):  # more where large ones cancel
         with np.errstate(all="ignore"):
-            product = functools.reduce(multiply, [_rounded(v, digits) for v in made])
+            product = functools.reduce(multiply, [_rounded(v, digits) for v in floats])
             got = product.astype(result.dtype).astype(float)  # where it overflows, this does
         if product.size != result.size:
             return ""
         down = np.asarray(result).astype(float).reshape(product.shape)
         if np.allclose(got, _rounded(down, digits), 1e-3 + 2 * eps, tiny, equal_nan=True):
-            text = _written(made[0], digits)
-            for before, v in itertools.pairwise(made):
+            text = _written(floats[0], digits)
+            for before, v in itertools.pairwise(floats):
                 part = _written(v, digits)
                 each = "⊙" if before.size > 1 and v.size > 1 else "×"
                 sign = "·" if matrices else each
@@ -191,7 +190,7 @@ def _written(values: Any, digits: int = 4) -> str:
 
 
 def relative(error: float) -> str:
-    """A relative error in as few signs as say what it is."""
+    """A relative error to one digit."""
     return f"{error:.0e}" if 0 < error < float("inf") else number(error)
 
 
@@ -202,9 +201,9 @@ def signed(value: float) -> str:
 
 
 def fork_sum(board: Board, network: Recording, name: str, whole: bool = True) -> str:
-    """At a fork, the gradient as the sum of what comes back; '' for a wire that does not fork.
+    """The gradient of a wire that forks as the sum of what comes back, else ''.
 
-    A wire that one open network reads forks also where it forks inside that.
+    A wire into an open network also forks where it forks in there.
     """
     summands = _summands(board, network, name)
     if len(summands) < 2:
@@ -219,14 +218,14 @@ def fork_sum(board: Board, network: Recording, name: str, whole: bool = True) ->
 
 
 def _summands(board: Board, network: Recording, name: str) -> list[tuple[str, Any]]:
-    """What comes back to a wire from the blocks to be seen: (reader, cotangent)."""
+    """What comes back to a wire from the blocks that are drawn: (reader, cotangent)."""
     opened = {node.name: node for node in network.nodes if board.is_open(node)}
-    found = [(reader, d) for reader, d in network.summands[name] if reader not in opened]
+    summands = [(reader, d) for reader, d in network.summands[name] if reader not in opened]
     for node in opened.values():
         for wire, read in zip(node.inputs, node.reads, strict=True):
             if read == name:
-                found += _summands(board, node, wire)
-    return found
+                summands += _summands(board, node, wire)
+    return summands
 
 
 # ---- all the way from the output -------------------------------------------------------------
@@ -235,95 +234,77 @@ def _summands(board: Board, network: Recording, name: str) -> list[tuple[str, An
 def chains(
     board: Board, network: Recording, name: str, param: tuple[str, Any] | None = None
 ) -> list[str]:
-    """The gradient of a wire as products of all the local derivatives between it and the output,
-    one for each way (their sum is the gradient).
+    """A wire's gradient as products of all local derivatives between it and the output, a line for
+    each way; the gradient is their sum.
 
-    ``param``: a parameter of the node that makes the wire, and the local derivative by it: then it
-    is that parameter's gradient.
+    ``param``: a parameter of the node that makes the wire, and the local derivative by it, to have
+    that parameter's gradient instead.
     """
-    f = clean(board.trace.objective, 24)
-    ways, more = _ways(board, network, name)
-    wire = clean(board.called(network, name), 24)
-    target = clean(param[0], 24) if param else wire
-    made = []
-    for i, way in enumerate(ways):
-        factors = [(f"d{f}/d{clean(way[0][1], 24)}", way[0][2])]
-        factors += [
-            (f"d{clean(a, 24)}/d{clean(b, 24)}", local)
-            for (_, a, _), (_, b, local) in itertools.pairwise(way)
-        ]
+    f, wire = board.objective, board.called(network, name)
+    ways = list(itertools.islice(_ways(board, network, name), MAX_WAYS + 1))
+    target = clean(param[0], MAX_LETTERS) if param else wire
+    text = []
+    for i, way in enumerate(ways[:MAX_WAYS]):
+        names = [f, *(stop for stop, _ in way), *([target] if param else [])]
+        slopes = [slope for _, slope in way]
         if param:
             single = getattr(network.values[name][0], "size", 0) == 1
-            factors.append((f"d{wire}/d{target}", _slopes(param[1]) if single else None))
-        shown = [factor for factor, _ in factors]
-        if len(shown) > MOST_FACTORS:
-            half = MOST_FACTORS // 2
-            shown = [*shown[:half], f"… {len(shown) - 2 * half} more …", *shown[-half:]]
-        text = f"{'+' if i else f'd{f}/d{target} ='} {' × '.join(shown)}"
-        slopes = [local for _, local in factors if local is not None]
-        if len(slopes) == len(factors):
-            text += _numbers(slopes)
-        made.append(text)
-    if more:
-        made.append("+ … there are more ways; the gradients of all of them add")
-    return made
+            slopes.append(_slopes(param[1]) if single else None)
+        factors = [f"d{a}/d{b}" for a, b in itertools.pairwise(names)]
+        if len(factors) > MAX_FACTORS:
+            half = MAX_FACTORS // 2
+            factors[half:-half] = [f"… {len(factors) - 2 * half} more …"]
+        numbers = "" if any(slope is None for slope in slopes) else _numbers(slopes)
+        text.append(f"{'+' if i else f'd{f}/d{target} ='} {' × '.join(factors)}{numbers}")
+    if len(ways) > MAX_WAYS:
+        text.append("+ … more ways; the gradient is the sum over all of them")
+    return text
 
 
-def _slopes(local: Any) -> Any:
-    """The local derivatives in a row, where there are nine at most, else None."""
+def _slopes(local: Any) -> np.ndarray | None:
+    """The local derivatives in a row; None where they are unknown or more than nine."""
     few = 0 < getattr(local, "size", 0) <= EXACT
     return np.asarray(local).astype(float).ravel() if few else None
 
 
 def _numbers(slopes: list[Any]) -> str:
-    """The product of the factors of a chain; '' where it would be too long."""
+    """The product of a chain's factors, '' where it would be too long."""
     if len(slopes) == 1:
         return f" = {_written(slopes[0])}"
     with np.errstate(all="ignore"):
         text = _multiplied(slopes, functools.reduce(np.multiply, slopes))
     single = all(v.size == 1 for v in slopes)
-    return f" = {text}" if text and (single or len(text) <= MOST_LETTERS) else ""
+    return f" = {text}" if text and (single or len(text) <= FITS_PANEL) else ""
 
 
-# path, name, local derivatives by this value of the one before
-Stop = tuple[str, str, Any]
-
-
-def _ways(board: Board, network: Recording, name: str) -> tuple[list[list[Stop]], bool]:
-    """Ways from the output to a wire, outermost first, and whether there are more."""
-    readers = [node for node in network.nodes if name in node.reads]
+def _ways(
+    board: Board, network: Recording, name: str
+) -> Iterator[list[tuple[str, np.ndarray | None]]]:
+    """Every way from the output to a wire: names, and the local derivatives by each."""
     called = board.called(network, name)
-    ways: list[list[Stop]] = []
-    more = False
     if name in network.outputs:
         if network.path == board.trace.path:
-            few = 0 < getattr(network.values[name][0], "size", 0) <= EXACT
-            ways.append([("", called, np.ones(network.values[name][0].size) if few else None)])
+            yield [(called, _slopes(np.ones(getattr(network.values[name][0], "size", 0))))]
         else:  # the network's output is this value: further on from there
-            above, more = _ways(board, board.parent(network), network.name)
-            ways += above
-    for node in readers:
-        inner, cut = _ways(board, network, node.name)
-        more |= cut
-        locals_ = each(node.local and node.local[1], len(node.reads))
-        for port, read in enumerate(node.reads):
-            if read != name:
-                continue
-            # Number by number, or to one number: else the derivatives are a matrix.
-            formula, one = formula_of(node.block), getattr(node.y, "size", 0) == 1
-            rowwise = one or (formula is not None and formula.elementwise)
-            slope = _slopes(locals_[port]) if rowwise else None
-            ways += [[*way, (node.path, called, slope)] for way in inner]
-        if len(ways) > MOST_PATHS:
-            return ways[:MOST_PATHS], True
-    return ways[:MOST_PATHS], more or len(ways) > MOST_PATHS
+            yield from _ways(board, board.parent(network), network.name)
+    for node in network.nodes:
+        if name not in node.reads:
+            continue
+        # Entry by entry, or to one number: else the derivatives are a matrix.
+        formula = formula_of(node.block)
+        single = getattr(node.y, "size", 0) == 1 or bool(formula and formula.elementwise)
+        by = each(node.local[1] if node.local and single else None, len(node.reads))
+        for way in _ways(board, network, node.name):
+            for read, local in zip(node.reads, by, strict=True):
+                if read == name:
+                    yield [*way, (called, _slopes(local))]
 
 
 # ---- exact numbers ---------------------------------------------------------------------------
 
 
 def in_words(value: Any, gradient: bool = False) -> str:
-    """An array with all its digits where there are nine numbers at most, else in few words."""
+    """Up to nine numbers with all their digits, else a summary of the array."""
     if value is None:
         return "none"
     leaves = jax.tree.leaves(value)
@@ -332,11 +313,11 @@ def in_words(value: Any, gradient: bool = False) -> str:
     (array,) = leaves
     if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
         return "a key"
-    told = tensor(array)
-    kind = f"{told.dtype} {told.shape}".strip()
-    if told.numbers:
+    summary = tensor(array)
+    kind = f"{summary.dtype} {summary.shape}".strip()
+    if summary.numbers:
         numbers = ", ".join(exactly(v) for v in np.asarray(array).ravel())
-        return numbers if not shape_of(array) else f"[{numbers}]  ({kind})"
-    size = f", |g| = {told.magnitude}" if gradient else ""
-    bad = f", {told.bad}" if told.bad else ""
-    return f"{told.summary}{size}{bad}  ({kind})"
+        return f"[{numbers}]  ({kind})" if summary.shape else numbers
+    size = f", |g| = {summary.magnitude}" if gradient else ""
+    bad = f", {summary.bad}" if summary.bad else ""
+    return f"{summary.summary}{size}{bad}  ({kind})"

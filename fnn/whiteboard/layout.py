@@ -1,8 +1,8 @@
-"""Where things stand: layers from left to right, few crossings, the same for the same graph.
+"""Layout: columns from left to right, with few crossings; deterministic.
 
 Two parts. ``layered`` decides the columns (the longest path from an input) and the order in each
-(barycentres: Sugiyama, Tagawa and Toda 1981) from the graph alone. ``place`` gives coordinates,
-from the sizes of things, and breaks long networks into rows as a text into lines; page.js does
+(barycentres: Sugiyama, Tagawa and Toda 1981) from the graph alone. ``place`` computes coordinates
+from the sizes of the items, and breaks long networks into rows as text into lines; layout.js does
 the same when a box is opened or the window is narrower.
 """
 
@@ -29,8 +29,8 @@ class Wire(NamedTuple):
 class Layers(NamedTuple):
     """Columns of keys, in order; ``wires`` between them. A waypoint is a key like any other.
 
-    ``slots``: of every item, which of the values that it reads enters at each of its ports: they
-    are in the order in which the wires come, so that these do not cross in front of it.
+    ``slots``: for each port of every item, the number of the value that enters there. Ports are in
+    the order in which their wires arrive, so that these do not cross in front of the item.
     """
 
     columns: tuple[tuple[str, ...], ...]
@@ -40,8 +40,8 @@ class Layers(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of an item: its width, how far it reaches above and below its axis; where wires enter (on
-    its left edge) and leave (on its right), relative to the axis."""
+    """An item's width and its extent above and below its axis; where wires enter, on its left
+    edge, and leave, on its right, relative to the axis."""
 
     width: float
     up: float
@@ -51,8 +51,8 @@ class Size(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """``at``: the left end of every item's axis. ``paths``: of the wires, in SVG's notation.
-    ``size``: of the whole; its top is at ``-size.up``."""
+    """``at``: the left end of every item's axis. ``paths``: the wires, in SVG's notation.
+    ``size``: the size of the whole, whose top is at ``-size.up``."""
 
     at: dict[str, tuple[float, float]]
     paths: tuple[str, ...]
@@ -67,8 +67,8 @@ def layered(
 ) -> Layers:
     """The columns of a graph of ``(name, names that it reads)``; each end reads some values.
 
-    Keys are ``in:x`` for inputs, ``node:name``, and ``out:0`` for ends. ``late``: the inputs,
-    such as targets, that stand where they are read and not at the left.
+    Keys are ``in:x`` for inputs, ``node:name``, and ``out:0`` for ends. ``late``: inputs, such as
+    targets, that stand beside their reader and not at the left.
 
     >>> layered(("x", "y", "z"), [("q", ("x", "y")), ("f", ("q", "z"))], [("f",)]).columns
     (('in:x', 'in:y', 'in:z'), ('node:q', 'via:z:1'), ('node:f',), ('out:0',))
@@ -109,7 +109,7 @@ def layered(
 
 
 def _ordered(columns: list[list[str]], wires: Sequence[Wire]) -> list[list[str]]:
-    """The order in each column with the fewest crossings that a few sweeps find."""
+    """The order in each column, with the fewest crossings found in a few sweeps."""
     links = {(a, b) for w in wires for a, b in _steps(w)}
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
@@ -154,7 +154,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     size = {k: sizes.get(k, Size(0, 4, 4)) for column in layers.columns for k in column}
     y = _heights(layers, size)
     wide = [max(size[k].width for k in column) for column in layers.columns]
-    # Rows: as many columns as fit; what turns from one to the next needs a margin.
+    # Rows: as many columns as fit; wires that turn from one to the next need a margin.
     rows: list[list[int]] = [[]]
     x = 0.0
     room = width if sum(wide) + GAP * (len(wide) - 1) <= width else width - MARGIN
@@ -186,7 +186,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
         rights.append(x - GAP)
         right = max(right, x - GAP)
     right += MARGIN if len(rows) > 1 else 0
-    turns: dict[tuple[int, str], int] = {}  # (row, source): its place among those that turn there
+    turns: dict[tuple[int, str], int] = {}  # by (row, source): which lane its wire turns in
     column_of = {k: i for i, column in enumerate(layers.columns) for k in column}
 
     def path(wire: Wire) -> str:
@@ -216,7 +216,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
 
 
 def _heights(layers: Layers, size: Mapping[str, Size]) -> dict[str, float]:
-    """The axis of every item: level with what it reads, or with what reads it."""
+    """The height of every item's axis: level with what it reads, or with what reads it."""
     arrives: dict[str, list[tuple[str, float]]] = {}
     leaves: dict[str, list[tuple[str, float]]] = {}
     for wire in layers.wires:
@@ -238,10 +238,10 @@ def _stack(
     column: Sequence[str], near: Mapping[str, Sequence[tuple[str, float]]],
     size: Mapping[str, Size], y: dict[str, float],
 ) -> None:  # fmt: skip
-    """Each as near to the mean of its neighbours as the others allow, in least squares.
+    """Heights for a column: each as close to the mean of its neighbours as the others allow.
 
-    In order and apart by o_i means that y_i - o_i does not fall: an isotonic regression, by
-    pooling those that would.
+    To keep the order and the distances o_i, y_i - o_i must not decrease: least squares under that
+    constraint is isotonic regression, solved by pooling adjacent violators.
     """
     offset, pools = 0.0, list[list[float]]()  # a pool: [sum, count]
     offsets = []
@@ -266,7 +266,7 @@ def _stack(
 def _curve(a: tuple[float, float], b: tuple[float, float]) -> str:
     if abs(a[1] - b[1]) < 0.05:
         return f"H{n(b[0])}"
-    # The bend is at the right end: a narrow item beside a wide one has a long way level.
+    # The bend is at the right end; after a narrow item in a wide column the wire starts level.
     bend = max(b[0] - GAP, a[0])
     middle = (bend + b[0]) / 2
     return f"H{n(bend)}C{n(middle)},{n(a[1])} {n(middle)},{n(b[1])} {n(b[0])},{n(b[1])}"

@@ -32,23 +32,28 @@ def mermaid(trace: Recording) -> str:
     """
     b = board(trace)
     whole = b.trace
-    lines = ["flowchart LR"]
-    lines += [f'  in_0_{i}["{_text(name)}"]' for i, name in enumerate(whole.inputs)]
-    lines += _nodes(b, whole, "  ")
+    boxes = {name: f"in_0_{i}" for i, name in enumerate(whole.inputs)}
+    lines = ["flowchart LR", *(f'  {id}["{_text(name)}"]' for name, id in boxes.items())]
+    lines += _nodes(b, whole, boxes, "  ")
     for i, name in enumerate(whole.outputs):
         lines.append(f'  out_{i}["{_text(b.called(whole, name))}"]')
-        lines.append(f"  {_wire(b, whole, name, whole.values[name][1])} out_{i}")
+        lines.append(f"  {boxes[name]} {_wire(*whole.values[name])} out_{i}")
     return "\n".join(lines) + "\n"
 
 
-def _nodes(b: Board, network: Recording, indent: str) -> Iterator[str]:
+def _nodes(b: Board, network: Recording, boxes: dict[str, str], indent: str) -> Iterator[str]:
+    """The lines of a network's nodes; ``boxes``: where each wire comes from, by its name."""
     for node in network.nodes:
         id, formula, label = f"n{b.ids[node.path]}", formula_of(node.block), _text(node.name)
         kind = f" ({_text(node.kind)})" if node.kind != node.name else ""
         if b.is_open(node):
+            # A network with several inputs may read them as one tuple.
+            reads = node.reads if len(node.reads) > 1 else node.reads * len(node.inputs)
+            inside = {name: boxes[read] for name, read in zip(node.inputs, reads, strict=True)}
             yield f'{indent}subgraph {id}["{label}{kind}"]'
-            yield from _nodes(b, node, indent + "  ")
+            yield from _nodes(b, node, inside, indent + "  ")
             yield f"{indent}end"
+            boxes[node.name] = inside[node.outputs[0]]
             continue
         if formula and formula.symbol:
             yield f'{indent}{id}(("{label} {_text(formula.symbol)}"))'
@@ -56,23 +61,12 @@ def _nodes(b: Board, network: Recording, indent: str) -> Iterator[str]:
             left, right = ("[[", "]]") if node.nodes else ("[", "]")
             yield f'{indent}{id}{left}"{label}{kind}"{right}'
         for name, dx in zip(node.reads, node.dxs, strict=True):
-            yield f"{indent}{_wire(b, network, name, dx)} {id}"
+            yield f"{indent}{boxes[name]} {_wire(network.values[name][0], dx)} {id}"
+        boxes[node.name] = id
 
 
-def _wire(b: Board, network: Recording, name: str, gradient: Any) -> str:
-    value = network.values[name][0]
-    return f'{_source(b, network, name)} -->|"▸ {_number(value)} ◂ {_number(gradient, True)}"|'
-
-
-def _source(b: Board, network: Recording, name: str) -> str:
-    """The box that a wire comes from, in or out of the frames of open networks."""
-    if name in network.inputs:
-        port = network.inputs.index(name)
-        if network.path == b.trace.path:
-            return f"in_0_{port}"
-        return _source(b, b.parent(network), network.reads[min(port, len(network.reads) - 1)])
-    (node,) = (node for node in network.nodes if node.name == name)
-    return _source(b, node, node.outputs[0]) if b.is_open(node) else f"n{b.ids[node.path]}"
+def _wire(value: Any, gradient: Any) -> str:
+    return f'-->|"▸ {_number(value)} ◂ {_number(gradient, True)}"|'
 
 
 def _number(value: Any, gradient: bool = False) -> str:

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - formulas and marks are as on a board
-"""One thing in the picture: an input, a gate, a block, a network (folded and unfolded), an end.
+"""The items of a picture: inputs, gates, blocks, networks (folded), ends.
 
 An item's origin is the left end of its axis: wires enter at its ports, on the left edge, and the
 wire of its value leaves on the right, with the value above and the gradient below.
@@ -44,8 +44,8 @@ LONGEST = 52  # letters of a line below a block
 
 
 class Item(NamedTuple):
-    """``size`` and ``body`` as it is when folded; ``slots``: which input enters at which port;
-    ``ports``: what is drawn there, which moves when a network unfolds; ``stem``: how far in."""
+    """``size`` and ``body``: folded; ``slots``: which input enters at which port; ``ports``: what
+    is drawn there, which moves when a network unfolds; ``stem``: how long the wires there are."""
 
     id: str
     size: Size
@@ -58,7 +58,7 @@ class Item(NamedTuple):
 
 
 def input_item(b: Board, network: Recording, value: str, inner: bool) -> Item:
-    """An input: its name and its wire. Inside a network a dot, for the wire outside says it all."""
+    """An input: its name and its wire; inside a network a dot, as the wire outside has the rest."""
     if not inner:
         text = name(value)
         at = width_of(text, 15) + 6
@@ -202,7 +202,7 @@ def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
     wide = max(inside.width + (54 if node.nodes else 20), 70.0)
     high = max(inside.height + 16, 2 * abs(ports.ys[-1] if ports.ys else 0) + 20)
     left = 9.0  # where the arrow heads are
-    behind = 5 if node.nodes else 0  # how far a second sheet looks out
+    behind = 5 if node.nodes else 0  # how far a second sheet shows
     svg = (
         (rectangle(left + 5, -high / 2 - 5, wide, high, "shape behind", 6) if node.nodes else "")
         + "".join(wire(f"M0,{n(y)}H{n(left)}") + arrow_head(left, y) for y in ports.ys)
@@ -242,7 +242,7 @@ def _captions(b: Board, node: Recording, id: str) -> Piece:
     rows: list[Piece] = []
     for i, product in enumerate(() if node.nodes else products(b, node)):
         if product.gradient is not None and not (i and node.block.maker in LOSSES):
-            rows += _product(product, id)  # nobody asks for the gradient of a target
+            rows += _product(product, id)  # a target's gradient is of no interest
     bytes_ = f"■ kept {readable_bytes(node.kept_bytes)}" if node.kept_bytes else "□ keeps nothing"
     mark, css, error = "–", "quiet", ""
     if node.right is not None:

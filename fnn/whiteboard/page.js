@@ -63,7 +63,7 @@ class Whiteboard {
     }
   }
 
-  // What one sees, in the order in which it runs.
+  // The ids of what is drawn, in the order in which it runs.
   visible(net = this.data.net) {
     return net.items.filter((item) => item.id).sort((a, b) => a.id - b.id)
       .flatMap((item) => (this.open.has(item.id) ? this.visible(item.net) : [item.id]));
@@ -75,7 +75,7 @@ class Whiteboard {
     for (const [id, g] of this.elements) g.classList.toggle("open", this.open.has(id));
     const folds = this.root.querySelector(".folds"), first = this.data.open;
     const asDrawn = first.length === this.open.size && first.every((id) => this.open.has(id));
-    if (folds) folds.hidden = !asDrawn; // it tells what was folded when the page was made
+    if (folds) folds.hidden = !asDrawn; // it says what was folded when the page was made
     this.layout();
     this.go(this.step);
   }
@@ -97,8 +97,8 @@ class Whiteboard {
     const group = this.svg.querySelector(":scope > .net");
     const { size } = this.placeNet(this.data.net, group, room);
     const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
-    // A little too wide is made smaller, more than that is scrolled; a small one fills the window,
-    // to be read from the last row.
+    // Slightly too wide: shrunk; wider: scrolled. Small ones are enlarged to fill the window, to be
+    // readable from the last row of a lecture hall.
     const high = Math.max((innerHeight - this.root.querySelector(".controls").offsetHeight) / h, 1);
     const scale = Math.max(Math.min(this.width / w, high, LARGEST), SMALLEST);
     this.root.classList.toggle("wide", w * scale > this.width + 1);
@@ -178,7 +178,7 @@ class Whiteboard {
     }
   }
 
-  // An open network is done when all that one sees of it is.
+  // An open network has run when all that is drawn of it has.
   finish(net, done) {
     for (const item of net.items) {
       if (!this.open.has(item.id)) continue;
@@ -227,12 +227,12 @@ class Whiteboard {
     event.stopPropagation();
   }
 
-  // The panel: everything about a node, as text (never as markup).
+  // The panel: all about a node, as text (never as markup).
   show(id) {
     this.shown = id;
     const titles = {
       value: "Forward", kept: "Kept for backward", gradient: "Backward: upstream times local",
-      chain: "The whole product, from the output to here", check: "Against autodiff",
+      chain: "The whole product, from the output to here", check: "Compared with autodiff",
     };
     const body = this.panel.querySelector(".about");
     body.replaceChildren();
@@ -255,7 +255,7 @@ class Whiteboard {
       list.append(line);
     }
     this.panel.hidden = false;
-    // The panel lies over the lower part of the window: its block is not to be under it.
+    // The panel covers the lower part of the window: scroll its block out from under it.
     const g = this.elements.get(id);
     const shape = g.querySelector(this.open.has(id) ? ":scope > .inside" : ":scope > .folded");
     const hidden = shape.getBoundingClientRect().bottom - this.panel.getBoundingClientRect().top;
@@ -265,7 +265,7 @@ class Whiteboard {
 
 const boards = [...document.querySelectorAll(".whiteboard")].map((root) => new Whiteboard(root));
 
-// Arrow keys work without a click: on the first whiteboard that can be seen.
+// Arrow keys work without a click: on the first visible whiteboard.
 document.addEventListener("keydown", (event) => {
   if (event.target !== document.body) return;
   const seen = boards.find(({ root }) => {

@@ -14,11 +14,11 @@ from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.svg import STYLE, Network, draw, headline, network_of, notes
 from fnn.whiteboard.text import explained
 
-WIDTH = 1600.0  # at which the page is laid out before its script knows the window's
+WIDTH = 1600.0  # of the first layout, before the script knows the window's
 
 
 def html(trace: Recording, title: str = "") -> str:
-    """The page of one trace. It needs nothing but itself: no network, no other file.
+    """The page of one trace. It is self-contained: no network, no other file.
 
     >>> import fnn
     >>> page = fnn.whiteboard.trace(fnn.multiply(), {}, (3.0, -4.0)).html("A <gate>")
@@ -26,8 +26,8 @@ def html(trace: Recording, title: str = "") -> str:
     (True, False)
     """
     b = board(trace)
-    shown = clean(title or b.trace.kind, 200) or "block"
-    return document(shown, f"<h1>{escape(shown)}</h1>{whiteboard(trace)}")
+    heading = clean(title or b.trace.kind, 200) or "block"
+    return document(heading, f"<h1>{escape(heading)}</h1>{whiteboard(trace)}")
 
 
 def document(title: str, body: str) -> str:
@@ -50,10 +50,10 @@ def whiteboard(trace: Recording) -> str:
     """One whiteboard, to stand in a :func:`document`."""
     b = board(trace)
     network = network_of(b, b.trace, all_inside=True)
-    drawing = draw(b, b.trace, network, WIDTH, page=True)
+    drawing = draw(b, network, WIDTH, page=True)
     size = drawing.placed.size
     w, h = size.width + 24, size.up + size.down + 24
-    said = "".join(f'<p class="{"bad" if css == "bad" else "note folds"}">{escape(text)}</p>'
+    remarks = "".join(f'<p class="{"bad" if css == "bad" else "note folds"}">{escape(text)}</p>'
                    for text, css in notes(b, page=True))  # fmt: skip
     folds = (
         '<button data-do="unfold">unfold all</button><button data-do="fold">fold all</button>'
@@ -61,7 +61,7 @@ def whiteboard(trace: Recording) -> str:
     )  # fmt: skip
     return (
         '<section class="whiteboard">'
-        f'<p class="verdict">{escape(headline(b))}</p>{said}{_legend(b)}'
+        f'<p class="verdict">{escape(headline(b))}</p>{remarks}{_legend(b)}'
         '<div class="controls">'
         '<button data-do="first" aria-label="to the start">|◀</button>'
         '<button data-do="back" aria-label="one step back">◀</button>'
@@ -69,7 +69,7 @@ def whiteboard(trace: Recording) -> str:
         '<button data-do="last" aria-label="to the end">▶|</button>'
         '<input class="at" type="range" min="0" value="0" aria-label="step">'
         f'{folds}<span class="said" role="status"></span></div>'
-        '<p class="more">⟷ wider than the window: move it sideways</p>'
+        '<p class="more">⟷ wider than the window: scroll sideways</p>'
         f'<div class="board"><svg class="wb" xmlns="http://www.w3.org/2000/svg" font-size="12" '
         f'role="group" aria-label="{escape(headline(b))}" width="{w:.0f}" height="{h:.0f}">'
         f"{moved(12, 12 + size.up, at_every_step(drawing.svg), 'net')}</svg></div>"
@@ -85,17 +85,17 @@ def whiteboard(trace: Recording) -> str:
 
 
 def _legend(b: Board) -> str:
-    f = escape(clean(b.trace.objective, 24))
+    f = escape(b.objective)
     return (
         f'<ul class="legend"><li class="v"><b>▸ value</b>, above its wire</li><li class="d">'
         f"<b>◂ gradient</b> of {f}, below it</li><li>■ kept for backward</li>"
-        "<li>✓ as autodiff, and how far from it</li>"
+        "<li>✓ matches autodiff, with the relative error</li>"
         "<li>click or tap a block for its chain rule</li></ul>"
     )
 
 
 def _data(b: Board, network: Network) -> dict[str, Any]:
-    """What the script needs: the layers with sizes, and what the panel says of every node."""
+    """What the script needs: the layers with sizes, and every node's text for the panel."""
     nodes = {b.ids[node.path]: node for node in b.trace.walk()}
     return {
         "net": _net(network),
@@ -103,7 +103,7 @@ def _data(b: Board, network: Network) -> dict[str, Any]:
         "networks": [id for id, node in nodes.items() if node.nodes],
         "paths": {id: clean(node.path, 80) for id, node in nodes.items()},
         "labels": {id: clean(f"{node.path}, {node.kind}", 160) for id, node in nodes.items()},
-        "about": {id: list(explained(b, node)) for id, node in nodes.items()},
+        "about": {id: explained(b, node) for id, node in nodes.items()},
     }
 
 
@@ -128,5 +128,5 @@ def _net(network: Network) -> dict[str, Any]:
 
 
 def _json(data: Any) -> str:
-    """JSON that no name in it can end: no < is left."""
+    """JSON without any <, so that no name can end the script element around it."""
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""One forward and one backward through the executor, with everything that happened kept."""
+"""One forward and one backward through the executor, recorded block by block."""
 
 from __future__ import annotations
 
@@ -38,23 +38,26 @@ def trace(
 ) -> Trace:
     """Runs a network forward and backward once and records what every block in it did.
 
-    It is the executor that runs, with its nodes wrapped: tracing changes no value.
+    The executor runs, with its nodes wrapped: tracing changes no value.
 
     Args:
       block: a gate, a layer, a network.
-      params: its parameters; ``x``: its input, or a tuple of them.
-      target, loss: with them the gradients are those of E = loss(net(x), target); without, of
-        the sum of the outputs.
+      params: its parameters.
+      x: its input, or a tuple of inputs.
+      target, loss: with them, the gradients are those of E = loss(net(x), target); without, of the
+        sum of the outputs.
       key: randomness, for blocks that need it.
-      check: what is compared with ``jax.vjp``: "all", each block alone and each network from end to
-        end; "blocks", each block alone; "none". It takes more time than the trace itself.
+      check: what to compare with ``jax.vjp``: "all", each block alone and each network as a whole;
+        "blocks", each block alone; "none". Comparing takes longer than the trace itself.
 
     Returns:
-      A :class:`Trace`, a pytree: ``jax.jit(lambda p, x: trace(net, p, x))`` works. Large networks
-      are best traced so, because JAX compiles them at once and not operation by operation.
+      A :class:`Trace`, a pytree. Trace large networks under ``jax.jit``, as ``jax.jit(lambda p, x:
+      trace(net, p, x))``: compiled as one program they take less time than step by step.
 
     Raises:
-      BlockTypeError: a loss without a target, a target without a loss, no block.
+      BlockTypeError: a loss without a target, a target without a loss, or something that is no
+        block.
+      BlockValueError: an unknown ``check``.
 
     >>> import fnn
     >>> f = fnn.graph(("x", "y", "z"),
@@ -66,7 +69,7 @@ def trace(
     True
     """
     require_block("trace", "the first argument", block)
-    # 2 is an integer and has no gradient: as an array it is refused in clear words.
+    # Python's 2 is an integer, without a gradient: as an array it is refused with a clear error.
     x, target = jax.tree.map(lambda v: jnp.asarray(v) if type(v) is int else v, (x, target))
     if check not in ("all", "blocks", "none"):
         raise BlockValueError("trace", f"check is {check!r}, needs 'all', 'blocks' or 'none'")
@@ -80,16 +83,16 @@ def trace(
     ran: dict[str, dict[str, Any]] = {}
 
     def watched(path: str, inner: Block) -> Block:
-        seen = ran[path] = {"dy": None, "dparams": None, "dx": None}
+        record = ran[path] = {"dy": None, "dparams": None, "dx": None}
 
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
             y, residuals = inner.forward(params, x, key)
-            seen.update(params=params, x=x, key=key, y=y, residuals=residuals)
+            record.update(params=params, x=x, key=key, y=y, residuals=residuals)
             return y, residuals
 
         def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
             dparams, dx = inner.backward(params, residuals, dy)
-            seen.update(dy=dy, dparams=dparams, dx=dx)
+            record.update(dy=dy, dparams=dparams, dx=dx)
             return dparams, dx
 
         return inner._replace(forward=forward, backward=backward)
@@ -103,7 +106,7 @@ def trace(
 
 
 def _objective(whole: Block, y: Value, loss: Block | None) -> str:
-    """What the gradients are of: E, the output by its name, or the sum of its entries."""
+    """What the gradients are of: E, the output's name, or Σ and it for the sum of its entries."""
     if loss is not None:
         return "E"
     outputs = whole.graph.outputs if is_network(whole) and whole.graph else ("y",)
@@ -115,25 +118,26 @@ def _built(
     block: Block, path: str, reads: tuple[str, ...], params_of: str,
     ran: dict[str, dict[str, Any]], objective: str, check: str,
 ) -> Trace:  # fmt: skip
-    """The trace of a block from what was seen of it and of those inside it."""
-    seen = ran[path]
+    """The trace of a block from the records of it and of the blocks inside it."""
+    record = ran[path]
     structure = block.graph if is_network(block) else None
     inside = f"{path}/" if path else ""
     nodes = () if structure is None else structure.nodes
-    # Those that no output needs (auxiliary heads, at inference) did not run.
+    # Nodes that no output needs (auxiliary heads, at inference) did not run.
     nodes = tuple(node for node in nodes if "y" in ran[inside + node.name])
     recorded = {
-        k: _arrays(seen[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
+        k: _arrays(record[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
     }
     if isinstance(recorded["x"], list):
         recorded["x"] = tuple(recorded["x"])
     local = errors = None
-    if seen["dy"] is not None:
+    if record["dy"] is not None:
         if structure is None:
-            local = _local(block, seen)
+            local = _local(block, record)
         if check == "all" or (check == "blocks" and structure is None):
-            got = (seen["dparams"], seen["dx"])
-            errors = errors_of(block, seen["params"], seen["x"], seen["key"], seen["dy"], got)
+            got = (record["dparams"], record["dx"])
+            params, x, key, dy = (record[k] for k in ("params", "x", "key", "dy"))
+            errors = errors_of(block, params, x, key, dy, got)
     return Trace(
         path=path, block=described(block), reads=reads, params_of=params_of,
         inputs=() if structure is None else structure.inputs,
@@ -152,17 +156,17 @@ def _arrays(tree: Any) -> Any:
     return jax.tree.map(lambda v: v if hasattr(v, "dtype") else jnp.asarray(v), tree)
 
 
-def _local(block: Block, seen: dict[str, Any]) -> Any:
+def _local(block: Block, record: dict[str, Any]) -> Any:
     """The local derivatives, read off the block's own backward; see :class:`Trace`."""
-    y, formula = seen["y"], formula_of(described(block))
+    y, formula = record["y"], formula_of(described(block))
     if not hasattr(y, "dtype") or not is_floating(y):
         return None
 
     def pulled(dy: Any) -> Any:
-        return block.backward(seen["params"], seen["residuals"], dy)
+        return block.backward(record["params"], record["residuals"], dy)
 
     if formula is not None and formula.elementwise:
-        # One of each entry comes from above: what goes down is the slope there.
+        # With ones from above, what goes down is the slope at each entry.
         slopes = pulled(jnp.ones_like(y))
         return jax.tree.map(lambda d: d if d.shape == y.shape else None, slopes)
     if not 0 < y.size <= EXACT:

@@ -1,4 +1,4 @@
-"""A block as it ran, forward and backward: what was recorded, and what follows from it."""
+"""A block as it ran, forward and backward: the recorded data, and what follows from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fnn.whiteboard.formulas import Described
 
 
 class Fork(NamedTuple):
-    """A value that several read: ``summands`` are (reader, cotangent), ``total`` their sum."""
+    """A value with several readers: ``summands`` are (reader, cotangent), ``total`` their sum."""
 
     name: str
     summands: tuple[tuple[str, Value], ...]
@@ -25,7 +25,7 @@ class Fork(NamedTuple):
 
 
 class NonFinite(NamedTuple):
-    """The first NaN or infinity: in what, of which block, in which pass."""
+    """The first NaN or infinity: what it is in, and of which block."""
 
     path: str
     what: str
@@ -43,12 +43,12 @@ class Recording:
     ``trace["hidden/linear"]`` is the node at that path.
 
     ``path``: where it is, ``hidden/linear``; '' for the whole. ``block``: its name and kind.
-    ``reads``: the names of the values that it read. ``params_of``: whose parameters it used.
+    ``reads``: the names of the values it read. ``params_of``: the node whose parameters it used.
     ``inputs``, ``outputs``: of the graph inside. ``objective``: what the gradients are of.
     ``params``, ``x``, ``y``, ``residuals``: of forward.
-    ``dy``, ``dparams``, ``dx``: of backward: upstream, and downstream to the parameters and inputs.
-    ``local``: local derivatives by (params, x): of an elementwise block the slope at each entry;
-    of others, where y has nine numbers at most, the Jacobian, y's axes first; else None.
+    ``dy``, ``dparams``, ``dx``: of backward, the upstream cotangent and the downstream ones.
+    ``local``: local derivatives by (params, x): the slope at each entry of an elementwise block;
+    of others the Jacobian, y's axes first, where y has nine numbers at most; else None.
     ``errors``: of (dparams, dx) relative to ``jax.vjp``, leaf by leaf; NaN where that is NaN.
     """
 
@@ -87,10 +87,10 @@ class Recording:
 
     @property
     def error(self) -> float | None:
-        """The largest relative error against ``jax.vjp``; None where nothing was compared, NaN
-        where of an input or a parameter ``jax.vjp`` gives nothing but NaN and all else is right.
+        """The largest relative error against ``jax.vjp``; None where nothing was compared.
 
-        Of a network that was not compared from end to end, the largest of the blocks inside.
+        NaN where a whole gradient of ``jax.vjp`` is NaN and all others are right. If a network was
+        not compared as a whole, the largest error of the blocks inside.
         """
         if self.errors is None:
             errors = [e for e in (node.error for node in self.nodes) if e is not None]
@@ -104,10 +104,8 @@ class Recording:
 
     @property
     def right(self) -> bool | None:
-        """Whether the gradients are autodiff's but for rounding: eps^(2/3) of their dtype.
-
-        None where there is nothing to compare them with.
-        """
+        """Whether the gradients equal autodiff's but for rounding, eps^(2/3) of their dtype; None
+        where there is nothing to compare them with."""
         error = self.error
         if error is None or math.isnan(error):
             return None
@@ -120,7 +118,7 @@ class Recording:
         return eps ** (2 / 3)
 
     def walk(self) -> Iterator[Self]:
-        """Every node inside in the order of forward, a network before what is in it."""
+        """Every node inside in the order of forward, a network before its nodes."""
         for node in self.nodes:
             yield node
             yield from node.walk()
@@ -130,8 +128,8 @@ class Recording:
         for node in self.walk():
             if node.path == path:
                 return node
-        known = ", ".join(node.path for node in self.walk())
-        raise KeyError(f"no node {path!r}; there are: {known:.500}")
+        paths = ", ".join(node.path for node in self.walk())
+        raise KeyError(f"no node {path!r}; there are: {paths:.500}")
 
     @property
     def dxs(self) -> tuple[Value, ...]:

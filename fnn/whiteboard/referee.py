@@ -1,4 +1,4 @@
-"""The referee of a trace: what ``jax.vjp`` says, and how far the hand-written rule is from it."""
+"""The referee of a trace: ``jax.vjp``, made to follow the subgradients that fnn declares."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def errors_of(block: Block, params: Params, x: Value, key: Key, dy: Value, got: 
     return compared(got, tuple(want), error)
 
 
-# Linear in the target. Where that is 0 or 1, a guard in forward (0 ln 0 is 0) hides from autodiff
-# what it would do elsewhere.
+# Linear in the target. At targets 0 and 1, a guard in forward (0 ln 0 is 0) hides the derivative
+# from autodiff.
 _LINEAR = tuple(name for name in LOSSES if "cross_entropy" in name)
-# At their kinks, autodiff decides a tie as fnn does.
+# Autodiff decides their ties as fnn does.
 _ALIKE = ("maximum", "minimum", "max_pool")
 
 
 def _differentiable(block: Block) -> Block:
-    """The same block, whose forward autodiff differentiates as fnn declares it, everywhere.
+    """The block with a forward whose autodiff has fnn's declared subgradients.
 
-    Relu at 0 is one case: autodiff of max(x, 0) shares the tie and says 1/2, fnn declares 0. (A
-    first convolution of an image with a black corner is exactly there.)
+    Autodiff of max(x, 0) at 0 gives 1/2, fnn declares 0. (A convolution of an image with a black
+    corner is often exactly there.)
     """
     if is_network(block):
         return map_nodes(block, lambda _, inner: _differentiable(inner))
@@ -70,19 +70,19 @@ def _ruled(block: Block, rule: Callable[..., Any]) -> Block:
         def plain(params: Params, *floats: Any) -> Value:
             return block.forward(params, put(floats), key)[0]
 
-        def going_back(kept: Any, dy: Any) -> Any:
-            dparams, *dxs = jax.vjp(plain, *kept)[1](dy)
-            return (dparams, *rule(plain, block, kept[1:], dy, dxs))
+        def backward(inputs: Any, dy: Any) -> Any:
+            dparams, *dxs = jax.vjp(plain, *inputs)[1](dy)
+            return (dparams, *rule(plain, block, inputs[1:], dy, dxs))
 
         value = jax.custom_vjp(plain)
-        value.defvjp(lambda *args: (plain(*args), args), going_back)
+        value.defvjp(lambda *args: (plain(*args), args), backward)
         return value(params, *floats), ()
 
     return block._replace(forward=forward)
 
 
 def _as_declared(plain: Any, block: Block, x: Any, dy: Any, dxs: list[Any]) -> list[Any]:
-    """With the declared subgradient at the kinks: it is zero elsewhere, so a NaN shows where."""
+    """Autodiff's, with the declared subgradient at kinks, which are where it hands NaN through."""
     subgradient = block.rules.subgradient
     assert subgradient is not None
     kink = jnp.isnan(subgradient(x[0], jnp.full_like(dy, jnp.nan)))
@@ -90,7 +90,7 @@ def _as_declared(plain: Any, block: Block, x: Any, dy: Any, dxs: list[Any]) -> l
 
 
 def _by_target(plain: Any, block: Block, x: Any, dy: Any, dxs: list[Any]) -> list[Any]:
-    """With the derivative by the target taken at 1/2, which is its derivative everywhere."""
+    """Autodiff's, with the derivative by the target at 1/2: it is the same everywhere."""
     if len(x) != 2:
         return dxs
     half = jnp.full_like(x[1], 0.5)

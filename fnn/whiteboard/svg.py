@@ -27,8 +27,8 @@ from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.text import headline
 
 MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'
-# Green forward and red backward, both dark enough to be read by everybody; the signs ▸ and ◂,
-# the slant, and above or below the wire say the same without colour.
+# Green forward and red backward, both dark enough to read; the signs ▸ and ◂, the slant, and the
+# side of the wire say the same without colour.
 STYLE = f"""
 .wb text{{font-family:{MONO};white-space:pre;fill:#1d2733;direction:ltr;unicode-bidi:isolate}}
 .wb .v{{fill:#17693a}}.wb .d{{fill:#b3261e;font-style:italic}}
@@ -51,13 +51,14 @@ STYLE = f"""
 class Network(NamedTuple):
     """A network ready to be placed: its layers, items by key, and the networks inside by key."""
 
+    trace: Recording
     layers: Layers
     items: dict[str, Item]
     inside: dict[str, Network]
 
 
 def network_of(b: Board, trace: Recording, all_inside: bool = False) -> Network:
-    """The items of a network and of those in it that are unfolded (or of all of them)."""
+    """The items of a network, and of the unfolded networks in it (``all_inside``: of all)."""
     inner = trace.path != b.trace.path
     ends = [trace.outputs] if inner else [(output,) for output in trace.outputs]
     layers = layered(
@@ -74,7 +75,7 @@ def network_of(b: Board, trace: Recording, all_inside: bool = False) -> Network:
         for node in trace.nodes
         if b.is_open(node) or (all_inside and node.nodes)
     }
-    return Network(layers, items, inside)
+    return Network(trace, layers, items, inside)
 
 
 def _late(trace: Recording) -> list[str]:
@@ -88,7 +89,7 @@ def _late(trace: Recording) -> list[str]:
 
 
 def unfolded_size(item: Item, inner: Placed) -> Size:
-    """Of a network with the frame around what is inside it."""
+    """The size of an unfolded network, with its frame."""
     left = item.stem + PAD
     return Size(
         left + inner.size.width + PAD, inner.size.up + TITLE, inner.size.down + PAD,
@@ -103,51 +104,50 @@ class Drawing(NamedTuple):
     svg: str
 
 
-def draw(b: Board, trace: Recording, network: Network, width: float, page: bool = False) -> Drawing:
-    """Places a network and writes it: wires first, so that things stand on them.
+def draw(b: Board, network: Network, width: float, page: bool = False) -> Drawing:
+    """Places a network and writes it, wires first, so that things stand on them.
 
-    ``page``: with everything that a page may show, folded and unfolded.
+    ``page``: write both readings of every network, folded and unfolded.
     """
-    nodes = {f"node:{node.name}": node for node in trace.nodes}
+    nodes = {f"node:{node.name}": node for node in network.trace.nodes}
     inner: dict[str, Drawing] = {}
     sizes: dict[str, Size] = {}
-    # What is unfolded stands in one row with the inputs, if those are the first column.
+    # An unfolded network fits in the first row, beside the inputs, where that is possible.
     starts = GAP + max(network.items[k].size.width for k in network.layers.columns[0])
     for key, item in network.items.items():
         sizes[key] = item.size
         if key in network.inside:
-            room = width - item.stem - 2 * PAD
-            part = nodes[key], network.inside[key]
-            inner[key] = draw(b, *part, room - starts, page)
+            part, room = network.inside[key], width - item.stem - 2 * PAD
+            inner[key] = draw(b, part, room - starts, page)
             if inner[key].placed.size.width > room - starts:
-                inner[key] = draw(b, *part, room, page)
+                inner[key] = draw(b, part, room, page)
             if b.is_open(nodes[key]):
                 sizes[key] = unfolded_size(item, inner[key].placed)
     placed = place(network.layers, sizes, width)
     parts = [wire(path) for path in placed.paths]
-    if trace.path != b.trace.path:
+    if network.trace.path != b.trace.path:
         x, y = placed.at["out:0"]
         parts.append(wire(f"M{n(x + 8)},{n(y)}H{n(placed.size.width + PAD)}", "wire exit"))
     for key in (k for column_ in network.layers.columns for k in column_ if k in network.items):
-        parts.append(_item(b, network.items[key], nodes.get(key), placed, key, sizes, inner, page))
+        item, at, size = network.items[key], placed.at[key], sizes[key]
+        parts.append(_item(b, item, nodes.get(key), at, size, inner.get(key), page))
     return Drawing(placed, "".join(parts))
 
 
 def _item(
-    b: Board, item: Item, node: Recording | None, placed: Placed, key: str,
-    sizes: dict[str, Size], inner: dict[str, Drawing], page: bool,
+    b: Board, item: Item, node: Recording | None, at: tuple[float, float], size: Size,
+    inner: Drawing | None, page: bool,
 ) -> str:  # fmt: skip
-    x, y = placed.at[key]
     if node is None:
-        return moved(x, y, item.body)
+        return moved(*at, item.body)
     opened = b.is_open(node)
     ports = "".join(
-        moved(0, at, svg, "port") for svg, at in zip(item.ports, sizes[key].ports, strict=False)
+        moved(0, y, svg, "port") for svg, y in zip(item.ports, size.ports, strict=False)
     )
     folded = "" if opened and not page else f'<g class="folded">{item.body}</g>'
     frame = ""
-    if key in inner:
-        size = unfolded_size(item, inner[key].placed)
+    if inner is not None:
+        size = unfolded_size(item, inner.placed)
         kind = f" ({name(node.kind)})" if node.kind != node.name else ""
         caption = words(item.stem + (36 if page else 10), 17, name(node.name) + kind, "name bold")
         caption += toggle(item.stem + 6, 0, "−") if page else ""
@@ -155,12 +155,12 @@ def _item(
         frame = (
             f'<g class="inside">{rectangle(item.stem, -size.up, wide, high, "frame", 9)}'
             f"{moved(0, -size.up, caption, 'caption')}"
-            f"{moved(item.stem + PAD, 0, inner[key].svg, 'within')}</g>"
+            f"{moved(item.stem + PAD, 0, inner.svg, 'within')}</g>"
         )
     css = f"item {item.css}{' open' if opened else ''}{when('n', [item.id], ' now')}"
     data = f' data-id="{item.id}"' if page else ""
     return (
-        f'<g class="{css}"{data} transform="translate({n(x)},{n(y)})">'
+        f'<g class="{css}"{data} transform="translate({n(at[0])},{n(at[1])})">'
         f"<title>{escape(item.label)}</title>{ports}{folded}{frame}</g>"
     )
 
@@ -172,14 +172,15 @@ def svg(trace: Recording, step: int | None = None, *, unfold: Any = None, width:
     """The picture as one SVG document.
 
     Args:
-      step: how many steps of the lecture are done: forward 1 to n, then backward n + 1 to 2n;
-        None for all of them, without a mark on the last.
-      unfold: the networks inside that are open, by path; True for all, False for none; by default
-        as many as a picture holds.
+      step: how many steps have run: forward 1 to n, then backward n + 1 to 2n; None for all of
+        them, without a mark on the last.
+      unfold: the networks to open, by path; True for all, False for none; by default as many as a
+        picture holds.
       width: of a row; longer networks go on in another.
 
     Raises:
-      KeyError: no network at that path. ValueError: no such step.
+      KeyError: there is no network at a path.
+      ValueError: there is no such step.
 
     >>> import fnn
     >>> trace = fnn.whiteboard.trace(fnn.multiply(), {}, (3.0, -4.0))
@@ -198,7 +199,7 @@ def frames(trace: Recording, *, unfold: Any = None, width: int = 1600) -> list[s
 
 
 def _drawn(b: Board, width: int) -> Drawing:
-    return draw(b, b.trace, network_of(b, b.trace), width)
+    return draw(b, network_of(b, b.trace), width)
 
 
 def _ran(b: Board, step: int | None) -> tuple[dict[str, frozenset[str]], str]:
@@ -221,7 +222,7 @@ def _ran(b: Board, step: int | None) -> tuple[dict[str, frozenset[str]], str]:
 
 
 def _with_networks(b: Board, nodes: list[Recording]) -> frozenset[str]:
-    """The ids; an open network is done when all that one sees of it is."""
+    """The ids; an open network has run when all that is drawn of it has."""
     done = {node.path for node in nodes}
     done |= {
         node.path for node in b.trace.walk()
@@ -231,7 +232,7 @@ def _with_networks(b: Board, nodes: list[Recording]) -> frozenset[str]:
 
 
 def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
-    """Lines above the picture: the first value that is not finite, what is folded."""
+    """Lines above the picture: the first value that is not finite, how much is folded."""
     rows = []
     if b.non_finite:
         rows.append((clean(str(b.non_finite), 150), "bad"))
@@ -239,17 +240,15 @@ def notes(b: Board, page: bool = False) -> list[tuple[str, str]]:
         inside = sum(sum(not inner.nodes for inner in node.walk()) for node in b.folded)
         how = "+ opens one" if page else "unfold='path' opens one"
         count = f"{len(b.folded)} network{'s' * (len(b.folded) != 1)}"
-        rows.append(
-            (f"folded, to be readable: {count} with {inside} blocks inside; {how}", "quiet")
-        )
+        rows.append((f"folded to fit: {count} with {inside} blocks inside; {how}", "quiet"))
     return rows
 
 
 def legend(b: Board, width: float) -> list[str]:
-    """What the signs mean, in lines that are no wider than they need to be."""
+    """What the signs mean, in as few lines as the width allows."""
     rows = ["▸ value, above its wire"]
-    gradient = f"◂ gradient of {name(b.trace.objective)}, below it"
-    for text in (gradient, "■ kept for backward", "✓ as autodiff"):
+    gradient = f"◂ gradient of {b.objective}, below it"
+    for text in (gradient, "■ kept for backward", "✓ matches autodiff"):
         longer = f"{rows[-1]}   {text}"
         rows[-1:] = [longer] if width_of(longer) <= width else [rows[-1], text]
     return rows

@@ -167,9 +167,8 @@ def test_large_networks_fold_by_themselves_and_say_so() -> None:
     small, large = deep(3), deep(10)
     assert len(board(small).visible()) == 9 and not board(small).folded
     assert len(board(large).visible()) == 10
-    assert (
-        "folded, to be readable: 10 networks with 30 blocks inside; unfold='path' opens one"
-        in words(large.svg())
+    assert "folded to fit: 10 networks with 30 blocks inside; unfold='path' opens one" in words(
+        large.svg()
     )
     assert "+ opens one" in large.html()
     name = large.nodes[2].path
@@ -352,7 +351,7 @@ def test_whiteboard_refuses_in_one_line(
 def test_whiteboard_of_a_network(tmp_path: Any) -> None:
     assert main(["whiteboard", "mlp", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "whiteboard.txt").read_text()
-    assert text.startswith("mlp: gradients of E, ✓ as jax.vjp's")
+    assert text.startswith("mlp: gradients of E, ✓ matches jax.vjp")
     assert "✗" not in text
 
 
@@ -522,14 +521,14 @@ def test_formulas_tell_the_case_that_applies() -> None:
 def test_blocks_with_the_names_of_others(name: str) -> None:
     mine = fnn.elementwise(name, lambda x: x + 1, lambda x: jnp.ones_like(x))
     text = trace(mine, {}, jnp.array([1.0, 2.0])).text()
-    assert "✓ as jax.vjp's" in text
+    assert "✓ matches jax.vjp" in text
 
 
 def test_long_chains_fold_by_themselves_too() -> None:
     net = fnn.serial(**{f"b{i}": fnn.negate() if i % 2 else fnn.exp() for i in range(60)})
     t = trace(net, {}, jnp.array([0.5]), jnp.array([0.25]), fnn.squared_error())
     picture = t.svg()
-    assert "folded, to be readable: 9 networks with 60 blocks inside" in " ".join(words(picture))
+    assert "folded to fit: 9 networks with 60 blocks inside" in " ".join(words(picture))
     assert "b0 … b6" in words(picture) and "b3" not in words(picture)
     # A part has its last block's name and value, and is opened by it.
     opened = t.svg(unfold="net/b6")
