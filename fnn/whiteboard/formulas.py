@@ -8,6 +8,7 @@ formula, give it a kind, ``fnn.Kind("cube")``, and add that to the table:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,20 +88,25 @@ class Formula(NamedTuple):
         >>> FORMULAS["scale"].filled((-2.0,)).value, FORMULAS["scale"].filled(()).value
         ('{y} = −2 {0}', '{y} = c {0}')
         """
-        given = dict(zip(self.arguments, args, strict=False))
+        numbers = {
+            symbol: number(value)
+            for symbol, value in zip(self.arguments, args, strict=False)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
 
-        def fill(template: str) -> str:
+        def fill(template: str, texts: Mapping[str, str] = numbers) -> str:
             for symbol in self.arguments:
-                value, hole = given.get(symbol), f"{{{symbol}}}"
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    if value == 1:  # as a factor or divisor it is not written
-                        template = template.replace(f"{hole} ", "").replace(f"/{hole}", "")
-                    template = template.replace(hole, number(value))
-                template = template.replace(hole, symbol)
+                hole, text = f"{{{symbol}}}", texts.get(symbol, symbol)
+                if text == "1":  # as a factor or divisor it is not written
+                    template = re.sub(f"{re.escape(hole)} (?=[\\w({{])", "", template)
+                    template = template.replace(f"/{hole})", ")")
+                template = template.replace(hole, text)
             return template
 
+        symbol = fill(self.symbol)
+        symbol = symbol if len(symbol) < 5 else fill(self.symbol, {})  # to fit in the circle
         return self._replace(
-            value=fill(self.value), local=tuple(map(fill, self.local)), symbol=fill(self.symbol)
+            value=fill(self.value), local=tuple(map(fill, self.local)), symbol=symbol
         )
 
     def without(self, params: Collection[str]) -> Formula:
@@ -139,7 +145,7 @@ FORMULAS: dict[str, Formula] = {
     "minimum": _gate("min", "{y} = min({0}, {1})", "[{0} < {1}]", "[{1} < {0}]"),
     "power": _gate("xᵖ", "{y} = {0}ᵖ", "p {0}^(p−1)", "{y} ln {0}"),
     "negate": _gate("−", "{y} = −{0}", "−1"),
-    "scale": _gate("·c", "{y} = {c} {0}", "{c}", arguments=("c",)),
+    "scale": _gate("·{c}", "{y} = {c} {0}", "{c}", arguments=("c",)),
     "exp": _gate("exp", "{y} = exp {0}", "{y}"),
     "log": _gate("ln", "{y} = ln {0}", "1/{0}"),
     "square": _gate("x²", "{y} = {0}²", "2 {0}"),
@@ -179,7 +185,7 @@ FORMULAS: dict[str, Formula] = {
     "global_avg_pool": Formula("{y} = mean over places", ("d{0}: d{y} / n to every place",)),
     "local_response_norm": Formula(
         "{y} = {0} / u^{β},  u = {k} + ({α}/{n}) Σ {0}²",
-        ("d{0} = d{y} / u^{β} − (2·{α}·{β}/{n}) {0} Σ d{y} {0} / u^({β}+1)",),
+        ("d{0} = d{y} / u^{β} − c {0} Σ d{y} {0} / u^({β}+1),  c = 2·{α}·{β}/{n}",),
         arguments=("n", "α", "β", "k"),
     ),
     "layer_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),

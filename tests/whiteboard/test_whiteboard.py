@@ -325,7 +325,10 @@ def test_formulas_take_names_as_they_are(kind: str) -> None:
         (fnn.dropout(0.25), "mask x / (1 − 0.25)", "dx = mask dy / (1 − 0.25)"),
         (fnn.power(3), "x³", "dy/dx = 3 x²"), (fnn.item(1), "x[1]", "dx: dy to that one"),
         (fnn.local_response_norm(5, k=2.0), "x / u^0.75,  u = 2 + (0.0001/5) Σ x²",
-         "dx = dy / u^0.75 − (2·0.0001·0.75/5) x Σ dy x / u^(0.75+1)"),
+         "dx = dy / u^0.75 − c x Σ dy x / u^(0.75+1),  c = 2·0.0001·0.75/5"),
+        (fnn.local_response_norm(5), "x / u^0.75,  u = 1 + (0.0001/5) Σ x²",
+         "dx = dy / u^0.75 − c x Σ dy x / u^(0.75+1),  c = 2·0.0001·0.75/5"),
+        (fnn.celu(), "x if x > 0, else (e^(x) − 1)", "dy/dx = 1 if x > 0, else e^(x)"),
         (fnn.freeze(fnn.scale(3.0)), "3 x", "dy/dx = 3"),
         (fnn.rematerialize(fnn.leaky_relu(0.5)), "x if x > 0, else 0.5 x",
          "dy/dx = 1 if x > 0, else 0.5"),
@@ -337,6 +340,11 @@ def test_formulas_hold_the_arguments(block: Block, value: str, slope: str) -> No
     assert formula is not None
     assert formula.written(formula.value, ["x"], "y") == f"y = {value}"
     assert formula.local_of(0, ["x"], "y") == slope
+
+
+def test_a_circle_holds_a_short_factor() -> None:
+    symbols = [FORMULAS["scale"].filled(args).symbol for args in ((-2.0,), (0.3333,), ())]
+    assert symbols == ["·−2", "·c", "·c"]
 
 
 def test_formulas_hold_the_parameters_that_there_are() -> None:
