@@ -19,10 +19,11 @@ Unfold = bool | str | Iterable[str] | None
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class Trace(Recording):
-    """A block as it ran, forward and backward; a network's has the traces of its nodes inside.
+    """A recording that draws itself, and so does every node inside: ``trace["hidden"].svg()``.
 
-    Its fields are those of :class:`~fnn.whiteboard.recording.Recording`. Every node can be drawn
-    by itself, too.
+    A plain pytree: arrays are its leaves, names are static, so it comes out of ``jax.jit``. Its
+    fields are those of a :class:`~fnn.whiteboard.recording.Recording`: ``x``, ``y``, ``dy``, ``dx``
+    and so on.
     """
 
     def text(self) -> str:
