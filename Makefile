@@ -62,7 +62,8 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 coverage: $(VENV)/.test
-	$(PYTEST) fnn tests -m '' --cov=fnn --cov-report=term-missing:skip-covered
+	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED)) -m '' --cov=fnn --cov-report=
+	$(PYTEST) fnn $(AS_COMPILED) -m '' --cov=fnn --cov-append --cov-report=term-missing:skip-covered
 
 docs: $(VENV)/.docs
 	rm -rf docs/_build

@@ -125,7 +125,8 @@ def prose(text: str, module: str, where: str) -> str:
         if role:
             parts[i] = link(role[1], module, where)
         elif i % 2 == 0:
-            parts[i] = re.sub(r"([*|`])|(?<=\w)_(?!\w)", r"\\\g<0>", part)
+            part = re.sub(r"([*|`])|(?<=\w)_(?!\w)", r"\\\g<0>", part)
+            parts[i] = re.sub(r"(?m)(^\s*|: )(\w)\.(?!\S)", r"\1\2\\.", part)  # not a list
     return "".join(parts)
 
 
@@ -160,13 +161,16 @@ def docstring(
         literal = False
         if indent > margin and not in_section and not result[-2].lstrip().startswith("- "):
             # Something set apart, such as a formula or a command: as it stands.
-            result += [*([] if result[-2].endswith("::") else ["::", ""]), *block, ""]
+            start = [".. code-block:: none", "   :class: formula", ""]
+            result += [*([] if result[-2].endswith("::") else start), *block, ""]
             literal = True
             continue
         margin = indent if not in_section else margin
         text = prose("\n".join(block), module, name)
         text = LABEL.sub(r"**\1\2:** ", text)
-        if FIELD.match(text):
+        if first.strip() in ("Returns:", "Yields:"):
+            text = without_type(text)
+        if FIELD.match(text) and result:
             lines_of = text.split("\n")
             text = "\n".join(("- " if FIELD.match(line) else "  ") + line for line in lines_of)
         # A list begins its own paragraph.
@@ -174,6 +178,23 @@ def docstring(
         literal = text.endswith("::")
         result += [*text.split("\n"), ""]
     lines[:] = result
+
+
+def without_type(section: str) -> str:
+    """What is returned, its first line broken before a colon, which would end a type."""
+    head, first, *rest = section.split("\n")
+    plain = MARKUP.sub(lambda match: "x" * len(match[0]), first)
+    space = plain.rfind(" ", indent_of(first), plain.find(":")) if ":" in plain else -1
+    if space > indent_of(first):
+        first = f"{first[:space]}\n{' ' * indent_of(first)}{first[space + 1 :]}"
+    return "\n".join([head, first, *rest])
+
+
+def arguments(
+    app: Sphinx, what: str, name: str, subject: Any, options: Any, lines: list[str]
+) -> None:
+    """Napoleon calls arguments parameters, which a network has too."""
+    lines[:] = [line.replace(":Parameters:", ":Arguments:") for line in lines]
 
 
 def signature(
@@ -249,6 +270,7 @@ def check_offline(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", docstring, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", arguments, priority=900)  # after it
     app.connect("autodoc-process-signature", signature)
     app.connect("source-read", table_of_formulas)
     app.connect("include-read", links_to_pages)
