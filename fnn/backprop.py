@@ -1,4 +1,4 @@
-"""Backpropagation for use: a gradient function, and an adapter for ``jax.grad``."""
+"""Backpropagation for users: a gradient function, and an adapter for ``jax.grad``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ from fnn.pytrees import with_zeros
 def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
     """The network and its loss as one block: E = loss(net(x), target).
 
-    Input ``(x, target)``, or ``(x, target, weights)`` when ``weighted``; parameters
-    ``{"net": params}``.
+    Args:
+      net: a network.
+      loss: a loss, such as ``squared_error()``.
+      weighted: whether the input has weights of the examples.
+
+    Returns:
+      A graph of ``(x, target)``, or of ``(x, target, weights)``, with parameters
+      ``{"net": params}`` and a scalar output.
+
+    Raises:
+      BlockTypeError: the network or the loss is not a block.
 
     >>> import fnn, jax.numpy as jnp
     >>> E = fnn.with_loss(fnn.square(), fnn.squared_error())
@@ -31,8 +40,8 @@ def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
 
 
 def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params, Residuals]]:
-    """Like :func:`value_and_grad`, with None for the gradients that are not computed, and with
-    the network's residuals."""
+    """Like :func:`value_and_grad`, but with None for gradients that are not computed, and with the
+    network's residuals as a third result."""
     plain, weighted = with_loss(net, loss), with_loss(net, loss, weighted=True)
 
     def f(
@@ -50,11 +59,18 @@ def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Par
 def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params]]:
     """The loss and its gradients by the hand-written backward pass.
 
+    Args:
+      net: a network.
+      loss: a loss, such as ``squared_error()``.
+
     Returns:
-      ``f(params, x, target, key=None, weights=None) -> (value, grads)``, in the shape of
-      ``jax.value_and_grad``'s answer: ``grads`` has the structure, shapes and dtypes of
-      ``params`` (zeros for frozen ones). A plain traceable function: jit, vmap, scan it, or
-      take its ``jax.jvp`` for a Hessian-vector product.
+      ``f(params, x, target, key=None, weights=None) -> (value, grads)``, like what
+      ``jax.value_and_grad`` returns: ``grads`` has the structure, shapes and dtypes of ``params``
+      (zeros for frozen ones). A plain traceable function: jit, vmap, scan it, or take its
+      ``jax.jvp`` for a Hessian-vector product.
+
+    Raises:
+      BlockTypeError: the network or the loss is not a block.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.linear(1, use_bias=False)
@@ -77,10 +93,13 @@ def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Pa
 def as_function(block: Block) -> Callable[..., Value]:
     """The block as a plain function on which ``jax.grad`` uses the hand-written backward.
 
+    Args:
+      block: any block.
+
     Returns:
       ``f(params, x, key=None) -> y``, for Flax, Equinox or plain JAX code. Like every
-      ``jax.custom_vjp`` it has reverse mode only; for forward mode or a Hessian-vector
-      product use the block's own functions.
+      ``jax.custom_vjp`` it has reverse mode only; for forward mode or a Hessian-vector product use
+      the block's own functions.
 
     >>> import fnn, jax
     >>> f = fnn.as_function(fnn.square())
@@ -96,8 +115,8 @@ def as_function(block: Block) -> Callable[..., Value]:
         y, residuals = block.forward(params, x, key)
         return y, (params, residuals)
 
-    def backward(kept: Residuals, dy: Value) -> tuple[Params, Value, None]:
-        params, residuals = kept
+    def backward(saved: tuple[Params, Residuals], dy: Value) -> tuple[Params, Value, None]:
+        params, residuals = saved
         dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
         return (*block.backward(params, residuals, dy), None)  # None: JAX's zero cotangent
 

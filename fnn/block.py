@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
-Residuals = Any  # a pytree: what forward keeps for backward, and nothing else
+Residuals = Any  # a pytree: what forward keeps for backward
 Value = Any  # an array, or a tuple of arrays for a block with several inputs or outputs
 Key = jax.Array | None  # a jax.random key
 
@@ -78,35 +78,35 @@ class InferenceRule(Protocol):
 
 
 class ValidateRule(Protocol):
-    """``validate(x)``: looks at concrete data on the host, before training starts.
+    """``validate(x)``: checks concrete data on the host, before training starts.
 
-    For blocks, losses above all, that can tell bad values: labels out of range, say.
+    For blocks, losses above all, that know bad values: labels out of range, for example.
 
     Args:
-      x: the block's input as NumPy arrays; of a loss ``(prediction, target)``, of which the
+      x: the block's input as NumPy arrays; for a loss ``(prediction, target)``, where the
         prediction may be a ``jax.ShapeDtypeStruct``.
 
     Raises:
-      BlockError: the data does not fit.
+      BlockError: the block cannot be trained on this data.
     """
 
     def __call__(self, x: Value, /) -> None: ...
 
 
 class UpdateStatistics(Protocol):
-    """``update_statistics(params, residuals) -> params``: running statistics, moved once a step.
+    """``update_statistics(params, residuals) -> params``: running statistics, updated once a step.
 
-    Running statistics are parameters whose cotangent is None. Training steps call this with what
-    forward kept; the result has the structure, shapes and dtypes of ``params``.
+    Running statistics are parameters whose cotangent is None. Training steps call this with
+    forward's residuals; the result has the structure, shapes and dtypes of ``params``.
     """
 
     def __call__(self, params: Params, residuals: Residuals, /) -> Params: ...
 
 
 class SubgradientRule(Protocol):
-    """``subgradient(x, dy) -> dx``: what the block declares at points without a derivative.
+    """``subgradient(x, dy) -> dx``: the block's choice at points without a derivative.
 
-    Elsewhere its answer is not looked at. :mod:`fnn.check` holds ``backward`` to it.
+    Elsewhere its result is ignored. :mod:`fnn.check` compares ``backward`` with it.
     """
 
     def __call__(self, x: Value, dy: Value, /) -> Value: ...
@@ -115,8 +115,8 @@ class SubgradientRule(Protocol):
 class Factors(Protocol):
     """``factors(params, residuals, dy) -> (a, g)``: the two factors of each example's gradient.
 
-    Example n's gradient of a weight matrix is the outer product of ``a[n]`` and ``g[n]``: what
-    per-example gradients and curvature are made of.
+    Example n's gradient of a weight matrix is the outer product of ``a[n]`` and ``g[n]``, from
+    which per-example gradients and curvature are built.
     """
 
     def __call__(
@@ -125,10 +125,9 @@ class Factors(Protocol):
 
 
 class Rules(NamedTuple):
-    """The optional laws that stand beside ``backward``. None: the block has none.
+    """The optional rules beside ``backward``; None where the block has none.
 
-    A combinator decides for each whether the block it makes has it too; the table is in
-    :mod:`fnn.blocks.combinators`.
+    Which of them the blocks made by combinators keep is a table in :mod:`fnn.blocks.combinators`.
     """
 
     inference: InferenceRule | None = None
@@ -161,9 +160,9 @@ class Block(NamedTuple):
     The other fields are optional:
 
     ``name``: a label for paths and messages. Nothing depends on it.
-    ``kind``: what the block is: :class:`Kind`. A block of your own may be given one.
+    ``kind``: what the block is: :class:`Kind`. Your own blocks may have one.
     ``graph``: the :class:`Graph` inside, where the block is made of others.
-    ``rules``: the optional laws: :class:`Rules`.
+    ``rules``: the optional rules: :class:`Rules`.
 
     Example: a block that doubles its input, and its use.
 
@@ -211,9 +210,9 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A network as data: nodes in an order in which every value is made before it is read.
+    """A network as data: nodes in an order in which every value is computed before it is read.
 
-    ``at_inference``: the outputs that are left there.
+    ``at_inference``: names of the outputs that :func:`~fnn.executor.inference` keeps.
     """
 
     inputs: tuple[str, ...]
@@ -228,10 +227,10 @@ def no_params(key: jax.Array, x: Value) -> Params:
 
 
 class BlockError(Exception):
-    """A block refuses what it was given; the message says where, what, and the fix.
+    """A block refuses its input or parameters; the message says where, what, and the fix.
 
-    ``path`` is where the block sits in the network, outermost first; the executor fills it
-    in as the error passes through (see :func:`located`).
+    ``path``: where the block is in the network, outermost first; the executor fills it in as the
+    error passes through (see :func:`located`).
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -246,19 +245,19 @@ class BlockError(Exception):
 
 
 class BlockValueError(BlockError, ValueError):
-    """A value, shape or parameter that does not fit."""
+    """A wrong value, shape or parameter."""
 
 
 class BlockTypeError(BlockError, TypeError):
-    """A dtype or kind of input that does not fit."""
+    """A wrong dtype or type of input."""
 
 
 @contextmanager
 def located(name: str) -> Iterator[None]:
-    """Adds ``name`` to the path of any error raised inside, and to the compiled program.
+    """Adds ``name`` to the path of any error raised inside, and to names in the compiled program.
 
-    An error that is not fnn's own (say, from a user's block) keeps its type and text and
-    gets a note.
+    Errors that are not fnn's own (from a user's block, for example) keep their type and text and
+    get a note.
     """
     try:
         with jax.named_scope(name):
@@ -274,9 +273,9 @@ def located(name: str) -> Iterator[None]:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Shape:
-    """A residual that keeps an array's shape and dtype, and none of its bytes.
+    """A residual of an array's shape and dtype, without its bytes.
 
-    It is a pytree without leaves, so it passes through ``jit``, ``vmap`` and ``scan``.
+    It is a pytree without leaves, which passes through ``jit``, ``vmap`` and ``scan``.
     """
 
     shape: tuple[int, ...]
@@ -291,12 +290,12 @@ Spec = jax.Array | jax.ShapeDtypeStruct | Shape  # what has a shape and a dtype,
 
 
 def is_floating(x: Any) -> bool:
-    """Whether ``x`` has a gradient: float, not integer, boolean or key."""
+    """Whether ``x`` has a gradient: it is float, not integer, boolean or a key."""
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def require_floating(name: str, what: str, x: Any) -> None:
-    """Refuses an input without a gradient, with the cast that mends it."""
+    """Refuses an input without a gradient; the message has the cast that helps."""
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
         raise BlockTypeError(
             name, f"{what} is a {type(x).__name__}, needs one array: jax.numpy.asarray(...)"
@@ -343,14 +342,14 @@ def require_shapes(
 
 
 def require_block(name: str, what: str, value: Any) -> None:
-    """Refuses what is no block, and says how to make one of a function that makes them."""
+    """Refuses what is no block; of a function that makes blocks the message says to call it."""
     if not isinstance(value, Block):
         hint = " (call it: blocks are made by functions)" if callable(value) else ""
         raise BlockTypeError(name, f"{what} needs a Block, got {type(value).__name__}{hint}")
 
 
 def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
-    """The number as an int (of NumPy's kinds too), or a refusal."""
+    """The number as an int, NumPy's included; refused unless it is whole and at least ``least``."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -365,6 +364,6 @@ def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
 def compute_dtype(dtype: Any) -> Any:
     """The dtype in which sums and transcendental functions of ``dtype`` are computed.
 
-    bfloat16 and float16 have too few digits to accumulate in: float32 for both.
+    float32 for bfloat16 and float16, which have too few digits to accumulate in.
     """
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype

@@ -45,21 +45,22 @@ def graph(
 
     Args:
       inputs: name of the input, or names where the graph takes a tuple.
-      nodes: ``(name, block, input_names)`` each, in order of computation; a fourth entry
-        names another node whose parameters this one uses (sharing: their gradients add).
-        A node with one input name gets that value itself, with several a tuple.
+      nodes: ``(name, block, input_names)`` each, in order of computation; a fourth entry names
+        another node whose parameters this one uses (sharing: their gradients add). A node with one
+        input name gets that value itself, with several a tuple.
       outputs: name of the node (or input) that is the output, or names for a tuple.
-      at_inference: the outputs that :func:`inference` leaves, all by default. What only the
-        others need (auxiliary heads) is not run there, and its parameters may be missing.
-      name: what the block is called.
+      at_inference: names of the outputs that :func:`inference` keeps, all by default. Nodes that
+        only the others need (auxiliary heads) do not run there, and their parameters may be
+        missing.
+      name: the block's label.
 
     Returns:
       A block. ``params`` is a dict keyed by the names of the nodes that have parameters;
       ``residuals`` a dict of every node's residuals.
 
     Raises:
-      BlockValueError, BlockTypeError: a name that is repeated, unknown, used before it is
-        made, or never used; an entry that is not a block.
+      BlockValueError, BlockTypeError: a name that is repeated, unknown, read before it is
+        computed, or never read; an entry that is not a block.
 
     Example: the lecture's circuit f = (x + y) z at -2, 5, -4.
 
@@ -72,17 +73,16 @@ def graph(
     >>> [float(d) for d in f.backward({}, residuals, 1.0)[1]]
     [-4.0, -4.0, 3.0]
     """
-    made = tuple(_node(name, entry) for entry in nodes)
-    left = _names(outputs if at_inference is None else at_inference)
-    structure = Graph(_names(inputs), made, _names(outputs), left)
+    remaining = _names(outputs if at_inference is None else at_inference)
+    entries = tuple(_node(name, entry) for entry in nodes)
+    structure = Graph(_names(inputs), entries, _names(outputs), remaining)
     _check(structure, name)
-    # Sharing with a node that shares itself is sharing with the node that has the parameters.
+    # Sharing with a node that itself shares is sharing with the node that has the parameters.
     owner: dict[str, str] = {}
-    for node in made:
+    for node in entries:
         owner[node.name] = owner.get(node.params_of, node.params_of)
-    shared = tuple(node._replace(params_of=owner[node.name]) for node in made)
-    structure = structure._replace(nodes=shared)
-    return _executor(structure, name)
+    shared = tuple(node._replace(params_of=owner[node.name]) for node in entries)
+    return _executor(structure._replace(nodes=shared), name)
 
 
 def _executor(
@@ -101,7 +101,7 @@ def _executor(
                     node_params = node.block.init(node_key, node_x)
                     if jax.tree.leaves(node_params):
                         params[node.name] = node_params
-                # Also of the last node, which nobody reads: what does not fit is refused here.
+                # Shape-check the last node too, so that init reports misfits.
                 shared = params.get(node.params_of, {})
                 values[node.name] = jax.eval_shape(node.block.forward, shared, node_x, node_key)[0]
         return params
@@ -120,14 +120,14 @@ def _executor(
         return _pick(values, g.outputs), residuals
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        # Forward handed every value to its readers, so each node's upstream cotangent is
-        # the sum of what its readers send back; in reverse order all of them have done so.
+        # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
+        # what its readers send back. In reverse order all of them have been run before it.
         cotangents: dict[str, Value] = {}
         dparams: Any = type(params)(dict.fromkeys(params))
         _send(cotangents, g.outputs, dy)
         for _, node in reversed(live):
             upstream = cotangents.get(node.name)
-            if upstream is None:  # nothing that has a gradient depends on this value
+            if upstream is None:  # no output with a gradient depends on this value
                 continue
             with located(node.name):
                 node_dparams, node_dx = node.block.backward(
@@ -139,11 +139,11 @@ def _executor(
         return dparams, _pick(cotangents, g.inputs)
 
     def update_statistics(params: Params, residuals: Residuals) -> Params:
-        moved = dict(params)
+        updated = dict(params)
         for _, node in live:
             if (rule := node.block.rules.update_statistics) is not None:
-                moved[node.params_of] = rule(moved[node.params_of], residuals[node.name])
-        return type(params)(moved)
+                updated[node.params_of] = rule(updated[node.params_of], residuals[node.name])
+        return type(params)(updated)
 
     has_statistics = any(node.block.rules.update_statistics is not None for _, node in live)
     rules = Rules(
@@ -154,10 +154,16 @@ def _executor(
 
 
 def inference(block: Block) -> Block:
-    """The block as it is at inference, reading the same parameters.
+    """The block as it is at inference, with the same parameters.
 
-    Dropout becomes the identity; every network made of blocks is rebuilt from what its
-    blocks become. No ``train`` flag runs through ``forward``.
+    Dropout becomes the identity, batch_norm uses its running statistics, auxiliary heads disappear;
+    a network is rebuilt from what its blocks become. No ``train`` flag runs through ``forward``.
+
+    Args:
+      block: any block.
+
+    Returns:
+      A block that takes the same parameters. The block itself, where it has no rule and no nodes.
 
     >>> import jax.numpy as jnp
     >>> from fnn import dropout, inference
@@ -177,13 +183,23 @@ def inference(block: Block) -> Block:
 def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     """The graph with every node's block replaced by ``change(name, block)``, wired as before.
 
-    Because a network's structure is data, the network can be rebuilt: as it is at inference,
-    frozen, or with every block watched as the executor runs it.
+    Because a network's structure is data, it can be rebuilt: as it is at inference, frozen, or with
+    every block watched as the executor runs it.
+
+    Args:
+      block: a graph.
+      change: from a node's name and block to another block.
+
+    Returns:
+      A graph of the same name, kind and wiring.
+
+    Raises:
+      BlockTypeError: the block is not a graph, or has functions that are not its graph's.
 
     >>> import fnn
     >>> net = fnn.serial(a=fnn.square(), b=fnn.negate())
-    >>> loud = fnn.map_nodes(net, lambda name, block: fnn.serial(block, fnn.negate()))
-    >>> float(loud.forward({}, 3.0)[0])
+    >>> negated = fnn.map_nodes(net, lambda name, block: fnn.serial(block, fnn.negate()))
+    >>> float(negated.forward({}, 3.0)[0])
     -9.0
     """
     return _executor(_mapped(block, change), block.name, block.kind, block.rules.validate)
@@ -196,15 +212,15 @@ def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
     if any(getattr(f, "graph", None) is not structure for f in (block.forward, block.backward)):
         raise BlockTypeError(
             block.name,
-            "has a forward or backward of its own in place of its graph's, which rebuilding it "
-            "would lose: say so with block._replace(graph=None), or change a node instead",
+            "has a forward or backward that is not its graph's and would be lost when the graph is "
+            "rebuilt: detach the graph with block._replace(graph=None), or change a node instead",
         )
     nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
     return structure._replace(nodes=nodes)
 
 
 def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:
-    """One name: its value (None if it has none); several: a tuple."""
+    """The value of a single name (None if it has none), or a tuple for several."""
     picked = tuple(values.get(name) for name in names)
     return picked[0] if len(picked) == 1 else picked
 
@@ -221,13 +237,13 @@ def _bind(names: tuple[str, ...], x: Value, block: str) -> dict[str, Value]:
 
 
 def _send(cotangents: dict[str, Value], names: tuple[str, ...], d: Value) -> None:
-    """Adds the cotangents ``d`` of the named values to what has arrived for them so far."""
+    """Adds ``d``, cotangents of the named values, to those that have arrived before."""
     for name, part in zip(names, (d,) if len(names) == 1 else d, strict=True):
         cotangents[name] = _plus(cotangents.get(name), part)
 
 
 def _plus(a: Any, b: Any) -> Any:
-    """The sum of two cotangents, leaf by leaf; None stands for none."""
+    """The sum of two cotangents, leaf by leaf; None counts as zero."""
     if a is None or b is None:
         return b if a is None else a
     if jax.tree_util.all_leaves([a]):
@@ -236,7 +252,7 @@ def _plus(a: Any, b: Any) -> Any:
 
 
 def _live(g: Graph) -> list[tuple[int, Node]]:
-    """The nodes that an output depends on, with their places (which seed their keys)."""
+    """The nodes that an output depends on, with their positions (folded into their keys)."""
     needed = set(g.outputs)
     live = []
     for i, node in reversed(list(enumerate(g.nodes))):
@@ -267,34 +283,35 @@ def _node(block: str, entry: Sequence[Any]) -> Node:
 
 
 def _check(g: Graph, block: str) -> None:
-    """Refuses a wiring that cannot run or in which something would be silently unused."""
-    known: set[str] = set()
+    """Refuses a wiring that cannot run, or that has unused parts."""
+    names: set[str] = set()
     for name in (*g.inputs, *(node.name for node in g.nodes)):
         if not isinstance(name, str) or not name or "/" in name:
             raise BlockValueError(block, f"{name!r} cannot be a name: it needs text without '/'")
-        if name in known:
+        if name in names:
             raise BlockValueError(block, f"the name {name!r} is used twice; names are unique")
-        known.add(name)
-    made = set(g.inputs)
+        names.add(name)
+    computed = set(g.inputs)
     for node in g.nodes:
         for read in node.inputs:
-            if read not in made:
-                why = "is made later" if read in known else "is not a node or input"
+            if read not in computed:
+                why = "is computed later" if read in names else "is not a node or input"
                 raise BlockValueError(
                     block,
-                    f"node {node.name!r} reads {read!r}, which {why}; known here: {sorted(made)}",
+                    f"node {node.name!r} reads {read!r}, which {why}; it can read "
+                    f"{sorted(computed)}",
                 )
-        made.add(node.name)
-        if node.params_of not in made - set(g.inputs):
+        computed.add(node.name)
+        if node.params_of not in computed - set(g.inputs):
             raise BlockValueError(
                 block,
                 f"node {node.name!r} uses the parameters of {node.params_of!r}, "
                 "which is not a node before it",
             )
     for output in (*g.outputs, *g.at_inference):
-        if output not in made:
+        if output not in computed:
             raise BlockValueError(
-                block, f"output {output!r} is not a node or input: {sorted(made)}"
+                block, f"output {output!r} is not a node or input: {sorted(computed)}"
             )
     live = {node.name for _, node in _live(g)}
     for node in g.nodes:
@@ -308,11 +325,11 @@ def _check(g: Graph, block: str) -> None:
 
 
 def _check_params(g: Graph, params: Params, block: str) -> None:
-    """Refuses parameters of another network as far as names tell; blocks check shapes."""
+    """Refuses parameters of another network by their names; the blocks check shapes."""
     if not isinstance(params, Mapping):
         raise BlockTypeError(
             block,
-            f"params is a {type(params).__name__}, needs a dict keyed by block name, as made by "
+            f"params is a {type(params).__name__}, needs a dict keyed by block name: make it with "
             "init(key, x)",
         )
     unknown = sorted(set(params) - {node.params_of for node in g.nodes})

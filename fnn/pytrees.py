@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +18,13 @@ def flat(tree: Any) -> tuple[list[Any], Any]:
 
 
 def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
-    """The floating leaves of a pytree, and the function that puts others in their place."""
+    """The floating leaves of a pytree, and a function that puts others in their place."""
     leaves, tree = flat(x)
     places = [
         i for i, v in enumerate(leaves) if is_floating(v if hasattr(v, "dtype") else np.asarray(v))
     ]
 
-    def put(floats: Any) -> Any:
+    def put(floats: Sequence[Any]) -> Any:
         filled = list(leaves)
         for i, value in zip(places, floats, strict=True):
             filled[i] = value

@@ -194,9 +194,9 @@ WIRINGS = {
     "unknown name": (("x", [("a", relu, "y")], "a"), "node 'a' reads 'y', which is not a node"),
     "used before it is made": (
         ("x", [("a", relu, "b"), ("b", relu, "x")], "b"),
-        "node 'a' reads 'b', which is made later",
+        "node 'a' reads 'b', which is computed later",
     ),
-    "reads itself": (("x", [("a", relu, "a")], "a"), "node 'a' reads 'a', which is made later"),
+    "reads itself": (("x", [("a", relu, "a")], "a"), "node 'a' reads 'a', which is computed later"),
     "repeated name": (("x", [("a", relu, "x"), ("a", relu, "x")], "a"), "'a' is used twice"),
     "node named as the input": (("x", [("x", relu, "x")], "x"), "'x' is used twice"),
     "unused node": (

@@ -1,6 +1,6 @@
-"""Combinators: blocks from blocks. Those that only wire are graphs; the rest say why not.
+"""Combinators: blocks from blocks. Those that only wire are graphs.
 
-What becomes of the rules (:class:`fnn.block.Rules`) of the blocks inside:
+Which rules (:class:`fnn.block.Rules`) of the blocks inside a combinator keeps:
 
 ==================  ============  ========  =================  ===========  =========
 made by             inference     validate  update_statistics  subgradient  factors
@@ -13,14 +13,15 @@ rematerialize       made again    kept      run again          kept         run 
 straight_through    of both       block's   block's            surrogate's  none
 ==================  ============  ========  =================  ===========  =========
 
-A graph has no subgradient of its own, as a kink inside shows in what the nodes before it make of
-x; each node keeps its own, and so for factors. A frozen block has no gradient to factor and leaves
-its statistics as they are. tests/blocks/test_rules.py holds this table.
+A graph has no subgradient or factors of its own, only its nodes have: a kink inside depends on
+what the nodes before it make of x. A frozen block has no gradient to factor, and its statistics
+stay as they are. tests/blocks/test_rules.py holds this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.block import (
+    Backward,
     Block,
     BlockTypeError,
     BlockValueError,
@@ -68,8 +70,12 @@ def serial(*blocks: Block, **named: Block) -> Block:
       **named: named by keyword; they come after the positional ones.
 
     Returns:
-      A :func:`~fnn.graph` in which every block reads the one before it. Without any
-      block it is the identity.
+      A :func:`~fnn.graph` in which every block reads the one before it; without any
+      block, the identity. Residuals: those of the blocks, by name.
+
+    Raises:
+      BlockTypeError: an argument that is not a block.
+      BlockValueError: a name that is used twice, or holds a "/".
 
     >>> import fnn, jax
     >>> net = fnn.serial(hidden=fnn.linear(128), act=fnn.relu(), out=fnn.linear(10))
@@ -90,6 +96,15 @@ def fan_out(*blocks: Block, **named: Block) -> Block:
 
     Going back, the cotangents of the shared input add.
 
+    Args:
+      *blocks, **named: as for :func:`serial`, two or more.
+
+    Returns:
+      A graph with a tuple as output. Residuals: those of the blocks, by name.
+
+    Raises:
+      BlockValueError, BlockTypeError: as :func:`serial`; fewer than two blocks.
+
     >>> import fnn
     >>> both = fnn.fan_out(fnn.square(), fnn.negate())
     >>> y, residuals = both.forward({}, 3.0)
@@ -108,11 +123,19 @@ def fan_out(*blocks: Block, **named: Block) -> Block:
 def residual(block: Block, shortcut: Block | None = None) -> Block:
     """A block with a way around it: y = f(x) + x, or f(x) + shortcut(x).
 
-    The identity path hands dy to x unchanged, so the gradient reaches the first layers of a
-    deep network (He et al. 2016, "Identity mappings in deep residual networks").
+    The shortcut passes dy to x unchanged, so the gradient reaches the first layers of a deep
+    network (He et al. 2016, "Identity mappings in deep residual networks").
+
+    Args:
+      block: f.
+      shortcut: the block on the other way; the identity by default.
+
+    Returns:
+      A graph with nodes ``block``, ``shortcut`` (where there is one) and ``add``.
 
     Raises:
       BlockValueError: ``f(x)`` and the shortcut differ in shape (they are not broadcast).
+      BlockTypeError: an argument that is not a block.
 
     >>> import fnn, jax.numpy as jnp
     >>> net = fnn.residual(fnn.square())
@@ -125,12 +148,12 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
     plus = add()
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        branch, way_around = x
-        if jnp.shape(branch) != jnp.shape(way_around):
+        branch, around = x
+        if jnp.shape(branch) != jnp.shape(around):
             raise BlockValueError(
                 "residual",
                 f"the block's output has shape {jnp.shape(branch)} and the shortcut's "
-                f"{jnp.shape(way_around)}; they need the same: give residual(block, "
+                f"{jnp.shape(around)}; they need the same: give residual(block, "
                 "shortcut=linear(features)) or change the block",
             )
         return plus.forward(params, x)
@@ -144,15 +167,22 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
 
 
 def repeat(block: Block, n: int) -> Block:
-    """The same kind of block ``n`` times, each with parameters of its own.
+    """The same block ``n`` times in a row, each time with parameters of its own.
 
     Parameters, keys and residuals are stacked on a leading axis and the network runs as one
-    ``lax.scan``, so 200 layers compile in about the time of two. (It is not a graph: unrolled
-    nodes are exactly what it avoids. The chain rule over its steps is the reversed scan.)
+    ``lax.scan``, so 200 layers compile in about the time of two. (It is not a graph, to avoid
+    unrolled nodes. The chain rule over its steps is the reversed scan.)
 
     Args:
       block: its output has the shape and dtype of its input.
       n: how many times, at least 1.
+
+    Returns:
+      A block whose parameters and residuals are the inner block's, each with a leading axis of n.
+
+    Raises:
+      BlockValueError: n is not a whole number of at least 1; an output unlike the input;
+        parameters without the leading axis.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.repeat(fnn.layer(8, fnn.tanh()), 200)
@@ -196,7 +226,7 @@ def repeat(block: Block, n: int) -> Block:
         return lax.scan(body, x, (params, keys), length=n)
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        # forward: x_{i+1} = f(params_i, x_i), so go through the layers from last to first.
+        # forward: x_{i+1} = f(params_i, x_i), so dy goes through the layers from last to first.
         def body(dy: Value, layer: tuple[Params, Residuals]) -> tuple[Value, Params]:
             dparams, dx = block.backward(layer[0], layer[1], dy)
             return dx, dparams
@@ -219,9 +249,13 @@ def _describe(x: Value) -> str:
 
 
 def rematerialize(block: Block) -> Block:
-    """The same function with less memory: keeps only the input, runs forward again going back.
+    """The same function with less memory: keeps only the input, and runs forward again going back.
 
-    Residuals: ``x`` and the key, in place of everything inside the block.
+    Args:
+      block: any block.
+
+    Returns:
+      A block with the same parameters. Residuals: ``x`` and the key, in place of all inside.
 
     >>> import fnn, jax.numpy as jnp
     >>> y, residuals = fnn.rematerialize(fnn.serial(fnn.exp(), fnn.square())).forward(
@@ -263,19 +297,21 @@ def rematerialize(block: Block) -> Block:
     return Block(block.init, forward, backward, f"rematerialize_{block.name}", kind, rules=rules)
 
 
-def _unmerged(again: Callable[..., Any], params: Params, residuals: Residuals, dy: Value) -> Any:
-    """``again(params, residuals, dy)``, which the compiler must not merge with what has run.
+def _unmerged(
+    again: Backward, params: Params, residuals: Residuals, dy: Value
+) -> tuple[Params, Value]:
+    """``again(params, residuals, dy)``, not merged by the compiler with the first forward.
 
-    It would see the same forward twice, run it once, and keep everything alive after all. A
-    barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes
-    barriers first and merges then (so ``jax.checkpoint`` saves little there), but not across
-    the edge of a conditional: one branch is ``again``, the other is never taken, which only
-    dy, known late, could tell.
+    XLA would see the same forward twice, run it once, and keep everything in memory after all. A
+    barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes barriers
+    before it merges (so ``jax.checkpoint`` saves little there), but does not merge across
+    a conditional: one branch is ``again``, the other is never taken, and XLA cannot prove it dead,
+    because the predicate depends on dy.
     """
     leaves = jax.tree.leaves((params, residuals, dy))
     first = next((d for d in jax.tree.leaves(dy) if d.size), None)
     if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return again(params, residuals, dy)  # run as it is written: nothing is merged
+        return again(params, residuals, dy)  # not compiled, so nothing is merged
 
     def behind_a_barrier(*arguments: Any) -> Any:
         return again(*lax.optimization_barrier(arguments))
@@ -294,12 +330,18 @@ def _unmerged(again: Callable[..., Any], params: Params, residuals: Residuals, d
 
 
 def freeze(block: Block) -> Block:
-    """The same function, whose parameters are not trained.
+    """The same function, with parameters that are not trained.
 
-    Their cotangents are ``None``: not computed, so the compiled program has no trace of them.
-    The gradient still flows through to what comes before. ``value_and_grad`` shows zeros for
-    them, and ``make_step`` leaves them exactly as they are, whatever the optimiser (weight
-    decay, momentum) would do. Running statistics stay as they are, too.
+    Their cotangents are ``None`` and not computed: the compiled program has no trace of them. The
+    gradient still flows through to the blocks before. ``value_and_grad`` returns zeros for them,
+    and ``make_step`` leaves them exactly as they are, whatever the optimiser (weight decay,
+    momentum) would do. Running statistics also stay as they are.
+
+    Args:
+      block: any block; a graph is frozen node by node.
+
+    Returns:
+      A block with the same parameters and residuals.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.serial(body=fnn.freeze(fnn.linear(3)), head=fnn.linear(1))
@@ -331,10 +373,17 @@ def freeze(block: Block) -> Block:
 def concatenate(axis: int = -1) -> Block:
     """A tuple of arrays joined along an axis.
 
-    Going back, the cotangent is cut at the same places. Residuals: shapes, no bytes.
+    Going back, the cotangent is split at the same places.
 
     Args:
       axis: the axis along which sizes may differ; all other sizes and the dtype agree.
+
+    Returns:
+      A block without parameters. Residuals: shapes, no bytes.
+
+    Raises:
+      BlockValueError: shapes that differ along another axis, or have no such axis.
+      BlockTypeError: the input is no tuple, or has several dtypes.
 
     >>> import fnn, jax.numpy as jnp
     >>> y, _ = fnn.concatenate().forward({}, (jnp.zeros((2, 3)), jnp.ones((2, 1))))
@@ -361,10 +410,7 @@ def concatenate(axis: int = -1) -> Block:
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
         # forward: y[a_i : a_{i+1}] = x_i, so dx_i is that slice of dy.
-        ends, end = [], 0
-        for part in residuals[:-1]:
-            end += part.shape[axis]
-            ends.append(end)
+        *ends, _ = itertools.accumulate(part.shape[axis] for part in residuals)
         return {}, tuple(jnp.split(dy, ends, axis))
 
     return Block(no_params, forward, backward, "concatenate", Kind("concatenate", (axis,)))
@@ -378,7 +424,14 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 def item(index: int) -> Block:
     """One of the values of a tuple: y = x[index]. The others get no cotangent (None).
 
-    Residuals: how many there are.
+    Args:
+      index: from 0, or from the end below 0.
+
+    Returns:
+      A block without parameters. Residuals: the number of values.
+
+    Raises:
+      BlockTypeError: the input is no tuple, or has no such entry.
 
     >>> import fnn
     >>> y, residuals = fnn.item(1).forward({}, (2.0, 3.0))
@@ -404,7 +457,14 @@ def item(index: int) -> Block:
 def flatten(keep: int = 1) -> Block:
     """Every example as one row: the first ``keep`` axes stay, the rest become one.
 
-    Residuals: the shape, no bytes.
+    Args:
+      keep: the number of axes that stay.
+
+    Returns:
+      A block without parameters. Residuals: the shape, no bytes.
+
+    Raises:
+      BlockValueError: x has fewer axes.
 
     >>> import fnn, jax.numpy as jnp
     >>> fnn.flatten().forward({}, jnp.zeros((2, 28, 28, 1)))[0].shape
@@ -414,12 +474,11 @@ def flatten(keep: int = 1) -> Block:
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[Value, Residuals]:
         if x.ndim < keep:
             raise BlockValueError("flatten", f"x has shape {x.shape}, needs {keep} axes or more")
-        features = 1
-        for size in x.shape[keep:]:  # -1 would not work for an empty batch
-            features *= size
+        features = math.prod(x.shape[keep:])  # -1 would not work for an empty batch
         return x.reshape(*x.shape[:keep], features), Shape.of(x)
 
     def backward(params: Params, residuals: Shape, dy: jax.Array) -> tuple[Params, Value]:
+        # forward: y has the entries of x in the same order, so dx has those of dy.
         return {}, dy.reshape(residuals.shape)
 
     return Block(no_params, forward, backward, "flatten", Kind("flatten", (keep,)))

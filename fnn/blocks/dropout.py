@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +22,21 @@ from fnn.blocks.nonlinearities import identity
 
 
 def dropout(rate: float) -> Block:
-    """Each element is 0 with probability ``rate``, else x / (1 - rate), so the mean stays.
+    """Each entry becomes 0 with probability ``rate``, else x / (1 - rate), which keeps the mean.
 
-    Srivastava et al. 2014, in the inverted form: nothing is left to scale at inference.
+    Srivastava et al. 2014, in the inverted form: there is nothing to scale at inference, where the
+    block is the identity.
 
     Args:
-      rate: the probability of dropping, 0 <= rate < 1 (not the probability of keeping).
+      rate: the probability of dropping, 0 <= rate < 1 (not that of keeping).
 
-    Residuals: the key, not the mask: going back draws the same mask again.
+    Returns:
+      A block without parameters, for an array of any shape. Residuals: the key, not the mask:
+      backward draws the same mask again.
 
     Raises:
       BlockValueError: no key, or a rate outside its range.
+      BlockTypeError: x is not floating.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> y, _ = fnn.dropout(0.5).forward({}, jnp.ones(1000), jax.random.key(0))
@@ -43,12 +46,12 @@ def dropout(rate: float) -> Block:
     if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
         raise BlockValueError("dropout", f"rate is {rate!r}, needs 0 <= rate < 1")
 
-    def masked(key: Any, x: jax.Array) -> jax.Array:
+    def masked(key: jax.Array, x: jax.Array) -> jax.Array:
         keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
         wide = x.astype(compute_dtype(x.dtype))
         return jnp.where(keep, wide / (1 - rate), 0).astype(x.dtype)
 
-    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Key]:
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating("dropout", "x", x)
         if key is None:
             raise BlockValueError(
@@ -58,8 +61,8 @@ def dropout(rate: float) -> Block:
             )
         return masked(key, x), key
 
-    def backward(params: Params, key: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y = x * mask / (1 - rate), linear in x, so dy takes the same way.
+    def backward(params: Params, key: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        # forward: y = x * mask / (1 - rate), linear in x, so dx = dy * mask / (1 - rate).
         return {}, masked(key, dy)
 
     rules = Rules(inference=identity)

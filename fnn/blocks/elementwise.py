@@ -116,13 +116,12 @@ def piecewise_linear(
 ) -> Block:
     """A block from a function made of straight pieces.
 
-    forward: y = value(x), with x on piece number ``piece(x)`` (0, 1, ...);
-    backward: dx = slopes[piece] * dy, and NaN where x was NaN. ``kinks``: the slope declared
-    at each point between two pieces.
+    forward: y = value(x), where x is on piece ``piece(x)`` (0, 1, ...); backward:
+    dx = slopes[piece] * dy, and NaN where x was NaN. ``kinks``: the slope declared at each point
+    between two pieces. Where a slope is 0, dx is 0 whatever dy is, as in jax.nn.relu.
 
-    Residuals: the number of the piece, one byte an element. A NaN has a number of its own,
-    ``len(slopes)``, because NaN must not turn into a silent 0 on the way back. Where a slope
-    is 0, dx is 0 whatever dy, as in jax.nn.relu.
+    Residuals: the piece, one byte an element. NaN is a piece of its own, ``len(slopes)``, so that
+    it does not become a silent 0 on the way back.
     """
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
@@ -131,10 +130,11 @@ def piecewise_linear(
         return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), code
 
     def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        wide = dy.astype(compute_dtype(dy.dtype))
-        dx = jnp.full_like(wide, jnp.nan)
+        # forward: y is linear in x on each piece, so dx = dy times the slope of the piece.
+        d = dy.astype(compute_dtype(dy.dtype))
+        dx = jnp.full_like(d, jnp.nan)
         for number, slope in enumerate(slopes):
-            dx = jnp.where(code == number, slope * wide if slope else 0.0, dx)
+            dx = jnp.where(code == number, slope * d if slope else 0.0, dx)
         return {}, dx.astype(dy.dtype)
 
     rules = Rules(subgradient=subgradient_at(kinks))
@@ -159,15 +159,20 @@ def subgradient_at(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Arr
 
 
 def straight_through(block: Block, surrogate: Block) -> Block:
-    """Forward through ``block``, backward through ``surrogate`` (Bengio, Leonard and
-    Courville, 2013, arXiv:1308.3432).
+    """Forward through ``block``, backward through ``surrogate``.
 
-    So a network of binary thresholds can be trained: ``straight_through(step(), logistic())``.
-    Both blocks see the same params, input and key; init is ``block``'s. The gradient is not
-    that of the forward function, on purpose, and a gradient check rightly refuses it.
+    Bengio, Leonard and Courville, 2013, arXiv:1308.3432. It trains networks of binary thresholds:
+    ``straight_through(step(), logistic())``. Both blocks get the same params, input and key; init
+    is ``block``'s. The gradient is deliberately not that of the forward function, and a gradient
+    check rightly refuses it.
 
-    Residuals: whatever the surrogate's backward needs; its value is not used, and ``jit``
-    drops its computation.
+    Args:
+      block: what goes forward.
+      surrogate: a block of the same input and output shapes, whose backward is used.
+
+    Returns:
+      A block with ``block``'s parameters. Residuals: the surrogate's; its value is not used, and
+      ``jit`` drops its computation.
 
     >>> import jax.numpy as jnp
     >>> from fnn import logistic, step, straight_through

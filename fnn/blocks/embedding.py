@@ -27,25 +27,26 @@ from fnn.blocks.linear import Initializer
 
 normal = jax.nn.initializers.normal(1.0)
 
-ONE_HOT_AT_MOST = 4096  # ids in the vocabulary
+MAX_ONE_HOT_IDS = 4096  # of the vocabulary, for which a product with one-hot rows is fast
 
 
 def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> Block:
     """y = the rows of w at the ids: integers of any shape (B...) to (B..., F), for w of (V, F).
 
     An id that is negative or not less than V has no row: its y is NaN, and it adds nothing to any
-    gradient. It is not taken for the nearest id that there is.
+    gradient. (It is not clamped, unlike in plain JAX indexing.) y has the dtype of w.
 
-    y has the dtype of w: ids have none that could say what to compute in.
+    The gradient of a row of w is the sum of dy over the places of its id, in float32 at least; ids
+    have none (None). On accelerators, where this is a matrix product for small vocabularies, an
+    infinite dy makes all rows NaN.
 
     Args:
       vocabulary: V, at least 1.
       features: F, at least 1.
-      w_init: from ``jax.nn.initializers``; numbers of variance 1 by default, as in PyTorch.
+      w_init: from ``jax.nn.initializers``; of variance 1 by default, as in PyTorch.
 
-    dw is, for each row of w, the sum of dy over the places where its id is, in float32 at least;
-    ids have no gradient (None). On accelerators, where this is a product of matrices for small
-    vocabularies, an infinite dy makes all rows NaN. Residuals: the ids.
+    Returns:
+      A block with parameter ``w``. Residuals: the ids.
 
     Raises:
       BlockTypeError: ids are not integers.
@@ -86,7 +87,7 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
         wide = dy.reshape(-1, features).astype(compute_dtype(dy.dtype))
         return {"w": _sums(rows, wide, vocabulary).astype(params["w"].dtype)}, None
 
-    def check(ids: Any) -> None:
+    def check(ids: Spec) -> None:
         dtype = getattr(ids, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
             got = f"have dtype {dtype}" if dtype is not None else f"are a {type(ids).__name__}"
@@ -98,30 +99,31 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
 
 
 def _rows(ids: jax.Array, vocabulary: int) -> jax.Array:
-    """The ids as int32, and V where there is no such row; NumPy's meaning of -1 is not wanted."""
-    wide = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
-    return jnp.where((wide >= 0) & (wide < vocabulary), wide, vocabulary).astype(jnp.int32)
+    """The ids as int32, and V where there is no such row; -1 does not mean the last one."""
+    ids = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids  # int8 cannot hold V
+    return jnp.where((ids >= 0) & (ids < vocabulary), ids, vocabulary).astype(jnp.int32)
 
 
 # ---- sums by id ------------------------------------------------------------------------------
-# rows (T,), of which those that are V are left out, and dy (T, F), to (V, F).
+# From rows (T,), where V means none, and dy (T, F) to (V, F).
 
 
 def _sums(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
-    """The sum of dy for each id, as suits the machine.
+    """The sum of dy for each id, by the method that is fastest on the machine.
 
     On CPU a scatter-add is fastest for every vocabulary: 0.1 ms where a product with one-hot rows
-    takes 1.6 and sorting 0.8 (4096 ids of 256, 64 features), and one infinite dy stays where it
-    is. On GPU float32 scatter-adds are atomic, in no fixed order, and in jaxlib 0.10.2 to 0.11.0
-    up to 2000 times slower than they should be (jax issue 38806); on TPU they run one by
-    one. There small vocabularies are a matrix product, and large ones sort.
+    takes 1.6 and sorting 0.8 (4096 ids of 256, 64 features), and an infinite dy affects its own row
+    only. On GPU float32 scatter-adds are atomic, in no fixed order, and in jaxlib 0.10.2 to 0.11.0
+    up to 2000 times slower than they should be (jax issue 38806); on TPU they run one by one.
+    There small vocabularies use a matrix product, and large ones sort.
     """
-    elsewhere = _by_one_hot if vocabulary <= ONE_HOT_AT_MOST else _by_sorting
+    elsewhere = _by_one_hot if vocabulary <= MAX_ONE_HOT_IDS else _by_sorting
     return lax.platform_dependent(
-        rows, dy,
+        rows,
+        dy,
         cpu=functools.partial(_by_scatter, vocabulary=vocabulary),
         default=functools.partial(elsewhere, vocabulary=vocabulary),
-    )  # fmt: skip
+    )
 
 
 def _by_scatter(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
@@ -138,7 +140,7 @@ def _by_one_hot(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
 
 
 def _by_sorting(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
-    """Equal ids side by side, running sums that begin anew with each id, and the last of each."""
+    """Sort by id, sum along each run of equal ids, and take the last sum of each."""
     if rows.size == 0:
         return jnp.zeros((vocabulary, dy.shape[1]), dy.dtype)
     order = jnp.argsort(rows)
@@ -152,5 +154,5 @@ def _by_sorting(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
     sums = lax.associative_scan(add, (first, dy))[1]
     ids = jnp.arange(vocabulary, dtype=rows.dtype)
     last = jnp.searchsorted(rows, ids, side="right") - 1
-    found = (last >= 0) & (rows[last] == ids)
-    return jnp.where(found[:, None], sums[last], 0)
+    occurs = (last >= 0) & (rows[last] == ids)
+    return jnp.where(occurs[:, None], sums[last], 0)

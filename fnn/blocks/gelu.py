@@ -27,7 +27,7 @@ from fnn.blocks.numerics import (
 # Chebyshev coefficients in q = 2 a / (a + 4) - 1, a >= 0, of two functions of the normal
 # distribution, with P its lower tail and p its density (computed with mpmath, 40 digits):
 # (1 + a / 4) P(-a) exp(a^2 / 2), the tail over the density, and
-# (P(-a) - a p(a)) exp(a^2 / 2) / (r - a), gelu'(-a) likewise, its zero r divided out.
+# (P(-a) - a p(a)) exp(a^2 / 2) / (r - a), the same for gelu'(-a), divided by r - a at its zero r.
 # The idea of such a map for erfc: Shepherd and Laframboise, Math. Comp. 36, 1981.
 # Then in q = 1 - a, 0 <= a <= 2, gelu'(-a) / (r - a), and the same of the form with tanh.
 # fmt: off
@@ -79,16 +79,22 @@ def gelu(approximate: bool = False) -> Block:
 
     Derivative: P(x) + x p(x), p the normal density, in the form
     :math:`\exp(-x^2/2) (r - a) T(a)` for x = -a < 0 (T smooth and positive, r = 0.752 where
-    the derivative is 0), and gelu'(x) = 1 - gelu'(-x). P is computed likewise as density
-    times a smooth function: 1 + erf(x / sqrt 2) loses every digit at -6, and erfc many through
-    the rounding of its argument. Near 0, and for the derivative near r, a polynomial has fewer
-    roundings than a density.
+    the derivative is 0), and gelu'(x) = 1 - gelu'(-x). P is also computed as a density
+    times a smooth function: 1 + erf(x / sqrt 2) loses every digit at -6, and erfc many by
+    rounding its argument. Near 0, and near r for the derivative, a polynomial rounds fewer times.
 
     ``approximate=True`` is the paper's formula with tanh in place of P,
-    y = x / (1 + exp(-v)), :math:`v = 2 \sqrt{2/\pi}\,(x + 0.044715 x^3)`, exact in itself. The
-    two differ by up to 5e-4; forward and backward always use the same.
+    y = x / (1 + exp(-v)), :math:`v = 2 \sqrt{2/\pi}\,(x + 0.044715 x^3)`, with the derivative of
+    that formula. The two differ by up to 5e-4.
 
-    Residuals: ``x``.
+    Args:
+      approximate: whether P is replaced by the paper's formula with tanh.
+
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import gelu
@@ -112,7 +118,7 @@ def gelu(approximate: bool = False) -> Block:
         g = 4 * a / (a + 4)
         tail = g * chebyshev(_TAIL, g / 2 - 1, rest) * shift * power  # a P(-a)
         tail = jnp.where(a < 0.8, a * (0.5 - a * _middle(a * a)), tail)
-        # x / 2 twice: where the tail of a tiny x is subnormal, x / 2 is too, and both become 0.
+        # x / 2 twice: where the tail of a tiny x is subnormal, so is x / 2, and both become 0.
         return jnp.where(x < 0, -tail, x / 2 + (x / 2 - tail))
 
     def derivative(x: jax.Array) -> jax.Array:

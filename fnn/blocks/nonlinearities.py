@@ -14,11 +14,11 @@ What holds for all of them (tests/experiments/test_exhaustive.py and test_nonlin
   which keep no residual, are the two exceptions in backward.
 - x and y have one shape, any shape, and one floating dtype; params are ``{}``.
 
-Three tools recur below. ``e = exp(-|x|)`` never overflows, and one formula in e for each sign
-of x is all a sigmoid-like function needs. Where a derivative crosses zero, at r, it is taken as
-``d = x - r`` times a smooth function, a polynomial near there, so that nothing cancels. And
-``exp`` of a product is computed from an exact head and a small tail of the product: rounding
-an exponent near -80 to one unit costs forty units in the result.
+Three tools recur below. ``e = exp(-|x|)`` never overflows, and a sigmoid-like function needs only
+one formula in e for each sign of x. A derivative that crosses zero at r is computed as ``x - r``
+times a smooth function, a polynomial near r, so that nothing cancels. And ``exp`` of a product is
+computed from an exact head and a small tail of the product: an error of one unit in an exponent
+near -80 is one of forty units in the result.
 """
 
 from __future__ import annotations
@@ -62,8 +62,12 @@ def step() -> Block:
     Derivative: 0 everywhere, at the jump too, so nothing below a step learns; see
     :func:`straight_through`. step(0) = 1: the unit fires when it reaches its threshold.
 
-    Residuals: none. NaN gives NaN forward; backward is 0 even there, as a byte an element to
-    remember where x was NaN would buy nothing that the NaN in y does not already show.
+    Returns:
+      A block without parameters. Residuals: none. NaN gives NaN forward, and 0 backward: a byte an
+      element to remember where x was NaN would only repeat what y shows.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import step
@@ -88,7 +92,11 @@ def logistic() -> Block:
     Derivative: :math:`e / (1 + e)^2` with :math:`e = \exp(-|x|)`, which equals
     y (1 - y) and keeps its digits in both tails.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import logistic
@@ -110,7 +118,11 @@ def tanh() -> Block:
 
     Derivative: :math:`1 / \cosh^2 x = 4 e / (1 + e)^2`.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import tanh
@@ -140,8 +152,12 @@ def relu() -> Block:
 
     Derivative: 1 where x > 0, else 0; relu'(0) = 0.
 
-    Residuals: one byte an element (see :func:`piecewise_linear`); jax.vjp of
-    ``jnp.maximum(x, 0)`` keeps x, four.
+    Returns:
+      A block without parameters. Residuals: one byte an element (see :func:`piecewise_linear`);
+      jax.vjp of ``jnp.maximum(x, 0)`` keeps x, four.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import relu
@@ -167,7 +183,14 @@ def leaky_relu(slope: float = 0.01) -> Block:
 
     Derivative: 1 where x > 0, else slope; leaky_relu'(0) = slope.
 
-    Residuals: one byte an element, see :func:`piecewise_linear`.
+    Args:
+      slope: that below 0.
+
+    Returns:
+      A block without parameters. Residuals: one byte an element, see :func:`piecewise_linear`.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import leaky_relu
@@ -189,7 +212,11 @@ def hard_tanh() -> Block:
 
     Derivative: 1 where |x| < 1, else 0; hard_tanh'(-1) = hard_tanh'(1) = 0.
 
-    Residuals: one byte an element, see :func:`piecewise_linear`.
+    Returns:
+      A block without parameters. Residuals: one byte an element, see :func:`piecewise_linear`.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import hard_tanh
@@ -212,7 +239,11 @@ def hard_sigmoid() -> Block:
 
     Derivative: 1/6 where |x| < 3, else 0; hard_sigmoid'(-3) = hard_sigmoid'(3) = 0.
 
-    Residuals: one byte an element, see :func:`piecewise_linear`.
+    Returns:
+      A block without parameters. Residuals: one byte an element, see :func:`piecewise_linear`.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import hard_sigmoid
@@ -234,7 +265,11 @@ def absolute() -> Block:
 
     Derivative: the sign of x; |x|'(0) = 0, the middle of [-1, 1].
 
-    Residuals: one byte an element, see :func:`piecewise_linear`.
+    Returns:
+      A block without parameters. Residuals: one byte an element, see :func:`piecewise_linear`.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import absolute
@@ -254,7 +289,8 @@ def absolute() -> Block:
 def identity() -> Block:
     """y = x. Derivative: 1.
 
-    Residuals: none, so backward passes dy on as it is, also where x was NaN (y shows it).
+    Returns:
+      A block without parameters. Residuals: none, so backward passes dy on even where x was NaN.
 
     >>> import jax.numpy as jnp
     >>> from fnn import identity
@@ -307,7 +343,14 @@ def elu(alpha: float = 1.0) -> Block:
 
     Derivative: 1 where x > 0, else alpha * exp(x); elu'(0) = alpha, from the left, as in jax.
 
-    Residuals: ``x``.
+    Args:
+      alpha: minus the limit of y at -inf.
+
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import elu
@@ -323,7 +366,11 @@ def selu() -> Block:
 
     Derivative: scale where x > 0, else scale * alpha * exp(x); selu'(0) = scale * alpha.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import selu
@@ -337,10 +384,18 @@ def celu(alpha: float = 1.0) -> Block:
     """The continuously differentiable elu: y = x where x > 0, else alpha * (exp(x / alpha) - 1)
     (Barron, 2017, arXiv:1704.07483).
 
-    Derivative: 1 where x > 0, else exp(x / alpha); celu'(0) = 1, no kink. x / alpha is taken
-    as head and tail, see the top of the file.
+    Derivative: 1 where x > 0, else exp(x / alpha); celu'(0) = 1, no kink. x / alpha is computed
+    as head and tail, see :mod:`fnn.blocks.nonlinearities`.
 
-    Residuals: ``x``.
+    Args:
+      alpha: the width of the curve, and minus the limit of y at -inf; more than 0.
+
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockValueError: alpha is not positive.
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import celu
@@ -348,5 +403,5 @@ def celu(alpha: float = 1.0) -> Block:
     Array([-0.78693867,  0.        ,  2.        ], dtype=float32)
     """
     if not alpha > 0:
-        raise BlockValueError("celu", f"alpha is {alpha} and must be positive: it is a width")
+        raise BlockValueError("celu", f"alpha is {alpha}, needs a positive number: it is a width")
     return _exponential_unit(Kind("celu", (alpha,)), 1.0, alpha, alpha)

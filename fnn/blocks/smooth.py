@@ -1,4 +1,4 @@
-"""Smooth nonlinearities beyond the lecture's: softplus, softsign, silu, mish, gelu.
+"""Smooth nonlinearities beyond the lecture's: softplus, softsign, silu, mish.
 
 What holds for all nonlinearities is said in :mod:`fnn.blocks.nonlinearities`.
 """
@@ -18,7 +18,11 @@ def softplus() -> Block:
 
     Derivative: the logistic function.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import softplus
@@ -37,7 +41,11 @@ def softsign() -> Block:
 
     Derivative: 1 / (1 + |x|)^2, which is differentiable once at 0 and no more.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import softsign
@@ -47,7 +55,7 @@ def softsign() -> Block:
 
     def value(x: jax.Array) -> jax.Array:
         largest = float(jnp.finfo(x.dtype).max)
-        x = jnp.clip(x, -largest, largest)  # inf / inf
+        x = jnp.clip(x, -largest, largest)  # avoids inf / inf
         return x / (1 + jnp.abs(x))
 
     def derivative(x: jax.Array) -> jax.Array:
@@ -56,8 +64,8 @@ def softsign() -> Block:
     return elementwise("softsign", value, derivative, Kind("softsign"))
 
 
-# Chebyshev coefficients in q = 1 + x, -2 <= x <= 0, of the derivatives with their zeros divided
-# out: silu'(x) / (x - r) and mish'(x) / (x - r) (computed with mpmath, 40 digits).
+# Chebyshev coefficients in q = 1 + x, -2 <= x <= 0, of the derivatives divided by x - r, r their
+# zero: silu'(x) / (x - r) and mish'(x) / (x - r) (computed with mpmath, 40 digits).
 # fmt: off
 _SILU_SLOPE = (
     0.2596073997276233, 0.1375346494646022, -0.0006684877559423296, -0.005001373771253524,
@@ -85,10 +93,14 @@ def silu() -> Block:
     Ramachandran, Zoph and Le, 2017).
 
     Derivative: for x < 0, :math:`e (1 + x + e) / (1 + e)^2` with :math:`e = \exp(x)`, and
-    silu'(x) = 1 - silu'(-x). It is 0 at r = -1.278; for -1.8 < x < 0 it is d = x - r times a
-    smooth function, a polynomial here, so that nothing cancels.
+    silu'(x) = 1 - silu'(-x). It is 0 at r = -1.278; for -1.8 < x < 0 it is computed as x - r
+    times a polynomial, so that nothing cancels.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import silu
@@ -119,14 +131,18 @@ def mish() -> Block:
     r"""y = x tanh(log(1 + exp(x))) (Misra, BMVC 2020).
 
     With :math:`e = \exp(x)` and :math:`n = e (e + 2)`, tanh(log(1 + e)) = n / (n + 2), for
-    x < 0 taken as :math:`e - e\,e (1 + e) / (n + 2)`, which rounds fewer times.
+    x < 0 computed as :math:`e - e\,e (1 + e) / (n + 2)`, which rounds fewer times.
 
     Derivative: for x < 0, :math:`e w / (n + 2)^2` with
     :math:`w = 4 (1 + x) + e (4 x + 6) + 4 e^2 + e^3`; for x >= 0 the same with numerator and
-    denominator divided by :math:`e^4`. It is 0 at r = -1.192; for -1.7 < x < 0 it is d = x - r
-    times a smooth function, as in silu.
+    denominator divided by :math:`e^4`. It is 0 at r = -1.192; for -1.7 < x < 0 it is computed
+    as x - r times a polynomial, as in silu.
 
-    Residuals: ``x``.
+    Returns:
+      A block without parameters. Residuals: ``x``.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import mish

@@ -1,12 +1,12 @@
 """softmax and log_softmax along an axis, right for masked, confident and infinite rows.
 
-Both compute ``exp(x - max)``, and both meet three kinds of row that the plain formula spoils:
+Both compute ``exp(x - max)``, and handle three kinds of row that the plain formula gets wrong:
 
 - Masked entries, x = -inf: probability 0 (log: -inf). softmax gives them the gradient 0,
-  log_softmax hands their dy through, its limit. Where a whole row is masked, so is every entry.
+  log_softmax passes their dy on, its limit. In a fully masked row this holds for every entry.
 - Entries x = +inf share the row between them, the limit of equal logits that grow.
-- Confident rows, one probability near 1: what matters is 1 - p, which is the sum of the other
-  probabilities and must not be computed as a difference.
+- Confident rows, one probability p near 1: what matters is 1 - p, which must be computed as the
+  sum of the other probabilities, not as a difference.
 
 NaN gives NaN in the whole row. bfloat16 and float16 are computed in float32.
 """
@@ -33,13 +33,20 @@ def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 def softmax(axis: int = -1) -> Block:
     """y_i = exp(x_i) / sum_j exp(x_j) along ``axis``; x and y have the same shape.
 
-    Derivative: dx_i = y_i (dy_i - sum_j y_j dy_j). The bracket cancels in a confident row,
-    and wherever dy is nearly constant, so the mean sum_j y_j dy_j is taken out of dy twice: what
-    the first subtraction leaves, rounding and the amount by which y fails to sum to 1
-    included, the second removes. The error of dx_i is then a few units of
-    y_i (|dy_i - mean| + mean |dy_j - mean|), not of y_i |dy|.
+    Derivative: dx_i = y_i (dy_i - sum_j y_j dy_j). The bracket cancels in a confident row, and
+    wherever dy is nearly constant, so the mean sum_j y_j dy_j is subtracted twice: the second time
+    removes what rounding, and a y that does not quite sum to 1, left of it. The error of dx_i is
+    then a few units of y_i (|dy_i - mean| + mean |dy_j - mean|), not of y_i |dy|.
 
-    Residuals: ``y``, all that the formula needs, and the output itself, so it costs no memory.
+    Args:
+      axis: the one over which y sums to 1.
+
+    Returns:
+      A block without parameters. Residuals: ``y``, all that the formula needs, and the output
+      itself, so it costs no memory.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import softmax
@@ -58,6 +65,7 @@ def softmax(axis: int = -1) -> Block:
         return y, y
 
     def backward(params: Params, y: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        # forward: y = softmax(x), so dx = y (dy - mean) with the mean of dy weighted by y.
         wide = compute_dtype(y.dtype)
         p, d = y.astype(wide), dy.astype(wide)
         for _ in range(2):
@@ -77,8 +85,15 @@ def log_softmax(axis: int = -1) -> Block:
     row has one at most) the equal form dy_i (sum over the others of p_j) - p_i (sum over the
     others of dy_j) is used, which does not cancel.
 
-    Residuals: p, one array. Recomputing it as exp(y) would lose digits in proportion to |y|,
-    in bfloat16 nearly all of them for the unlikely entries.
+    Args:
+      axis: the one over which exp(y) sums to 1.
+
+    Returns:
+      A block without parameters. Residuals: p, one array. Recomputing it as exp(y) would lose
+      digits in proportion to |y|, in bfloat16 nearly all of them for the unlikely entries.
+
+    Raises:
+      BlockTypeError: x is not floating.
 
     >>> import jax.numpy as jnp
     >>> from fnn import log_softmax
@@ -99,6 +114,7 @@ def log_softmax(axis: int = -1) -> Block:
         return (shifted - jnp.log1p(others)).astype(x.dtype), (e / (1 + others)).astype(x.dtype)
 
     def backward(params: Params, p: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+        # forward: y = x - ln sum exp x, so dx = dy - p sum(dy), without cancelling where p > 1/2.
         wide = compute_dtype(p.dtype)
         p_wide, d = p.astype(wide), dy.astype(wide)
         likely = p_wide > 0.5

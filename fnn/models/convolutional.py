@@ -22,13 +22,18 @@ def cnn(
 ) -> Block:
     """Convolution, ReLU and 2x2 max-pool for each of ``channels``, then one or two linear layers.
 
-    x is (B, H, W, C), y the logits (B, classes), for ``softmax_cross_entropy``.
-
     Args:
+      classes: the number of outputs.
       channels: output channels of each convolution.
       hidden: units of a linear layer with ReLU before the last; 0 for none.
       kernel: size of the convolutions, whose output is as large as their input.
       dropout: rate before each linear layer; 0 for none.
+
+    Returns:
+      A graph from images (B, H, W, C) to logits (B, classes), for ``softmax_cross_entropy``.
+
+    Raises:
+      BlockValueError: no channels, or a number out of its range; images too small for the pools.
 
     >>> import fnn, jax
     >>> net = fnn.models.cnn(hidden=0)

@@ -14,9 +14,16 @@ from fnn.blocks.nonlinearities import identity, relu
 def logistic_regression(classes: int = 2) -> Block:
     """Logistic regression: one neuron for two classes, a linear layer for more.
 
-    Its output is the logit, z = w^T x + b of shape (B,), for ``binary_cross_entropy``; the
-    probability is logistic(z). With more than two classes: logits (B, classes) for
-    ``softmax_cross_entropy``.
+    Args:
+      classes: 2 or more.
+
+    Returns:
+      A block from x of (B, I) to the logit z = w^T x + b of (B,), for ``binary_cross_entropy``;
+      the probability is logistic(z). With more than two classes, to logits (B, classes) for
+      ``softmax_cross_entropy``.
+
+    Raises:
+      BlockValueError: fewer than two classes.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.models.logistic_regression()
@@ -40,15 +47,20 @@ def mlp(
     """A multi-layer perceptron: linear layers with a nonlinearity between them.
 
     Args:
-      sizes: features of each layer, the last being the outputs: ``(128, 64, 10)``. The input
-        size is learned from the data by ``init``.
-      nonlinearity: a block such as ``relu()`` (the default), after every layer but the last.
-        Weights start as suits it: He for ReLU and its kin, Glorot for sigmoid and tanh.
+      sizes: features of each layer, the last being the outputs: ``(128, 64, 10)``. ``init`` reads
+        the input size from the data.
+      nonlinearity: a block such as ``relu()`` (the default), after every layer but the last. It
+        decides how weights start: He for ReLU and its kin, Glorot for sigmoid and tanh.
       use_bias: whether the layers have a b.
       dropout: rate of dropout after each hidden layer; 0 for none.
 
-    The outputs are logits (or, for a regression, values): pair them with
-    ``softmax_cross_entropy``, ``binary_cross_entropy`` or ``squared_error``.
+    Returns:
+      A graph from x of (B..., I) to logits of (B..., sizes[-1]) (or, for a regression, values):
+      pair them with ``softmax_cross_entropy``, ``binary_cross_entropy`` or ``squared_error``.
+
+    Raises:
+      BlockTypeError: ``sizes`` is empty or a number; the nonlinearity is not a block.
+      BlockValueError: a size or rate out of its range.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.models.mlp((128, 64, 10), fnn.relu())

@@ -10,10 +10,10 @@ Szegedy et al., "Going deeper with convolutions", CVPR 2015. Two forms of it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from fnn.block import Block, BlockValueError, Kind, whole_number
+from fnn.block import Block, BlockValueError, Kind, Value, whole_number
 from fnn.blocks.combinators import concatenate, flatten, item, serial
 from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout
@@ -36,9 +36,6 @@ INCEPTIONS = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
-CAFFE: Any = "caffe"  # outputs of pools round up, as Caffe's do
-
-Convolution = Callable[..., Block]
 
 
 def inception(
@@ -47,8 +44,16 @@ def inception(
     """The inception module: four branches over the same input, joined along the channels.
 
     1x1; 1x1 then 3x3; 1x1 then 5x5; 3x3 max-pool then 1x1. Every convolution is followed by ReLU.
-    The arguments are the channels of the six, in the order of the paper's Table 1; the output
-    has one + three + five + pool.
+
+    Args:
+      one, three_reduce, three, five_reduce, five, pool: the channels of the six convolutions, in
+        the order of the paper's Table 1.
+
+    Returns:
+      A graph from (B, H, W, C) to (B, H, W, one + three + five + pool).
+
+    Raises:
+      BlockValueError: channels that are not whole numbers of at least 1.
 
     >>> import fnn, jax
     >>> net = fnn.models.inception(64, 96, 128, 16, 32, 32)
@@ -81,26 +86,29 @@ def googlenet(
     dropout_rate: float = 0.4,
     stem_strides: Sequence[int] = (2, 2, 2),
 ) -> Block:
-    """The published network: 22 layers with parameters, 6,998,552 of them for 1000 classes.
+    """The published network: 22 layers with 6,998,552 parameters for 1000 classes.
 
-    x is (B, H, W, 3), 224 x 224 in the paper; y the logits (B, classes), and with ``auxiliary``
-    a tuple of three: those of the main classifier and of the two auxiliary ones, which read 4a
-    and 4d (13,378,280 parameters). Train with :func:`deep_supervision` of the loss;
-    ``inference(net)`` is without the auxiliary heads and reads the same parameters, or
-    parameters without theirs.
+    Parameters are named as in BVLC's model: ``inception_3a/5x5_reduce/w``. Train it with
+    :func:`deep_supervision` of the loss; ``inference(net)`` has no auxiliary heads and takes the
+    same parameters, or parameters without theirs.
 
     Args:
-      width: all inner channels are multiplied by it (and rounded): a narrower network.
+      classes: the number of outputs.
+      auxiliary: whether there are two more classifiers, which read 4a and 4d (13,378,280
+        parameters in all). They average windows of 5 x 5 values, 3 apart: 4 x 4 windows for images
+        of 224 x 224, and one for a side of 79, the smallest (27 with ``stem_strides=(2, 1, 1)``).
+        Of all parameters only those of their ``fc`` depend on the size of x.
+      width: a factor of all inner channels, which are rounded: below 1 for a narrower network.
       dropout_rate: before the main classifier; it is 0.7 in the auxiliary heads.
-      stem_strides: of conv1, pool1 and pool2, which make a side an eighth before the first
-        inception module. Small pictures need less of it: with ``(2, 1, 1)`` 28 x 28 are 10 x 10
-        there.
+      stem_strides: of conv1, pool1 and pool2, which together reduce a side to an eighth before the
+        first inception module. Small images need less: with ``(2, 1, 1)``, 28 x 28 become 10 x 10.
 
-    The auxiliary heads average windows of 5 x 5 values, 3 apart: 4 x 4 of them where x is
-    224 x 224, and one where 4a leaves just 5 x 5, for which x needs a side of 79, or of 27 with
-    ``stem_strides=(2, 1, 1)``. No parameter but those of their ``fc`` depends on the size.
+    Returns:
+      A graph from images (B, H, W, 3) to logits (B, classes); with ``auxiliary`` to a tuple of
+      three, the main classifier's first.
 
-    The names of parameters are those of BVLC's model: ``inception_3a/5x5_reduce/w``.
+    Raises:
+      BlockValueError: an argument out of its range; images that are too small.
 
     >>> import fnn, jax
     >>> net = fnn.models.googlenet(auxiliary=False)
@@ -110,30 +118,36 @@ def googlenet(
     6998552
     """
 
-    def wide(*channels: int) -> list[int]:
-        return [_scaled(c, width) for c in channels]
+    if not width > 0:
+        raise BlockValueError("googlenet", f"width is {width}, needs a positive number")
 
-    (stem, reduced, before), (head, hidden) = wide(64, 64, 192), wide(128, 1024)
+    def scaled(*channels: int) -> list[int]:
+        return [max(1, round(c * width)) for c in channels]
+
+    (stem, reduced, before), (head, hidden) = scaled(64, 64, 192), scaled(128, 1024)
     strides = [whole_number("googlenet", "stem_strides", s) for s in stem_strides]
     if len(strides) != 3:
         raise BlockValueError("googlenet", f"stem_strides is {stem_strides}, needs three numbers")
 
     def pool(stride: int) -> Block:
-        return max_pool(3, stride, ceil_mode=CAFFE)
+        return max_pool(3, stride, ceil_mode="caffe")  # sizes round up, as Caffe's do
 
     blocks: dict[str, Block] = {
         "conv1": serial(**{"7x7_s2": conv(stem, 7, strides[0], padding=3), "relu": relu()}),
         "pool1": serial(**{"3x3_s2": pool(strides[1]), "norm1": local_response_norm()}),
         "conv2": serial(
             **{
-                "3x3_reduce": conv(reduced, 1), "relu_3x3_reduce": relu(),
-                "3x3": conv(before, 3), "relu_3x3": relu(), "norm2": local_response_norm(),
+                "3x3_reduce": conv(reduced, 1),
+                "relu_3x3_reduce": relu(),
+                "3x3": conv(before, 3),
+                "relu_3x3": relu(),
+                "norm2": local_response_norm(),
             }
         ),
         "pool2": pool(strides[2]),
-    }  # fmt: skip
+    }
     for name, channels in INCEPTIONS.items():
-        blocks[f"inception_{name}"] = inception(*wide(*channels))
+        blocks[f"inception_{name}"] = inception(*scaled(*channels))
         if name in ("3b", "4e"):
             blocks[f"pool{name[0]}"] = pool(2)
     blocks |= {
@@ -141,15 +155,21 @@ def googlenet(
         "dropout": dropout(dropout_rate),
         "loss3": serial(classifier=linear(classes)),
     }
-    nodes = _chain(blocks)
+    names = list(blocks)
+    nodes = [(name, blocks[name], read) for name, read in zip(names, ["x", *names], strict=False)]
     if not auxiliary:
         return graph("x", nodes, "loss3", name="googlenet")
     for name, source in (("loss1", "inception_4a"), ("loss2", "inception_4d")):
         auxiliary_head = serial(
-            ave_pool=avg_pool(5, 3, ceil_mode=CAFFE), conv=conv(head, 1), relu_conv=relu(),
-            flatten=flatten(), fc=linear(hidden), relu_fc=relu(), dropout=dropout(0.7),
+            ave_pool=avg_pool(5, 3, ceil_mode="caffe"),
+            conv=conv(head, 1),
+            relu_conv=relu(),
+            flatten=flatten(),
+            fc=linear(hidden),
+            relu_fc=relu(),
+            dropout=dropout(0.7),
             classifier=linear(classes),
-        )  # fmt: skip
+        )
         nodes.append((name, auxiliary_head, source))
     outputs = ("loss3", "loss1", "loss2")
     net = graph("x", nodes, outputs, at_inference="loss3", name="googlenet")
@@ -161,8 +181,19 @@ def googlenet_batch_norm(
 ) -> Block:
     """GoogLeNet as in torchvision: batch normalisation, no biases, 3x3 in place of 5x5.
 
-    x is (B, H, W, 3), y the logits. 6,624,904 parameters for 1000 classes, the running
-    statistics not counted; they are named as in torchvision, ``inception3a/branch2/0/conv/w``.
+    6,624,904 parameters for 1000 classes, not counting the running statistics. They are named as in
+    torchvision: ``inception3a/branch2/0/conv/w``.
+
+    Args:
+      classes: the number of outputs.
+      dropout_rate: before the classifier.
+      epsilon: of the batch normalisations.
+
+    Returns:
+      A graph from images (B, H, W, 3) to logits (B, classes).
+
+    Raises:
+      BlockValueError: an argument out of its range; images that are too small.
 
     >>> import fnn, jax
     >>> net = fnn.models.googlenet_batch_norm()
@@ -184,14 +215,17 @@ def googlenet_batch_norm(
             "branch4": serial(**{"0": max_pool(3, 1, 1, ceil_mode="torch"), "1": basic(proj, 1)}),
         }
         nodes: list[Any] = [(name, block, "x") for name, block in branches.items()]
-        return graph("x", [*nodes, ("output", concatenate(), tuple(branches))], "output",
-                     name="inception")  # fmt: skip
+        nodes.append(("output", concatenate(), tuple(branches)))
+        return graph("x", nodes, "output", name="inception")
 
     pool = max_pool(3, 2, ceil_mode="torch")
     blocks: dict[str, Block] = {
-        "conv1": basic(64, 7, stride=2, padding=3), "maxpool1": pool,
-        "conv2": basic(64, 1), "conv3": basic(192, 3), "maxpool2": pool,
-    }  # fmt: skip
+        "conv1": basic(64, 7, stride=2, padding=3),
+        "maxpool1": pool,
+        "conv2": basic(64, 1),
+        "conv3": basic(192, 3),
+        "maxpool2": pool,
+    }
     for name, channels in INCEPTIONS.items():
         blocks[f"inception{name}"] = module(*channels)
         if name == "3b":
@@ -208,7 +242,15 @@ def googlenet_batch_norm(
 def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) -> Block:
     """The loss of a network with several outputs: sum over i of weights[i] loss(y[i], target).
 
-    Input ``((y[0], y[1], ...), target)``. The paper weighs its auxiliary classifiers by 0.3.
+    Args:
+      loss: that of one output.
+      weights: of the outputs, two or more; the paper gives its auxiliary classifiers 0.3.
+
+    Returns:
+      A graph of ``((y[0], y[1], ...), target)`` with a scalar output.
+
+    Raises:
+      BlockValueError: fewer than two weights.
 
     >>> import fnn, jax.numpy as jnp
     >>> E = fnn.models.deep_supervision(fnn.squared_error(), (1.0, 0.5))
@@ -222,15 +264,14 @@ def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) ->
     nodes: list[Any] = []
     for i, weight in enumerate(weights):
         nodes += [
-            (f"y_{i}", item(i), "outputs"), (f"loss_{i}", loss, (f"y_{i}", "target")),
+            (f"y_{i}", item(i), "outputs"),
+            (f"loss_{i}", loss, (f"y_{i}", "target")),
             (f"weighted_{i}", scale(weight), f"loss_{i}"),
-        ]  # fmt: skip
-    terms = tuple(f"weighted_{i}" for i in range(len(weights)))
-    whole = graph(
-        ("outputs", "target"), [*nodes, ("sum", add(), terms)], "sum", name="deep_supervision"
-    )
+        ]
+    nodes.append(("sum", add(), tuple(f"weighted_{i}" for i in range(len(weights)))))
+    whole = graph(("outputs", "target"), nodes, "sum", name="deep_supervision")
 
-    def validate(x: Any) -> None:
+    def validate(x: Value) -> None:
         if loss.rules.validate is not None:
             outputs, *rest = x
             for y in outputs:
@@ -238,16 +279,3 @@ def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) ->
 
     kind = Kind("deep_supervision", (tuple(weights),), (loss,))
     return whole._replace(kind=kind, rules=whole.rules._replace(validate=validate))
-
-
-def _chain(blocks: dict[str, Block]) -> list[tuple[str, Block, Any]]:
-    names = list(blocks)
-    return [
-        (name, blocks[name], names[i - 1] if i else "x") for i, name in enumerate(names)
-    ]  # fmt: skip
-
-
-def _scaled(channels: int, width: float) -> int:
-    if not width > 0:
-        raise BlockValueError("googlenet", f"width is {width}, needs a positive number")
-    return max(1, round(channels * width))

@@ -1,9 +1,8 @@
 """Trained weights in files: read into a network's parameters by name, and written.
 
-A file holds arrays by name, ``.npz`` (NumPy's) or ``.safetensors``; a network's parameters are
-a pytree whose leaves have paths: ``inception_3a/5x5_reduce/w``. Every leaf must be in the file
-and every array of the file a leaf, in the same shape and dtype: nothing is cast, broadcast,
-filled in or left out unasked.
+A file holds named arrays, ``.npz`` (NumPy's) or ``.safetensors``; a network's parameters are a
+pytree whose leaves have paths: ``inception_3a/5x5_reduce/w``. Leaves and arrays must be the same by
+name, shape and dtype: nothing is cast, broadcast, filled in or left out unless asked for.
 """
 
 from __future__ import annotations
@@ -33,19 +32,23 @@ def load_weights(
     """The parameters in a file, as a pytree like ``like``.
 
     Args:
-      path: a ``.npz`` or ``.safetensors`` file.
+      path: a ``.npz`` or ``.safetensors`` file (for which ``pip install 'fnn[weights]'``).
       like: ``jax.eval_shape(net.init, key, x)``: the structure, shapes and dtypes needed. Arrays
-        will do as well.
+        work as well.
       names: those in the file: "fnn" for paths like ``conv1/7x7_s2/w``, "torch" for PyTorch's
-        names and layouts (:func:`torch_names`). "auto" takes them for PyTorch's if all end like
-        PyTorch's (``.weight``, ``.bias``, ...).
-      drop: parts of the file that are not wanted, by the beginning of their paths:
-        ``("loss1", "loss2")`` leaves out the auxiliary classifiers. It need not be there.
+        names and layouts (:func:`torch_names`), "auto" for PyTorch's if all end like PyTorch's
+        (``.weight``, ``.bias``, ...).
+      drop: parts of the file to leave out, by the beginning of their paths: ``("loss1", "loss2")``
+        are the auxiliary classifiers. They may be absent.
+
+    Returns:
+      The pytree, of JAX arrays.
 
     Raises:
-      ValueError: the file is not a whole, well-formed one, or is not of this network: every
-        array that is missing, extra, or of another shape or dtype is counted and named, the
-        first few of each, with what was got and what is needed.
+      ValueError: the file is truncated or malformed, or is another network's: arrays that are
+        missing, extra, or of another shape or dtype are counted, and the first few named, with
+        what was found and what is needed.
+      ImportError: the file is ``.safetensors``, and the package is not installed.
       OSError: the file cannot be read.
 
     >>> import fnn, jax, os, tempfile
@@ -61,14 +64,14 @@ def load_weights(
         raise ValueError(f"names is {names!r}, needs one of 'auto', 'fnn', 'torch'")
     arrays = read_arrays(path)
     needs = _by_path(like)
-    if names == "torch" or (names == "auto" and not needs.keys() & arrays.keys()
-                            and _are_torch_names(arrays)):  # fmt: skip
+    unknown = not needs.keys() & arrays.keys()
+    if names == "torch" or (names == "auto" and unknown and _are_torch_names(arrays)):
         arrays = torch_names(arrays)
     arrays = {name: a for name, a in arrays.items() if not _inside(name, drop)}
     if faults := _faults(arrays, needs):
         raise ValueError(f"{path}: {faults}")
-    # A copy: an array in JAX's hands may be given away, and must not be part of the file's bytes.
-    # (jnp.array would compile a program for each shape.)
+    # A copy, as JAX may donate an array's memory, which must not be the file's. (jnp.array would
+    # compile a program for each shape.)
     chosen = jax.tree_util.tree_map_with_path(lambda at, _: arrays[_name(at)], like)
     return jax.device_put(chosen, may_alias=False)
 
@@ -76,20 +79,30 @@ def load_weights(
 def save_weights(path: str | os.PathLike[str], params: Any) -> None:
     """Writes parameters as a ``.npz`` file, each leaf under its path.
 
-    The file appears complete or not at all, in the place of an earlier one. Leaves that are
-    None (a gradient's) are not written.
+    The file appears complete or not at all, and replaces an earlier one. Leaves that are None (of
+    a gradient) are not written.
+
+    Args:
+      path: where to, ending in ``.npz``.
+      params: a pytree of arrays.
 
     Raises:
       ValueError: the name does not end in ``.npz``, two leaves have one path, or a leaf is of a
         dtype that such a file cannot hold (bfloat16).
       OSError: the file cannot be written.
+
+    >>> import os, tempfile, numpy as np
+    >>> path = os.path.join(tempfile.mkdtemp(), "linear.npz")
+    >>> save_weights(path, {"linear": {"w": np.ones((3, 2))}})
+    >>> np.load(path)["linear/w"].shape
+    (3, 2)
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: found the suffix {path.suffix!r}; only .npz is written")
+        raise ValueError(f"{path}: the suffix is {path.suffix!r}; only .npz is written")
     arrays = {name: np.asarray(leaf) for name, leaf in _by_path(params).items()}
     for name, array in arrays.items():
-        # NumPy would write those of ml_dtypes as bytes without a meaning.
+        # NumPy would write the dtypes of ml_dtypes as bytes without a meaning.
         if array.dtype.kind not in "biufc":
             raise ValueError(
                 f"{path}: {name} is {array.dtype}, which .npz cannot hold; convert it to float32"
@@ -112,22 +125,15 @@ _TORCH_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_t
 def torch_names(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """A PyTorch ``state_dict`` under fnn's names and in fnn's layouts.
 
-    =========================  =====================  ==============================
-    PyTorch                    fnn
-    =========================  =====================  ==============================
-    ``a.weight`` (O, I)        ``a/w`` (I, O)         linear
-    ``a.weight`` (O, I, K)     ``a/w`` (K, I, O)      convolution, 1-dimensional
-    ``a.weight`` (O, I, H, W)  ``a/w`` (H, W, I, O)   convolution
-    ``a.bias``                 ``a/b``                of these
-    ``a.weight`` (C,)          ``a/scale``            normalisation
-    ``a.bias``                 ``a/bias``             of a normalisation
-    ``a.running_mean``         ``a/statistics/mean``
-    ``a.running_var``          ``a/statistics/var``
-    ``a.num_batches_tracked``  not taken              a count that fnn does not need
-    =========================  =====================  ==============================
-
+    =========================  =====================  =======================
     So ``inception3a.branch2.0.conv.weight`` is ``inception3a/branch2/0/conv/w``. An embedding's
-    weight cannot be told from a linear layer's, and would come out transposed.
+    weight looks like a linear layer's, and would be transposed.
+
+    Args:
+      arrays: the state_dict, as NumPy arrays.
+
+    Returns:
+      The same arrays, transposed where layouts differ.
 
     Raises:
       ValueError: a name or a number of dimensions that is not among these.
@@ -165,7 +171,7 @@ def _are_torch_names(names: Iterable[str]) -> bool:
     return bool(names) and all(n.rpartition(".")[2] in _TORCH_LEAVES for n in names)
 
 
-# ---- what does not fit -------------------------------------------------------------------------
+# ---- misfits -----------------------------------------------------------------------------------
 
 
 def _name(path: Any) -> str:
@@ -186,7 +192,7 @@ def _inside(name: str, parts: Sequence[str]) -> bool:
 
 
 def _faults(arrays: Mapping[str, Array], needs: Mapping[str, Any]) -> str:
-    """What keeps the arrays from being these parameters, in one line; "" if nothing does."""
+    """Why these arrays are not the parameters that are needed, in one line; "" if they are."""
     missing = [name for name in needs if name not in arrays]
     extra = [name for name in arrays if name not in needs]
     shared = [name for name in needs if name in arrays]
@@ -217,8 +223,10 @@ def _faults(arrays: Mapping[str, Array], needs: Mapping[str, Any]) -> str:
             "(are the axes in another order? fnn's are (in, out), (height, width, in, out))"
         )
     if dtypes:
-        parts.append(f"{_count(dtypes)} of another dtype: {_few(dtypes)}; convert them, or the "
-                     "parameters after loading")  # fmt: skip
+        parts.append(
+            f"{_count(dtypes)} of another dtype: {_few(dtypes)}; convert them, or the parameters "
+            "after loading"
+        )
     return "; ".join(parts)
 
 
@@ -226,7 +234,7 @@ def _count(items: Sequence[str]) -> str:
     return f"{len(items)} array{'s' * (len(items) != 1)}"
 
 
-def _few(items: Sequence[str], shown: int = 3) -> str:
-    rest = len(items) - shown
-    names = (" ".join(item.split()) for item in items[:shown])  # one line, whatever a file says
+def _few(items: Sequence[str], limit: int = 3) -> str:
+    rest = len(items) - limit
+    names = (" ".join(item.split()) for item in items[:limit])  # one line, whatever a file holds
     return ", ".join(names) + (f" and {rest} more" if rest > 0 else "")

@@ -11,7 +11,7 @@ import pytest
 
 import fnn
 from fnn.block import BlockError, BlockTypeError, BlockValueError
-from fnn.blocks.embedding import ONE_HOT_AT_MOST, _by_one_hot, _by_scatter, _by_sorting
+from fnn.blocks.embedding import MAX_ONE_HOT_IDS, _by_one_hot, _by_scatter, _by_sorting
 
 WAYS = (_by_scatter, _by_one_hot, _by_sorting)
 
@@ -37,7 +37,7 @@ def test_every_way_adds_by_id(way: Any, vocabulary: int, count: int) -> None:
 
 def test_large_vocabularies() -> None:
     """More than one-hot rows are for; no row but those of the ids gets anything."""
-    block, v = fnn.embedding(ONE_HOT_AT_MOST + 1, 2), ONE_HOT_AT_MOST + 1
+    block, v = fnn.embedding(MAX_ONE_HOT_IDS + 1, 2), MAX_ONE_HOT_IDS + 1
     ids = jnp.array([0, v - 1, v - 1, v, -1, 2**31 - 1])
     params = block.init(jax.random.key(0), ids)
     y, residuals = block.forward(params, ids)
