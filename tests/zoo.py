@@ -77,6 +77,8 @@ def fixed(*shape: int, draw: Draw = normal) -> In:
 class Case(NamedTuple):
     """A row of the table.
 
+    ``id``: the public name of the block, and after a "/" what is special in this row. ``further``:
+    this is not the first row of its block, and properties that compile long are slow tests for it.
     ``inputs``: one is given as it is, several as a tuple. ``batch``: the batch axes of every
     batched input. ``batches``: other batch axes with which the block works as well.
     ``separable``: what a batch is of its parts: "rows" of outputs, their "mean" (a loss), or
@@ -104,11 +106,16 @@ class Case(NamedTuple):
     unused: str = ""
     bytes_over: str = ""
     step: float = 0.01
+    further: bool = False
 
     @property
     def name(self) -> str:
         """The public name of the block that this row is about."""
         return self.id.split("/")[0]
+
+
+def further(*cases: Case) -> list[Case]:
+    return [case._replace(further=True) for case in cases]
 
 
 ANY = ((), (1,), (0,), (2, 1, 2), (1, 2, 1, 2))  # ranks 0 to 4, batch 1, batch 0
@@ -132,34 +139,40 @@ def nonlinearities() -> list[Case]:
         row("tanh", fnn.tanh, jnp.tanh),
         row("relu", fnn.relu, lambda x: jnp.maximum(x, 0), kink),
         row("leaky_relu", fnn.leaky_relu, jax.nn.leaky_relu, kink),
-        row("leaky_relu/slope", lambda: fnn.leaky_relu(0.3),
-            lambda x: jax.nn.leaky_relu(x, 0.3), kink),
+        *further(
+            row("leaky_relu/slope", lambda: fnn.leaky_relu(0.3),
+                lambda x: jax.nn.leaky_relu(x, 0.3), kink)),
         row("hard_tanh", fnn.hard_tanh, lambda x: jnp.clip(x, -1, 1), away_from(-1, 1)),
         row("hard_sigmoid", fnn.hard_sigmoid, jax.nn.hard_sigmoid, away_from(-3, 3, scale=3)),
         row("absolute", fnn.absolute, jnp.abs, kink),
         row("elu", fnn.elu, jax.nn.elu, kink),
-        row("elu/alpha", lambda: fnn.elu(0.4), lambda x: jax.nn.elu(x, 0.4), kink),
+        *further(
+            row("elu/alpha", lambda: fnn.elu(0.4), lambda x: jax.nn.elu(x, 0.4), kink)),
         row("selu", fnn.selu, jax.nn.selu, kink),
         row("celu", fnn.celu, jax.nn.celu, kink),
-        row("celu/alpha", lambda: fnn.celu(1.7), lambda x: jax.nn.celu(x, 1.7), kink),
+        *further(
+            row("celu/alpha", lambda: fnn.celu(1.7), lambda x: jax.nn.celu(x, 1.7), kink)),
         row("softplus", fnn.softplus, jax.nn.softplus),
         row("softsign", fnn.softsign, jax.nn.soft_sign, kink),
         row("silu", fnn.silu, jax.nn.silu),
         row("mish", fnn.mish, lambda x: x * jnp.tanh(jnp.log1p(jnp.exp(x)))),
         row("gelu", fnn.gelu, lambda x: x * jax.scipy.stats.norm.cdf(x)),
-        row("gelu/approximate", lambda: fnn.gelu(approximate=True), jax.nn.gelu),
+        *further(
+            row("gelu/approximate", lambda: fnn.gelu(approximate=True), jax.nn.gelu)),
         row("elementwise", lambda: fnn.elementwise("cube", lambda x: x * x * x,
                                                    lambda x: 3 * x * x), lambda x: x**3),
         row("straight_through", lambda: fnn.straight_through(fnn.step(), fnn.logistic()),
             lambda x: (x >= 0).astype(x.dtype), kink, surrogate=True,
             bytes_over="what the surrogate needs; a plain step needs nothing"),
         Case("softmax", fnn.softmax, plain=lambda _, x: jax.nn.softmax(x), **classes),
-        Case("softmax/axis", lambda: fnn.softmax(axis=0), separable=None,
-             plain=lambda _, x: jax.nn.softmax(x, axis=0)),
+        *further(
+            Case("softmax/axis", lambda: fnn.softmax(axis=0), separable=None,
+                 plain=lambda _, x: jax.nn.softmax(x, axis=0))),
         Case("log_softmax", fnn.log_softmax, plain=lambda _, x: jax.nn.log_softmax(x),
              ulps=8, **classes),
-        Case("log_softmax/axis", lambda: fnn.log_softmax(axis=0), separable=None, ulps=8,
-             plain=lambda _, x: jax.nn.log_softmax(x, axis=0)),
+        *further(
+            Case("log_softmax/axis", lambda: fnn.log_softmax(axis=0), separable=None, ulps=8,
+                 plain=lambda _, x: jax.nn.log_softmax(x, axis=0))),
     ]  # fmt: skip
 
 
@@ -183,8 +196,8 @@ def gates() -> list[Case]:
         return Case(id, lambda: make(**args), (fixed(*shape),), separable=None, plain=plain)
 
     def reductions(name: str, make: Callable[..., Block], f: Any) -> list[Case]:
-        return [
-            reduction(make, f, name, (2, 3)),
+        first = reduction(make, f, name, (2, 3))
+        others = [
             reduction(make, f, f"{name}/axis", (2, 3, 2), axis=1),
             reduction(make, f, f"{name}/negative axis", (2, 3), axis=-1),
             reduction(make, f, f"{name}/axes", (2, 3, 2), axis=(0, -1)),
@@ -194,39 +207,49 @@ def gates() -> list[Case]:
             reduction(make, f, f"{name}/scalar", ()),
             reduction(make, f, f"{name}/empty axis", (0, 3), axis=1),
         ]
+        return [first, *further(*others)]
 
     def single(id: str, make: Callable[[], Block], f: Any, draw: Draw = normal) -> Case:
         return Case(id, make, (In((), draw),), batches=ANY, plain=lambda _, x: f(x))
 
     return [
         two("add", fnn.add, XY, lambda x, y: x + y),
-        two("add/broadcast", fnn.add, stretch, lambda x, y: x + y),
-        two("add/scalar", fnn.add, (fixed(), fixed(2, 3)), lambda x, y: x + y),
-        two("add/outer", fnn.add, (fixed(3, 1), fixed(1, 2)), lambda x, y: x + y),
-        two("add/three", fnn.add, (In(), In(), In()), lambda x, y, z: x + y + z),
-        two("add/four, broadcast", fnn.add, (fixed(), fixed(3), fixed(2, 1), fixed(2, 3)),
-            lambda a, b, c, d: a + b + c + d),
+        *further(
+            two("add/broadcast", fnn.add, stretch, lambda x, y: x + y),
+            two("add/scalar", fnn.add, (fixed(), fixed(2, 3)), lambda x, y: x + y),
+            two("add/outer", fnn.add, (fixed(3, 1), fixed(1, 2)), lambda x, y: x + y),
+            two("add/three", fnn.add, (In(), In(), In()), lambda x, y, z: x + y + z),
+            two("add/four, broadcast", fnn.add, (fixed(), fixed(3), fixed(2, 1), fixed(2, 3)),
+                lambda a, b, c, d: a + b + c + d)),
         two("subtract", fnn.subtract, XY, lambda x, y: x - y),
-        two("subtract/broadcast", fnn.subtract, stretch, lambda x, y: x - y),
+        *further(
+            two("subtract/broadcast", fnn.subtract, stretch, lambda x, y: x - y)),
         two("multiply", fnn.multiply, XY, lambda x, y: x * y),
-        two("multiply/broadcast", fnn.multiply, stretch, lambda x, y: x * y),
-        two("multiply/scalar", fnn.multiply, (fixed(2, 3), fixed()), lambda x, y: x * y),
-        two("multiply/empty", fnn.multiply, (fixed(0, 3), fixed(1, 3)), lambda x, y: x * y),
+        *further(
+            two("multiply/broadcast", fnn.multiply, stretch, lambda x, y: x * y),
+            two("multiply/scalar", fnn.multiply, (fixed(2, 3), fixed()), lambda x, y: x * y),
+            two("multiply/empty", fnn.multiply, (fixed(0, 3), fixed(1, 3)), lambda x, y: x * y)),
         two("divide", fnn.divide, (In(), divisor), lambda x, y: x / y),
-        two("divide/broadcast", fnn.divide, (fixed(2, 3), fixed(2, 1, draw=positive)),
-            lambda x, y: x / y),
+        *further(
+            two("divide/broadcast", fnn.divide, (fixed(2, 3), fixed(2, 1, draw=positive)),
+                lambda x, y: x / y)),
         two("maximum", fnn.maximum, apart, jnp.maximum),
-        two("maximum/broadcast", fnn.maximum, (fixed(3, 1, draw=between(-2, -0.1)),
-                                               fixed(2, 3, 2, draw=between(0.1, 2))), jnp.maximum),
+        *further(
+            two("maximum/broadcast", fnn.maximum,
+                (fixed(3, 1, draw=between(-2, -0.1)), fixed(2, 3, 2, draw=between(0.1, 2))),
+                jnp.maximum)),
         two("minimum", fnn.minimum, apart, jnp.minimum),
-        two("minimum/scalar", fnn.minimum, (fixed(), fixed(2, 3, draw=between(3, 4))), jnp.minimum),
+        *further(
+            two("minimum/scalar", fnn.minimum, (fixed(), fixed(2, 3, draw=between(3, 4))),
+                jnp.minimum)),
         two("power", fnn.power, (In((), positive), In()), jnp.power, ulps=8),
-        two("power/broadcast", fnn.power, (fixed(3, 1, draw=positive), fixed(2, 1, 2)), jnp.power,
-            ulps=8),
-        single("power/2", lambda: fnn.power(2), jnp.square),
-        single("power/-1", lambda: fnn.power(-1), jnp.reciprocal, positive),
-        single("power/0", lambda: fnn.power(0), jnp.ones_like),
-        single("power/0.5", lambda: fnn.power(0.5), jnp.sqrt, positive),
+        *further(
+            two("power/broadcast", fnn.power, (fixed(3, 1, draw=positive), fixed(2, 1, 2)),
+                jnp.power, ulps=8),
+            single("power/2", lambda: fnn.power(2), jnp.square),
+            single("power/-1", lambda: fnn.power(-1), jnp.reciprocal, positive),
+            single("power/0", lambda: fnn.power(0), jnp.ones_like),
+            single("power/0.5", lambda: fnn.power(0.5), jnp.sqrt, positive)),
         single("negate", fnn.negate, jnp.negative),
         single("scale", lambda: fnn.scale(-0.3), lambda x: -0.3 * x),
         single("exp", fnn.exp, jnp.exp),
@@ -236,10 +259,12 @@ def gates() -> list[Case]:
         *reductions("sum", fnn.sum, jnp.sum),
         *reductions("mean", fnn.mean, jnp.mean),
         Case("flatten", fnn.flatten, (In((2, 2)),), batch=(2,), batches=((1,), (0,))),
-        Case("flatten/keep", lambda: fnn.flatten(keep=2), (In((2, 2)),), batch=(2, 1)),
+        *further(
+            Case("flatten/keep", lambda: fnn.flatten(keep=2), (In((2, 2)),), batch=(2, 1))),
         Case("concatenate", fnn.concatenate, (In((2,)), In((3,))), batch=(2,), batches=ANY),
-        Case("concatenate/three, axis", lambda: fnn.concatenate(axis=1),
-             (In((1, 2)), In((3, 2)), In((2, 2))), batch=(2,), batches=((1,), (0,))),
+        *further(
+            Case("concatenate/three, axis", lambda: fnn.concatenate(axis=1),
+                 (In((1, 2)), In((3, 2)), In((2, 2))), batch=(2,), batches=((1,), (0,)))),
     ]  # fmt: skip
 
 
@@ -251,16 +276,21 @@ def layers() -> list[Case]:
     features = {"inputs": (In((4,)),), "batch": (2,), "batches": ANY}
     return [
         Case("linear", lambda: fnn.linear(3), plain=affine, **features),
-        Case("linear/rank 4", lambda: fnn.linear(3), (In((4,)),), batch=(2, 1, 3), plain=affine),
-        Case("linear/one vector", lambda: fnn.linear(3), (In((4,)),), batch=(), separable=None),
-        Case("linear/no bias", lambda: fnn.linear(3, use_bias=False),
-             plain=lambda params, x: x @ params["w"], **features),
+        *further(
+            Case("linear/rank 4", lambda: fnn.linear(3), (In((4,)),), batch=(2, 1, 3),
+                 plain=affine),
+            Case("linear/one vector", lambda: fnn.linear(3), (In((4,)),), batch=(), separable=None),
+            Case("linear/no bias", lambda: fnn.linear(3, use_bias=False),
+                 plain=lambda params, x: x @ params["w"], **features)),
         Case("neuron", lambda: fnn.neuron(fnn.logistic()), **features),
-        Case("neuron/no bias", lambda: fnn.neuron(fnn.tanh(), use_bias=False), **features),
+        *further(
+            Case("neuron/no bias", lambda: fnn.neuron(fnn.tanh(), use_bias=False), **features)),
         Case("layer", lambda: fnn.layer(3, fnn.tanh()), **features),
-        Case("layer/no bias", lambda: fnn.layer(3, fnn.relu(), use_bias=False), **features),
+        *further(
+            Case("layer/no bias", lambda: fnn.layer(3, fnn.relu(), use_bias=False), **features)),
         Case("dropout", lambda: fnn.dropout(0.4), needs_key=True, separable=None, batches=ANY),
-        Case("dropout/0", lambda: fnn.dropout(0), needs_key=True, batches=ANY),
+        *further(
+            Case("dropout/0", lambda: fnn.dropout(0), needs_key=True, batches=ANY)),
     ]  # fmt: skip
 
 
@@ -286,128 +316,118 @@ def convolutions() -> list[Case]:
 
     return [
         row("conv", (4, 5, 2), 3, 3),
-        row("conv/1x1", (3, 2, 3), 2, 1),
-        row("conv/1x1, stride", (5, 4, 2), 3, 1, stride=2),
-        row("conv/1x1, padding", (2, 3, 2), 2, 1, padding=1, stride=2),
-        row("conv/stride, ragged", (7, 6, 2), 2, 3, stride=2),
-        row("conv/stride over the end", (8, 5, 1), 2, (2, 3), stride=(3, 2), padding="VALID"),
-        row("conv/stride beyond the kernel", (7, 5, 2), 2, 2, stride=3, padding="VALID"),
-        row("conv/even kernel", (5, 4, 1), 2, (2, 4), use_bias=False),
-        row("conv/pairs", (4, 3, 2), 2, 3, padding=((2, 0), (1, 3))),
-        row("conv/padding beyond the kernel", (3, 3, 1), 2, 2, padding=3, stride=2),
-        row("conv/dilation", (6, 7, 2), 2, (3, 2), dilation=(2, 3), padding=2, stride=(1, 2)),
-        row("conv/groups", (4, 3, 4), 6, (3, 2), groups=2, stride=(1, 2)),
-        row("conv/depthwise", (4, 4, 3), 3, 3, groups=3),
-        row("conv/kernel of the input's size", (3, 4, 2), 2, (3, 4), padding="VALID"),
-        row("conv/sequence", (6, 2), 3, 3, stride=2),
-        row("conv/sequence, dilation, groups", (7, 4), 4, 2, dilation=3, groups=2, padding=2),
+        *further(
+            row("conv/1x1", (3, 2, 3), 2, 1),
+            row("conv/1x1, stride", (5, 4, 2), 3, 1, stride=2),
+            row("conv/1x1, padding", (2, 3, 2), 2, 1, padding=1, stride=2),
+            row("conv/stride, ragged", (7, 6, 2), 2, 3, stride=2),
+            row("conv/stride over the end", (8, 5, 1), 2, (2, 3), stride=(3, 2), padding="VALID"),
+            row("conv/stride beyond the kernel", (7, 5, 2), 2, 2, stride=3, padding="VALID"),
+            row("conv/even kernel", (5, 4, 1), 2, (2, 4), use_bias=False),
+            row("conv/pairs", (4, 3, 2), 2, 3, padding=((2, 0), (1, 3))),
+            row("conv/padding beyond the kernel", (3, 3, 1), 2, 2, padding=3, stride=2),
+            row("conv/dilation", (6, 7, 2), 2, (3, 2), dilation=(2, 3), padding=2, stride=(1, 2)),
+            row("conv/groups", (4, 3, 4), 6, (3, 2), groups=2, stride=(1, 2)),
+            row("conv/depthwise", (4, 4, 3), 3, 3, groups=3),
+            row("conv/kernel of the input's size", (3, 4, 2), 2, (3, 4), padding="VALID"),
+            row("conv/sequence", (6, 2), 3, 3, stride=2),
+            row("conv/sequence, dilation, groups", (7, 4), 4, 2, dilation=3, groups=2, padding=2)),
     ]  # fmt: skip
 
 
-def normalizations() -> list[Case]:
-    def standardised(params: Any, x: Any, mean: Any, var: Any) -> Any:
-        with jax.numpy_rank_promotion("allow"):
-            return (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
-
-    def by_batch(params: Any, x: Any) -> Any:
-        axes = tuple(range(x.ndim - 1))
-        return standardised(params, x, jnp.mean(x, axes), jnp.var(x, axes))
-
-    def by_running(params: Any, x: Any) -> Any:
-        statistics = params["statistics"]
-        return standardised(params, x, statistics["mean"], statistics["var"])
-
-    images = {"inputs": (In((2, 3)),), "batch": (4,), "frozen": ("statistics/",)}
-    return [
-        Case("batch_norm", fnn.batch_norm, (In((3,)),), batch=(5,), batches=((2,), (2, 2)),
-             separable=None, frozen=("statistics/",), plain=by_batch, ulps=8),
-        Case("batch_norm/images", fnn.batch_norm, **images, separable=None, plain=by_batch, ulps=8),
-        Case("batch_norm/inference", lambda: fnn.inference(fnn.batch_norm()), **images,
-             batches=((1,), (0,)), plain=by_running),
-    ]  # fmt: skip
+def windows_by_hand(
+    n: int, k: int, s: int, padding: Any, ceil_mode: str | None, count_padding: bool
+) -> tuple[tuple[int, int], list[int]]:
+    """Along one axis: the padding that lax.reduce_window needs, and the count of each window."""
+    if padding == "SAME":
+        total = max((-(-n // s) - 1) * s + k - n, 0)
+        padding = total // 2, total - total // 2
+    low, high = padding
+    counted = [count_padding] * low + [True] * n + [count_padding] * high
+    if ceil_mode is not None:
+        out = -(-(low + n + high - k) // s) + 1
+        if (ceil_mode == "torch" or low or high) and (out - 1) * s >= low + n:
+            out -= 1
+        high = (out - 1) * s + k - n - low
+    counts = [sum(counted[start : start + k]) for start in range(0, low + n + high - k + 1, s)]
+    return (low, high), counts
 
 
 def pools() -> list[Case]:
     """The maxima are apart, for finite differences; ties are in test_pooling.py."""
-
-    def plain_pool(
-        start: float, join: Any, window: Shape, stride: Shape, pads: Any, count: Any = None
-    ) -> Any:
-        def plain(params: Any, x: Any) -> Any:
-            window_, stride_ = (1, *window, 1), (1, *stride, 1)
-            pads_ = ((0, 0), *pads, (0, 0))
-            total = lax.reduce_window(x, x.dtype.type(start), join, window_, stride_, pads_)
-            if count is None:
-                return total
-            counts = np.asarray(count, x.dtype).reshape(1, *np.shape(count), 1)
-            with jax.numpy_rank_promotion("allow"):
-                return total / counts
-
-        return plain
 
     def apart(rng: np.random.Generator, shape: Shape) -> np.ndarray:
         """Different everywhere by a tenth: no difference quotient's step makes another win."""
         rank = rng.permutation(int(np.prod(shape))).reshape(shape)
         return np.where(rank % 2, -0.5, 0.5) * 1.1 ** (rank // 2)
 
-    def pool(
-        id: str, make: Callable[[], Block], shape: Shape, window: Shape, stride: Shape,
-        pads: Any = None, count: Any = None, draw: Draw = apart, **more: Any
-    ) -> Case:  # fmt: skip
-        start, join = (-np.inf, lax.max) if id.startswith("max") else (0.0, lax.add)
-        pads = ((0, 0),) * len(window) if pads is None else pads
-        if start == 0.0 and count is None:
-            count = np.full((1,) * len(window), np.prod(window))
-        plain = plain_pool(start, join, window, stride, pads, count)
-        options = {"batch": (2,), "batches": ((1,), (0,), (5,)), "plain": plain} | more
-        return Case(id, make, (In(shape, draw),), **options)
+    def row(id: str, make: Callable[..., Block], draw: Draw, shape: Shape, **options: Any) -> Case:
+        each = lambda v: (v,) * (len(shape) - 1) if isinstance(v, int | str) else v  # noqa: E731
+        window, stride = each(options["window"]), each(options.get("stride", options["window"]))
+        padding = options.get("padding", "VALID")
+        padding = 0 if padding == "VALID" else padding
+        pairs = [(v, v) if isinstance(v, int) else v for v in each(padding)]
+        mode, count = options.get("ceil_mode"), options.get("count_padding", True)
+        axes = zip(shape, window, stride, pairs, strict=False)  # without the channels
+        pads, counts = zip(*(windows_by_hand(*axis, mode, count) for axis in axes), strict=True)
+        numbers = functools.reduce(np.multiply.outer, map(np.array, counts))[None, ..., None]
 
-    def max_(id: str, args: Any, *rest: Any, **more: Any) -> Case:
-        return pool(f"max_pool{id}", lambda: fnn.max_pool(*args), *rest, **more)
+        def plain(params: Any, x: Any) -> Any:
+            where = ((1, *window, 1), (1, *stride, 1), ((0, 0), *pads, (0, 0)))
+            if make is fnn.max_pool:
+                return lax.reduce_window(x, x.dtype.type(-np.inf), lax.max, *where)
+            total = lax.reduce_window(x, x.dtype.type(0), lax.add, *where)
+            with jax.numpy_rank_promotion("allow"):
+                return total / numbers.astype(x.dtype)
 
-    def avg(id: str, args: Any, *rest: Any, **more: Any) -> Case:
-        return pool(f"avg_pool{id}", lambda: fnn.avg_pool(*args), *rest, **more)
+        more = {"batch": (2,), "batches": ((1,), (0,), (5,))}
+        return Case(id, lambda: make(**options), (In(shape, draw),), plain=plain, **more)
 
-    same = ((1, 1), (1, 1))
+    def max_(id: str, shape: Shape, **options: Any) -> Case:
+        return row(f"max_pool{id}", fnn.max_pool, apart, shape, **options)
+
+    def avg(id: str, shape: Shape, **options: Any) -> Case:
+        return row(f"avg_pool{id}", fnn.avg_pool, normal, shape, **options)
+
+    pairs = ((1, 0), (0, 2))
     return [
-        max_("", (2,), (4, 4, 3), (2, 2), (2, 2)),
-        max_("/overlapping", (3, 2), (7, 7, 2), (3, 3), (2, 2)),
-        max_("/overlapping, ragged", (3, 2), (8, 6, 2), (3, 3), (2, 2)),
-        max_("/same, stride 1", (3, 1, "SAME"), (5, 4, 2), (3, 3), (1, 1), same),
-        max_("/same, stride 2", (3, 2, "SAME"), (6, 6, 2), (3, 3), (2, 2), ((0, 1), (0, 1))),
-        max_("/padding", (3, 2, 1), (7, 6, 2), (3, 3), (2, 2), same),
-        max_("/more padding than stride", (5, 2, 3), (6, 7, 1), (5, 5), (2, 2), ((3, 3), (3, 3))),
-        max_("/pairs", ((2, 3), (1, 2), ((1, 0), (0, 2))), (5, 6, 2), (2, 3), (1, 2),
-             ((1, 0), (0, 2))),
-        max_("/gaps", (2, 3), (8, 7, 2), (2, 2), (3, 3)),
-        max_("/window is input", ((4, 3),), (4, 3, 2), (4, 3), (4, 3)),
-        max_("/ceil", (3, 2, "VALID", "caffe"), (6, 8, 2), (3, 3), (2, 2), ((0, 1), (0, 1))),
-        max_("/ceil, torch, padding", (2, 2, 1, "torch"), (5, 6, 2), (2, 2), (2, 2),
-             ((1, 0), (1, 1))),
-        max_("/sequence", (3, 2), (9, 2), (3,), (2,)),
-        max_("/sequence, same", ((4,), (1,), "SAME"), (5, 2), (4,), (1,), ((1, 2),)),
-        avg("", (2,), (4, 4, 3), (2, 2), (2, 2), draw=normal),
-        avg("/overlapping", (3, 2), (8, 7, 2), (3, 3), (2, 2), draw=normal),
-        avg("/same, stride 1", (3, 1, "SAME"), (5, 4, 2), (3, 3), (1, 1), same, draw=normal),
-        avg("/padding does not count", (3, 1, 1, None, False), (4, 3, 2), (3, 3), (1, 1), same,
-            np.outer([2, 3, 3, 2], [2, 3, 2]), draw=normal),
-        avg("/pairs", ((2, 3), (1, 2), ((1, 0), (0, 2))), (5, 6, 2), (2, 3), (1, 2),
-            ((1, 0), (0, 2)), draw=normal),
-        avg("/gaps", (2, 3), (8, 7, 2), (2, 2), (3, 3), draw=normal),
-        avg("/window is input", (7, 1), (7, 7, 2), (7, 7), (1, 1), draw=normal),
-        avg("/ceil", (2, 2, "VALID", "caffe"), (5, 5, 2), (2, 2), (2, 2), ((0, 1), (0, 1)),
-            np.outer([2, 2, 1], [2, 2, 1]), draw=normal),
-        avg("/ceil, padding", (3, 2, 1, "torch"), (6, 6, 2), (3, 3), (2, 2), ((1, 2), (1, 2)),
-            np.outer([3, 3, 3, 2], [3, 3, 3, 2]), draw=normal),
-        avg("/sequence", (3, 2), (9, 2), (3,), (2,), draw=normal),
+        max_("", (4, 4, 3), window=2),
+        *further(
+            max_("/overlapping", (7, 7, 2), window=3, stride=2),
+            max_("/overlapping, ragged", (8, 6, 2), window=3, stride=2),
+            max_("/same, stride 1", (5, 4, 2), window=3, stride=1, padding="SAME"),
+            max_("/same, stride 2", (6, 6, 2), window=3, stride=2, padding="SAME"),
+            max_("/padding", (7, 6, 2), window=3, stride=2, padding=1),
+            max_("/more padding than stride", (6, 7, 1), window=5, stride=2, padding=3),
+            max_("/pairs", (5, 6, 2), window=(2, 3), stride=(1, 2), padding=pairs),
+            max_("/gaps", (8, 7, 2), window=2, stride=3),
+            max_("/window is input", (4, 3, 2), window=(4, 3)),
+            max_("/ceil", (6, 8, 2), window=3, stride=2, ceil_mode="caffe"),
+            max_("/ceil, torch, padding", (5, 6, 2), window=2, stride=2, padding=1,
+                 ceil_mode="torch"),
+            max_("/sequence", (9, 2), window=3, stride=2),
+            max_("/sequence, same", (5, 2), window=(4,), stride=(1,), padding="SAME")),
+        avg("", (4, 4, 3), window=2),
+        *further(
+            avg("/overlapping", (8, 7, 2), window=3, stride=2),
+            avg("/same, stride 1", (5, 4, 2), window=3, stride=1, padding="SAME"),
+            avg("/padding does not count", (4, 3, 2), window=3, stride=1, padding=1,
+                count_padding=False),
+            avg("/pairs", (5, 6, 2), window=(2, 3), stride=(1, 2), padding=pairs),
+            avg("/gaps", (8, 7, 2), window=2, stride=3),
+            avg("/window is input", (7, 7, 2), window=7, stride=1),
+            avg("/ceil", (5, 5, 2), window=2, stride=2, ceil_mode="caffe"),
+            avg("/ceil, padding", (6, 6, 2), window=3, stride=2, padding=1, ceil_mode="torch"),
+            avg("/sequence", (9, 2), window=3, stride=2)),
         Case("global_avg_pool", fnn.global_avg_pool, (In((3, 4, 2)),), batch=(2,),
              batches=((1,), (0,), (5,)), plain=lambda _, x: jnp.mean(x, (1, 2))),
-        Case("global_avg_pool/sequence", fnn.global_avg_pool, (In((5, 2)),), batch=(2,),
-             batches=((1,), (0,)), plain=lambda _, x: jnp.mean(x, 1)),
+        *further(
+            Case("global_avg_pool/sequence", fnn.global_avg_pool, (In((5, 2)),), batch=(2,),
+                 batches=((1,), (0,)), plain=lambda _, x: jnp.mean(x, 1))),
     ]  # fmt: skip
 
 
-def norms() -> list[Case]:
+def normalizations() -> list[Case]:
     def response(
         id: str, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75,
         k: float = 1.0, **more: Any
@@ -441,23 +461,46 @@ def norms() -> list[Case]:
         options = {"inputs": (In((5,)),), "batch": (2,), "batches": ANY, "plain": plain}
         return Case(f"layer_norm{id}", make, **(options | more))
 
+    def standardised(params: Any, x: Any, mean: Any, var: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+    def by_batch(params: Any, x: Any) -> Any:
+        axes = tuple(range(x.ndim - 1))
+        return standardised(params, x, jnp.mean(x, axes), jnp.var(x, axes))
+
+    def by_running(params: Any, x: Any) -> Any:
+        statistics = params["statistics"]
+        return standardised(params, x, statistics["mean"], statistics["var"])
+
     images = {"inputs": (In((3, 2, 4)),), "batches": ((1,), (0,))}
+    channels = {"inputs": (In((2, 3)),), "batch": (4,), "frozen": ("statistics/",)}
     return [
         response("", 7, alpha=1.0),
-        response("/caffe's and pytorch's alpha", 6),
-        response("/images", 8, alpha=0.5, batch=(2, 3, 3)),
-        response("/beta 0.5", 5, 3, 2.0, 0.5, 2.0),
-        response("/beta 1", 5, 3, 2.0, 1.0, 2.0),
-        response("/any beta", 5, 3, 2.0, 0.6, 2.0),
-        response("/even window", 6, 4, 1.0),
-        response("/fewer channels than the window", 2, 5, 1.0),
+        *further(
+            response("/caffe's and pytorch's alpha", 6),
+            response("/images", 8, alpha=0.5, batch=(2, 3, 3)),
+            response("/beta 0.5", 5, size=3, alpha=2.0, beta=0.5, k=2.0),
+            response("/beta 1", 5, size=3, alpha=2.0, beta=1.0, k=2.0),
+            response("/any beta", 5, size=3, alpha=2.0, beta=0.6, k=2.0),
+            response("/even window", 6, size=4, alpha=1.0),
+            response("/fewer channels than the window", 2, size=5, alpha=1.0)),
         layer("", fnn.layer_norm, ulps=8),
-        layer("/no scale", lambda: fnn.layer_norm(use_scale=False), ulps=8),
-        layer("/no bias", lambda: fnn.layer_norm(use_bias=False), ulps=8),
-        layer("/no parameters", lambda: fnn.layer_norm(use_scale=False, use_bias=False), ulps=8),
-        layer("/images", fnn.layer_norm, **images, ulps=8),
-        layer("/axes", lambda: fnn.layer_norm((1, -1)), (1, -1), **images, ulps=8),
-        layer("/axis 1", lambda: fnn.layer_norm(1), (1,), **images, ulps=8),
+        *further(
+            layer("/no scale", lambda: fnn.layer_norm(use_scale=False), ulps=8),
+            layer("/no bias", lambda: fnn.layer_norm(use_bias=False), ulps=8),
+            layer("/no parameters", lambda: fnn.layer_norm(use_scale=False, use_bias=False),
+                  ulps=8),
+            layer("/images", fnn.layer_norm, **images, ulps=8),
+            layer("/axes", lambda: fnn.layer_norm((1, -1)), (1, -1), **images, ulps=8),
+            layer("/axis 1", lambda: fnn.layer_norm(1), (1,), **images, ulps=8)),
+        Case("batch_norm", fnn.batch_norm, (In((3,)),), batch=(5,), batches=((2,), (2, 2)),
+             separable=None, frozen=("statistics/",), plain=by_batch, ulps=8),
+        *further(
+            Case("batch_norm/images", fnn.batch_norm, **channels, separable=None, plain=by_batch,
+                 ulps=8),
+            Case("batch_norm/inference", lambda: fnn.inference(fnn.batch_norm()), **channels,
+                 batches=((1,), (0,)), plain=by_running)),
     ]  # fmt: skip
 
 
@@ -468,8 +511,12 @@ def embeddings() -> list[Case]:
     ids = {"batch": (2, 3), "batches": ANY, "plain": plain}
     return [
         Case("embedding", lambda: fnn.embedding(4, 3), (In((), labels(4)),), **ids),
-        Case("embedding/not all ids", lambda: fnn.embedding(50, 2), (In((), labels(9)),), **ids),
-        Case("embedding/sequences", lambda: fnn.embedding(4, 3), (In((5,), labels(4)),), **ids),
+        *further(
+            Case(
+                "embedding/not all ids", lambda: fnn.embedding(50, 2), (In((), labels(9)),), **ids
+            ),
+            Case("embedding/sequences", lambda: fnn.embedding(4, 3), (In((5,), labels(4)),), **ids),
+        ),
     ]
 
 
@@ -521,37 +568,41 @@ def losses() -> list[Case]:
     zero_one, between_them = In((), labels(2)), In((), unit)
     return [
         loss("squared_error", squared, three, three, f=half_square),
-        loss("squared_error/numbers", squared, one, one, f=lambda y, t: (y - t) ** 2 / 2,
-             batches=((1,), (0,), (5,))),
-        loss("squared_error/weights", squared, three, three, weights, f=half_square,
-             batches=((3,), (2, 1, 2))),
-        loss("squared_error/mask", squared, three, three, some, f=half_square, batches=()),
-        loss("squared_error/integer target", squared, one, In((), labels(5)),
-             f=lambda y, t: (y - t.astype(y.dtype)) ** 2 / 2, batches=((1,), (0,))),
+        *further(
+            loss("squared_error/numbers", squared, one, one, f=lambda y, t: (y - t) ** 2 / 2,
+                 batches=((1,), (0,), (5,))),
+            loss("squared_error/weights", squared, three, three, weights, f=half_square,
+                 batches=((3,), (2, 1, 2))),
+            loss("squared_error/mask", squared, three, three, some, f=half_square, batches=()),
+            loss("squared_error/integer target", squared, one, In((), labels(5)),
+                 f=lambda y, t: (y - t.astype(y.dtype)) ** 2 / 2, batches=((1,), (0,)))),
         loss("binary_cross_entropy", bce, one, zero_one, f=binary, batches=((1,), (0,))),
-        loss("binary_cross_entropy/mask target", bce, one, In((), mask), f=binary, batches=()),
-        loss("binary_cross_entropy/probabilities", bce, one, between_them, f=binary,
-             batches=((1,), (0,))),
-        loss("binary_cross_entropy/several outputs", bce, three, In((3,), labels(2)),
-             f=lambda z, t: jnp.sum(binary(z, t), -1)),
-        loss("binary_cross_entropy/weights", bce, one, zero_one, weights, f=binary, batches=()),
-        loss("binary_cross_entropy/mask", bce, three, In((3,), unit), some,
-             f=lambda z, t: jnp.sum(binary(z, t), -1), batches=()),
-        loss("binary_cross_entropy/of probabilities", of_p, between_them, zero_one, f=binary_p,
-             batches=((1,), (0,))),
-        loss("binary_cross_entropy/of and to probabilities, weights", of_p, between_them,
-             between_them, weights, f=binary_p, batches=()),
+        *further(
+            loss("binary_cross_entropy/mask target", bce, one, In((), mask), f=binary, batches=()),
+            loss("binary_cross_entropy/probabilities", bce, one, between_them, f=binary,
+                 batches=((1,), (0,))),
+            loss("binary_cross_entropy/several outputs", bce, three, In((3,), labels(2)),
+                 f=lambda z, t: jnp.sum(binary(z, t), -1)),
+            loss("binary_cross_entropy/weights", bce, one, zero_one, weights, f=binary, batches=()),
+            loss("binary_cross_entropy/mask", bce, three, In((3,), unit), some,
+                 f=lambda z, t: jnp.sum(binary(z, t), -1), batches=()),
+            loss("binary_cross_entropy/of probabilities", of_p, between_them, zero_one, f=binary_p,
+                 batches=((1,), (0,))),
+            loss("binary_cross_entropy/of and to probabilities, weights", of_p, between_them,
+                 between_them, weights, f=binary_p, batches=())),
         loss("softmax_cross_entropy", softmax, logits, In((), labels(4)), f=entropy),
-        loss("softmax_cross_entropy/probabilities", softmax, logits, p, f=entropy),
-        loss("softmax_cross_entropy/weights", softmax, logits, In((), labels(4)), weights,
-             f=entropy, batches=((3,), (2, 1, 2))),
-        loss("softmax_cross_entropy/mask", softmax, logits, In((), labels(4)), some,
-             f=entropy, batches=()),
-        loss("softmax_cross_entropy/probabilities, weights", softmax, logits, p, weights,
-             f=entropy, batches=()),
+        *further(
+            loss("softmax_cross_entropy/probabilities", softmax, logits, p, f=entropy),
+            loss("softmax_cross_entropy/weights", softmax, logits, In((), labels(4)), weights,
+                 f=entropy, batches=((3,), (2, 1, 2))),
+            loss("softmax_cross_entropy/mask", softmax, logits, In((), labels(4)), some,
+                 f=entropy, batches=()),
+            loss("softmax_cross_entropy/probabilities, weights", softmax, logits, p, weights,
+                 f=entropy, batches=())),
         loss("cross_entropy", fnn.cross_entropy, p, In((), labels(4)), f=plain_entropy),
-        loss("cross_entropy/probabilities, weights", fnn.cross_entropy, p, p, weights,
-             f=plain_entropy, batches=()),
+        *further(
+            loss("cross_entropy/probabilities, weights", fnn.cross_entropy, p, p, weights,
+                 f=plain_entropy, batches=())),
     ]  # fmt: skip
 
 
@@ -602,37 +653,44 @@ def combinators() -> list[Case]:
     frozen_x = "freeze(block) keeps what block keeps, also for a gradient that is not computed"
     return [
         Case("serial", lambda: fnn.serial(fnn.linear(4), fnn.tanh(), fnn.linear(2)), **empty),
-        Case("serial/named", lambda: fnn.serial(a=fnn.linear(4), b=fnn.gelu()), **features),
-        Case("serial/no blocks", fnn.serial, **features),
-        Case("serial/dropout", noisy, needs_key=True, **(features | {"separable": None})),
+        *further(
+            Case("serial/named", lambda: fnn.serial(a=fnn.linear(4), b=fnn.gelu()), **features),
+            Case("serial/no blocks", fnn.serial, **features),
+            Case("serial/dropout", noisy, needs_key=True, **(features | {"separable": None}))),
         Case("graph/fork and join", fork_and_join, **empty, ulps=16),
-        Case("graph/tied", tied, **features, ulps=8),
-        Case("graph/siamese", siamese, **pair, ulps=16),
-        Case("graph/nested", nested, **features, ulps=16),
-        Case("graph/tuple-valued node", tuple_node, **features),
-        Case("graph/several outputs", several_outputs, **pair),
+        *further(
+            Case("graph/tied", tied, **features, ulps=8),
+            Case("graph/siamese", siamese, **pair, ulps=16),
+            Case("graph/nested", nested, **features, ulps=16),
+            Case("graph/tuple-valued node", tuple_node, **features),
+            Case("graph/several outputs", several_outputs, **pair)),
         Case("map_nodes", doubled, **features),
         Case("fan_out", lambda: fnn.fan_out(fnn.square(), fnn.linear(2)), **features),
         Case("item", lambda: fnn.fan_out(a=fnn.item(0), b=fnn.item(-1)), **pair),
         Case("residual", lambda: fnn.residual(hidden()), **features),
-        Case("residual/shortcut", lambda: fnn.residual(fnn.layer(2, fnn.tanh()), fnn.linear(2)),
-             **features),
+        *further(
+            Case("residual/shortcut", lambda: fnn.residual(fnn.layer(2, fnn.tanh()), fnn.linear(2)),
+                 **features)),
         Case("repeat", lambda: fnn.repeat(hidden(), 3), **empty, ulps=8),
-        Case("repeat/no parameters", lambda: fnn.repeat(fnn.tanh(), 2), **features),
-        Case("repeat/dropout", lambda: fnn.repeat(noisy(), 2), needs_key=True,
-             **(features | {"separable": None}), ulps=8),
-        Case("repeat/once", lambda: fnn.repeat(hidden(), 1), **features),
+        *further(
+            Case("repeat/no parameters", lambda: fnn.repeat(fnn.tanh(), 2), **features),
+            Case("repeat/dropout", lambda: fnn.repeat(noisy(), 2), needs_key=True,
+                 **(features | {"separable": None}), ulps=8),
+            Case("repeat/once", lambda: fnn.repeat(hidden(), 1), **features)),
         Case("rematerialize", lambda: fnn.rematerialize(fnn.serial(hidden(), fnn.square())),
              **empty, ulps=8),
-        Case("rematerialize/dropout", lambda: fnn.rematerialize(noisy()), needs_key=True,
-             **(features | {"separable": None})),
-        Case("rematerialize/repeat", lambda: fnn.rematerialize(fnn.repeat(hidden(), 2)),
-             **features, ulps=8),
+        *further(
+            Case("rematerialize/dropout", lambda: fnn.rematerialize(noisy()), needs_key=True,
+                 **(features | {"separable": None})),
+            Case("rematerialize/repeat", lambda: fnn.rematerialize(fnn.repeat(hidden(), 2)),
+                 **features, ulps=8)),
         Case("freeze", lambda: fnn.freeze(fnn.linear(2)), **features, frozen=("",),
              unused=frozen_x),
-        Case("freeze/body", half_frozen, **features, frozen=("body/",), unused=frozen_x, ulps=8),
-        Case("freeze/repeat", lambda: fnn.freeze(fnn.repeat(hidden(), 2)), **features,
-             frozen=("",), unused=frozen_x, ulps=8),
+        *further(
+            Case("freeze/body", half_frozen, **features, frozen=("body/",), unused=frozen_x,
+                 ulps=8),
+            Case("freeze/repeat", lambda: fnn.freeze(fnn.repeat(hidden(), 2)), **features,
+                 frozen=("",), unused=frozen_x, ulps=8)),
         Case("inference", lambda: fnn.inference(noisy()), **features),
     ]  # fmt: skip
 
@@ -654,31 +712,36 @@ def networks() -> list[Case]:
     return [
         Case("cnn/small", lambda: fnn.models.cnn(3, (2, 3), hidden=4), **images, ulps=16),
         Case("inception/small", lambda: fnn.models.inception(1, 2, 1, 1, 2, 1), **images, ulps=8),
-        Case("serial/batch_norm", batch_normed, (In((4,)),), batch=(5,), separable=None, ulps=16,
-             frozen=("1_batch_norm/statistics/",)),
+        *further(
+            Case("serial/batch_norm", batch_normed, (In((4,)),), batch=(5,), separable=None,
+                 ulps=16,
+                 frozen=("1_batch_norm/statistics/",))),
         Case("deep_supervision", two_heads, (In((4,)), In((3,))), **mean, ulps=8),
         Case("logistic_regression", logistic, **features, batches=((1,), (0,))),
-        Case("logistic_regression/3 classes", lambda: logistic(3), **features),
+        *further(
+            Case("logistic_regression/3 classes", lambda: logistic(3), **features)),
         Case("mlp", lambda: mlp(fnn.tanh()), **features, batches=((1,), (0,)), ulps=8),
-        Case("mlp/relu, no bias", lambda: mlp(use_bias=False), **features, ulps=8),
-        Case("mlp/dropout", lambda: mlp(fnn.gelu(), dropout=0.3), needs_key=True, ulps=8,
-             **(features | {"separable": None})),
+        *further(
+            Case("mlp/relu, no bias", lambda: mlp(use_bias=False), **features, ulps=8),
+            Case("mlp/dropout", lambda: mlp(fnn.gelu(), dropout=0.3), needs_key=True, ulps=8,
+                 **(features | {"separable": None}))),
         Case("with_loss", lambda: fnn.with_loss(mlp(fnn.tanh()), fnn.softmax_cross_entropy()),
              (In((4,)), In((), labels(3))), **mean, batches=((1,), (0,)), ulps=8),
-        Case("with_loss/neuron", lambda: fnn.with_loss(logistic(), fnn.binary_cross_entropy()),
-             (In((4,)), In((), labels(2))), **mean),
-        Case("with_loss/weights",
-             lambda: fnn.with_loss(fnn.linear(2), fnn.squared_error(), weighted=True),
-             (In((4,)), In((2,)), In((), positive)), batch=(2,), separable=None, ulps=8),
-        Case("with_loss/graph", lambda: fnn.with_loss(
-            fnn.residual(fnn.layer(4, fnn.silu())), fnn.squared_error()),
-            (In((4,)), In((4,))), **mean, ulps=8),
+        *further(
+            Case("with_loss/neuron", lambda: fnn.with_loss(logistic(), fnn.binary_cross_entropy()),
+                 (In((4,)), In((), labels(2))), **mean),
+            Case("with_loss/weights",
+                 lambda: fnn.with_loss(fnn.linear(2), fnn.squared_error(), weighted=True),
+                 (In((4,)), In((2,)), In((), positive)), batch=(2,), separable=None, ulps=8),
+            Case("with_loss/graph", lambda: fnn.with_loss(
+                fnn.residual(fnn.layer(4, fnn.silu())), fnn.squared_error()),
+                (In((4,)), In((4,))), **mean, ulps=8)),
     ]  # fmt: skip
 
 
 CASES: list[Case] = [
     *nonlinearities(), *gates(), *layers(), *convolutions(), *pools(), *normalizations(),
-    *norms(), *embeddings(), *losses(), *combinators(), *networks(),
+    *embeddings(), *losses(), *combinators(), *networks(),
 ]  # fmt: skip
 
 

@@ -76,10 +76,9 @@ def rows(options: Options) -> list[Row]:
             f"cannot import the table of blocks {options.table!r} ({error}); fnn's own is in a "
             "clone of fnn: run this there"
         ) from error
-    chosen, blocks = [], set[str]()
+    chosen = []
     for case in table.CASES:
-        another = case.name in blocks and case.name != "graph"  # graphs differ in what they test
-        blocks.add(case.name)
+        another = case.further and case.name != "graph"  # graphs differ in what they test
         if options.names:
             asked = case.id.startswith(options.names)
         else:

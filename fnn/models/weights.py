@@ -125,7 +125,20 @@ _TORCH_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_t
 def torch_names(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """A PyTorch ``state_dict`` under fnn's names and in fnn's layouts.
 
-    =========================  =====================  =======================
+    =========================  =====================  ==============================
+    PyTorch                    fnn
+    =========================  =====================  ==============================
+    ``a.weight`` (O, I)        ``a/w`` (I, O)         linear
+    ``a.weight`` (O, I, K)     ``a/w`` (K, I, O)      convolution, 1-dimensional
+    ``a.weight`` (O, I, H, W)  ``a/w`` (H, W, I, O)   convolution
+    ``a.bias``                 ``a/b``                of these
+    ``a.weight`` (C,)          ``a/scale``            normalisation
+    ``a.bias``                 ``a/bias``             of a normalisation
+    ``a.running_mean``         ``a/statistics/mean``
+    ``a.running_var``          ``a/statistics/var``
+    ``a.num_batches_tracked``  not read               a count that fnn does not need
+    =========================  =====================  ==============================
+
     So ``inception3a.branch2.0.conv.weight`` is ``inception3a/branch2/0/conv/w``. An embedding's
     weight looks like a linear layer's, and would be transposed.
 

@@ -390,11 +390,8 @@ PROPERTIES: dict[Callable[[Case], None], Callable[[Case], Any]] = {
 }
 
 
-FIRST_ROWS = {case.name: case.id for case in reversed(CASES)}.values()
-
-
-# What takes long to compile: of the further rows of a block these are slow tests. Their values,
-# their gradients by autodiff and by differences, and their residuals are always looked at.
+# What takes long to compile: for further rows of a block these are slow tests. Values, gradients
+# by autodiff and by differences, and residuals are always checked.
 SLOW = {
     jit_equals_eager, vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
     works_for_every_batch, second_derivatives_are_right, init_reads_shapes_only,
@@ -402,7 +399,7 @@ SLOW = {
 
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
-    if case.id in FIRST_ROWS:
+    if not case.further:
         return [pytest.mark.core] if holds is agrees_with_autodiff else []
     return [pytest.mark.slow] if holds in SLOW else []
 
@@ -440,6 +437,9 @@ def test_every_public_block_has_a_row() -> None:
     # holds them to autodiff.
     public -= {"googlenet", "googlenet_batch_norm"}
     rows = {case.name for case in CASES}
+    assert [case.name for case in CASES if not case.further] == list(
+        dict.fromkeys(case.name for case in CASES)
+    ), "each block has one first row"
     assert public - rows == set(), "public blocks that are not in tests/zoo.py"
     assert rows - public == set(), "rows of tests/zoo.py that are not public blocks"
     assert len({case.id for case in CASES}) == len(CASES)
