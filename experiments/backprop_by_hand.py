@@ -180,9 +180,10 @@ def _print_factors(hand: ByHand) -> None:
         ("dh/dW1", "x_i h_j (1 - h_j)", hand.dh_dW1, "dW1"),
     ]
     table(
-        "", ("factor", "formula", "shape", "used in"),
+        "",
+        ("factor", "formula", "shape", "used in"),
         [(name, formula, str(a.shape), use) for name, formula, a, use in rows],
-    )  # fmt: skip
+    )
     for name, _, values, _ in rows[:4]:
         _matrix(f"{name} {values.shape}", values)
     _matrix(f"dh/dW1 {hand.dh_dW1.shape}, of the first of the examples (i, j)", hand.dh_dW1[0])

@@ -178,9 +178,10 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
         )  # fmt: skip
     axis.axvline(0, color="black", lw=1, ls=":")
     axis.set(
-        xlabel="z = w$^T$x + b  (sums beyond the ends are counted there)", ylabel="test examples",
+        xlabel="z = w$^T$x + b  (sums beyond the ends are counted there)",
+        ylabel="test examples",
         title=f"A neuron: a weighted sum and a sigmoid; {accuracy:.1%} right",
-    )  # fmt: skip
+    )
     probability = axis.twinx()
     line = np.linspace(-limit, limit, 400)
     probability.plot(line, 1 / (1 + np.exp(-line)), color="black", lw=2, label="logistic(z)")
@@ -244,13 +245,13 @@ def _draw_descent(
         label="gradient descent, a dot a step",
     )  # fmt: skip
     axis.plot(
-        *np.asarray(best[:2]), "*", color=figures.RED, ms=18, mec="white", label="optimum",
-        zorder=5,
-    )  # fmt: skip
+        *np.asarray(best[:2]), "*", color=figures.RED, ms=18, mec="white", label="optimum", zorder=5
+    )
     axis.set(
-        xlabel=f"weight of {FEATURES[0]}", ylabel=f"weight of {FEATURES[1]}",
+        xlabel=f"weight of {FEATURES[0]}",
+        ylabel=f"weight of {FEATURES[1]}",
         title="The loss is convex: one valley, one lowest point",
-    )  # fmt: skip
+    )
     axis.legend(loc="upper left")
     bar = figure.colorbar(filled)
     bar.set_label("log10 of the loss (other weights at their optimum)")

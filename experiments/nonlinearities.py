@@ -72,7 +72,7 @@ NONLINEARITIES: dict[str, Shown] = {
     "straight_through": Shown(_straight_through, "step; logistic' on the way back", (0.0,)),
     "softmax": Shown(fnn.softmax, "the first of softmax(x, 0)", pair=True),
     "log_softmax": Shown(fnn.log_softmax, "the first of log_softmax(x, 0)", pair=True),
-}  # fmt: skip
+}
 
 
 def curve(shown: Shown, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,13 +157,15 @@ def _saturation(x: np.ndarray, flat: np.ndarray) -> str:
 def _print_tables(rows: list[dict[str, str]]) -> None:
     names = [f"{x:g}" for x in AT]
     table(
-        "Values y(x); of softmax and log_softmax, the first of two logits (x, 0)", ("", *names),
+        "Values y(x); of softmax and log_softmax, the first of two logits (x, 0)",
+        ("", *names),
         [(r["name"], *(r[f"y({x})"] for x in names)) for r in rows],
-    )  # fmt: skip
+    )
     table(
-        "Derivatives y'(x), as backward gives them", ("", *names, "max |y'|"),
+        "Derivatives y'(x), as backward gives them",
+        ("", *names, "max |y'|"),
         [(r["name"], *(r[f"y'({x})"] for x in names), r["largest |y'|"]) for r in rows],
-    )  # fmt: skip
+    )
     table(
         f"Kinks, and saturation: where |y'| stays below {SATURATED:g}, so that little is learned",
         ("", "saturates", "y' at kinks (left | right)"),

@@ -210,8 +210,9 @@ def main(options: Options) -> int:
     save(options.out / "committee", committee.params, [
         {"epoch": i, "cross_validated_loss": v / 2} for i, v in enumerate(committee.curve, 1)
     ])  # fmt: skip
-    _draw_predictions(predictions, r2, data.test.target, options.out / "predictions.png",
-                      data.target_scale)  # fmt: skip
+    _draw_predictions(
+        predictions, r2, data.test.target, options.out / "predictions.png", data.target_scale
+    )
     _draw_curves(converged, _half_squares(exact, data.train), fitted, committee,
                  float(np.mean(np.square(linear_held_out - y)) / 2),
                  options.out / "learning.png")  # fmt: skip
@@ -267,9 +268,10 @@ def _draw_curves(
     losses = np.array([row["loss"] for row in neuron.history])
     left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=figures.ORANGE)
     left.set(
-        xlabel="step of gradient descent", ylabel="loss above least squares",
+        xlabel="step of gradient descent",
+        ylabel="loss above least squares",
         title="One neuron reaches least squares",
-    )  # fmt: skip
+    )
     epochs = [row["epoch"] for row in network.history]
     right.plot(
         epochs, [row["loss"] for row in network.history], color=figures.GREEN,

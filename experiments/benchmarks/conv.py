@@ -86,8 +86,9 @@ def main(options: Options) -> None:
     interrupted = False
     try:
         for wanted, columns, measure in (
-            (options.blocks, BLOCKS, blocks), (options.steps, STEPS, steps)
-        ):  # fmt: skip
+            (options.blocks, BLOCKS, blocks),
+            (options.steps, STEPS, steps),
+        ):
             if wanted:
                 rows: list[list[str]] = []
                 tables.append(Table(columns, rows))
@@ -194,9 +195,7 @@ def quotient(a: int, b: int) -> str:
 
 def steps(options: Options, threads: int, rows: list[list[str]]) -> None:
     """Appends rows for whole steps of the CNN and of GoogLeNet, and GoogLeNet's inference."""
-    comparisons = conv_peers.comparisons(
-        options.batch, options.pixels, options.dtype, threads
-    )  # fmt: skip
+    comparisons = conv_peers.comparisons(options.batch, options.pixels, options.dtype, threads)
     for what, contenders in comparisons.items():
         print(f"{what} ...", flush=True)
         programs: dict[str, conv_peers.Program] = {}
@@ -206,9 +205,10 @@ def steps(options: Options, threads: int, rows: list[list[str]]) -> None:
             except ModuleNotFoundError as error:
                 print(f"left out: {name} ({error})")
         seconds = alternating(
-            {name: program.run for name, program in programs.items()}, options.repeats,
+            {name: program.run for name, program in programs.items()},
+            options.repeats,
             PAUSE_SECONDS,
-        )  # fmt: skip
+        )
         rows += [
             step_row(what, name, program, seconds[name], seconds["fnn"])
             for name, program in programs.items()

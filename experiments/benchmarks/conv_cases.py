@@ -68,7 +68,7 @@ def cases(batch: int, pixels: int) -> list[Case]:
 
     def put(
         network: str, name: str, block: Block, shape: tuple[int, ...], plain: Any, *more: Any
-    ) -> None:  # fmt: skip
+    ) -> None:
         found.setdefault((block.name, shape, more), Case(network, name, block, shape, plain))
 
     def conv(network: str, name: str, size: int, i: int, o: int, k: int, n: int = batch) -> None:
@@ -144,9 +144,10 @@ def _without_statistics() -> Block:
         return {name: dparams[name] for name in params}, dx
 
     return block._replace(
-        init=init, backward=backward,
+        init=init,
+        backward=backward,
         forward=lambda params, x, key=None: block.forward(whole(params), x),
-    )  # fmt: skip
+    )
 
 
 def plain_cnn(params: Any, x: Any) -> Any:

@@ -228,9 +228,10 @@ def torch_inference(shape: tuple[int, ...], threads: int, dtype: str) -> Program
     net, x, _ = _torch(torch_googlenet, shape, 1000, threads)
 
     def forward() -> None:
-        with torch.inference_mode(), torch.autocast(
-            x.device.type, torch.bfloat16, enabled=dtype == "bfloat16"
-        ):  # fmt: skip
+        with (
+            torch.inference_mode(),
+            torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
+        ):
             net(x).sum().item()
 
     return Program(forward)

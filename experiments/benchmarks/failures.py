@@ -217,7 +217,8 @@ def main(options: Options) -> None:
     print(total)
     if options.out is None:
         return
-    notes = [f"- {c.cite}, {c.what}: {c.report}." + (f" ({c.note})" if c.note else "")
-             for c in CASES]  # fmt: skip
+    notes = [
+        f"- {c.cite}, {c.what}: {c.report}." + (f" ({c.note})" if c.note else "") for c in CASES
+    ]
     parts = [f"{where}. {total}", *(table.markdown() for table in tables)]
     record(options.out, "failures", *parts, ABOUT, "\n".join(notes))

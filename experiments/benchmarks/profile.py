@@ -66,9 +66,10 @@ def main(options: Options) -> None:
         (
             f"GoogLeNet, batch {options.batch}, {options.pixels} pixels",
             fnn.models.googlenet(auxiliary=False, dropout_rate=0.0),
-            (options.batch, options.pixels, options.pixels, 3), 1000,
+            (options.batch, options.pixels, options.pixels, 3),
+            1000,
         ),
-    ):  # fmt: skip
+    ):
         print(f"{what} ...", flush=True)
         x, target = data(shape, classes, "float32")
         params = jax.jit(net.init)(jax.random.key(0), x)

@@ -33,8 +33,9 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     first = np.asarray(fitted.params[min(fitted.params)]["w"])
     shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
     page.facts = {
-        "test accuracy": f"{accuracy:.2%}", "kept": f"epoch {fitted.best_epoch}"
-    } | page.facts  # fmt: skip
+        "test accuracy": f"{accuracy:.2%}",
+        "kept": f"epoch {fitted.best_epoch}",
+    } | page.facts
     probabilities = np.asarray(jax.nn.softmax(logits))
     page.classified(probabilities, target, data.class_names, images.__getitem__)
     filters = report.filters(first.reshape(-1, first.shape[-1]), shape)

@@ -203,9 +203,10 @@ def _name_gates(circuit: Circuit) -> Circuit:
     taken = set(circuit.variables)
     new = {last: next(n for n in ("f", "out", *(f"f{i}" for i in range(99))) if n not in taken)}
     letter = next(
-        a for a in ("q", "g", "h", *(f"q{i}_" for i in range(99)))
+        a
+        for a in ("q", "g", "h", *(f"q{i}_" for i in range(99)))
         if not any(v.startswith(a) for v in taken)
-    )  # fmt: skip
+    )
     for i, name in enumerate(inner, start=1):
         new[name] = letter if len(inner) == 1 else f"{letter}{i}"
     circuit.gates = [

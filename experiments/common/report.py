@@ -180,8 +180,9 @@ def learning(
 
             drawn.append(_drawing(metric.replace("_", " ").capitalize(), metrics))
     columns = [name for name in history[0] if name != "seconds"]
-    rows = [[f"{row[c]:.0f}" if c == "epoch" else f"{row[c]:.4g}" for c in columns]
-            for row in history]  # fmt: skip
+    rows = [
+        [f"{row[c]:.0f}" if c == "epoch" else f"{row[c]:.4g}" for c in columns] for row in history
+    ]
     table = _table([c.replace("_", " ") for c in columns], rows)
     return f"{_grid(drawn)}<details><summary>Numbers by epoch</summary>{table}</details>"
 
@@ -235,9 +236,10 @@ def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) 
     head = "".join(f'<th scope="col"><span>{_text(n)}</span></th>' for n in names)
     rows = "".join(
         f'<tr><th scope="row">{_text(names[i])}</th>'
-        + "".join(cell(i, j) for j in range(len(names))) + "</tr>"
+        + "".join(cell(i, j) for j in range(len(names)))
+        + "</tr>"
         for i in range(len(names))
-    )  # fmt: skip
+    )
     pairs = [divmod(int(k), len(names)) for k in np.argsort(-wrong, axis=None)[:3]]
     often = "; ".join(
         f"{names[i]} read as {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]
@@ -340,7 +342,7 @@ def _settings(options: Any) -> str:
         ["python", platform.python_version()],
         ["device", f"{device.platform}, {device.device_kind}"],
         ["machine", f"{platform.system()} {platform.machine()}"],
-    ]  # fmt: skip
+    ]
     return (
         f"<pre><code>{_text(options.command)}</code></pre><div class='two'>"
         f"{_table(('setting', 'value'), rows)}{_table(('software', 'version'), versions)}</div>"

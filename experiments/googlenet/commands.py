@@ -92,9 +92,10 @@ def classify(options: Classify) -> int:
         if not options.upright and is_turned(path):
             title += " (its EXIF says to turn it: --upright)"
         table(
-            title, ("class", "probability"),
+            title,
+            ("class", "probability"),
             [(looking.names[k], f"{row[k]:.4f}") for k in best(row)],
-        )  # fmt: skip
+        )
     drawn = _draw(looking, options, options.pictures, probabilities, options.out / "classes.png")
     console.print(f"saved {', '.join(map(str, drawn))}", markup=False)
     return 0

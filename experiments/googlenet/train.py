@@ -166,9 +166,10 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     def watch(params: Any, average: Any) -> dict[str, float]:
         raw, averaged = judge(data.validation, params, average)
         return {
-            "validation_loss": averaged.loss, "validation_accuracy": raw.accuracy,
+            "validation_loss": averaged.loss,
+            "validation_accuracy": raw.accuracy,
             "validation_accuracy_averaged": averaged.accuracy,
-        }  # fmt: skip
+        }
 
     steps = max(1, len(data.train.labels) // options.batch_size)
     falling = optax.exponential_decay(
