@@ -3,9 +3,9 @@
 
     h = logistic(x W1),   z = h w2,   yhat = logistic(z),   E = cross-entropy(yhat, t)
 
-The lecture's network without biases, on a few examples of real data. Five local derivatives are
-computed one by one, dE/dw2 and dE/dW1 as their products, and set beside ``jax.grad`` and
-beside fnn's blocks.
+The lecture's network without biases, on a few examples of real data. It computes five local
+derivatives one by one, multiplies them to dE/dw2 and dE/dW1, and compares those with ``jax.grad``
+and with fnn's blocks.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ FEATURES = ("mean radius", "mean texture", "mean smoothness")
 EXAMPLES, UNITS = 6, 4
 TOLERANCE = 1e-12
 REUSED = "#FFE9B8"
-RED = "#C62828"  # of the lecture
+RED = "#C62828"  # the lecture's
 
 
 @dataclass
 class Options:
     seed: int = 0
-    """chooses the examples and the weights"""
+    """seeds the split, the examples and the weights"""
     out: Path = Path("results/backprop_by_hand")
-    """folder for the picture"""
+    """folder for the figure"""
 
 
 class ByHand(NamedTuple):
-    """Everything that is on the paper. n = 6 examples, i = 3 features, j = 4 hidden units."""
+    """All quantities on the paper: n = 6 examples, i = 3 features, j = 4 hidden units."""
 
     h: jax.Array  # (n, j)
     z: jax.Array  # (n,)
@@ -53,7 +53,7 @@ class ByHand(NamedTuple):
     dyhat_dz: jax.Array  # (n,)
     dz_dw2: jax.Array  # (n, j)
     dz_dh: jax.Array  # (j,)
-    dh_dW1: jax.Array  # (n, i, j): of unit j by the weight from feature i
+    dh_dW1: jax.Array  # (n, i, j): unit j by its weight from feature i
     dE_dz: jax.Array  # (n,)
     dE_dh: jax.Array  # (n, j)
     dE_dw2: jax.Array  # (j,)
@@ -61,7 +61,7 @@ class ByHand(NamedTuple):
 
 
 def by_hand(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> ByHand:
-    """Forward and backward with nothing but arithmetic: one line for every factor."""
+    """Forward and backward in plain arithmetic, one line for every factor."""
     n = len(t)
 
     # Forward, from x to E.
@@ -70,15 +70,15 @@ def by_hand(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> ByHand:
     yhat = 1 / (1 + jnp.exp(-z))
     E = -jnp.mean(t * jnp.log(yhat) + (1 - t) * jnp.log(1 - yhat))
 
-    # The five local derivatives: each of one arrow of the network, at the values just computed.
+    # The five local derivatives, one for each arrow of the network, at the values just computed.
     dE_dyhat = ((1 - t) / (1 - yhat) - t / yhat) / n
     dyhat_dz = yhat * (1 - yhat)
     dz_dw2 = h
     dz_dh = w2
     dh_dW1 = x[:, :, None] * (h * (1 - h))[:, None, :]
 
-    # The chain rule: upstream times local, summed over the examples, which share the weights.
-    dE_dz = dE_dyhat * dyhat_dz  # computed once, used by both
+    # The chain rule: upstream times local, summed over the examples because they share weights.
+    dE_dz = dE_dyhat * dyhat_dz  # computed once, used twice
     dE_dw2 = dE_dz @ dz_dw2
     dE_dh = dE_dz[:, None] * dz_dh
     dE_dW1 = jnp.sum(dE_dh[:, None, :] * dh_dW1, axis=0)
@@ -89,7 +89,7 @@ def by_hand(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> ByHand:
 
 
 def energy(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-    """E alone, by JAX's own functions, for ``jax.grad`` to differentiate."""
+    """E in JAX's own functions, for ``jax.grad``."""
     yhat = jax.nn.sigmoid(jax.nn.sigmoid(x @ W1) @ w2)
     return -jnp.mean(t * jnp.log(yhat) + (1 - t) * jnp.log1p(-yhat))
 
@@ -97,12 +97,12 @@ def energy(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> jax.Arra
 def by_blocks(
     W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(E, dE/dW1, dE/dw2) by fnn: the same network in blocks, whose backward is written in fnn."""
+    """(E, dE/dW1, dE/dw2) by fnn: the same network in blocks."""
     net = fnn.serial(
         hidden=fnn.layer(UNITS, fnn.logistic(), use_bias=False),
         out=fnn.neuron(fnn.logistic(), use_bias=False),
     )
-    loss = fnn.binary_cross_entropy(from_logits=False)  # the lecture's, of probabilities
+    loss = fnn.binary_cross_entropy(from_logits=False)  # of probabilities, as in the lecture
     params = {"hidden": {"linear": {"w": W1}}, "out": {"linear": {"w": w2}}}
     E, grads = fnn.value_and_grad(net, loss)(params, x, t)
     return E, grads["hidden"]["linear"]["w"], grads["out"]["linear"]["w"]
@@ -138,7 +138,7 @@ def main(options: Options) -> int:
 
 
 def _batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A few training examples of breast cancer, half of them of each class."""
+    """A few training examples of breast cancer, half from each class."""
     data = load("breast_cancer", seed)
     rows = np.concatenate(
         [np.flatnonzero(data.train.target == label)[: EXAMPLES // 2] for label in (0, 1)]
@@ -169,7 +169,7 @@ def _print_forward(arguments: Any, hand: ByHand) -> None:
 
 def _print_factors(hand: ByHand) -> None:
     console.print(
-        "\n[bold red]Backward, 1[/bold red]: the five local derivatives, each known from the "
+        "\n[bold red]Backward, 1[/bold red]: the five local derivatives, from the values of the "
         "forward pass."
     )
     rows = [
@@ -186,14 +186,14 @@ def _print_factors(hand: ByHand) -> None:
     )
     for name, _, values, _ in rows[:4]:
         _matrix(f"{name} {values.shape}", values)
-    _matrix(f"dh/dW1 {hand.dh_dW1.shape}, of the first of the examples (i, j)", hand.dh_dW1[0])
+    _matrix(f"dh/dW1 {hand.dh_dW1.shape}, of the first example (i, j)", hand.dh_dW1[0])
 
     console.print("\n[bold red]Backward, 2[/bold red]: their products; n is summed over.")
     console.print("  dE/dw2 = [yellow]dE/dyhat × dyhat/dz[/yellow] × dz/dw2")
     console.print("  dE/dW1 = [yellow]dE/dyhat × dyhat/dz[/yellow] × dz/dh × dh/dW1")
     console.print(
         "  [yellow]Reused[/yellow]: the product of the first two, dE/dz, is computed once and "
-        "serves both.\n  Forward's h and yhat are reused too: no derivative needs another exp."
+        "used twice.\n  Forward's h and yhat are reused too: no derivative needs another exp."
     )
     _matrix("dE/dz (n), which is (yhat - t) / n", hand.dE_dz, "yellow")
     _matrix("dE/dh = dE/dz × dz/dh (n, j)", hand.dE_dh)
@@ -202,7 +202,7 @@ def _print_factors(hand: ByHand) -> None:
 def _print_comparison(
     hand: ByHand, auto: tuple[jax.Array, ...], blocks: tuple[jax.Array, ...]
 ) -> float:
-    """Every entry of E, dE/dw2 and dE/dW1 three times; returns the largest relative difference."""
+    """Prints every entry of E, dE/dw2, dE/dW1 three ways; returns the largest difference."""
     mine = {"E": hand.E, "dE/dw2": hand.dE_dw2, "dE/dW1": hand.dE_dW1}
     theirs = {"E": auto[0], "dE/dw2": auto[2], "dE/dW1": auto[1]}
     fnns = {"E": blocks[0], "dE/dw2": blocks[2], "dE/dW1": blocks[1]}
@@ -210,7 +210,7 @@ def _print_comparison(
     for name, value in mine.items():
         for index in np.ndindex(*value.shape):
             hand_, auto_, fnn_ = (float(d[name][index]) for d in (mine, theirs, fnns))
-            # Entry by entry, relative to that entry: no large neighbour hides a small one.
+            # Relative to each entry, so that no large neighbour hides a small one.
             error = max(abs(hand_ - auto_), abs(fnn_ - auto_)) / (abs(auto_) or 1.0)
             worst = max(worst, error)
             place = f"[{','.join(map(str, index))}]" if index else ""
@@ -218,7 +218,7 @@ def _print_comparison(
             rows.append((f"{name}{place}".replace("[", r"\["), *values, f"{error:.1e}"))
     console.print()
     table(
-        "The same numbers three ways; difference: the largest, relative to the entry",
+        "The same numbers three ways; difference: the larger, relative to the entry",
         ("", "by hand", "jax.grad", "fnn's blocks", "difference"),
         rows,
     )
@@ -226,7 +226,7 @@ def _print_comparison(
 
 
 def _matrix(title: str, values: Any, style: str | None = None) -> None:
-    """A vector on one line after its title, a matrix below it."""
+    """Prints a vector on the line of its title, a matrix below it."""
     values = np.asarray(values)
     console.print(f"  {title}:", markup=False, style=style, end="\n" if values.ndim > 1 else "  ")
     for row in np.atleast_2d(values):
@@ -238,7 +238,7 @@ def _matrix(title: str, values: Any, style: str | None = None) -> None:
 
 
 def draw(arguments: Any, hand: ByHand, path: Path) -> None:
-    """The block view: values go right in green, gradients come back in red."""
+    """The block view: values go right in green, gradients return in red."""
     figure, axis = plt.subplots(figsize=(13.5, 5.4))
     axis.set(xlim=(-0.2, 13.4), ylim=(-1.95, 3.55))
     axis.axis("off")
@@ -258,7 +258,7 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
         )  # fmt: skip
         axis.text(x + 0.85, 1.35, formula, ha="center", va="center", fontsize=16)
         axis.text(x + 0.85, 0.52, local, ha="center", va="center", fontsize=21)
-    n = 0  # the example whose numbers are shown
+    n = 0  # the example drawn
     wires = (
         (0.05, 1.12, "$x$", _few(arguments[2][n]), "", ""),
         (3.0, 4.3, "$h$", _few(hand.h[n]), r"$\frac{\partial E}{\partial h}$", _few(hand.dE_dh[n])),
@@ -295,7 +295,7 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
             va="top", fontsize=19, color=RED,
         )  # fmt: skip
     axis.text(
-        9.35, -1.1, "reused: computed once, serves both weights", ha="center", va="top",
+        9.35, -1.1, "reused: computed once, used for both weights", ha="center", va="top",
         fontsize=13, bbox={"facecolor": REUSED, "edgecolor": "none", "pad": 4},
     )  # fmt: skip
     axis.text(
@@ -314,6 +314,6 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], col
 
 
 def _few(values: Any) -> str:
-    """Numbers in two columns at most, to stand above an arrow."""
+    """Numbers in at most two columns, to fit above an arrow."""
     cells = [f"{v + 0.0:.3f}" for v in np.ravel(values)]
     return "\n".join("  ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))

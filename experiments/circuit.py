@@ -29,11 +29,11 @@ from fnn.whiteboard import Trace, trace
 @dataclass
 class Options:
     expression: Annotated[str, tyro.conf.Positional] = LECTURE
-    """what to compute; the lecture's circuit by default"""
+    """expression to differentiate; the lecture's by default"""
     at: tuple[str, ...] = ()
-    """the value of every variable: x=1.5 y=-2"""
+    """values of the variables: x=1.5 y=-2"""
     out: Path = Path("results/circuit")
-    """folder for the picture"""
+    """folder for circuit.svg"""
     seed: int = 0
     """accepted by every experiment; nothing here is random"""
 

@@ -1,4 +1,4 @@
-"""50 layers: where gradients vanish, and what residual connections do about it."""
+"""50 layers: where gradients vanish, and how residual connections prevent it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Options(Training):
     depth: int = 50
     """hidden layers"""
     width: int = 64
-    """units of each"""
+    """units in each hidden layer"""
     epochs: int = 20
     learning_rate: float = 0.01
-    """step size to begin with; it falls along a half cosine to 0"""
+    """initial step size; it falls along a half cosine to 0"""
     out: Path = Path("results/deep")
 
 
 def tap() -> Block:
     """The identity, with a parameter of zeros added to x: its gradient is dE/dx.
 
-    A place to read the upstream gradient in the middle of a network; inside ``repeat`` it
-    comes back stacked, one slice per layer.
+    It reads the upstream gradient in the middle of a network; inside ``repeat`` the gradients
+    are stacked, one slice per layer.
 
     >>> import jax.numpy as jnp
     >>> net = fnn.serial(tap=tap(), square=fnn.square())
@@ -67,12 +67,12 @@ def tap() -> Block:
 def network(nonlinearity: Block, residual: bool, options: Options, tapped: bool = False) -> Block:
     """``depth`` layers between an input and an output layer.
 
-    Plain: h = f(h W + b). Residual: h = h + f(h) W + b, the nonlinearity first, so that nothing
-    stands in the way of h (He et al. 2016, "Identity mappings"). Each adds only a little to
-    begin with, variance 1 / (10 depth), so that the sum of all branches stays small.
+    Plain: h = f(h W + b). Residual: h = h + f(h) W + b, with the nonlinearity first, so that h
+    passes unchanged (He et al. 2016, "Identity mappings"). Branches start with variance
+    1 / (10 depth), so that their sum stays small.
 
     Args:
-      tapped: also gives the gradient of every layer's output, at ``deep/tap``.
+      tapped: also give the gradient of every layer's output, at ``deep/tap``.
     """
     blocks: dict[str, Block]
     if residual:
@@ -96,7 +96,7 @@ def network(nonlinearity: Block, residual: bool, options: Options, tapped: bool 
 def gradient_norms(net: Block, data: Split, key: Key) -> Norms:
     """|dE/dW| and |dE/dh| of every hidden layer of a tapped network at its initialisation.
 
-    In float64, where a gradient of 1e-45 is still a number.
+    In float64, where a gradient of 1e-45 does not underflow.
     """
     with jax.enable_x64(True):
         x = np.asarray(data.x, np.float64)
@@ -104,7 +104,7 @@ def gradient_norms(net: Block, data: Split, key: Key) -> Norms:
         _, grads = jax.jit(fnn.value_and_grad(net, fnn.softmax_cross_entropy()))(
             params, x, data.target
         )
-        # repeat stacks its parameters, so one array holds the gradients of all layers.
+        # repeat stacks its parameters: one array has the gradients of all layers.
         (w,) = (
             leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(grads["deep"])
@@ -120,8 +120,8 @@ def main(options: Options) -> int:
     data = load("digits", options.seed)
     console.print(
         f"[bold]{options.depth} layers[/bold] of {options.width} units, three nonlinearities, each "
-        "plain and with residual connections.\nGoing back, every plain layer multiplies the "
-        "gradient by W and by the local gradient f'(z):\nfor the logistic function that is at "
+        "plain and with residual connections.\nGoing backward, every plain layer multiplies the "
+        "gradient by W and by the slope f'(z):\nfor the logistic function at "
         f"most 1/4, and 0.25^{options.depth} = {0.25**options.depth:.0e}."
     )
     norms: dict[str, Norms] = {}
@@ -145,7 +145,7 @@ def main(options: Options) -> int:
             accuracy[label] = fnn.accuracy(logits, data.test.target)
     console.print()
     table(
-        "Gradient at the start, and what training made of it",
+        "Gradients before training, accuracy after it",
         ("network", "|dE/dW| first layer", "last layer", "first / last", "test accuracy"),
         [
             (n, f"{w[0]:.1e}", f"{w[-1]:.1e}", f"{w[0] / w[-1]:.1e}", f"{accuracy[n]:.3f}")
@@ -154,7 +154,7 @@ def main(options: Options) -> int:
     )
     _draw_gradients(norms, options.out / "gradients.png")
     _draw_learning(fits, accuracy, options.out / "learning.png")
-    # A variant that does not learn is what this shows; the residual ReLU one has to.
+    # Some variants fail to learn, which is the point; the residual ReLU network must.
     results = {f"test accuracy, {n}": a for n, a in accuracy.items()}
     return conclude(options.out, results, fits["relu residual"])
 
@@ -167,30 +167,30 @@ def _style(label: str) -> dict[str, Any]:
 def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True)
     smallest, largest = np.inf, 0.0
-    for axis, of, what in zip(axes, "Wh", ("weights", "output"), strict=True):
+    for axis, symbol, what in zip(axes, "Wh", ("weights", "output"), strict=True):
         for label, norm in norms.items():
-            values = norm[of]
+            values = norm[symbol]
             axis.semilogy(np.arange(1, len(values) + 1), values, **_style(label))
             smallest = min(smallest, values[values > 0].min(initial=np.inf))
             largest = max(largest, values.max())
-        # A float32 weight of 0.1 does not change by less than this in one step.
+        # A smaller step does not change a float32 weight of 0.1.
         axis.axhspan(1e-99, 1e-9, color=figures.GREY, alpha=0.15, lw=0)
         axis.set(
             xlabel="layer (1 is next to the input; gradients come from the right)",
-            title=f"Gradient of each layer's {what}, |dE/d{of}|",
+            title=f"Gradient of each layer's {what}, |dE/d{symbol}|",
         )
         axis.grid(alpha=0.3)
     axes[0].set_ylim(max(smallest / 10, 1e-60), largest * 10)
     axes[0].set_ylabel("norm, before training")
     axes[0].text(
-        0.98, 0.03, "grey: lost beside a float32 weight", transform=axes[0].transAxes,
+        0.98, 0.03, "grey: too small to change a float32 weight", transform=axes[0].transAxes,
         ha="right", va="bottom", fontsize=9, color="#555555",
     )  # fmt: skip
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="lower center", ncols=6, frameon=False,
         bbox_to_anchor=(0.5, -0.06),
     )  # fmt: skip
-    figure.suptitle("Where gradients vanish: the same loss, seen from every layer")
+    figure.suptitle("Where gradients vanish: the gradient of the same loss at every layer")
     figure.tight_layout()
     figures.save(figure, path)
 
@@ -207,7 +207,7 @@ def _draw_learning(
         style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%} on the test images"}
         right.plot(epochs, [row["validation_accuracy"] for row in fitted.history], **style)
     loss.axhline(np.log(10), color=figures.GREY, lw=1, ls=":")
-    loss.text(1, np.log(10) * 1.06, "ln 10: knows nothing", fontsize=9, color="#555555")
+    loss.text(1, np.log(10) * 1.06, "ln 10: chance", fontsize=9, color="#555555")
     loss.set(xlabel="epoch", ylabel="loss", title="Training loss")
     right.set(xlabel="epoch", ylim=(0, 1.02), title="Accuracy on validation examples")
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)

@@ -19,7 +19,7 @@ class Options(Training):
     hidden: tuple[int, ...] = (256,)
     """units in each hidden layer"""
     dropout: float = 0.3
-    """the fraction of hidden units switched off at random in each step; 0 for none"""
+    """fraction of hidden units dropped at random in each step; 0: none"""
     epochs: int = 60
     out: Path = Path("results/digits")
 

@@ -22,15 +22,15 @@ from fnn.block import Block
 @dataclass
 class Options(Training):
     data: Literal["digits", "mnist"] = "digits"
-    """which data set"""
+    """data set"""
     hidden: int = 48
-    """units of the hidden layer, and as many principal components"""
+    """units of the hidden layer, and number of principal components"""
     dropout: float = 0.3
-    """the fraction of hidden units switched off at random in each step of the first training"""
+    """fraction of hidden units dropped at random in each step of the first training"""
     epochs: int = 60
-    """to learn the features"""
+    """passes over the training data to learn the features"""
     linear_epochs: int = 100
-    """to learn each linear classifier, at most: it stops where its loss no longer falls"""
+    """at most, for each linear classifier: it stops when its loss no longer falls"""
     data_dir: Path | None = None
     """folder that holds mnist/; else $FNN_DATA, the cache, or a download"""
     out: Path | None = None  # type: ignore[assignment]
@@ -38,9 +38,9 @@ class Options(Training):
 
 
 def up_to(net: Block, name: str) -> Block:
-    """The network up to the node ``name``: its wiring is data, so a part of it is a slice.
+    """The network up to the node ``name``, a slice of its graph.
 
-    It reads the same parameters, less those of the nodes that are gone.
+    It takes the same parameters, without those of the later nodes.
 
     >>> import jax.numpy as jnp
     >>> net = fnn.serial(a=fnn.square(), b=fnn.negate(), c=fnn.exp())
@@ -49,10 +49,10 @@ def up_to(net: Block, name: str) -> Block:
     """
     assert net.graph is not None
     names = [node.name for node in net.graph.nodes]
-    kept = net.graph.nodes[: names.index(name) + 1]
+    nodes = net.graph.nodes[: names.index(name) + 1]
     return fnn.graph(
         net.graph.inputs,
-        [(node.name, node.block, node.inputs, node.params_of) for node in kept],
+        [(node.name, node.block, node.inputs, node.params_of) for node in nodes],
         name,
     )
 
@@ -64,12 +64,13 @@ def main(options: Options) -> int:
     data = load(options.data, options.seed, options.data_dir)
     pixels = data.train.x.shape[1]
     if options.hidden > pixels:
-        raise ValueError(f"--hidden is {options.hidden}, but there are {pixels} components at most")
+        raise ValueError(
+            f"--hidden is {options.hidden}, but images of {pixels} pixels have no more components"
+        )
     console.print(
         "[bold]Where do good features come from?[/bold] Three descriptions of the same images: "
-        "the pixels, their\nprincipal components (PCA), which keep what varies most, and the "
-        "hidden units of a network, which\nlearned what tells the classes apart. On each the same "
-        "linear classifier, trained the same way."
+        "pixels, principal\ncomponents (PCA) with the largest variance, and hidden units of a "
+        "network trained to tell the classes\napart. The same linear classifier is trained on each."
     )
     console.print("\n[bold]First, a network learns the features[/bold]")
     net = fnn.models.mlp((options.hidden, 10), fnn.relu(), dropout=options.dropout)
@@ -91,12 +92,12 @@ def main(options: Options) -> int:
         },
     }
     accuracy: dict[str, float] = {}
-    learning: dict[str, float] = {}
-    for name, found in features.items():
+    train_accuracy: dict[str, float] = {}
+    for name, x in features.items():
         console.print(f"\n[bold]A linear classifier of {name}[/bold]")
-        # The same spread for all, from the training images, so that one step size suits all.
-        mean, spread = found["train"].mean(0), float(found["train"].std(0).mean() or 1.0)
-        scaled = {k: ((v - mean) / spread).astype(np.float32) for k, v in found.items()}
+        # Scaled to the same spread on the training images, so that one step size suits all.
+        mean, spread = x["train"].mean(0), float(x["train"].std(0).mean() or 1.0)
+        scaled = {k: ((v - mean) / spread).astype(np.float32) for k, v in x.items()}
         linear = fnn.linear(len(data.class_names))
         plain = dataclasses.replace(
             options, epochs=options.linear_epochs, optimizer="sgd", learning_rate=0.01
@@ -108,21 +109,21 @@ def main(options: Options) -> int:
             {"accuracy": fnn.accuracy}, name=f"linear_{name.replace(' ', '_')}",
             tolerance=1e-3,
         )  # fmt: skip
-        for part, into in (("train", learning), ("test", accuracy)):
+        for part, result in (("train", train_accuracy), ("test", accuracy)):
             logits = predict(linear, classifier.params, scaled[part], options.jax_dtype)
-            into[name] = fnn.accuracy(logits, splits[part].target)
+            result[name] = fnn.accuracy(logits, splits[part].target)
     console.print()
     table(
         "The same linear classifier on three kinds of features",
-        ("features", "how many", "training accuracy", "test accuracy"),
+        ("features", "number", "training accuracy", "test accuracy"),
         [
-            (n, features[n]["test"].shape[1], f"{learning[n]:.4f}", f"{accuracy[n]:.4f}")
+            (n, features[n]["test"].shape[1], f"{train_accuracy[n]:.4f}", f"{accuracy[n]:.4f}")
             for n in features
         ],
     )
     console.print(
-        "PCA is a linear function of the pixels: a linear classifier cannot do more with it than "
-        "with the\npixels themselves. The hidden units are not, and were learned for the task."
+        "PCA is a linear function of the pixels, so it gives a linear classifier nothing that the "
+        "pixels\ndo not. The hidden units are nonlinear and were learned for the task."
     )
     w = np.asarray(fitted.params["hidden_1"]["w"], np.float32)
     _draw_filters(w, components, data, options.out / "filters.png")
@@ -132,7 +133,7 @@ def main(options: Options) -> int:
 
 
 def _principal_components(x: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The directions in which x varies most, as columns (d, count), and the mean (d,)."""
+    """The directions of largest variance as columns (d, count), and the mean (d,)."""
     from sklearn.decomposition import PCA
 
     pca = PCA(min(count, *x.shape), random_state=seed).fit(x)
@@ -140,7 +141,7 @@ def _principal_components(x: np.ndarray, count: int, seed: int) -> tuple[np.ndar
 
 
 def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Path) -> None:
-    """The hidden units' weights and the principal components, side by side."""
+    """The weights of hidden units beside the principal components."""
     assert data.image_shape is not None
     shape = data.image_shape[:2]
     columns = 6
@@ -163,7 +164,7 @@ def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Pa
 
 
 def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path) -> None:
-    """Test images in the plane in which each kind of features varies most, by class."""
+    """Test images by class, in the plane of the first two components of each kind of features."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.6))
     colors = plt.get_cmap("tab10")
     target = data.test.target[:1500]
@@ -173,15 +174,15 @@ def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path
         if points.shape[1] < 2:  # a single hidden unit
             points = np.c_[points, np.zeros(len(points))]
         for k, label in enumerate(data.class_names):
-            mine = points[target == k]
-            axis.scatter(*mine.T, s=14, color=colors(k), alpha=0.7, lw=0, label=label)
-            if len(mine):
+            of_class = points[target == k]
+            axis.scatter(*of_class.T, s=14, color=colors(k), alpha=0.7, lw=0, label=label)
+            if len(of_class):
                 axis.text(
-                    *np.median(mine, axis=0), label, fontsize=13, weight="bold", ha="center",
+                    *np.median(of_class, axis=0), label, fontsize=13, weight="bold", ha="center",
                     va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "white",
                                        "ec": colors(k), "alpha": 0.9},
                 )  # fmt: skip
         axis.set(xticks=[], yticks=[], title=f"Two principal components of the {name}")
-    figure.suptitle("Test images by class: what the hidden layer has pulled apart")
+    figure.suptitle("Test images by class: the hidden layer separates them")
     figure.tight_layout()
     figures.save(figure, path)

@@ -1,4 +1,4 @@
-"""A 1-layer network with 4 neurons reads the four bits of a digit; then with a hidden layer."""
+"""A 1-layer network with 4 neurons reads the four bits of a digit; then a hidden layer helps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BITS = (8, 4, 2, 1)  # most significant first: 6 = 4 + 2 is 0110
 @dataclass
 class Options(Training):
     hidden: int = 64
-    """units of the hidden layer of the second network"""
+    """units in the hidden layer of the second network"""
     epochs: int = 40
     out: Path = Path("results/four_neurons")
 
@@ -46,9 +46,8 @@ def main(options: Options) -> int:
     data = load("digits", options.seed)
     sets = {name: Split(s.x, bits(s.target)) for name, s in data.splits.items()}
     console.print(
-        "[bold]Four neurons, four bits[/bold]: from the picture of a digit to its value in "
-        "binary. Every neuron answers its own yes-or-no question, so each has a "
-        "binary cross-entropy:"
+        "[bold]Four neurons, four bits[/bold]: from the image of a digit to its value in "
+        "binary. Every neuron answers a yes-or-no question of its own, by binary cross-entropy:"
     )
     for i, bit in enumerate(BITS):
         ones = [k for k in range(10) if k & bit]
@@ -58,8 +57,8 @@ def main(options: Options) -> int:
         "hidden layer": fnn.models.mlp((options.hidden, len(BITS)), fnn.relu()),
     }
     by_bit: dict[str, np.ndarray] = {}
-    together: dict[str, float] = {}
-    learned: dict[str, float] = {}  # of the training images, all four bits right
+    all_four: dict[str, float] = {}
+    train_all_four: dict[str, float] = {}
     fits = []
     for name, net in networks.items():
         console.print(f"\n[bold]{name}[/bold]")
@@ -69,38 +68,38 @@ def main(options: Options) -> int:
         )  # fmt: skip
         fits.append(fitted)
         logits = predict(net, fitted.params, sets["train"].x, options.jax_dtype)
-        learned[name] = all_right(logits, sets["train"].target)
+        train_all_four[name] = all_right(logits, sets["train"].target)
         target = sets["test"].target
         logits = predict(net, fitted.params, sets["test"].x, options.jax_dtype)
         by_bit[name] = np.mean((logits > 0) == (target > 0.5), axis=0)
-        together[name] = all_right(logits, target)
+        all_four[name] = all_right(logits, target)
     console.print()
     table(
-        "Right on the test images",
+        "Accuracy on the test images",
         ("network", *(f"bit {bit}" for bit in BITS), "all four"),
-        [(n, *(f"{a:.3f}" for a in by_bit[n]), f"{together[n]:.3f}") for n in networks],
+        [(n, *(f"{a:.3f}" for a in by_bit[n]), f"{all_four[n]:.3f}") for n in networks],
     )
-    first, second = learned.values()
+    first, second = train_all_four.values()
     console.print(
-        "\nWhy one layer is not enough: a neuron sees w·x + b > 0, one side of a plane. Bit 1 "
-        "asks for odd\nagainst even, but 1, 3, 5, 7, 9 look no more like each other than like "
-        "0, 2, 4, 6, 8: the pixels\nthat speak for 3 speak for 8 as well, and no plane has all "
-        "the odd ones on one side. More training\ndoes not help: one layer gets "
-        f"{first:.1%} of its own training images right, with a hidden layer it\nis {second:.1%}. "
-        "Hidden units find strokes first, and of strokes the bits are nearly a weighted sum."
+        "\nWhy one layer is not enough: a neuron asks whether w·x + b > 0, on which side of a "
+        "plane x lies.\nBit 1 separates odd from even, but 1, 3, 5, 7, 9 look no more like each "
+        "other than like 0, 2, 4, 6, 8:\nthe pixels of a 3 are pixels of an 8 too, and no plane "
+        "has all odd digits on one side. More training\ndoes not help: one layer gets "
+        f"{first:.1%} of its own training images right, a hidden layer {second:.1%}.\n"
+        "Hidden units detect strokes, and the bits are nearly weighted sums of strokes."
     )
     _draw_neurons(np.asarray(fits[0].params["w"]), by_bit["one layer"], options.out)
-    _draw_accuracy(by_bit, together, options.out / "accuracy.png")
-    worst = next((f for f in fits if not f.success), fits[-1])
+    _draw_accuracy(by_bit, all_four, options.out / "accuracy.png")
+    failed = next((f for f in fits if not f.success), fits[-1])
     return conclude(
         options.out,
-        {f"test accuracy, all four bits, {name}": together[name] for name in networks},
-        worst,
+        {f"test accuracy, all four bits, {name}": all_four[name] for name in networks},
+        failed,
     )
 
 
 def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
-    """What each neuron of the single layer looks for. w: (64, 4)."""
+    """The weights of each neuron of the single layer. w: (64, 4)."""
     figure, axes = plt.subplots(1, len(BITS), figsize=(11, 3.4))
     for axis, bit, column, right in zip(axes, BITS, w.T, accuracy, strict=True):
         figures.image(axis, column.reshape(8, 8))
@@ -111,22 +110,24 @@ def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
             f"no: {' '.join(map(str, zeros))}",
             fontsize=10,
         )
-    figure.suptitle("The weights of the four neurons (red: ink speaks for 1, blue: for 0)", y=1.06)
+    figure.suptitle(
+        "The weights of the four neurons (red: ink there is evidence for 1, blue: for 0)", y=1.06
+    )
     figures.save(figure, out / "neurons.png")
 
 
 def _draw_accuracy(
-    by_bit: Mapping[str, np.ndarray], together: Mapping[str, float], path: Path
+    by_bit: Mapping[str, np.ndarray], all_four: Mapping[str, float], path: Path
 ) -> None:
     figure, axis = plt.subplots(figsize=(7.5, 3.8))
     places = np.arange(len(BITS) + 1)
     for i, (name, color) in enumerate(zip(by_bit, (figures.ORANGE, figures.BLUE), strict=True)):
-        heights = [*by_bit[name], together[name]]
+        heights = [*by_bit[name], all_four[name]]
         bars = axis.bar(places + 0.4 * (i - 0.5), heights, 0.38, color=color, label=name)
         axis.bar_label(bars, [f"{100 * h:.1f}" for h in heights], fontsize=8, padding=1)
     axis.set_xticks(places, [*(f"bit {bit}" for bit in BITS), "all four"])
-    # A bar is read by its length, so it starts at 0.
-    axis.set(ylim=(0, 1.22), ylabel="right on the test images", title="Four neurons, four bits")
+    # Bars are compared by length, so they start at 0.
+    axis.set(ylim=(0, 1.22), ylabel="accuracy on the test images", title="Four neurons, four bits")
     axis.set_yticks(np.linspace(0, 1, 6), [f"{k}%" for k in range(0, 101, 20)])
     axis.legend(loc="upper right", ncols=2, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001 - formulas are written as on a board
-"""The lecture's figures as one illustrated page, in its order, with the code that made each.
+"""The lecture's figures as one illustrated page, in its order, with the code of each.
 
     python -m experiments lecture --out lecture
 
-Open index.html: every figure steps with arrow keys, and its blocks explain themselves.
+Open index.html: arrow keys step through a figure, a click on a block shows its chain rule.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Options:
     """folder for index.html and the figures as SVG"""
 
 
-# ---- the figures: what the page shows as code is what runs ------------------------------------
+# ---- the figures: the page shows the code of these functions ---------------------------------
 
 
 def neuron() -> Trace:
@@ -128,7 +128,7 @@ def sigmoid_gates() -> Trace:
 
 
 class Figure(NamedTuple):
-    """``words``: what to see in it. ``frames``: whether every step is also shown at once."""
+    """``words``: its explanation. ``frames``: show all steps side by side, too."""
 
     make: Callable[[], Trace]
     title: str
@@ -140,51 +140,51 @@ FIGURES = (
     Figure(
         neuron, "The neuron",
         "A neuron weighs its inputs, adds a bias, and passes the sum through a nonlinearity: "
-        "y = σ(w·x + b). Going back, the slope of σ at that sum decides how much of what comes "
-        "from above reaches the weights.",
+        "y = σ(w·x + b). Going backward, the slope of σ at that sum decides how much of the "
+        "upstream gradient reaches the weights.",
     ),
     Figure(
         block_view, "The block view: E = f4(f3(f2(f1(x))))",
-        "A network and its loss are one composition of blocks. Each block knows how to go forward "
-        "and how to turn the gradient at its output into those at its input and parameters; "
-        "nothing else is needed to train any composition of them. f4 is the loss.",
+        "A network and its loss are one composition of blocks. Each block can go forward and turn "
+        "the gradient at its output into those at its input and parameters; training any "
+        "composition of blocks needs nothing else. f4 is the loss.",
     ),
     Figure(
         four_neurons, "Four neurons: a 1-layer network",
         "Four neurons, bit8 to bit1, read the same x, and each has its own weights w, bias b and "
         "target bit t. Their w are the columns of one matrix W: fnn.layer(4, ...), with that W, "
         "computes the same. The loss sends (p − t) / (p (1 − p)) to every p; the slope "
-        "p (1 − p) of σ cancels what it is divided by, so between σ and linear stands p − t: of "
-        "bit8, 8.389 × 0.105 = 0.8808 = p − 0. At x the four gradients add.",
+        "p (1 − p) of σ cancels the denominator, so the gradient between σ and linear is p − t: "
+        "for bit8, 8.389 × 0.105 = 0.8808 = p − 0. At x the four gradients add.",
     ),
     Figure(
         two_layers, "A 2-layer network",
-        "The outputs of one layer are the inputs of the next. Without a loss, the gradients are "
-        "those of the sum of the outputs.",
+        "The outputs of one layer are the inputs of the next. Without a loss, these are the "
+        "gradients of the sum of the outputs.",
     ),
     Figure(
         circuit, "The circuit f = (x + y) z, in all its frames",
-        "Forward, every gate computes its value. Backward, every gate multiplies what comes from "
-        "above by its local derivatives: the plus hands it on as it is, the times swaps its "
-        "inputs.",
+        "Forward, every gate computes its value. Backward, every gate multiplies the upstream "
+        "gradient by its local derivatives: plus passes it on unchanged, times multiplies it by "
+        "the other input.",
         frames=True,
     ),
     Figure(
         hidden_layer, "One hidden layer: dE/dw2 and dE/dW1",
-        "dE/dz is computed once and used twice: times h it is dE/dw2, and times w2, the slope of σ "
-        "and x it is dE/dW1. Click the block a: its panel has the whole product.",
+        "dE/dz is computed once and used twice: times h it is dE/dw2; times w2, the slope of σ "
+        "and x it is dE/dW1. A click on block a shows the whole product.",
     ),
     Figure(
         sigmoid, "The sigmoid block",
         "σ(z) = 1 / (1 + exp(−z)) as one block needs one local derivative, σ(z)(1 − σ(z)): at "
-        "z = 1 it is 0.1966. The five inputs get their gradients by it alone. The next figure has "
+        "z = 1 it is 0.1966. The gradients of the five inputs need no other. The next figure has "
         "four gates in its place.",
     ),
     Figure(
         sigmoid_gates, "The same sigmoid as four gates",
-        "Negate, exp, plus 1, and the power −1, which is the reciprocal. Going back, their local "
-        "derivatives multiply to (−1)(0.3679)(1)(−0.5344) = 0.1966: at z, and at the five inputs, "
-        "stand the numbers of the figure before.",
+        "Negate, exp, plus 1, and the power −1, the reciprocal. Their local derivatives multiply "
+        "to (−1)(0.3679)(1)(−0.5344) = 0.1966: z and the five inputs have the same gradients as in "
+        "the figure before.",
     ),
 )  # fmt: skip
 
@@ -203,7 +203,7 @@ pre { margin: 0 0 14px; padding: 12px 14px; overflow-x: auto; border: 1px solid 
 </style>"""
 
 
-# Without float64 the random weights would be others than on the page.
+# In float32 the random weights would differ from those on the page.
 IMPORTS = """\
 import jax
 import jax.numpy as jnp
@@ -215,7 +215,7 @@ jax.config.update("jax_enable_x64", True)  # the digits of paper
 
 
 def code_of(figure: Figure) -> str:
-    """The lines inside the function that made the figure, to be pasted into Python."""
+    """The body of the function that makes the figure, to paste into Python."""
     lines = inspect.getsource(figure.make).splitlines()[1:]
     return IMPORTS + textwrap.dedent("\n".join(lines)).replace("return ", "board = ")
 
@@ -225,29 +225,29 @@ def main(options: Options) -> int:
     parts = [
         STYLE,
         "<h1>Backpropagation, figure by figure</h1>",
-        "<p>Every figure is the trace of a network that ran: the numbers are what fnn computed, "
-        "and each gradient has been compared with jax.vjp. Above each figure is the code that "
-        "made it. Pasted into Python, it makes the figure again: <code>print(board.text())</code>, "
-        "<code>board.svg()</code> or <code>board.html()</code>.</p>",
+        "<p>Every figure is the trace of a network that ran: fnn computed the numbers, and each "
+        "gradient was compared with jax.vjp. The code above a figure makes it; paste it into "
+        "Python and call <code>print(board.text())</code>, <code>board.svg()</code> or "
+        "<code>board.html()</code>.</p>",
         "<nav><ol>",
         *(f'<li><a href="#{f.make.__name__}">{escape(f.title)}</a></li>' for f in FIGURES),
         "</ol></nav>",
     ]
     for number, figure in enumerate(FIGURES, start=1):
-        with jax.enable_x64(True):  # so that the numbers are those of paper
-            # Compiled at once, which is faster than operation by operation.
-            drawn = jax.device_get(jit_for_few_runs(figure.make)())
+        with jax.enable_x64(True):  # the digits of paper
+            # One compilation is faster than one for each operation.
+            trace = jax.device_get(jit_for_few_runs(figure.make)())
         name = f"{number}_{figure.make.__name__}"
-        (options.out / f"{name}.svg").write_text(drawn.svg(), "utf-8")
+        (options.out / f"{name}.svg").write_text(trace.svg(), "utf-8")
         frames = ""
         if figure.frames:
-            write_frames(drawn, options.out / f"{name}_frames")
-            frames = "".join(f"<li>{frame}</li>" for frame in drawn.frames())
+            write_frames(trace, options.out / f"{name}_frames")
+            frames = "".join(f"<li>{frame}</li>" for frame in trace.frames())
             frames = f'<ol class="frames">{frames}</ol>'
         parts.append(
             f'<article id="{figure.make.__name__}"><h2>{number}. {escape(figure.title)}</h2>'
             f"<p>{escape(figure.words)}</p><pre><code>{escape(code_of(figure))}</code></pre>"
-            f"{whiteboard(drawn)}{frames}</article>"
+            f"{whiteboard(trace)}{frames}</article>"
         )
         console.print(f"{number}. {figure.title}", markup=False)
     page = document("Backpropagation, figure by figure", "\n".join(parts))

@@ -1,4 +1,4 @@
-"""The standard benchmark: MNIST or Fashion-MNIST, with a 784-128-64-10 or a convolutional net."""
+"""The standard benchmark: MNIST or Fashion-MNIST, by a 784-128-64-10 or convolutional network."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One neuron is logistic regression: z = w^T x + b, and logistic(z) is a probability.
 
 First a neuron learns to tell benign from malignant by 30 features. Then another, on five of
-them, is trained to convergence in float64 and held against scikit-learn's optimum: the loss is
-convex, so there is one minimum, and both have to find it.
+them, is trained to convergence in float64 and compared with scikit-learn's optimum: the loss is
+convex, so both must find its one minimum.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from experiments.common.report import Report
 from experiments.common.run import conclude, predict, train
 from fnn.block import Block
 
-# Five features that overlap: no plane separates the classes, so the optimum is finite. (All 30
-# together do separate the training examples: there the loss falls for ever and the weights grow
-# without bound.)
+# No plane separates the classes by these five features, so the optimum is finite. (All 30 do
+# separate the training examples: the loss falls for ever and the weights grow without bound.)
 FEATURES = (
     "mean radius", "mean texture", "mean smoothness", "mean symmetry", "mean fractal dimension",
 )  # fmt: skip
 AGREEMENT = 1e-5
 FLAT = 1e-10  # the largest gradient entry at which gradient descent has converged
-STEPS = 100_000  # it takes a few thousand
+MAX_STEPS = 100_000  # it takes a few thousand
 
 
 @dataclass
@@ -88,7 +87,7 @@ def main(options: Options) -> int:
 
 
 class Optimum(NamedTuple):
-    """A neuron's parameters and its loss there; ``steps`` and ``slope``: how it got there."""
+    """A neuron's parameters and loss, after ``steps``; ``slope``: its largest gradient entry."""
 
     params: Any
     loss: float
@@ -108,10 +107,10 @@ def _five_features(data: Dataset) -> Split:
 
 
 def converge(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, seed: int) -> Optimum:
-    """Gradient descent on all examples at once, until the gradient has vanished.
+    """Full-batch gradient descent until the gradient vanishes.
 
-    The step is 1/L, L the largest curvature that the loss can have: logistic' is 1/4 at most,
-    so that is a quarter of the largest eigenvalue of X^T X / n. With it every step descends.
+    The step is 1/L, so that every step descends. L is the largest curvature of the loss:
+    logistic' is at most 1/4, so L is a quarter of the largest eigenvalue of X^T X / n.
     """
     design = np.column_stack([x, np.ones(len(x))])
     largest = np.linalg.eigvalsh(design.T @ design / len(x))[-1] / 4
@@ -121,7 +120,7 @@ def converge(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, seed: int) -
     examples = jnp.asarray(x), jnp.asarray(t)
     params = net.init(jax.random.key(seed), examples[0])
     state = optimizer.init(params)
-    for count in range(STEPS + 1):
+    for count in range(MAX_STEPS + 1):
         if count % 100 == 0:
             value, grads = gradient(params, *examples)
             slope = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads))
@@ -132,11 +131,11 @@ def converge(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, seed: int) -
 
 
 def scikit_learn(x: np.ndarray, t: np.ndarray) -> Optimum:
-    """The referee: another algorithm (Newton's) by other people, and their loss function."""
+    """The reference: another algorithm (Newton's) and loss function, by others."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    # C is the inverse of the regularisation: none.
+    # C is the inverse of the regularisation strength: none.
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000)
     model.fit(x, t)
     params = {"linear": {"w": model.coef_[0], "b": model.intercept_[0]}}
@@ -150,16 +149,16 @@ def _print_agreement(ours: Optimum, referee: Optimum, x: np.ndarray, t: np.ndarr
         f"\n[bold]To convergence[/bold], on {len(FEATURES)} features, without regularisation: "
         f"{ours.steps} steps of gradient descent\nby fnn in float64, until no gradient exceeds "
         f"{FLAT:g}; scikit-learn took {referee.steps} steps of Newton's method.\n"
-        "The two can be compared because the loss is convex: a point without slope is the "
-        f"minimum.\nIt is finite because no plane separates the classes: {wrong} of {len(t)} stay "
-        "on the wrong side even there.\n"
+        "The two are comparable because the loss is convex: a point of zero slope is the minimum."
+        f"\nIt is finite because no plane separates the classes: {wrong} of {len(t)} examples are "
+        "misclassified even there.\n"
     )
     rows = [
         (name, f"{a:+.9f}", f"{b:+.9f}", f"{abs(a - b):.1e}")
         for name, a, b in zip((*FEATURES, "bias"), ours.weights, referee.weights, strict=True)
     ]
-    off = abs(ours.loss - referee.loss)
-    rows.append(("loss", f"{ours.loss:.12f}", f"{referee.loss:.12f}", f"{off:.1e}"))
+    difference = abs(ours.loss - referee.loss)
+    rows.append(("loss", f"{ours.loss:.12f}", f"{referee.loss:.12f}", f"{difference:.1e}"))
     table("The same neuron twice", ("weight", "fnn", "scikit-learn", "difference"), rows)
 
 
@@ -167,7 +166,7 @@ def _print_agreement(ours: Optimum, referee: Optimum, x: np.ndarray, t: np.ndarr
 
 
 def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> None:
-    """Where the test examples fall on z, and the probability that the neuron makes of it."""
+    """A histogram of z over the test examples, and the probability logistic(z)."""
     figure, axis = plt.subplots(figsize=(8, 4.4))
     limit = min(20.0, float(np.abs(z).max()) + 1)
     bins = np.linspace(-limit, limit, 41).tolist()
@@ -178,9 +177,9 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
         )  # fmt: skip
     axis.axvline(0, color="black", lw=1, ls=":")
     axis.set(
-        xlabel="z = w$^T$x + b  (sums beyond the ends are counted there)",
+        xlabel="z = w$^T$x + b  (clipped at both ends)",
         ylabel="test examples",
-        title=f"A neuron: a weighted sum and a sigmoid; {accuracy:.1%} right",
+        title=f"A neuron: a weighted sum and a sigmoid; test accuracy {accuracy:.1%}",
     )
     probability = axis.twinx()
     line = np.linspace(-limit, limit, 400)
@@ -217,7 +216,7 @@ def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
 def _draw_descent(
     net: Block, loss: Block, x: np.ndarray, t: np.ndarray, params: Any, path: Path
 ) -> None:
-    """The loss along two weights, the others held at their optimum, and descent on those two."""
+    """The loss over two weights, the others at their optimum, and gradient descent on the two."""
     examples = jnp.asarray(x), jnp.asarray(t)
     best = params["linear"]["w"]
 
@@ -230,7 +229,7 @@ def _draw_descent(
     for _ in range(300):
         pair = pair - 2.0 * both(pair)[1]["linear"]["w"][:2]
         steps.append(pair)
-    walked = np.array(steps)
+    path_taken = np.array(steps)
     first, second = np.linspace(-11, 3.5, 90), np.linspace(-6, 4, 90)
     grid = jnp.asarray(np.stack(np.meshgrid(first, second), -1).reshape(-1, 2))
     height = np.asarray(jax.jit(jax.vmap(lambda p: both(p)[0]))(grid)).reshape(90, 90)
@@ -239,10 +238,10 @@ def _draw_descent(
     levels = height.min() * np.geomspace(1.005, height.max() / height.min(), 16)
     filled = axis.contourf(first, second, np.log10(height), 30, cmap="Blues_r")
     axis.contour(first, second, height, levels, colors="white", linewidths=0.7)
-    axis.plot(*walked.T, "-", color=figures.ORANGE, lw=1.5)
+    axis.plot(*path_taken.T, "-", color=figures.ORANGE, lw=1.5)
     axis.plot(
-        *walked.T, "o", color=figures.ORANGE, ms=4, mec="white", mew=0.4,
-        label="gradient descent, a dot a step",
+        *path_taken.T, "o", color=figures.ORANGE, ms=4, mec="white", mew=0.4,
+        label="gradient descent, one dot per step",
     )  # fmt: skip
     axis.plot(
         *np.asarray(best[:2]), "*", color=figures.RED, ms=18, mec="white", label="optimum", zorder=5

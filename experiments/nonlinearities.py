@@ -1,7 +1,7 @@
-"""Every nonlinearity and its derivative: drawn, in a table, and how accurate it is.
+"""Every nonlinearity and its derivative: a figure, a table, and the accuracy.
 
 Values come from each block's ``forward``, derivatives from its ``backward`` with an upstream
-gradient of 1: what is drawn is what a network gets.
+gradient of 1, exactly as in a network.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ SATURATED = 1e-3
 @dataclass
 class Options:
     out: Path = Path("results/nonlinearities")
-    """folder for the pictures and the table as CSV"""
+    """folder for the figures and the table as CSV"""
     seed: int = 0
-    """taken as by every experiment; nothing here is random"""
+    """accepted by every experiment; nothing here is random"""
 
 
-class Shown(NamedTuple):
-    """A nonlinearity: how to make it, where it has kinks or jumps, and its formula."""
+class Nonlinearity(NamedTuple):
+    """A nonlinearity: its maker, its formula, and where it has kinks or jumps."""
 
     make: Callable[[], Block]
     formula: str
     kinks: tuple[float, ...] = ()
-    pair: bool = False  # of a row of logits: shown for the first of (x, 0)
+    pair: bool = False  # takes a row of logits: drawn for the first of (x, 0)
 
 
 def _straight_through() -> Block:
@@ -51,59 +51,59 @@ def _straight_through() -> Block:
 
 
 # The lecture's four first.
-NONLINEARITIES: dict[str, Shown] = {
-    "step": Shown(fnn.step, "1 where x >= 0, else 0", (0.0,)),
-    "logistic": Shown(fnn.logistic, "1 / (1 + exp(-x))"),
-    "tanh": Shown(fnn.tanh, "tanh(x)"),
-    "relu": Shown(fnn.relu, "max(x, 0)", (0.0,)),
-    "leaky_relu": Shown(fnn.leaky_relu, "x where x > 0, else 0.01 x", (0.0,)),
-    "elu": Shown(fnn.elu, "x where x > 0, else exp(x) - 1"),
-    "selu": Shown(fnn.selu, "1.05 x, or 1.76 (exp(x) - 1)", (0.0,)),
-    "celu": Shown(fnn.celu, "elu for alpha = 1"),
-    "softplus": Shown(fnn.softplus, "ln(1 + exp(x))"),
-    "softsign": Shown(fnn.softsign, "x / (1 + |x|)"),
-    "silu": Shown(fnn.silu, "x logistic(x)"),
-    "mish": Shown(fnn.mish, "x tanh(softplus(x))"),
-    "gelu": Shown(fnn.gelu, "x P(normal < x)"),
-    "hard_sigmoid": Shown(fnn.hard_sigmoid, "min(max(x + 3, 0), 6) / 6", (-3.0, 3.0)),
-    "hard_tanh": Shown(fnn.hard_tanh, "min(max(x, -1), 1)", (-1.0, 1.0)),
-    "absolute": Shown(fnn.absolute, "|x|", (0.0,)),
-    "identity": Shown(fnn.identity, "x"),
-    "straight_through": Shown(_straight_through, "step; logistic' on the way back", (0.0,)),
-    "softmax": Shown(fnn.softmax, "the first of softmax(x, 0)", pair=True),
-    "log_softmax": Shown(fnn.log_softmax, "the first of log_softmax(x, 0)", pair=True),
+NONLINEARITIES: dict[str, Nonlinearity] = {
+    "step": Nonlinearity(fnn.step, "1 where x >= 0, else 0", (0.0,)),
+    "logistic": Nonlinearity(fnn.logistic, "1 / (1 + exp(-x))"),
+    "tanh": Nonlinearity(fnn.tanh, "tanh(x)"),
+    "relu": Nonlinearity(fnn.relu, "max(x, 0)", (0.0,)),
+    "leaky_relu": Nonlinearity(fnn.leaky_relu, "x where x > 0, else 0.01 x", (0.0,)),
+    "elu": Nonlinearity(fnn.elu, "x where x > 0, else exp(x) - 1"),
+    "selu": Nonlinearity(fnn.selu, "1.05 x, or 1.76 (exp(x) - 1)", (0.0,)),
+    "celu": Nonlinearity(fnn.celu, "elu for alpha = 1"),
+    "softplus": Nonlinearity(fnn.softplus, "ln(1 + exp(x))"),
+    "softsign": Nonlinearity(fnn.softsign, "x / (1 + |x|)"),
+    "silu": Nonlinearity(fnn.silu, "x logistic(x)"),
+    "mish": Nonlinearity(fnn.mish, "x tanh(softplus(x))"),
+    "gelu": Nonlinearity(fnn.gelu, "x P(normal < x)"),
+    "hard_sigmoid": Nonlinearity(fnn.hard_sigmoid, "min(max(x + 3, 0), 6) / 6", (-3.0, 3.0)),
+    "hard_tanh": Nonlinearity(fnn.hard_tanh, "min(max(x, -1), 1)", (-1.0, 1.0)),
+    "absolute": Nonlinearity(fnn.absolute, "|x|", (0.0,)),
+    "identity": Nonlinearity(fnn.identity, "x"),
+    "straight_through": Nonlinearity(_straight_through, "step; logistic' on the way back", (0.0,)),
+    "softmax": Nonlinearity(fnn.softmax, "the first of softmax(x, 0)", pair=True),
+    "log_softmax": Nonlinearity(fnn.log_softmax, "the first of log_softmax(x, 0)", pair=True),
 }
 
 
-def curve(shown: Shown, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def curve(nonlinearity: Nonlinearity, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values and derivatives at the points x, in float32."""
-    # Padded to one length, so that each nonlinearity is compiled once for all its uses.
+    # Padded to one length, so that each nonlinearity is compiled once.
     padded = np.zeros(10001, np.float32)
     padded[: len(x)] = x
-    y, derivative = _compiled(shown)(padded)
+    y, derivative = _compiled(nonlinearity)(padded)
     return np.asarray(y)[: len(x)], np.asarray(derivative)[: len(x)]
 
 
 @functools.cache
-def _compiled(shown: Shown) -> Callable[[np.ndarray], tuple[jax.Array, jax.Array]]:
-    """The block's own forward, and its backward from an upstream gradient of 1."""
-    block = shown.make()
+def _compiled(nonlinearity: Nonlinearity) -> Callable[[np.ndarray], tuple[jax.Array, jax.Array]]:
+    """The block's forward, and its backward from an upstream gradient of 1."""
+    block = nonlinearity.make()
 
     @jax.jit
     def f(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if shown.pair:
+        if nonlinearity.pair:
             x = jnp.stack([x, jnp.zeros_like(x)], -1)
         y, residuals = block.forward({}, x)
-        upstream = jnp.ones_like(y).at[..., 1].set(0) if shown.pair else jnp.ones_like(y)
+        upstream = jnp.ones_like(y).at[..., 1].set(0) if nonlinearity.pair else jnp.ones_like(y)
         _, derivative = block.backward({}, residuals, upstream)
-        return (y[..., 0], derivative[..., 0]) if shown.pair else (y, derivative)
+        return (y[..., 0], derivative[..., 0]) if nonlinearity.pair else (y, derivative)
 
     return f
 
 
 def main(options: Options) -> int:
     out = writable(options.out)
-    rows = [_row(name, shown) for name, shown in NONLINEARITIES.items()]
+    rows = [_row(name, nonlinearity) for name, nonlinearity in NONLINEARITIES.items()]
     _print_tables(rows)
     _print_accuracy()
     with open(out / "nonlinearities.csv", "w", newline="") as file:
@@ -119,30 +119,30 @@ def main(options: Options) -> int:
 # ---- tables ----------------------------------------------------------------------------------
 
 
-def _row(name: str, shown: Shown) -> dict[str, str]:
+def _row(name: str, nonlinearity: Nonlinearity) -> dict[str, str]:
     """One line of the table."""
-    y, d = curve(shown, np.array(AT))
+    y, d = curve(nonlinearity, np.array(AT))
     far = np.arange(-5000, 5001) / 100
-    slopes = np.abs(curve(shown, far)[1])
-    row = {"name": name, "formula": shown.formula}
+    slopes = np.abs(curve(nonlinearity, far)[1])
+    row = {"name": name, "formula": nonlinearity.formula}
     row |= {f"y({x:g})": f"{v + 0.0:.4g}" for x, v in zip(AT, y, strict=True)}
     row |= {f"y'({x:g})": f"{v + 0.0:.3g}" for x, v in zip(AT, d, strict=True)}
     top = float(slopes.max())
     row["largest |y'|"] = f"{top:.4g}"
-    row["kinks"] = "; ".join(_kink(shown, x) for x in shown.kinks) or "none"
+    row["kinks"] = "; ".join(_kink(nonlinearity, x) for x in nonlinearity.kinks) or "none"
     row["saturates"] = _saturation(far, slopes < SATURATED)
     return row
 
 
-def _kink(shown: Shown, x: float) -> str:
-    """The derivative at a kink, with the slopes on both sides of it."""
-    y, d = curve(shown, x + np.array([-1e-3, 0.0, 1e-3]))
+def _kink(nonlinearity: Nonlinearity, x: float) -> str:
+    """The derivative at a kink, and the slopes on its two sides."""
+    y, d = curve(nonlinearity, x + np.array([-1e-3, 0.0, 1e-3]))
     text = f"at {x:g}: {d[1]:.3g} ({d[0]:.3g} | {d[2]:.3g})"
     return f"{text}, jump" if abs(y[2] - y[0]) > 0.5 else text
 
 
 def _saturation(x: np.ndarray, flat: np.ndarray) -> str:
-    """Where the derivative stays below `SATURATED` from some point on, to either side."""
+    """Beyond which points the derivative stays below `SATURATED`."""
     if flat.all():
         return "everywhere"
     first, last = np.argmin(flat), len(x) - 1 - np.argmin(flat[::-1])
@@ -157,17 +157,17 @@ def _saturation(x: np.ndarray, flat: np.ndarray) -> str:
 def _print_tables(rows: list[dict[str, str]]) -> None:
     names = [f"{x:g}" for x in AT]
     table(
-        "Values y(x); of softmax and log_softmax, the first of two logits (x, 0)",
+        "Values y(x); softmax and log_softmax: the first of two logits (x, 0)",
         ("", *names),
         [(r["name"], *(r[f"y({x})"] for x in names)) for r in rows],
     )
     table(
-        "Derivatives y'(x), as backward gives them",
+        "Derivatives y'(x), by backward",
         ("", *names, "max |y'|"),
         [(r["name"], *(r[f"y'({x})"] for x in names), r["largest |y'|"]) for r in rows],
     )
     table(
-        f"Kinks, and saturation: where |y'| stays below {SATURATED:g}, so that little is learned",
+        f"Kinks, and saturation: where |y'| stays below {SATURATED:g} and little is learned",
         ("", "saturates", "y' at kinks (left | right)"),
         [(r["name"], r["saturates"], r["kinks"].replace("; ", "\n")) for r in rows],
     )
@@ -190,7 +190,7 @@ SHORTCUTS = {
 
 
 def _print_accuracy() -> None:
-    """The derivative of a saturated unit, by fnn and by the textbook's shortcut."""
+    """The derivative of a saturated unit by fnn and by the textbook's shortcut."""
     rows = []
     for name, shortcut in SHORTCUTS.items():
         for x in (1.0, 5.0, 10.0, 20.0):
@@ -216,17 +216,17 @@ def _draw_all(path: Path) -> None:
     figure, axes = plt.subplots(
         len(NONLINEARITIES) // columns, columns, figsize=(13, 14.5), sharex=True
     )
-    for axis, (name, shown) in zip(axes.flat, NONLINEARITIES.items(), strict=True):
-        # A line is broken at every kink, so that a jump is drawn as one.
-        edges = (-5.0, *shown.kinks, 5.0)
+    for axis, (name, nonlinearity) in zip(axes.flat, NONLINEARITIES.items(), strict=True):
+        # Lines are broken at kinks, so that a jump is drawn as one.
+        edges = (-5.0, *nonlinearity.kinks, 5.0)
         for left, right in itertools.pairwise(edges):
             x = np.linspace(left, right, 401)
             x[0], x[-1] = left + 1e-4, right - 1e-4
-            y, d = curve(shown, x)
+            y, d = curve(nonlinearity, x)
             axis.plot(x, y, color=figures.BLUE, lw=2.2)
             axis.plot(x, d, color=figures.ORANGE, lw=1.8, ls="--")
-        for kink in shown.kinks:
-            y, d = curve(shown, np.array([kink]))
+        for kink in nonlinearity.kinks:
+            y, d = curve(nonlinearity, np.array([kink]))
             axis.plot(kink, y[0], "o", color=figures.BLUE, ms=6)
             axis.plot(kink, d[0], "o", color=figures.ORANGE, ms=5, mec="black", mew=0.8)
         axis.axhline(0, color="black", lw=0.6)
@@ -235,7 +235,7 @@ def _draw_all(path: Path) -> None:
         axis.set_ylim(max(low, -2.2), min(high, 2.6))
         axis.set_title(f"{name}\n", fontsize=12, weight="bold")
         axis.text(
-            0.5, 1.03, shown.formula, transform=axis.transAxes, ha="center", fontsize=9,
+            0.5, 1.03, nonlinearity.formula, transform=axis.transAxes, ha="center", fontsize=9,
             color=figures.GREY,
         )  # fmt: skip
         axis.grid(alpha=0.25)
@@ -253,7 +253,7 @@ def _draw_all(path: Path) -> None:
 
 
 def _draw_accuracy(path: Path) -> None:
-    """The relative error of both ways to the derivative, in float32."""
+    """The relative error of the derivative in float32, by fnn and by the shortcut."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
     x32 = np.linspace(0, 40, 1601, dtype=np.float32)
     for axis, (name, shortcut) in zip(axes, SHORTCUTS.items(), strict=True):
@@ -268,7 +268,7 @@ def _draw_accuracy(path: Path) -> None:
         lost = x32[np.flatnonzero(shortcut.from_output(y) == 0)[0]]
         axis.axvline(lost, color=figures.GREY, ls=":", lw=1)
         axis.text(
-            lost + 0.4, 2e-3, f"0 from x = {lost:.1f} on:\nthe unit stops learning",
+            lost + 0.4, 2e-3, f"0 beyond x = {lost:.1f}:\nthe unit stops learning",
             color=figures.GREY,
         )  # fmt: skip
         axis.axhline(float(jnp.finfo("float32").eps), color="black", lw=0.7, ls="--")

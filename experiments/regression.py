@@ -1,8 +1,8 @@
 """Squared error: predicting a number, by one neuron and by a committee of networks.
 
-The loss of one neuron without a nonlinearity is a bowl, so gradient descent must find what
-linear algebra finds: the least-squares solution. That neuron is the experiment's answer. A
-committee of networks with a hidden layer is held against it by cross-validation.
+The loss of one neuron without a nonlinearity is convex, so gradient descent must find the
+least-squares solution of linear algebra. That neuron is the experiment's answer. A committee of
+networks with a hidden layer is compared with it by cross-validation.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from experiments.common.options import Training, at_least
 from experiments.common.run import conclude, predict, save, train
 from fnn.block import Block
 
-ROUNDING = 1e-9  # what float64 may leave between the neuron's R2 and that of least squares
+ROUNDING = 1e-9  # between the R2 of the neuron and of least squares, in float64
 
 
 @dataclass
 class Options(Training):
     hidden: int = 64
-    """units of each network's hidden layer"""
+    """units in each network's hidden layer"""
     dropout: float = 0.3
-    """the fraction of hidden units switched off at random in each step"""
+    """fraction of hidden units dropped at random in each step"""
     folds: int = 10
-    """of cross-validation"""
+    """folds of cross-validation"""
     members: int = 4
     """networks for each fold"""
     neuron_epochs: int = 2000
-    """steps of gradient descent, on all examples at once and in float64, for the single neuron"""
+    """steps of full-batch gradient descent in float64 for the single neuron"""
     epochs: int = 60
     learning_rate: float = 0.003
     out: Path = Path("results/regression")
 
 
 class Committee(NamedTuple):
-    """Networks trained on all folds but one each, at the epoch that suits them best together.
+    """Networks, each trained on all folds but one, at the epoch of the lowest error of all.
 
-    held_out: (n,) for every example the mean of those that never saw it.
-    curve: (epochs,) the mean squared error of such predictions after each epoch.
+    held_out: (n,) for every example, the mean prediction of the networks not trained on it.
+    curve: (epochs,) the mean squared error of these predictions after each epoch.
     params: stacked, (folds, members, ...).
     """
 
@@ -72,8 +72,8 @@ def affine(wb: np.ndarray, x: np.ndarray) -> np.ndarray:
 def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) -> Committee:
     """Trains folds x members networks at once: one program, mapped twice by ``jax.vmap``.
 
-    A network is a pure function of its parameters, so many are the same function of stacked
-    parameters. The examples of a network's own fold are there with weight 0.
+    A network is a pure function of its parameters, so many networks are one function of stacked
+    parameters. The examples of a network's own fold have weight 0.
 
     Args:
       fold: (n,) the fold of each example, 0, 1, ...
@@ -85,7 +85,7 @@ def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) 
     x = jnp.asarray(data.x, options.jax_dtype)
     target = jnp.asarray(data.target, options.jax_dtype)
     rng = np.random.default_rng(options.seed)
-    # The same order for all; the examples beyond the last full batch wait for the next epoch.
+    # One order for all networks; an epoch leaves out the last, smaller batch.
     orders = np.stack([rng.permutation(n)[: n // batch * batch] for _ in range(options.epochs)])
     orders = orders.reshape(options.epochs, -1, batch)
 
@@ -106,18 +106,18 @@ def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) 
         start = params, optimizer.init(params)
         return jax.lax.scan(one_epoch, start, jnp.arange(options.epochs))[1]
 
-    names = np.arange(fold.max() + 1)
-    weights = jnp.asarray(fold[None] != names[:, None], options.jax_dtype)
-    keys = jax.random.split(jax.random.key(options.seed), (len(names), options.members))
+    folds = np.arange(fold.max() + 1)
+    weights = jnp.asarray(fold[None] != folds[:, None], options.jax_dtype)
+    keys = jax.random.split(jax.random.key(options.seed), (len(folds), options.members))
     members = jax.vmap(fit, in_axes=(None, 0))  # the same examples, different initial weights
     params, predictions = jax.jit(jax.vmap(members))(weights, keys)
-    # (folds, members, epochs, n): keep for each example the fold that it was held out of.
+    # (folds, members, epochs, n): each example needs the fold that held it out.
     means = np.asarray(predictions, np.float64).mean(1)
     held_out = means[fold, :, np.arange(n)]  # (n, epochs)
     curve = np.mean(np.square(held_out - data.target), axis=0)
     best = int(np.nan_to_num(curve, nan=np.inf).argmin())
-    kept = jax.tree.map(lambda p: p[:, :, best], params)
-    return Committee(held_out[:, best], curve, kept, best + 1)
+    params = jax.tree.map(lambda p: p[:, :, best], params)
+    return Committee(held_out[:, best], curve, params, best + 1)
 
 
 def main(options: Options) -> int:
@@ -127,12 +127,12 @@ def main(options: Options) -> int:
     data = load("diabetes", options.seed, validation=0)
     n = len(data.train.x)
     if options.folds > n:
-        raise ValueError(f"--folds is {options.folds}, but there are {n} patients to learn from")
+        raise ValueError(f"--folds is {options.folds}, but there are {n} training patients")
     assert data.target_scale is not None
     spread = float(data.target_scale.std[0])
     console.print(
-        f"[bold]How far will diabetes progress in a year?[/bold] {n} patients to learn from, "
-        f"{len(data.test.x)} to be judged on,\n{data.train.x.shape[1]} measurements each. "
+        f"[bold]How far will diabetes progress in a year?[/bold] {n} patients for training, "
+        f"{len(data.test.x)} for testing,\n{data.train.x.shape[1]} measurements each. "
         f"The target has a standard deviation of {spread:.0f}; errors below are in that unit."
     )
 
@@ -152,10 +152,10 @@ def main(options: Options) -> int:
     ) - _half_squares(exact, data.train)
     console.print(
         f"Its loss is {_half_squares(exact, data.train):.6f}, above the least-squares solution's "
-        f"by {difference:.1e}:\nthe loss is a bowl with one lowest point, and both find it."
+        f"by {difference:.1e}:\nthe loss is convex, and both find its minimum."
     )
 
-    console.print("\n[bold]A network with a hidden layer[/bold], a tenth held out to watch it by")
+    console.print("\n[bold]A network with a hidden layer[/bold], one fold held out for validation")
     net = fnn.models.mlp((options.hidden, 1), fnn.relu(), dropout=options.dropout)
     fold = np.random.default_rng(options.seed).permutation(n) % options.folds
     seen, unseen = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
@@ -177,7 +177,7 @@ def main(options: Options) -> int:
     for k in range(fold.max() + 1):
         wb = least_squares(*(a[fold != k] for a in data.train))
         linear_held_out[fold == k] = affine(wb, data.train.x[fold == k])[:, 0]
-    # Paired: the same examples for both, so what makes an example hard for both cancels.
+    # Paired: an example that is hard for both models cancels.
     gain = np.square(linear_held_out - y) - np.square(committee.held_out - y)
     standard_error = float(gain.std(ddof=1) / np.sqrt(n))
 
@@ -202,9 +202,9 @@ def main(options: Options) -> int:
     )
     console.print(
         f"In cross-validation the committee's squared error is lower by {gain.mean():.4f} ± "
-        f"{standard_error:.4f} (standard error).\nThe answer is the neuron's: it has to be least "
-        "squares'. Whether a hidden layer adds to it, so few\npatients cannot tell: among "
-        f"{len(data.test.x)} test patients, either may come out ahead by a few hundredths."
+        f"{standard_error:.4f} (standard error).\nThe answer is the neuron's, which must be that "
+        "of least squares. So few patients cannot tell\nwhether a hidden layer helps: on "
+        f"{len(data.test.x)} test patients, either may be better by a few hundredths."
     )
     (options.out / "committee").mkdir(exist_ok=True)
     save(options.out / "committee", committee.params, [
@@ -239,12 +239,12 @@ def _draw_predictions(
     predictions: dict[str, np.ndarray], r2: dict[str, float], target: np.ndarray, path: Path,
     scale: Any,
 ) -> None:  # fmt: skip
-    """True against predicted, in the units of the data: on the diagonal, all is right."""
-    shown = ("neuron", "committee")
-    figure, axes = plt.subplots(1, len(shown), figsize=(9.5, 4.9), sharex=True, sharey=True)
+    """Predicted against true, in the units of the data."""
+    models = ("neuron", "committee")
+    figure, axes = plt.subplots(1, len(models), figsize=(9.5, 4.9), sharex=True, sharey=True)
     true = target * scale.std + scale.mean
     ends = [true.min() - 10, true.max() + 10]
-    for axis, name, color in zip(axes, shown, (figures.ORANGE, figures.BLUE), strict=True):
+    for axis, name, color in zip(axes, models, (figures.ORANGE, figures.BLUE), strict=True):
         axis.plot(ends, ends, color=figures.GREY, lw=1, ls="--", label="predicted = true")
         guess = predictions[name] * scale.std + scale.mean
         axis.scatter(true, guess, s=22, color=color, alpha=0.75, lw=0)
@@ -255,7 +255,7 @@ def _draw_predictions(
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", frameon=False)
     axes[0].set_ylabel("predicted")
-    figure.suptitle("Progression of diabetes after a year, for patients never seen", y=1.01)
+    figure.suptitle("Progression of diabetes after a year, test patients", y=1.01)
     figure.tight_layout()
     figures.save(figure, path)
 

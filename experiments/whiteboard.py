@@ -1,4 +1,4 @@
-"""The whiteboard: a network's values and gradients, drawn, step by step, as a page.
+"""The whiteboard: a network's values and gradients, drawn step by step on one page.
 
     python -m experiments whiteboard                    # the lecture's circuit f = (x + y) z
     python -m experiments whiteboard neuron             # or mlp, digits, googlenet
@@ -30,8 +30,8 @@ from fnn.compiling import jit_for_few_runs
 from fnn.whiteboard import Trace, trace
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
-MOST_IN_WORDS = 12  # blocks that are also printed
-MOST_FRAMES = 60
+MAX_PRINTED_BLOCKS = 12
+MAX_FRAMES = 60
 
 
 @dataclass
@@ -41,18 +41,18 @@ class Options:
     at: tuple[str, ...] = ()
     """the variables of an expression: x=-2,y=5,z=-4"""
     picture: Path | None = None
-    """of googlenet: a photograph; by default one of the data folder, else noise"""
+    """photograph for googlenet; by default one of the data folder, else noise"""
     seed: int = 0
-    """of weights and examples"""
+    """seeds weights and examples"""
     out: Path = Path("results/whiteboard")
     """folder for whiteboard.html, .svg, .txt, .mmd (Mermaid) and frames/"""
 
 
 class Subject(NamedTuple):
-    """What is traced: a network, and with a loss what it is judged by.
+    """What is traced: a network with its input, and perhaps a target and a loss.
 
-    ``check``: see :func:`fnn.whiteboard.trace`. ``compiled``: large networks are traced under jit,
-    as JAX would compile them operation by operation otherwise.
+    ``check``: see :func:`fnn.whiteboard.trace`. ``compiled``: trace under jit, which large networks
+    need, because JAX would compile them operation by operation otherwise.
     """
 
     title: str
@@ -68,18 +68,18 @@ class Subject(NamedTuple):
 def main(options: Options) -> int:
     seeded(options)
     if options.at and options.what in SUBJECTS:
-        raise ValueError(f"--at gives values of an expression; {options.what} is none")
+        raise ValueError(f"--at gives values of an expression; {options.what} is not one")
     writable(options.out)
     subject = SUBJECTS.get(options.what, expression)(options)
     begin = time.perf_counter()
-    drawn = traced(subject)
+    recorded = traced(subject)
     between = time.perf_counter()
-    save(drawn, subject.title, options.out)
+    save(recorded, subject.title, options.out)
     end = time.perf_counter()
-    if sum(not node.nodes for node in drawn.walk()) <= MOST_IN_WORDS:
-        console.print(drawn.text(), markup=False)
-    elif drawn.non_finite:
-        console.print(str(drawn.non_finite), markup=False)
+    if sum(not node.nodes for node in recorded.walk()) <= MAX_PRINTED_BLOCKS:
+        console.print(recorded.text(), markup=False)
+    elif recorded.non_finite:
+        console.print(str(recorded.non_finite), markup=False)
     console.print(
         f"traced in {between - begin:.1f} s, drawn in {end - between:.1f} s; open "
         f"{options.out / 'whiteboard.html'}",
@@ -89,7 +89,7 @@ def main(options: Options) -> int:
 
 
 def traced(subject: Subject) -> Trace:
-    """The trace of a subject; numbers of 64 bits are used where it has them."""
+    """The trace of a subject, in float64 if its input is."""
     _, net, params, x, target, loss, check, compiled = subject
     with jax.enable_x64(_is_double(x)):
 
@@ -103,23 +103,23 @@ def _is_double(x: Any) -> bool:
     return any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(x))
 
 
-def save(drawn: Trace, title: str, out: Path) -> None:
-    """Writes the page, the picture, the words, the Mermaid chart, and a picture for each step."""
+def save(recorded: Trace, title: str, out: Path) -> None:
+    """Writes the page, the drawing, the text, the Mermaid chart, and a frame for each step."""
     for name, content in (
-        ("whiteboard.html", drawn.html(title)), ("whiteboard.svg", drawn.svg()),
-        ("whiteboard.txt", drawn.text() + "\n"), ("whiteboard.mmd", drawn.mermaid()),
+        ("whiteboard.html", recorded.html(title)), ("whiteboard.svg", recorded.svg()),
+        ("whiteboard.txt", recorded.text() + "\n"), ("whiteboard.mmd", recorded.mermaid()),
     ):  # fmt: skip
         (out / name).write_text(content, "utf-8")
-    write_frames(drawn, out / "frames")
+    write_frames(recorded, out / "frames")
 
 
-def write_frames(drawn: Trace, folder: Path) -> None:
-    """A picture for each step, if there are not too many."""
+def write_frames(recorded: Trace, folder: Path) -> None:
+    """Writes a drawing for each step, unless there are too many."""
     writable(folder)
     for old in folder.glob("frame_*.svg"):
         old.unlink()
-    frames = drawn.frames()
-    for step, frame in enumerate(frames if len(frames) <= MOST_FRAMES else ()):
+    frames = recorded.frames()
+    for step, frame in enumerate(frames if len(frames) <= MAX_FRAMES else ()):
         (folder / f"frame_{step:02}.svg").write_text(frame, "utf-8")
 
 
@@ -137,7 +137,7 @@ def expression(options: Options) -> Subject:
 
 
 def neuron(options: Options) -> Subject:
-    """One neuron, three features of one patient."""
+    """One neuron and three features of one patient."""
     x, target = _patient(options.seed)
     net = fnn.neuron(fnn.logistic())
     rng = np.random.default_rng(options.seed)
@@ -147,7 +147,7 @@ def neuron(options: Options) -> Subject:
 
 
 def mlp(options: Options) -> Subject:
-    """Two layers, three features of one patient."""
+    """Two layers and three features of one patient."""
     x, target = _patient(options.seed)
     net = fnn.models.mlp((4, 2), fnn.tanh())
     rng = np.random.default_rng(options.seed)
@@ -165,7 +165,7 @@ def _patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(options: Options) -> Subject:
-    """A digit through a network that has learned for some seconds."""
+    """A digit through a network trained for some seconds."""
     data = load("digits", options.seed)
     net, loss = fnn.models.mlp((32, 10), fnn.relu()), fnn.softmax_cross_entropy()
     fitted = fnn.fit(
@@ -177,7 +177,7 @@ def digits(options: Options) -> Subject:
 
 
 def googlenet(options: Options) -> Subject:
-    """A photograph through GoogLeNet: with trained weights, where they are found."""
+    """A photograph through GoogLeNet, with trained weights if they are found."""
     from experiments.googlenet.images import read_picture
     from experiments.googlenet.recognition import networks, recogniser
 
@@ -203,7 +203,7 @@ def googlenet(options: Options) -> Subject:
 
 
 def _sample() -> tuple[Path | None, int]:
-    """The first labelled photograph among the data, where there is one."""
+    """The first labelled photograph of the data folder and its label; (None, 0) without any."""
     from experiments.googlenet.images import PictureError, labelled
     from experiments.googlenet.recognition import CLASSES, samples
 

@@ -1,4 +1,4 @@
-"""What digits and mnist share: train a classifier of images, and look at what it does."""
+"""Trains a classifier of images and reports what it does: shared by digits and mnist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fnn.block import Block
 
 
 def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any = None) -> int:
-    """Trains on the training images, keeps the best on validation, judges once on the test."""
+    """Trains, keeps the epoch that is best on validation, and evaluates it once on the test."""
     page = Report(options)
     fitted = train(
         options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
@@ -47,8 +47,8 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
 
 
 def _show_examples(images: np.ndarray, logits: np.ndarray, data: Dataset, count: int = 8) -> None:
-    """A few test images as text, with what the network reads."""
-    step = max(1, images.shape[1] // 14)  # two characters a pixel keep the proportions
+    """Prints a few test images as text, with what the network reads."""
+    step = max(1, images.shape[1] // 14)  # a pixel is two characters wide
     shades = " .:-=+*#%@"
     rows: list[str] = []
     for y in range(0, images.shape[1], step):

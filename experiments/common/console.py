@@ -1,4 +1,4 @@
-"""What a run prints: one console, a few tables, and training as it goes."""
+"""What a run prints: one console, tables, and the progress of training."""
 
 from __future__ import annotations
 

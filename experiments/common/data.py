@@ -35,7 +35,7 @@ class DataError(ValueError):
 
 def _error(where: object, found: str, needs: str, fix: str) -> DataError:
     line = f"{where}: found {found}; needs {needs}; fix: {fix}"
-    return DataError(" ".join(line.split()))  # a quoted cause may span lines; the message does not
+    return DataError(" ".join(line.split()))  # one line, even if a quoted cause has several
 
 
 class Split(NamedTuple):
@@ -65,8 +65,8 @@ class Dataset:
 
     name: as given to `load`.
     train, validation, test: disjoint; validation may have no examples.
-    x_scale: what was applied to `x` (or, with `raw`, what is left to apply).
-    target_scale: what was applied to the target of a regression; None for classes.
+    x_scale: applied to `x` (or, with `raw`, not yet applied).
+    target_scale: applied to the target of a regression; None for classes.
     feature_names: d names.
     class_names: the name of label 0, 1, ...; () for a regression.
     image_shape: (height, width, channels) for `x.reshape(-1, *image_shape)`; None if no image.
@@ -102,7 +102,7 @@ class IdxSource(NamedTuple):
     """A data set of four IDX files and their public home.
 
     url: the folder with the files, gzip-compressed, ending in a slash.
-    sha256: file name, of `FILES` -> SHA-256 of the uncompressed file.
+    sha256: file name in `FILES` -> SHA-256 of the uncompressed file.
     """
 
     url: str
@@ -191,8 +191,8 @@ def load(
       data_dir: a folder that contains `mnist/` and `fashion_mnist/`.
       validation: how many training examples to hold out, 0 allowed. By default 5,000 of the IDX
         sets, a tenth of all examples of the others.
-      raw: leave `x` as it is stored: pixels as uint8 (a quarter of the memory, for scaling on
-        the device), other features as float32 in their units.
+      raw: leave `x` unscaled: pixels as uint8 (a quarter of the memory, to be scaled on the
+        device), other features as float32 in their units.
 
     Raises:
       DataError: the name or `validation` is not valid, a file is missing or broken, or the data
@@ -213,7 +213,7 @@ def check_examples(where: object, x: Array, target: Array, classes: int = 0) -> 
     """Raises DataError unless examples and targets can be trained on.
 
     Args:
-      where: what the message starts with, usually a file or data set.
+      where: the start of the message, usually a file or data set.
       x: (n, ...), with n at least 1; finite.
       target: (n, ...); finite, and for classes in 0..classes - 1.
       classes: how many classes, 0 for a regression.

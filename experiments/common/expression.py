@@ -1,4 +1,4 @@
-"""Expressions as circuits of gates: read by Python's grammar, never evaluated as code."""
+"""Expressions as circuits of gates, parsed by Python's grammar but never evaluated as code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Kind] = {
 
 
 def _fixed_power(p: float) -> Kind:
-    """x to a constant power: the exponent belongs to the gate, so a negative x has a gradient."""
+    """x to a constant power. The exponent is part of the gate, so a negative x has a gradient."""
     p = int(p) if p.is_integer() else p
     return Kind(lambda: fnn.power(p), lambda a: a**p)
 
@@ -105,7 +105,7 @@ def parse(expression: str) -> Circuit:
     """Reads an expression by Python's own grammar; nothing is evaluated.
 
     Raises:
-      ValueError: in one line, what is wrong and where.
+      ValueError: one line that says what is wrong and where.
     """
     text = " ".join(expression.split())
     try:
@@ -116,7 +116,7 @@ def parse(expression: str) -> Circuit:
         )
         last = _read(tree, circuit)
     except SyntaxError as error:
-        # Where the text ends too early, Python gives no place: it is the end.
+        # Python gives no position where the text ends too early: it is the end.
         where = error.offset or len(text) + 1
         raise ValueError(f"{text!r}: syntax error at position {where}: {error.msg}") from error
     except (RecursionError, MemoryError) as error:
@@ -134,7 +134,7 @@ def _names_in_order(tree: ast.expr) -> list[ast.Name]:
 
 
 def _read(node: ast.expr, circuit: Circuit) -> str:
-    """Appends the gates of one node of the syntax tree; returns the name of its value."""
+    """Appends the gates of a node of the syntax tree; returns the name of its value."""
     where = f"{circuit.expression!r}: at position {node.col_offset + 1}"
     if isinstance(node, ast.Name):
         if node.id in FUNCTIONS:
@@ -198,7 +198,7 @@ def _gate(circuit: Circuit, node: ast.expr, kind: Kind, *operands: ast.expr) -> 
 
 
 def _name_gates(circuit: Circuit) -> Circuit:
-    """The lecture's names: f for the output, q (or q1, q2, ...) for what comes before it."""
+    """Names gates as in the lecture: f for the output, q (or q1, q2, ...) for the others."""
     *inner, last = [gate.name for gate in circuit.gates]
     taken = set(circuit.variables)
     new = {last: next(n for n in ("f", "out", *(f"f{i}" for i in range(99))) if n not in taken)}
@@ -244,5 +244,5 @@ def assigned(circuit: Circuit, at: Iterable[str]) -> dict[str, float]:
 
 
 def number(value: float) -> str:
-    """At most six digits, and no minus zero."""
+    """At most six digits, without minus zero."""
     return f"{value + 0.0:.6g}"

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, distinct for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 
 
@@ -24,7 +24,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def image(axis: Axes, weights: np.ndarray) -> None:
-    """Weights as a picture: red positive, blue negative, white zero."""
+    """Draws weights as an image: red positive, blue negative, white zero."""
     limit = np.abs(weights).max() or 1.0
     axis.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit)
     axis.axis("off")

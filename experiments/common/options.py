@@ -1,4 +1,4 @@
-"""The options that every training experiment takes, checked before anything else runs."""
+"""The options of every training experiment, checked before anything else runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import fnn
 
 @dataclass
 class Training:
-    """Options shared by the experiments that train; each sets its own defaults."""
+    """Options of the experiments that train; each sets its own defaults."""
 
     seed: int = 0
     """seeds the data split, the initial weights, the shuffling and dropout"""
@@ -32,17 +32,17 @@ class Training:
     learning_rate: float = 0.1
     """step size"""
     momentum: float = 0.9
-    """of sgd; other optimisers have their own"""
+    """momentum of sgd; other optimisers have their own"""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """of the computation; parameters are float32 at least"""
+    """dtype of the computation; parameters are float32 at least"""
     out: Path = Path("results")
     """folder for report.html, history.csv, the parameters and figures"""
     diagnostics: bool = False
-    """look at every layer during training, and say what is wrong, if anything"""
+    """watch every layer during training, and report what is wrong, if anything"""
     command: Annotated[str, tyro.conf.Suppress] = ""
 
     def prepare(self) -> None:
-        """Refuses what cannot work, and makes ``out``, before any data is read."""
+        """Refuses options that cannot work and makes ``out``, before any data is read."""
         seeded(self)
         for name in ("epochs", "batch_size"):
             at_least(self, name, 1)
@@ -83,20 +83,20 @@ class Training:
 
 
 def seeded(options: Any) -> None:
-    """Refuses a seed that NumPy's generators would not take."""
+    """Refuses a seed that NumPy's generators do not take."""
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed is {options.seed}, needs a whole number from 0 to {2**32 - 1}")
 
 
 def at_least(options: Any, name: str, least: int) -> None:
-    """Refuses a number on the command line that is too small."""
+    """Refuses an option that is too small."""
     if getattr(options, name) < least:
         flag = "--" + name.replace("_", "-")
         raise ValueError(f"{flag} is {getattr(options, name)}, needs at least {least}")
 
 
 def _optax_names(optax: Any) -> list[str]:
-    """Optax's functions that make an optimiser of a learning rate."""
+    """The names of Optax's optimisers that need a learning rate alone."""
     names = []
     for name, value in vars(optax).items():
         if inspect.isfunction(value) and not name.startswith(("_", "inject", "scale")):
@@ -108,7 +108,7 @@ def _optax_names(optax: Any) -> list[str]:
 
 
 def writable(folder: Path) -> Path:
-    """Makes the folder, and refuses one that cannot be written to."""
+    """Makes the folder; refuses one that cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -44,7 +44,7 @@ def train(
     page: Report | None = None,
     **fit_options: Any,
 ) -> fnn.Fitted:
-    """Shows the network, checks its gradients, trains it, and saves what was learned.
+    """Prints the network, checks its gradients, trains it, and saves the result.
 
     Writes ``history.csv``, the parameters and ``report.html`` into ``options.out``, below
     ``name`` if there is one; a caller with more to report gives its own ``page``. They are
@@ -58,7 +58,7 @@ def train(
     out = writable(options.out / name)
     optimizer = optimizer or options.make_optimizer()
     key = jax.random.key(options.seed)
-    # The first examples stand for all: shapes for the summary, numbers for the check.
+    # A few examples: shapes for the summary, numbers for the gradient check.
     few = jax.tree.map(lambda a: a[: min(options.batch_size, 32)], tuple(train))
     print_summary(net, jax.ShapeDtypeStruct((options.batch_size, *train.x.shape[1:]), few[0].dtype))
     params = jax.jit(net.init)(key, few[0])
@@ -95,7 +95,7 @@ def train(
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended the training of one of several networks; what was learned is in ``out``."""
+    """Ctrl-C during the training of one of several networks; ``out`` has its parameters."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(f"interrupted; what was learned so far is saved in {out}")
@@ -104,7 +104,7 @@ class Interrupted(KeyboardInterrupt):
 def _try_out(
     optimizer: Any, name: str, net: Block, loss: Block, params: Any, x: Any, target: Any
 ) -> None:
-    """Refuses an optimiser that does not work with these parameters, before training."""
+    """Refuses an optimiser that does not work with these parameters."""
     step = fnn.make_step(net, loss, optimizer)
     try:
         with warnings.catch_warnings():
@@ -145,7 +145,7 @@ def scheduled(options: Training, schedule: str, data: Split, weight_decay: float
 def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None:
     """Writes ``params`` (an Orbax checkpoint) and ``history.csv`` into ``out``.
 
-    Each is complete before it takes the place of an earlier one, and Ctrl-C waits until both are.
+    Each replaces an earlier one only when complete; Ctrl-C waits until both are.
     """
     import orbax.checkpoint as ocp
 
@@ -167,7 +167,7 @@ def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` when it is complete."""
+    """A text file that replaces ``path`` when it is complete."""
     part = path.with_name(f"{path.name}.part")
     try:
         with open(part, "w", newline="") as file:
@@ -179,7 +179,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 def predict(net: Block, params: Any, x: Any, dtype: Any) -> np.ndarray:
-    """Predictions as NumPy, float32 or wider."""
+    """Predictions as a NumPy array, float32 or wider."""
     y = fnn.make_predict(net)(params, jax.numpy.asarray(x, dtype))
     return np.asarray(y.astype(jax.numpy.promote_types(y.dtype, jax.numpy.float32)))
 
@@ -202,7 +202,7 @@ def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted | None = 
 
 
 def _finite(results: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: null in its place."""
+    """With None for NaN and infinities, which JSON does not have."""
     return {
         name: None if isinstance(v, float) and not math.isfinite(v) else v
         for name, v in results.items()

@@ -1,11 +1,11 @@
-"""GoogLeNet names what is in photographs, with its trained weights; or it learns.
+"""GoogLeNet names what is in photographs, with its trained weights, or learns.
 
     python -m experiments googlenet classify PICTURE ...
     python -m experiments googlenet evaluate --data-dir FOLDER
     python -m experiments googlenet train [--data-dir FOLDER]
 
 classify prints the five best classes of each picture and draws them beside it; evaluate counts
-how often the right class is first and among the first five; train makes weights for both, of
+how often the true class is first and among the first five; train makes weights for both, for
 a network of any width.
 """
 
@@ -32,30 +32,30 @@ from experiments.googlenet.recognition import Recogniser, recogniser, samples
 from experiments.googlenet.train import Train, train
 
 BEST = 5
-DRAWN = 8  # mistakes
+MAX_DRAWN_MISTAKES = 8
 
 
 @dataclass(kw_only=True)
-class Looking:
-    """Options of the commands that look at photographs."""
+class Recognising:
+    """Options of the commands that classify photographs."""
 
     weights: Path | None = None
     """a .npz or .safetensors file; googlenet/bvlc_googlenet.npz of the data folder by default"""
     network: Literal["bvlc", "torchvision"] = "bvlc"
-    """which GoogLeNet the weights are of: as published, or torchvision's with batch norm"""
+    """the weights' GoogLeNet: as published, or torchvision's with batch norm"""
     names: Path | None = None
-    """names of the classes, one a line; synset_words.txt beside the weights by default"""
+    """names of the classes, one per line; synset_words.txt beside the weights by default"""
     upright: bool = False
-    """turn pictures as their EXIF orientation says, rather than take pixels as stored"""
+    """turn pictures by their EXIF orientation; by default pixels are taken as stored"""
     batch_size: int = 16
-    """pictures at a time"""
+    """pictures per batch"""
     out: Path = Path("results/googlenet")
-    """folder for the pictures and tables"""
+    """folder for figures and tables"""
     seed: int = 0
-    """taken as by every experiment; nothing here is random"""
+    """accepted by every experiment; nothing here is random"""
 
     def prepare(self) -> None:
-        """Refuses what cannot work, before anything is read."""
+        """Refuses options that cannot work, before anything is read."""
         at_least(self, "batch_size", 1)
         writable(self.out)
 
@@ -64,7 +64,7 @@ class Looking:
 
 
 @dataclass(kw_only=True)
-class Classify(Looking):
+class Classify(Recognising):
     """The five best classes of each picture, printed and drawn."""
 
     pictures: Annotated[
@@ -74,8 +74,8 @@ class Classify(Looking):
 
 
 @dataclass(kw_only=True)
-class Evaluate(Looking):
-    """How often the right class is first, and among the first five."""
+class Evaluate(Recognising):
+    """How often the true class is first, and among the first five."""
 
     data_dir: Path | None = None
     """folder with pictures and labels.tsv; imagenet_samples/ of the data folder by default"""
@@ -114,10 +114,12 @@ def evaluate(options: Evaluate) -> int:
     first, five = ranked[:, 0] == labels, (ranked == labels[:, None]).any(1)
 
     wrong = np.flatnonzero(~first)
-    surest = wrong[np.argsort(-probabilities[wrong, ranked[wrong, 0]], kind="stable")][:DRAWN]
+    surest = wrong[np.argsort(-probabilities[wrong, ranked[wrong, 0]], kind="stable")][
+        :MAX_DRAWN_MISTAKES
+    ]
     if len(surest):
         table(
-            "The surest of its mistakes", ("picture", "right", "guess", "probability"),
+            "The most confident mistakes", ("picture", "true", "guess", "probability"),
             [
                 (
                     escape(paths[i].name), _short(looking.names[labels[i]]),
@@ -146,7 +148,7 @@ def evaluate(options: Evaluate) -> int:
 
 
 def best(probabilities: np.ndarray, count: int = BEST) -> np.ndarray:
-    """The most probable classes, (..., classes) -> (..., count); of equal ones the first."""
+    """The most probable classes, (..., classes) -> (..., count); ties go to the first."""
     return np.argsort(-probabilities, axis=-1, kind="stable")[..., :count]
 
 
@@ -156,13 +158,13 @@ def _short(name: str) -> str:
 
 def _draw(
     looking: Recogniser,
-    options: Looking,
+    options: Recognising,
     paths: Sequence[Path],
     probabilities: np.ndarray,
     path: Path,
     labels: np.ndarray | None = None,
 ) -> list[Path]:
-    """Pages of pictures, as the network sees them, with their best classes beside them."""
+    """Draws pages of pictures, as the network sees them, beside their best classes."""
     shown = []
     for i, (picture, row) in enumerate(zip(paths, probabilities, strict=True)):
         ranked = best(row)
@@ -179,7 +181,7 @@ def _draw(
 def _write(
     out: Path, examples: Sequence[Labelled], probabilities: np.ndarray, ranked: np.ndarray
 ) -> None:
-    """predictions.csv: the label, the best classes and their probabilities, picture by picture."""
+    """predictions.csv: label, best classes and their probabilities for each picture."""
     places = range(1, ranked.shape[1] + 1)
     with replacing(out / "predictions.csv") as file:
         writer = csv.writer(file)
@@ -202,5 +204,5 @@ Options = (
 )
 
 
-def main(options: Looking | Train) -> int:
+def main(options: Recognising | Train) -> int:
     return COMMANDS[type(options)](options)

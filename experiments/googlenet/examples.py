@@ -1,4 +1,4 @@
-"""What GoogLeNet is trained on: pictures of one size with labels, read when they are needed."""
+"""GoogLeNet's training data: pictures of one size with labels, read when they are needed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from experiments.googlenet.images import (
 )
 from experiments.googlenet.recognition import PictureProgress
 
-SHOWN = 5  # pictures that are left out
+MAX_PRINTED_FAULTS = 5
 
 
 class Examples(NamedTuple):
     """Pictures with labels.
 
-    ``see(i)`` is the i-th as it is judged, uint8 (side, side, channels); ``vary(i, rng)`` as it
-    is learned from, which may be another each time.
+    ``see(i)`` is the i-th picture for evaluation, uint8 (side, side, channels); ``vary(i, rng)``
+    for training, perhaps different each time.
     """
 
     labels: Array
@@ -43,9 +43,9 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Examples to learn from, to watch by and to be judged on, and how pixels are scaled.
+    """Examples for training, validation and test, and how pixels are scaled.
 
-    The network sees (pixels - mean) / deviation, of each channel over the training pictures.
+    The network sees (pixels - mean) / deviation, by channel over the training pictures.
     """
 
     about: str
@@ -61,7 +61,7 @@ class Data:
         return len(self.moments.mean)
 
     def seen(self, i: int) -> Pixels:
-        """The i-th picture to be judged on as it is drawn: (side, side) where it is grey."""
+        """The i-th test picture for drawing: (side, side) if it is grey."""
         pixels = self.test.see(i)
         return pixels[..., 0] if self.channels == 1 else pixels
 
@@ -91,10 +91,10 @@ def grey_images(name: str, size: int, seed: int) -> Data:
 
 
 def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
-    """A folder of pictures, each read once to see that it can be.
+    """A folder of pictures, each read once to make sure that it can be.
 
-    Learned from are random parts, half of them mirrored; judged are centres, as GoogLeNet's.
-    Where there is no folder ``test``, the validation pictures are also those it is judged on.
+    Training takes random parts, half of them mirrored; evaluation takes centres, as GoogLeNet does.
+    Without a folder ``test``, the validation pictures are the test pictures too.
     """
     found = image_folder(folder, seed)
     view = View(size, round(size * SHORT / SIDE))
@@ -109,10 +109,10 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
         validation, more, _ = readable(found.validation, see, skip, progress)
         test, most, _ = readable(found.test, see, skip, progress)
     broken += more + most
-    for fault in broken[:SHOWN]:
+    for fault in broken[:MAX_PRINTED_FAULTS]:
         console.print(f"left out: {fault}", markup=False)
-    if len(broken) > SHOWN:
-        console.print(f"left out: {len(broken) - SHOWN} more")
+    if len(broken) > MAX_PRINTED_FAULTS:
+        console.print(f"left out: {len(broken) - MAX_PRINTED_FAULTS} more")
     check_classes(folder, found.names, train)
     if not validation:
         raise PictureError(f"{folder}: none of the pictures to judge by can be read; replace them")

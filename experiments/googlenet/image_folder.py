@@ -1,7 +1,7 @@
-"""Folders of pictures to train on: which picture shows which class, all of it checked before.
+"""Folders of pictures to train on: the class of every picture, all checked before training.
 
-A folder has a folder of pictures for each class, or pictures and a ``labels.tsv``; or it has
-such folders ``train`` and ``val`` (or ``validation``, ``valid``) and perhaps ``test``.
+A folder contains a folder of pictures for each class, or pictures and a ``labels.tsv``; or such
+folders ``train`` and ``val`` (or ``validation``, ``valid``), and perhaps ``test``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,12 @@ from experiments.common.data import Array, hold_out
 from experiments.googlenet.images import Labelled, PictureError, Pixels, labelled
 
 TRAIN, VALIDATION, TEST = "train", ("val", "validation", "valid"), "test"
-HELD_OUT = 10  # of so many pictures one, where no folder is for validation
+HELD_OUT = 10  # one picture in this many is held out where there is no folder for validation
 _ANY = 10**9
 
 
 class Split(NamedTuple):
-    """The names of the classes, and pictures to learn from, to watch by and to be judged on.
-
-    ``test`` may be empty.
-    """
+    """The names of the classes, and the pictures; ``test`` may be empty."""
 
     names: tuple[str, ...]
     train: list[Labelled]
@@ -45,13 +42,13 @@ class Moments(NamedTuple):
 def image_folder(folder: Path, seed: int) -> Split:
     """Finds the pictures and their classes.
 
-    Without a folder for validation, a tenth of the pictures are held out for it, of each class
-    its share, chosen by the seed. Hidden files (``.name``) do not count; any other is a picture.
+    Without a folder for validation, a tenth of the pictures of each class is held out, chosen by
+    the seed. Hidden files (``.name``) do not count; every other file is a picture.
 
     Raises:
-      PictureError: no or an empty folder, fewer than two classes, a class without a picture (or
-        with a single one, where some must be held out), a class that only ``val`` or ``test``
-        has; or as :func:`~experiments.googlenet.images.labelled`.
+      PictureError: a missing or empty folder, fewer than two classes, a class without a picture
+        (or with a single one, if some must be held out), a class that only ``val`` or ``test``
+        has; and like :func:`~experiments.googlenet.images.labelled`.
     """
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder; --data-dir needs one with pictures")
@@ -72,7 +69,7 @@ def image_folder(folder: Path, seed: int) -> Split:
 
 
 def _is_split(folder: Path) -> bool:
-    """Whether ``train`` is for training, and not one class of several, such as plane and train."""
+    """Whether ``train`` holds the training set, and is not a class (beside plane, car, ...)."""
     train = folder / TRAIN
     if not train.is_dir():
         return False
@@ -81,8 +78,8 @@ def _is_split(folder: Path) -> bool:
 
 
 def _pictures(folder: Path, known: tuple[str, ...] = ()) -> tuple[tuple[str, ...], list[Labelled]]:
-    """The classes in alphabetical order and the pictures of each; or as labels.tsv numbers them,
-    which may be those that are ``known``."""
+    """The classes in alphabetical order and their pictures; or as numbered by labels.tsv, with the
+    names ``known``, if any."""
     if (folder / "labels.tsv").is_file():
         pictures = labelled(folder, len(known) or _ANY)
         labels = {picture.label for picture in pictures}
@@ -123,7 +120,7 @@ def check_classes(folder: Path, names: Sequence[str], pictures: Sequence[Labelle
 
 
 def _renumbered(folder: Path, names: tuple[str, ...]) -> list[Labelled]:
-    """Pictures to judge by, with the numbers that their classes have in training."""
+    """Pictures for validation or test, with the labels that their classes have in training."""
     own, pictures = _pictures(folder, names)
     if unknown := [name for name in own if name not in names]:
         raise PictureError(
@@ -161,15 +158,15 @@ def readable(
     """Reads every picture once, so that training does not stop at a broken one.
 
     Args:
-      skip: leave broken ones out, rather than refuse them.
-      progress: called with how many more were read.
+      skip: leave broken pictures out instead of raising.
+      progress: called with the number of pictures read since the last call.
 
     Returns:
-      The pictures that can be read, why the others cannot, and the mean and the deviation of the
-      values of each channel.
+      The readable pictures, the errors of the others, and the mean and standard deviation of each
+      channel.
 
     Raises:
-      PictureError: a picture cannot be read; of several it names the first.
+      PictureError: a picture cannot be read; names the first.
     """
     good: list[Labelled] = []
     faults: list[PictureError] = []
@@ -183,19 +180,19 @@ def readable(
         return len(pixels), pixels.sum(0), np.square(pixels).sum(0)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures), 256):  # a million would wait in memory otherwise
+        for start in range(0, len(pictures), 256):  # not a million futures at once
             some = pictures[start : start + 256]
-            for picture, found in zip(some, pool.map(look, some), strict=True):
-                if isinstance(found, PictureError):
-                    faults.append(found)
+            for picture, result in zip(some, pool.map(look, some), strict=True):
+                if isinstance(result, PictureError):
+                    faults.append(result)
                 else:
                     good.append(picture)
-                    count, sums, squares = count + found[0], sums + found[1], squares + found[2]
+                    count, sums, squares = count + result[0], sums + result[1], squares + result[2]
             progress(len(some))
     if faults and not skip:
         others = f" (nor can {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise PictureError(f"{faults[0]}{others}; replace it, or leave it out with --skip-broken")
     mean = sums / max(count, 1)
-    # The deviation of one colour only is 0, by which nothing can be divided.
+    # At least 1: the deviation of a single colour is 0.
     deviation = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 1.0))
     return good, faults, Moments(tuple(map(float, mean)), tuple(map(float, deviation)))

@@ -1,4 +1,4 @@
-"""Photographs: read, made ready for GoogLeNet, and found in a folder by their labels.
+"""Photographs: read, cropped for GoogLeNet, and listed with their labels.
 
 Every fault is a :class:`PictureError` of one line, with the file and what to do.
 """
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-SHORT, SIDE = 256, 224  # the short side is scaled to this, and the centre of that side is seen
-# Pillow reads more, of which some start other programs (EPS) or are not pictures.
+SHORT, SIDE = 256, 224  # the short side is scaled to SHORT; the network sees a centre of SIDE
+# Pillow reads more formats; some start other programs (EPS) or are no pictures.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-LARGEST = 89_478_485  # pixels: Pillow's own limit, above which a small file fills the memory
+LARGEST = 89_478_485  # pixels: Pillow's own limit, against small files that fill the memory
 _ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
 Pixels = NDArray[np.uint8]
@@ -29,18 +29,18 @@ Item = TypeVar("Item")
 
 
 class PictureError(ValueError):
-    """A picture or a folder of pictures that cannot be used: one line."""
+    """A picture or a folder of pictures that cannot be used; one line."""
 
 
 class Labelled(NamedTuple):
-    """A picture and the class that it shows."""
+    """A picture and its class."""
 
     path: Path
     label: int
 
 
 class View(NamedTuple):
-    """The centre of a picture, ``side`` x ``side``, when its short side has length ``short``."""
+    """The centre of a picture, ``side`` x ``side``, after scaling its short side to ``short``."""
 
     side: int = SIDE
     short: int = SHORT
@@ -58,9 +58,9 @@ def read_picture(path: Path, upright: bool = False, view: View = PUBLISHED) -> P
     frame.
 
     Args:
-      upright: turn the picture as its EXIF orientation says. Not by default: the pixels are
-        taken as they are stored, as Caffe did when the reference was made.
-      view: other sizes than 224 and 256.
+      upright: turn the picture by its EXIF orientation. By default pixels are taken as stored,
+        as Caffe did for the reference.
+      view: sizes, if not 224 and 256.
 
     Raises:
       PictureError: no file, not a picture, not whole, or larger than ``LARGEST``.
@@ -72,8 +72,8 @@ def read_part(path: Path, side: int, rng: np.random.Generator) -> Pixels:
     """A random part of a picture, for training: uint8 (side, side, 3), RGB.
 
     As in the paper: its area is uniform in 8 to 100 % of the picture's, its width is 3/4 to 4/3
-    of its height, and it is scaled to the network's size. Every other one is mirrored. Raises as
-    :func:`read_picture`.
+    of its height, and it is scaled to the network's size. Half of the parts are mirrored. Raises
+    like :func:`read_picture`.
     """
     return _read(path, False, lambda picture: _random_part(picture, side, rng))
 
@@ -86,7 +86,7 @@ def _random_part(picture: Image.Image, side: int, rng: np.random.Generator) -> I
         w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if w <= width and h <= height:
             break
-    else:  # of a long thin picture hardly any part has that shape
+    else:  # hardly any part of a long thin picture has such a shape
         w = h = min(width, height)
     left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
     box = (left, top, min(left + w, width), min(top + h, height))
@@ -117,7 +117,7 @@ def _read(path: Path, upright: bool, cut: Callable[[Image.Image], Image.Image]) 
             f"{path}: a folder, needs a picture; for all of a folder with labels.tsv: "
             f"python -m experiments googlenet evaluate --data-dir {path}"
         ) from error
-    except Exception as error:  # decoders raise whatever they meet in a broken file
+    except Exception as error:  # decoders of broken files raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(
             f"{path}: cannot be read as a picture, it is broken: {reason}"
@@ -125,7 +125,7 @@ def _read(path: Path, upright: bool, cut: Callable[[Image.Image], Image.Image]) 
 
 
 def is_turned(path: Path) -> bool:
-    """Whether EXIF says that the stored pixels are to be turned or mirrored to be upright."""
+    """Whether EXIF says that the stored pixels are turned or mirrored."""
     with Image.open(path, formats=FORMATS) as image:
         return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
 
@@ -138,7 +138,7 @@ def _enormous(path: Path, found: str) -> PictureError:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion makes everything above 255 white.
+        # Pillow converts everything above 255 to white.
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -159,8 +159,8 @@ def _centre(image: Image.Image, view: View) -> Image.Image:
     if max(scaled) <= 16 * short:
         whole = image.resize((scaled[0], scaled[1]), Image.Resampling.BILINEAR)
         return whole.crop((left, top, left + side, top + side))
-    # A line of pixels would become wider than memory is: only its centre is scaled. This differs
-    # by one grey level here and there, so others are scaled whole, as the reference was.
+    # A single line of pixels, scaled whole, would not fit in memory: scale its centre alone. That
+    # differs by a grey level here and there, so others are scaled whole, like the reference.
     x, y = width / scaled[0], height / scaled[1]
     box = (left * x, top * y, (left + side) * x, (top + side) * y)
     return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
@@ -169,10 +169,10 @@ def _centre(image: Image.Image, view: View) -> Image.Image:
 def batches(
     items: Sequence[Item], size: int, read: Callable[[Item], Pixels]
 ) -> Iterator[tuple[Pixels, int]]:
-    """Pictures in order, ``size`` at a time: uint8 (size, height, width, 3), and how many count.
+    """Yields batches of pictures, uint8 (size, height, width, 3), and how many are not padding.
 
-    The last batch is filled up with its last picture, so that all have one shape. While one is
-    in use, the next is being read, in threads.
+    The last batch is padded with its last picture, so that all have one shape. While one is in
+    use, threads read the next.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -191,14 +191,14 @@ def batches(
 
 
 def labelled(folder: Path, classes: int) -> list[Labelled]:
-    """The pictures of a folder that its ``labels.tsv`` names, in that order.
+    """The pictures of a folder, in the order of its ``labels.tsv``.
 
-    The file has a line ``file<TAB>class_index``, and below it one for each picture. There are
-    ``classes`` of them.
+    The file has a line ``file<TAB>class_index``, and below it one for each picture. ``classes``:
+    how many classes there are.
 
     Raises:
-      PictureError: no folder, no or another labels.tsv, a picture that is missing or named
-        twice, a class that is not in 0..classes - 1, or no pictures at all.
+      PictureError: no folder, a missing or malformed labels.tsv, a picture that is missing or
+        named twice, a class outside 0..classes - 1, or no pictures at all.
     """
     path = folder / "labels.tsv"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""A trained GoogLeNet that names what is in photographs: its weights, classes and probabilities."""
+"""A trained GoogLeNet that recognises photographs: its weights, classes and probabilities."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from fnn.block import Block
 
 CLASSES = 1000
 WEIGHTS, NAMES = "bvlc_googlenet.npz", "synset_words.txt"
-AUXILIARY = ("loss1", "loss2")  # heads, which are not there at inference
+AUXILIARY = ("loss1", "loss2")  # heads for training alone
 DESCRIPTION = "network.json"  # beside weights that were trained here
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey, as in Pillow (ITU-R 601-2)
-# Of the files found by default; a file that is asked for may be any.
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in grey, as in Pillow (ITU-R 601-2)
+# Of the default files; a file named by the user may be any.
 SHA256 = {
     WEIGHTS: "e735aef30442c96b6537b11498a9545c65901186bfaa7b0ab30292853f7181e7",
     NAMES: "acf75ef0abe89694b19056e0796401068b459c457baa30335f240c7692857355",
@@ -43,10 +43,10 @@ SHA256 = {
 
 
 class Network(NamedTuple):
-    """A network that weights can be of, and how its pixels are scaled: from RGB in 0..255."""
+    """A network architecture, and how it scales pixels, RGB in 0..255."""
 
     net: Block
-    unwanted: tuple[str, ...]  # the auxiliary heads, which a file of weights may have
+    unwanted: tuple[str, ...]  # auxiliary heads that a file of weights may have
     scale: float | tuple[float, ...]
     mean: tuple[float, ...]
     bgr: bool = False
@@ -54,7 +54,7 @@ class Network(NamedTuple):
     channels: int = 3  # 1: it sees grey
 
     def scaled(self, pixels: jax.Array) -> jax.Array:
-        """Bytes (..., height, width, RGB) as the numbers that the network has learned from."""
+        """Bytes (..., height, width, RGB) as inputs of the network."""
         x = (pixels[..., ::-1] if self.bgr else pixels).astype(jnp.float32)
         if self.channels == 1:
             x = x @ jnp.array(LUMA)[:, None]
@@ -70,7 +70,7 @@ def networks() -> dict[str, Network]:
             (104.0, 117.0, 123.0), bgr=True,
         ),
         # torchvision normalises by ImageNet's mean and deviation and then (``transform_input``)
-        # by others, as TensorFlow did, from which the weights come: together -1..1.
+        # as TensorFlow did for these weights: together to -1..1.
         "torchvision": Network(
             fnn.models.googlenet_batch_norm(CLASSES), ("aux1", "aux2"), 127.5,
             (127.5, 127.5, 127.5),
@@ -90,12 +90,12 @@ class Recogniser:
     def probabilities(
         self, paths: Sequence[Path], batch_size: int, upright: bool = False
     ) -> np.ndarray:
-        """Of every class for every picture: float32 (n, classes).
+        """The probability of every class for every picture: float32 (n, classes).
 
-        Compiled once, for batches of one size, with a bar and the time to finish.
+        Compiled once, for one batch size; shows a bar with the time to finish.
 
         Raises:
-          PictureError: a picture cannot be used; or the weights give what is not finite.
+          PictureError: a picture cannot be used, or the probabilities are not finite.
         """
         size = min(batch_size, len(paths))
         rows = []
@@ -142,7 +142,7 @@ class PictureProgress:
     def __enter__(self) -> Any:
         self.bar.start()
         self.warnings.__enter__()
-        # Pillow warns of what is refused here anyway.
+        # Pillow warns about pictures that are refused here anyway.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return lambda count: self.bar.update(self.task, advance=count, description=self.doing)
 
@@ -157,12 +157,12 @@ class PictureProgress:
 def recogniser(name: str, weights: Path | None, names: Path | None) -> Recogniser:
     """Reads the weights and the names of the classes.
 
-    Where ``network.json`` lies beside the weights, they were trained here, and it says of which
-    network; ``name`` then does not count.
+    A ``network.json`` beside the weights, written by training here, describes their network;
+    ``name`` is then ignored.
 
     Raises:
-      DataError: a file is not found, or not what it should be.
-      ValueError: the weights are not those of the network.
+      DataError: a file is missing or not what it should be.
+      ValueError: the weights are those of another network.
     """
     known = networks()
     path = weights or _default(WEIGHTS, "--weights")
@@ -188,9 +188,9 @@ def describe(
     width: float, stem_strides: Sequence[int], view: View,
     moments: tuple[Sequence[float], Sequence[float]], names: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """What ``network.json`` says of a GoogLeNet trained here: all that its weights do not.
+    """The content of ``network.json``: what the weights of a GoogLeNet trained here do not say.
 
-    ``moments`` are the mean and the deviation by which its pixels are scaled, of each channel.
+    ``moments`` are the mean and the deviation of each channel, by which pixels are scaled.
     """
     return {
         "width": width, "stem_strides": [*stem_strides], "side": view.side, "short": view.short,
@@ -237,10 +237,10 @@ def _default(file: str, option: str) -> Path:
     for folder in folders:
         path = folder / file
         if path.is_file():
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-            if found != SHA256[file]:
+            got = hashlib.sha256(path.read_bytes()).hexdigest()
+            if got != SHA256[file]:
                 raise DataError(
-                    f"{path}: SHA-256 {found}, needs {SHA256[file]}; replace it by an intact file, "
+                    f"{path}: SHA-256 {got}, needs {SHA256[file]}; replace it by an intact file, "
                     f"or name another with {option}"
                 )
             return path
@@ -257,7 +257,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _read_names(path: Path, count: int) -> Iterator[str]:
-    """The classes, one a line, in the network's order: "n01440764 tench, Tinca tinca"."""
+    """The classes in the network's order, one per line: "n01440764 tench, Tinca tinca"."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
