@@ -203,13 +203,13 @@ def _print_comparison(
     hand: ByHand, auto: tuple[jax.Array, ...], blocks: tuple[jax.Array, ...]
 ) -> float:
     """Prints every entry of E, dE/dw2, dE/dW1 three ways; returns the largest difference."""
-    mine = {"E": hand.E, "dE/dw2": hand.dE_dw2, "dE/dW1": hand.dE_dW1}
-    theirs = {"E": auto[0], "dE/dw2": auto[2], "dE/dW1": auto[1]}
-    fnns = {"E": blocks[0], "dE/dw2": blocks[2], "dE/dW1": blocks[1]}
+    from_hand = {"E": hand.E, "dE/dw2": hand.dE_dw2, "dE/dW1": hand.dE_dW1}
+    from_grad = {"E": auto[0], "dE/dw2": auto[2], "dE/dW1": auto[1]}
+    from_fnn = {"E": blocks[0], "dE/dw2": blocks[2], "dE/dW1": blocks[1]}
     rows, worst = [], 0.0
-    for name, value in mine.items():
+    for name, value in from_hand.items():
         for index in np.ndindex(*value.shape):
-            hand_, auto_, fnn_ = (float(d[name][index]) for d in (mine, theirs, fnns))
+            hand_, auto_, fnn_ = (float(d[name][index]) for d in (from_hand, from_grad, from_fnn))
             # Relative to each entry, so that no large neighbour hides a small one.
             error = max(abs(hand_ - auto_), abs(fnn_ - auto_)) / (abs(auto_) or 1.0)
             worst = max(worst, error)

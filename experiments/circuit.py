@@ -51,10 +51,10 @@ def main(options: Options) -> int:
     console.print(f"{f} = {circuit.expression}", markup=False, style="bold")
     console.print(f"at {point}\n\n{recorded.text()}\n", markup=False)
     rows = []
-    for name, theirs in reference.items():
+    for name, expected in reference.items():
         ours = float(recorded.values[name][1])
-        error = abs(ours - theirs) / (abs(theirs) or 1.0)
-        rows.append((name, number(at[name]), number(ours), number(theirs), f"{error:.1e}"))
+        error = abs(ours - expected) / (abs(expected) or 1.0)
+        rows.append((name, number(at[name]), number(ours), number(expected), f"{error:.1e}"))
     table(
         f"The gradient of {f} = {number(float(recorded.y))}",
         ("variable", "value", f"d{f}/d(variable)", "by jax.grad", "relative error"),

@@ -158,8 +158,10 @@ def main(options: Options) -> int:
     console.print("\n[bold]A network with a hidden layer[/bold], one fold held out for validation")
     net = fnn.models.mlp((options.hidden, 1), fnn.relu(), dropout=options.dropout)
     fold = np.random.default_rng(options.seed).permutation(n) % options.folds
-    seen, unseen = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
-    fitted = train(options, net, fnn.squared_error(), seen, unseen, {"r2": fnn.r2}, name="network")
+    training, held_out = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
+    fitted = train(
+        options, net, fnn.squared_error(), training, held_out, {"r2": fnn.r2}, name="network"
+    )
 
     count = (fold.max() + 1) * options.members
     console.print(

@@ -11,9 +11,9 @@ BENCHMARKS = {
     "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
     "conv": "blocks and steps of convolutional networks beside jax.grad, Flax and PyTorch",
     "profile": "where the time of those steps goes: convolutions, products, copies, pools",
-    "nonlinearities": "what the accuracy of nonlinearities costs beside jax.nn",
-    "diagnostics": "what looking at every layer costs a training run",
-    "failures": "gradients that public issues report as wrong, fnn's, and which checker notices",
+    "nonlinearities": "the cost of accurate nonlinearities beside jax.nn",
+    "diagnostics": "the cost of watching every layer during training",
+    "failures": "gradients that public issues report as wrong, fnn's, and checkers that notice",
 }
 
 

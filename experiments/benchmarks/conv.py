@@ -1,11 +1,11 @@
-"""Convolutional networks: fnn's rules beside what autodiff makes of the plain lax formulas.
+"""Convolutional networks: fnn's rules beside autodiff of the plain lax formulas.
 
     python -m experiments.benchmarks conv
     python -m experiments.benchmarks conv --only max_pool --repeats 20
     python -m experiments.benchmarks conv --no-blocks
 
-Two tables, each measured in one run in alternation: every block of GoogLeNet and of the CNN at the
-shapes that it has there, by itself; then training steps and inference, beside Flax and PyTorch.
+Two tables, each measured in alternation: every block of GoogLeNet and of the CNN alone, at its
+shapes there; then training steps and inference, beside Flax and PyTorch.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ STEPS = ("what", "contender", "ms (quartiles)", "ratio to fnn", "compilation, s"
 ABOUT = """\
 - Blocks: forward and backward together, from a random cotangent to those of parameters and input;
   jax.vjp of the plain lax formula with the same parameters. Above 1, fnn is faster. "In scan": the
-  same inside `lax.scan`. Backward alone: from what forward kept. Temporary: what XLA reports for
-  the compiled program; kept: the bytes from forward to backward, parameters left out, x counted
-  once.
+  same inside `lax.scan`. Backward alone: from the residuals. Temporary: as XLA reports for the
+  compiled program; kept: bytes of residuals, without the parameters, x counted once.
 - Steps: forward, backward and the update of plain SGD; ratios are medians of those within a round.
-- The median of the rounds; in each, all contenders run once, in random order after a pause."""
+- The median of the rounds; in each, all contenders run once, in random order, steps after a
+  pause."""
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class Options(Recorded):
 
 
 def main(options: Options) -> None:
-    """Measures, prints the tables, and records them. Ctrl-C prints what there is."""
+    """Measures, prints the tables, and records them. Ctrl-C prints the tables so far."""
     threads = limit_threads(options.threads)
     head = [conditions(threads, PACKAGES), *(f"WARNING: {warning}" for warning in other_work())]
     print("\n".join(head))
@@ -131,7 +131,7 @@ def block_row(case: Case, options: Options) -> list[str]:
         return y, pull_back(dy)
 
     def looped(f: Callable[..., Any]) -> Callable[..., Any]:
-        def body(carry: Any, _: Any) -> Any:  # each step needs the one before: none is hoisted
+        def body(carry: Any, _: Any) -> Any:  # steps depend on each other: none is hoisted
             params, x, dy = carry
             _, (dparams, dx) = f(params, x, dy)
             return (
@@ -174,8 +174,8 @@ def kept(case: Case, params: Any, x: Any) -> tuple[int, int]:
     sizes: list[int] = []
 
     def count(values: Any, params: Any) -> None:
-        known = {id(leaf) for leaf in jax.tree.leaves(params)}
-        arrays = {id(v): v for v in jax.tree.leaves(values) if id(v) not in known}
+        excluded = {id(leaf) for leaf in jax.tree.leaves(params)}
+        arrays = {id(v): v for v in jax.tree.leaves(values) if id(v) not in excluded}
         sizes.append(sum(v.size * v.dtype.itemsize for v in arrays.values()))
 
     def trace(params: Any, x: Any) -> None:

@@ -1,4 +1,4 @@
-"""The blocks of GoogLeNet and of the CNN at their shapes there, with plain formulas."""
+"""The blocks of GoogLeNet and of the CNN at their shapes, and the plain formulas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class Case(NamedTuple):
-    """A block, the shape of its input, and the formula as one would write it in JAX."""
+    """A block, the shape of its input, and the plain formula in JAX."""
 
     network: str
     name: str
@@ -63,13 +63,13 @@ def plain_batch_norm(params: Any, x: Any) -> Any:
 
 
 def cases(batch: int, pixels: int) -> list[Case]:
-    """All of them; those of the same shapes once."""
-    found: dict[Any, Case] = {}
+    """All blocks; equal blocks of equal shapes once."""
+    distinct: dict[Any, Case] = {}
 
     def put(
         network: str, name: str, block: Block, shape: tuple[int, ...], plain: Any, *more: Any
     ) -> None:
-        found.setdefault((block.name, shape, more), Case(network, name, block, shape, plain))
+        distinct.setdefault((block.name, shape, more), Case(network, name, block, shape, plain))
 
     def conv(network: str, name: str, size: int, i: int, o: int, k: int, n: int = batch) -> None:
         put(network, f"conv {k}x{k} {i}->{o}, {name}", fnn.conv(o, k), (n, size, size, i),
@@ -125,11 +125,11 @@ def cases(batch: int, pixels: int) -> list[Case]:
     for width, features in ((quarter, 192), (28, 128), (14, 224)):
         put("GoogLeNet, batch norm", f"batch_norm {features}", _without_statistics(),
             (batch, width, width, features), plain_batch_norm)  # fmt: skip
-    return list(found.values())
+    return list(distinct.values())
 
 
 def _without_statistics() -> Block:
-    """batch_norm, its running statistics out of the way, which have no gradient to compare."""
+    """batch_norm without its running statistics, which have no gradient to compare."""
     block = fnn.batch_norm()
 
     def whole(params: Any) -> Any:

@@ -107,7 +107,7 @@ def steps_of(
 
 
 def inference_of(net: Any, plain: Any, shape: tuple[int, ...], dtype: str) -> Contenders:
-    """Logits of the network as it is at inference."""
+    """Logits of the network at inference."""
     x, _ = data(shape, 1000, dtype)
     params = jax.jit(net.init)(jax.random.key(0), x)
     reading = fnn.inference(net)

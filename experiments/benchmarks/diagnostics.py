@@ -1,9 +1,9 @@
-"""What looking at every layer costs: fit(..., diagnostics=True) beside fit without.
+"""The cost of diagnostics: fit(..., diagnostics=True) beside fit without.
 
     python -m experiments.benchmarks diagnostics
     python -m experiments.benchmarks diagnostics --only digits --repeats 30
 
-That the parameters learned are the same is a test: tests/training/test_diagnostics.py.
+A test holds that both learn the same parameters: tests/training/test_diagnostics.py.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ COLUMNS = (
 )  # fmt: skip
 ABOUT = """\
 Extra: the median over rounds, in which the two runs follow each other in random order, of the
-time of their epochs but the first, which also compiles. Before training: compilation of the step
-that looks, the look at the initial network, and 20 examples learned by heart."""
+time of their epochs without the first, which also compiles. Before training: compilation of the
+watched step, the watch of the initial network, and overfitting 20 examples."""
 
 
 class Case(NamedTuple):
@@ -77,7 +77,7 @@ def _row(case: Case, options: Options) -> list[str]:
     net = fnn.models.mlp((*case.hidden, 10), fnn.relu())
 
     def train(diagnostics: bool) -> tuple[float, float]:
-        """Seconds of an epoch but the first, and those before the first."""
+        """Seconds of an epoch after the first, and those up to its end."""
         began = time.perf_counter()
         fitted = fnn.fit(
             net, fnn.softmax_cross_entropy(), *data.train, optimizer=fnn.sgd(0.05, 0.9),

@@ -1,4 +1,4 @@
-"""Known failures of others: gradients reported wrong, fnn's, and which checker notices.
+"""Gradients that public issues report as wrong, fnn's, and the checkers that notice.
 
     python -m experiments.benchmarks failures
     python -m experiments.benchmarks failures --no-checkers
@@ -26,7 +26,7 @@ PACKAGES = ("jax", "torch", "chex", "mpmath", "numpy")
 RESULTS = Path(__file__).with_name("FAILURES.md")
 ROUNDING = 16  # units in the last place; more is called inaccurate
 WRONG = 0.5  # relative error; more is called wrong
-NOT_DERIVATIVE = ("cost", "residuals")  # properties of a rule that are no matter of its values
+NOT_DERIVATIVE = ("cost", "residuals")  # properties that do not concern values
 GRADIENTS = ("library", "report", "at", "truth", "reported rule", "verdict", "fnn", "units off")
 FOUND = ("library", "report", "check_grads", "chex", "gradcheck", "fnn.check")
 ABOUT = """\
@@ -38,27 +38,27 @@ ABOUT = """\
   fnn's forward: `jax.test_util.check_grads` and `chex.assert_numerical_grads` (rev, order 1,
   default tolerances) as a `custom_vjp`; `torch.autograd.gradcheck` as an `autograd.Function`, in
   float64; `fnn.check.pair`, without its figures of cost. A star: the checker refuses fnn's right
-  rule there, too, so that its refusal tells nothing. Most of these rules are right at ordinary
-  inputs, to rounding, and a checker that passes them there is not to blame."""
+  rule there too, so its refusal says nothing. Most of these rules are right to rounding at ordinary
+  inputs: a checker that passes them there is right."""
 
 
 @dataclass
 class Options:
-    """Gradients that public issues report as wrong, beside fnn's."""
+    """Compares gradients that public issues report as wrong with fnn's."""
 
     checkers: bool = True
-    """Also whether four checkers notice; some minutes."""
+    """also run four checkers on each rule, which takes minutes"""
     out: Path | None = RESULTS
-    """The Markdown file whose section is replaced; None to write nothing."""
+    """the Markdown file whose section is replaced; None to write nothing"""
 
 
 class Gradients(NamedTuple):
-    """What the truth is, and what the report's rule and fnn give; flat."""
+    """The true gradient, the reported one, and fnn's; flat."""
 
     truth: Any
     reported: Any
     fnn: Any
-    compiled: Any  # fnn's under jit: XLA rewrites what it compiles
+    compiled: Any  # fnn's under jit, as XLA rewrites programs
 
 
 def gradients(case: Case, reported: bool = True) -> Gradients:
@@ -85,7 +85,7 @@ def _theirs(case: Case, x: Any, dy: Any) -> Any:
 
 
 def units_off(got: Any, truth: Any, dtype: Any) -> float:
-    """The largest error in units in the last place (of the smallest normal number at least)."""
+    """The largest error in units in the last place, at least in those of the smallest normal."""
     info = np.finfo(dtype)
     unit = np.maximum(np.abs(truth), float(info.tiny)) * float(info.eps)
     with np.errstate(over="ignore"):
@@ -115,7 +115,7 @@ def by_check_grads(value: Value, backward: Backward, x: Any) -> bool:
 
 
 def by_chex(value: Value, backward: Backward, x: Any) -> bool:
-    """``chex.assert_numerical_grads``; reverse mode, for a custom_vjp has no other."""
+    """``chex.assert_numerical_grads``, in reverse mode, the only one of a custom_vjp."""
     import chex
 
     f = _custom(value, backward)
@@ -167,8 +167,8 @@ def _raises(check: Callable[[], None]) -> bool:
     return False
 
 
-def found(case: Case) -> list[str]:
-    """One cell a checker: at ordinary inputs / at the report's."""
+def refusals(case: Case) -> list[str]:
+    """A cell for each checker: at ordinary inputs / at the report's."""
     places = [jnp.asarray(v, case.x.dtype) for v in (case.ordinary, case.x)]
 
     def at(checker: Callable[[Value, Backward, Any], bool], x: Any) -> str:
@@ -202,18 +202,18 @@ def main(options: Options) -> None:
 
     where = f"{machine()}. {versions(PACKAGES)}"
     print(where)
-    first, second, shown = [], [], 0
+    first, second, wrong = [], [], 0
     with jax.enable_x64(True):
         for case in track(CASES, "cases", transient=True):
             row, word = gradient_row(case)
             first.append(row)
-            shown += word != "right here today"
+            wrong += word != "right here today"
             if options.checkers:
-                second.append([row[0], row[1], *found(case)])
+                second.append([row[0], row[1], *refusals(case)])
     tables = [Table(GRADIENTS, first)] + ([Table(FOUND, second)] if second else [])
     for table in tables:
         table.show()
-    total = f"{len(CASES)} reports, {shown} of which show here."
+    total = f"{len(CASES)} reports, {wrong} of which are still wrong here."
     print(total)
     if options.out is None:
         return

@@ -69,7 +69,7 @@ ABOUT = """\
 - to 97 %: from the start of a new process to a test accuracy of 97 %: import, data, compilation,
   epochs, a test after each; the median. No compilation comes from a cache on disk.
 - GFLOP/s counts the matrix products alone: per example and weight 2 forward, 2 for its gradient
-  and 2 for its input's gradient, which the first layer does not need. Of matmul: as a fraction of
+  and 2 for its input's gradient, which the first layer does not need. Of matmul: the fraction of
   the rate of a square float32 `jnp` product, measured in the same rotation.
 - The JAX libraries all run an epoch in the same `lax.scan`, PyTorch slices a resident tensor that
   was permuted once per epoch, torch.compile compiles network and loss.
@@ -115,7 +115,7 @@ class Row:
     failure: str = ""
 
     def cells(self, rival: Row | None, flops: int, matmul: float | None) -> list[str]:
-        """The table's row. rival: fnn's row; flops: of an epoch; matmul: GFLOP/s."""
+        """The table's row. rival: fnn's row; flops: those of an epoch; matmul: GFLOP/s."""
         speed = relative = rate = fraction = "-"
         if self.seconds:
             low, middle, high = quartiles(self.seconds)

@@ -1,11 +1,11 @@
 """A whole training job as its own process: python -m experiments.benchmarks.mlp_process.
 
-Two arguments: the contender, and the `Task` as JSON. It imports one library, loads MNIST, trains
-epoch by epoch and tests after each, and prints one line of JSON as soon as the accuracy is
-reached or the epochs have passed.
+Arguments: the contender, and the task as JSON. It imports one library, loads MNIST, trains and
+tests epoch by epoch, and prints one line of JSON once the accuracy is reached or the epochs have
+passed.
 
-The data are read in a thread, so decompression runs beside the import and compilation; all
-contenders have this.
+A thread reads the data while the main one imports and compiles, for all contenders alike. Our own
+modules are imported inside functions, because the time of the whole process is measured.
 """
 
 from __future__ import annotations

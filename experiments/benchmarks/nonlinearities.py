@@ -1,4 +1,4 @@
-"""What accuracy costs: fnn's nonlinearities beside those of jax.nn.
+"""The cost of accuracy: fnn's nonlinearities beside those of jax.nn.
 
     python -m experiments.benchmarks nonlinearities
     python -m experiments.benchmarks nonlinearities --only gelu --repeats 30
@@ -21,7 +21,7 @@ from experiments.benchmarks.report import Recorded, Table, conditions, limit_thr
 from experiments.benchmarks.timing import alternating, compiled, ratio
 from experiments.selftest.peers import BLOCKS, JAX, of_block, of_jax
 
-CALLS = 40  # in one measurement, for a single one is short
+CALLS = 40  # in one measurement: a single call is too short
 COLUMNS = ("", "function", "value, us", "of jax.nn's", "with derivative, us", "of jax.vjp's")
 ABOUT = """\
 Value: fnn's forward beside the function of jax.nn or jax.numpy; with derivative: forward and

@@ -1,11 +1,11 @@
 """The contenders of the MLP benchmark: one network and one optimiser, written in each library.
 
-Each trains from the same weights, in the same order, in float32, on all examples (the last,
-smaller batch too), by the same SGD with momentum. Each is written in the fastest form that its
-own documentation gives, which its label names in the table.
+Each trains from the same weights, on the same order of all examples (the last, smaller batch
+too), in float32, by the same SGD with momentum. Each takes the fastest form in its library's
+documentation; its label in the table names the form.
 
-Libraries are imported inside the functions: a missing one costs a row and not the table, and a
-process that measures one library does not pay for the import of another.
+Libraries are imported inside functions: a missing one costs a row, not the table, and a process
+that measures one library does not pay for the import of another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Weights = list[tuple[Array, Array]]  # of each layer: w (in, out) and b (out,), 
 
 @dataclass(frozen=True)
 class Problem:
-    """What every contender is given.
+    """The network, the optimiser and the machine, the same for every contender.
 
     sizes: the widths from the input to the classes, for example (784, 128, 64, 10).
     device: "cpu", or "gpu" for the contenders that can.
@@ -44,20 +44,20 @@ class Problem:
         """Floating-point operations of the matrix products in one epoch.
 
         Per example and weight: 2 forward, 2 for the weight's gradient, 2 for the input's
-        gradient; nothing needs the gradient of the first layer's input, so it is not counted.
+        gradient, except in the first layer, whose input needs none.
         """
         per_layer = [i * o for i, o in pairwise(self.sizes)]
         return examples * (6 * sum(per_layer) - 2 * per_layer[0])
 
 
 class Trainer(Protocol):
-    """One contender at work. Called in this order: start, load, then epoch and accuracy."""
+    """Trains one contender. Called in this order: start, load, then epoch and accuracy."""
 
     def start(self, weights: Weights) -> None:
-        """Begins training anew from these weights; does not keep or change the arrays."""
+        """Starts training afresh from these weights; neither keeps nor changes the arrays."""
 
     def prepare(self, examples: int, test_examples: int) -> None:
-        """Optional, before load: compiles ahead of time what depends on shapes alone."""
+        """Optional, before load: compiles ahead of time."""
 
     def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
         """Makes the data resident: float32 (n, sizes[0]) and int32 (n,)."""
@@ -65,8 +65,8 @@ class Trainer(Protocol):
     def epoch(self, order: Array) -> Array:
         """One pass over the training examples in this order, int32 (n,).
 
-        Returns, when all work is done, the losses of the steps, or their mean alone where the
-        library tells no more.
+        Returns, when all work is done, the losses of the steps, or their mean if the library
+        reports no more.
         """
 
     def accuracy(self) -> float:
@@ -76,18 +76,18 @@ class Trainer(Protocol):
         """The trained weights, copied."""
 
     def temporary_bytes(self) -> int | None:
-        """Temporary memory of the compiled epoch; None if nothing was compiled or told."""
+        """Temporary memory of the compiled epoch; None if unknown."""
 
 
 class Contender(NamedTuple):
-    """make: imports the library and builds the trainer. label: with its form, for the table."""
+    """make: imports the library and builds the trainer. label: its name in the table."""
 
     make: Callable[[Problem], Trainer]
     label: str
 
 
 def he_normal(sizes: Sequence[int], seed: int = 0) -> Weights:
-    """The weights that all contenders start from: He et al. 2015, made once, by NumPy."""
+    """The initial weights of all contenders (He et al. 2015), by NumPy."""
     rng = np.random.default_rng(seed)
     return [
         ((rng.standard_normal((i, o)) * np.sqrt(2 / i)).astype(np.float32), np.zeros(o, np.float32))
@@ -128,8 +128,8 @@ def scan_epoch(step: Step, batch: int) -> Any:
 class JaxTrainer:
     """Trains any JAX library's network with an epoch that is one compiled program.
 
-    shapes: the parameters as a pytree of `jax.ShapeDtypeStruct`, in which each layer has one
-        leaf with two axes and one with one axis, the layers in the order of the network.
+    shapes: the parameters as a pytree of `jax.ShapeDtypeStruct`: for each layer, in order, a leaf
+        with two axes and a leaf with one.
     init: params -> optimiser state.
     epoch: jitted, (params, state, x, target, order) -> (params, state, losses).
     logits: (params, x) -> (n, classes).
@@ -150,7 +150,7 @@ class JaxTrainer:
             return (logits(params, x).argmax(-1) == target).mean()
 
         self.jax, self.shapes, self.out_in = jax, shapes, out_in
-        # One compiled program each, where eager operations would be compiled one by one.
+        # One program each: eager operations would be compiled one by one.
         self.init, self.jitted, self.jitted_accuracy = jax.jit(init), epoch, jax.jit(accuracy)
         self.compiled: Any = None
         self.compiled_accuracy: Any = None
@@ -170,7 +170,7 @@ class JaxTrainer:
 
     def prepare(self, examples: int, test_examples: int) -> None:
         lowered = self._lower_epoch(examples), self._lower_accuracy(test_examples)
-        with ThreadPoolExecutor() as pool:  # XLA compiles outside of Python's lock
+        with ThreadPoolExecutor() as pool:  # XLA compiles without the GIL
             self.compiled, self.compiled_accuracy = pool.map(lambda low: low.compile(), lowered)
 
     def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
@@ -179,7 +179,7 @@ class JaxTrainer:
         self.jax.block_until_ready((self.train, self.test))
 
     def epoch(self, order: Array) -> Array:
-        if self.compiled is None:  # ahead of time, for its report of the memory
+        if self.compiled is None:  # ahead of time, for temporary_bytes
             self.compiled = self._lower_epoch(len(order)).compile()
         self.params, self.state, losses = self.compiled(self.params, self.state, *self.train, order)
         self.jax.block_until_ready((self.params, self.state))
@@ -214,7 +214,7 @@ class JaxTrainer:
 
 
 def fnn_trainer(problem: Problem) -> Trainer:
-    """fnn as its documentation shows it."""
+    """fnn as in its documentation."""
     import jax
 
     import fnn
@@ -240,7 +240,7 @@ def plain_jax(problem: Problem) -> Trainer:
 
     def loss(params: Any, x: Any, target: Any) -> Any:
         z = logits(params, x)
-        # A sum over one-hot rows: its gradient is a product, an index's would be a scatter.
+        # The gradient of a sum over one-hot rows is a product; an index would give a scatter.
         picked = jnp.sum(z * jax.nn.one_hot(target, z.shape[-1], dtype=z.dtype), axis=-1)
         return jnp.mean(jax.nn.logsumexp(z, axis=-1) - picked)
 
@@ -311,7 +311,7 @@ def flax_nnx(problem: Problem) -> Trainer:
         return model, nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
     def split(model_and_optimizer: Any) -> Any:
-        """(graph definition, parameters, the rest, which is the optimiser's state)"""
+        """(graph definition, parameters, state of the optimiser)"""
         return nnx.split(model_and_optimizer, nnx.Param, ...)
 
     def loss(model: Any, x: Any, target: Any) -> Any:
@@ -364,7 +364,7 @@ class TorchTrainer:
         if compiled:
             # Its cache on disk would hide the compilation from the first epoch.
             torch.compiler.config.force_disable_caches = True
-            warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # which says so
+            warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
             # dynamic=False: one program for the batch and one for the smaller last batch.
             self.loss = torch.compile(loss, dynamic=False)
 
@@ -417,7 +417,7 @@ class TorchTrainer:
 
 
 class SklearnTrainer:
-    """scikit-learn's MLPClassifier; `partial_fit` is one pass, in the order it is given."""
+    """scikit-learn's MLPClassifier; `partial_fit` is one pass in the given order."""
 
     def __init__(self, problem: Problem) -> None:
         from sklearn.neural_network import MLPClassifier
@@ -440,12 +440,12 @@ class SklearnTrainer:
     def start(self, weights: Weights) -> None:
         classes = np.arange(self.problem.sizes[-1], dtype=np.int32)
         if not hasattr(self.net, "coefs_"):
-            # It makes its weights at the first fit: one batch of nothing, then ours replace them.
+            # The first fit, here of a batch of zeros, makes weights; ours then replace them.
             x = np.zeros((self.problem.batch, self.problem.sizes[0]), np.float32)
             self.net.partial_fit(x, np.zeros(len(x), np.int32), classes=classes)
         for i, (w, b) in enumerate(weights):
             self.net.coefs_[i][...], self.net.intercepts_[i][...] = w, b
-        # Without its optimiser, and so without momentum; the next fit makes a new one.
+        # Forgets the momentum: the next fit makes a new optimiser.
         self.net.__dict__.pop("_optimizer", None)
 
     def prepare(self, examples: int, test_examples: int) -> None:
@@ -457,7 +457,7 @@ class SklearnTrainer:
     def epoch(self, order: Array) -> Array:
         x, target = self.train
         with warnings.catch_warnings():
-            # It answers Ctrl-C by a warning and goes on as if the epoch were done.
+            # scikit-learn answers Ctrl-C with a warning and goes on as if the epoch were done.
             warnings.filterwarnings("error", "Training interrupted by user")
             try:
                 self.net.partial_fit(x[order], target[order])

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks profile
 
-It says what bounds the steps that ``python -m experiments.benchmarks conv`` measures: the work that
-XLA's own convolutions and matrix products do, beside the copies and the rest around them.
+What bounds the steps of ``python -m experiments.benchmarks conv``: XLA's own convolutions and
+matrix products, or the copies and the rest around them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from experiments.benchmarks.report import Recorded, Table, conditions, limit_thr
 from experiments.benchmarks.timing import alternating, compiled, matmul_rate, ready
 
 COLUMNS = ("step", "work", "ms of all threads", "share")
-SIDE = 2048  # of the square product
+MATMUL_SIZE = 2048
 # An operation is of the first kind whose pattern is in its name: its path, and JAX's name for it.
 KINDS = {
     "convolutions: y and dx": r"conv_general_dilated",
@@ -37,9 +37,9 @@ KINDS = {
     "joining of branches": r"/output/",
 }
 ABOUT = """\
-- Milliseconds of all threads together, by XLA's profile of the compiled step; what stands around
+- Milliseconds of all threads together, by XLA's profile of the compiled step; overhead around
   operations (starting them, waiting for the other thread) is in the step's time but in no row.
-- Rates are the arithmetic of fnn.summary over the step's time; the square product is jnp's."""
+- Rates are fnn.summary's FLOPs over the step's time; the square product is jnp's."""
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,9 @@ def main(options: Options) -> None:
     threads = limit_threads(options.threads)
     if jax.default_backend() != "cpu":
         raise ValueError("profile reads the operations of XLA:CPU; run it where JAX has the CPU")
-    about = [f"- A product of {SIDE} x {SIDE}: {matmul_rate(SIDE)():.0f} GFLOP/s."]
+    about = [
+        f"- A product of {MATMUL_SIZE} x {MATMUL_SIZE}: {matmul_rate(MATMUL_SIZE)():.0f} GFLOP/s."
+    ]
     rows: list[list[str]] = []
     for what, net, shape, classes in (
         (f"CNN, batch {CNN_BATCH}", fnn.models.cnn(hidden=0), (CNN_BATCH, 28, 28, 1), 10),
@@ -121,7 +123,7 @@ def profile(program: Any, arguments: tuple[Any, ...], repeats: int) -> dict[str,
             for line in plane.lines:
                 for event in line.events:
                     operation = dict(event.stats).get("hlo_op")
-                    # A loop's own operations are there by themselves.
+                    # A loop's operations have events of their own.
                     if operation is not None and not str(operation).startswith("while"):
                         name = names.get(str(operation), "")
                         seconds[_kind(name)] += event.duration_ns * 1e-9 / repeats

@@ -1,4 +1,4 @@
-"""What every benchmark shares: threads, the machine in words, the table, the record."""
+"""Threads, machine, table and record of every benchmark."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Table(NamedTuple):
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def show(self) -> None:
-        """On the terminal: one table under another for each value of the first column."""
+        """Prints a table for each value of the first column."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table as RichTable
-        from rich.text import Text  # cells are plain text: "[...]" in them is no markup
+        from rich.text import Text  # "[...]" in a cell is no markup
 
         for title in dict.fromkeys(row[0] for row in self.rows):
             table = RichTable(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -120,10 +120,9 @@ def other_work() -> list[str]:
 
 
 def record(path: Path, heading: str, *parts: str) -> None:
-    """Writes `## heading`, the date and the parts, with blank lines between them, into a Markdown
-    file, in place of that section if any, and says so.
+    """Replaces or appends the section `## heading` of a Markdown file: the date, then the parts.
 
-    The other sections, and what stands above the first, stay as they are.
+    The rest of the file stays as it is.
     """
     old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
     before, *sections = re.split(r"^(?=## )", old, flags=re.MULTILINE)

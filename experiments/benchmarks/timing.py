@@ -1,4 +1,4 @@
-"""How benchmarks take times: compiled programs, in alternation, compared within a round."""
+"""Times compiled programs in alternation; compares them within a round."""
 
 from __future__ import annotations
 

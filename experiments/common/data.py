@@ -33,8 +33,8 @@ class DataError(ValueError):
     """Data that cannot be used: one line with the file, what it has, what it needs, the fix."""
 
 
-def _error(where: object, found: str, needs: str, fix: str) -> DataError:
-    line = f"{where}: found {found}; needs {needs}; fix: {fix}"
+def _error(where: object, got: str, needs: str, fix: str) -> DataError:
+    line = f"{where}: found {got}; needs {needs}; fix: {fix}"
     return DataError(" ".join(line.split()))  # one line, even if a quoted cause has several
 
 
@@ -187,7 +187,7 @@ def load(
 
     Args:
       name: one of `NAMES`.
-      seed: of the splits; the same seed gives the same splits.
+      seed: the same seed gives the same splits.
       data_dir: a folder that contains `mnist/` and `fashion_mnist/`.
       validation: how many training examples to hold out, 0 allowed. By default 5,000 of the IDX
         sets, a tenth of all examples of the others.
@@ -363,7 +363,7 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None, fix: str = "") ->
     Args:
       path: the file.
       ndim: how many dimensions it must have: 3 for images, 1 for labels.
-      sha256: of the uncompressed bytes, in hexadecimal; None to skip the check.
+      sha256: that of the uncompressed bytes, in hexadecimal; None to skip the check.
       fix: the last part of an error message.
 
     Returns:

@@ -66,22 +66,22 @@ class Report:
 
     def training(
         self, history: Sequence[Mapping[str, float]], ended: str, stopped: str,
-        best_epoch: int = 0, seen: Diagnostics | None = None, label: str = "training",
+        best_epoch: int = 0, diagnostics: Diagnostics | None = None, label: str = "training",
     ) -> None:  # fmt: skip
         """Adds the sections that every training has.
 
-        ``best_epoch``: whose parameters are kept; 0 if the last. ``label``: of the training loss.
+        ``best_epoch``: whose parameters are kept; 0: the last. ``label``: names the training loss.
         """
         if history:
             seconds = history[-1]["seconds"]
             self.facts |= {"epochs": f"{len(history)}", "seconds": f"{seconds:.1f}"}
             self.facts["training"] = ended
-            self.add("Learning", learning(history, best_epoch, seen, label))
+            self.add("Learning", learning(history, best_epoch, diagnostics, label))
         else:
             self.facts["stopped"] = stopped
-        if seen is not None:
-            self.add("What stands out", findings(seen))
-            self.add("Layers over time", layers(seen))
+        if diagnostics is not None:
+            self.add("What stands out", findings(diagnostics))
+            self.add("Layers over time", layers(diagnostics))
 
     def classified(
         self, probabilities: np.ndarray, target: np.ndarray, names: Sequence[str],
@@ -147,7 +147,7 @@ def learning(
 ) -> str:  # fmt: skip
     """Loss by epoch, on a linear and a logarithmic scale, the metrics, and a table of numbers."""
     epochs = [row["epoch"] for row in history]
-    known = math.nan if d is None else d.facts.ignorant
+    chance = math.nan if d is None else d.facts.ignorant
 
     def curve(axis: Axes, x: Any, y: Any, color: str, label: str) -> None:
         marker = "o" if len(x) < 30 else ""
@@ -158,8 +158,8 @@ def learning(
         if "validation_loss" in history[0]:
             validation = [row["validation_loss"] for row in history]
             curve(axis, epochs, validation, ORANGE, "validation")
-        if not math.isnan(known):
-            axis.axhline(known, color=GREY, lw=1, ls=":", label="chance")
+        if not math.isnan(chance):
+            axis.axhline(chance, color=GREY, lw=1, ls=":", label="chance")
         _kept(axis, best_epoch)
 
     def logarithmic(axis: Axes) -> None:
@@ -167,7 +167,7 @@ def learning(
         if min(row["loss"] for row in history) > 0:
             axis.set_yscale("log")
 
-    drawn = [_drawing("Loss", losses), _drawing("Loss, log scale", logarithmic)]
+    plots = [_drawing("Loss", losses), _drawing("Loss, log scale", logarithmic)]
     for name in history[0]:
         if name.startswith("validation_") and name != "validation_loss":
             metric = name.removeprefix("validation_")
@@ -178,13 +178,13 @@ def learning(
                 curve(axis, epochs, [row[name] for row in history], ORANGE, "validation")
                 _kept(axis, best_epoch)
 
-            drawn.append(_drawing(metric.replace("_", " ").capitalize(), metrics))
+            plots.append(_drawing(metric.replace("_", " ").capitalize(), metrics))
     columns = [name for name in history[0] if name != "seconds"]
     rows = [
         [f"{row[c]:.0f}" if c == "epoch" else f"{row[c]:.4g}" for c in columns] for row in history
     ]
     table = _table([c.replace("_", " ") for c in columns], rows)
-    return f"{_grid(drawn)}<details><summary>Numbers by epoch</summary>{table}</details>"
+    return f"{_grid(plots)}<details><summary>Numbers by epoch</summary>{table}</details>"
 
 
 def layers(d: Diagnostics) -> str:
@@ -203,21 +203,21 @@ def layers(d: Diagnostics) -> str:
 
         return draw
 
-    shown = [
+    statistics = [
         ("Output: mean", d.mean, False), ("Output: spread (standard deviation)", d.spread, False),
         ("Dead units, %", 100 * d.dead, False), ("Saturated units, %", 100 * d.saturated, False),
         ("Gradient of the output, norm", d.signal, True),
         ("Gradient of the parameters, norm", d.gradient, True),
         ("Update / parameters, norms", d.update, True),
     ]  # fmt: skip
-    drawn = [_drawing(t, lines(v, log)) for t, v, log in shown if not np.isnan(v).all()]
+    plots = [_drawing(t, lines(v, log)) for t, v, log in statistics if not np.isnan(v).all()]
     chips = "".join(
         f'<span><i style="background:{color}"></i>{_text(layer.path)}</span>'
         for layer, color in zip(d.layers, colors, strict=True)
     )
     return (
         f"<p>The same training examples each time; epoch 0 is before training.</p><div "
-        f'class="chips">{chips}</div>{_grid(drawn)}'
+        f'class="chips">{chips}</div>{_grid(plots)}'
     )
 
 
@@ -293,7 +293,7 @@ def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
     """The weights (pixels, units) of a first layer: red where positive, blue where negative.
 
     ``shape`` is that of an image: (height, width), or with three colours; then each weight is
-    drawn in its colour, and grey is 0.
+    plots in its colour, and grey is 0.
     """
     strongest = np.argsort(-np.linalg.norm(w, axis=0))[:count]
     limit = np.abs(w).max(axis=0) + 1e-30
@@ -310,7 +310,7 @@ def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
 
 
 def whiteboard(net: Block, loss: Block, params: Any, example: tuple[Any, Any]) -> str:
-    """Values and gradients of one example through the network at inference, drawn."""
+    """Values and gradients of one example through the network at inference, plots."""
 
     def trace(params: Any, x: Any, target: Any) -> fnn.whiteboard.Trace:
         return fnn.whiteboard.trace(fnn.inference(net), params, x, target, loss)

@@ -83,8 +83,8 @@ def train(
     if fitted.diagnostics is not None:
         console.print(f"\n[bold]Diagnostics[/bold]\n{escape(str(fitted.diagnostics))}")
     one = jax.tree.map(lambda a: a[:1], few)
-    drawn = report.whiteboard(net, loss, fitted.params, one)
-    page.add("One example on the whiteboard", drawn)
+    drawing = report.whiteboard(net, loss, fitted.params, one)
+    page.add("One example on the whiteboard", drawing)
     page.training(
         fitted.history, fitted.status, fitted.message, fitted.best_epoch, fitted.diagnostics
     )

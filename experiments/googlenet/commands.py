@@ -85,8 +85,8 @@ def classify(options: Classify) -> int:
     options.prepare()
     if not options.pictures:
         raise PictureError("no picture is named: python -m experiments googlenet classify PICTURE")
-    looking = options.recogniser()
-    probabilities = looking.probabilities(options.pictures, options.batch_size, options.upright)
+    network = options.recogniser()
+    probabilities = network.probabilities(options.pictures, options.batch_size, options.upright)
     for path, row in zip(options.pictures, probabilities, strict=True):
         title = escape(path.name)
         if not options.upright and is_turned(path):
@@ -94,21 +94,21 @@ def classify(options: Classify) -> int:
         table(
             title,
             ("class", "probability"),
-            [(looking.names[k], f"{row[k]:.4f}") for k in best(row)],
+            [(network.names[k], f"{row[k]:.4f}") for k in best(row)],
         )
-    drawn = _draw(looking, options, options.pictures, probabilities, options.out / "classes.png")
-    console.print(f"saved {', '.join(map(str, drawn))}", markup=False)
+    figures = _draw(network, options, options.pictures, probabilities, options.out / "classes.png")
+    console.print(f"saved {', '.join(map(str, figures))}", markup=False)
     return 0
 
 
 def evaluate(options: Evaluate) -> int:
     options.prepare()
     folder = options.data_dir or samples()
-    looking = options.recogniser()
-    examples = labelled(folder, len(looking.names))
+    network = options.recogniser()
+    examples = labelled(folder, len(network.names))
     paths, labels = [e.path for e in examples], np.array([e.label for e in examples])
     begin = time.perf_counter()
-    probabilities = looking.probabilities(paths, options.batch_size, options.upright)
+    probabilities = network.probabilities(paths, options.batch_size, options.upright)
     seconds = time.perf_counter() - begin
     ranked = best(probabilities)
     first, five = ranked[:, 0] == labels, (ranked == labels[:, None]).any(1)
@@ -122,14 +122,14 @@ def evaluate(options: Evaluate) -> int:
             "The most confident mistakes", ("picture", "true", "guess", "probability"),
             [
                 (
-                    escape(paths[i].name), _short(looking.names[labels[i]]),
-                    _short(looking.names[ranked[i, 0]]), f"{probabilities[i, ranked[i, 0]]:.4f}",
+                    escape(paths[i].name), _short(network.names[labels[i]]),
+                    _short(network.names[ranked[i, 0]]), f"{probabilities[i, ranked[i, 0]]:.4f}",
                 )
                 for i in surest
             ],
         )  # fmt: skip
         _draw(
-            looking, options, [paths[i] for i in surest], probabilities[surest],
+            network, options, [paths[i] for i in surest], probabilities[surest],
             options.out / "mistakes.png", labels[surest],
         )  # fmt: skip
     _write(options.out, examples, probabilities, ranked)
@@ -157,7 +157,7 @@ def _short(name: str) -> str:
 
 
 def _draw(
-    looking: Recogniser,
+    network: Recogniser,
     options: Recognising,
     paths: Sequence[Path],
     probabilities: np.ndarray,
@@ -165,17 +165,17 @@ def _draw(
     labels: np.ndarray | None = None,
 ) -> list[Path]:
     """Draws pages of pictures, as the network sees them, beside their best classes."""
-    shown = []
+    guesses = []
     for i, (picture, row) in enumerate(zip(paths, probabilities, strict=True)):
         ranked = best(row)
-        shown.append(
+        guesses.append(
             Guess(
-                looking.see(picture, options.upright), picture.name,
-                [_short(looking.names[k]) for k in ranked], row[ranked],
-                None if labels is None else _short(looking.names[labels[i]]),
+                network.see(picture, options.upright), picture.name,
+                [_short(network.names[k]) for k in ranked], row[ranked],
+                None if labels is None else _short(network.names[labels[i]]),
             )
         )  # fmt: skip
-    return draw_guesses(shown, path)
+    return draw_guesses(guesses, path)
 
 
 def _write(

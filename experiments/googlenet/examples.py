@@ -96,24 +96,24 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
     Training takes random parts, half of them mirrored; evaluation takes centres, as GoogLeNet does.
     Without a folder ``test``, the validation pictures are the test pictures too.
     """
-    found = image_folder(folder, seed)
+    folders = image_folder(folder, seed)
     view = View(size, round(size * SHORT / SIDE))
-    total = len(found.train) + len(found.validation) + len(found.test)
+    total = len(folders.train) + len(folders.validation) + len(folders.test)
 
     def see(path: Path) -> Pixels:
         return read_picture(path, view=view)
 
     doing = "reading every picture once"
     with PictureProgress(total, doing, doing) as progress:
-        train, broken, moments = readable(found.train, see, skip, progress)
-        validation, more, _ = readable(found.validation, see, skip, progress)
-        test, most, _ = readable(found.test, see, skip, progress)
+        train, broken, moments = readable(folders.train, see, skip, progress)
+        validation, more, _ = readable(folders.validation, see, skip, progress)
+        test, most, _ = readable(folders.test, see, skip, progress)
     broken += more + most
     for fault in broken[:MAX_PRINTED_FAULTS]:
         console.print(f"left out: {fault}", markup=False)
     if len(broken) > MAX_PRINTED_FAULTS:
         console.print(f"left out: {len(broken) - MAX_PRINTED_FAULTS} more")
-    check_classes(folder, found.names, train)
+    check_classes(folder, folders.names, train)
     if not validation:
         raise PictureError(f"{folder}: none of the pictures to judge by can be read; replace them")
 
@@ -127,4 +127,4 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
 
     watched = examples(validation)
     judged = examples(test) if test else watched
-    return Data(f"{folder}.", found.names, view, moments, examples(train), watched, judged)
+    return Data(f"{folder}.", folders.names, view, moments, examples(train), watched, judged)

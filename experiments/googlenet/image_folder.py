@@ -60,8 +60,8 @@ def image_folder(folder: Path, seed: int) -> Split:
     check_classes(folder / TRAIN, names, train)
     parts: list[list[Labelled]] = []
     for choices in (VALIDATION, (TEST,)):
-        found = next((folder / name for name in choices if (folder / name).is_dir()), None)
-        parts.append(_renumbered(found, names) if found else [])
+        part = next((folder / name for name in choices if (folder / name).is_dir()), None)
+        parts.append(_renumbered(part, names) if part else [])
     validation, test = parts
     if not validation:
         train, validation = _held_out(folder / TRAIN, names, train, seed)
@@ -77,19 +77,21 @@ def _is_split(folder: Path) -> bool:
     return others or (train / "labels.tsv").is_file() or any(p.is_dir() for p in train.iterdir())
 
 
-def _pictures(folder: Path, known: tuple[str, ...] = ()) -> tuple[tuple[str, ...], list[Labelled]]:
+def _pictures(
+    folder: Path, train_names: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], list[Labelled]]:
     """The classes in alphabetical order and their pictures; or as numbered by labels.tsv, with the
-    names ``known``, if any."""
+    names ``train_names``, if any."""
     if (folder / "labels.tsv").is_file():
-        pictures = labelled(folder, len(known) or _ANY)
+        pictures = labelled(folder, len(train_names) or _ANY)
         labels = {picture.label for picture in pictures}
-        if not known and (gaps := max(labels) + 1 - len(labels)):
+        if not train_names and (gaps := max(labels) + 1 - len(labels)):
             missing = next(i for i in itertools.count() if i not in labels)
             raise PictureError(
                 f"{folder / 'labels.tsv'}: no pictures of class {missing}, and {gaps} of the "
                 f"classes to {max(labels)} have none; number them from 0 without gaps"
             )
-        names = known or tuple(str(label) for label in sorted(labels))
+        names = train_names or tuple(str(label) for label in sorted(labels))
     else:
         classes = sorted(p for p in folder.iterdir() if p.is_dir() and not _hidden(p))
         if not classes:
@@ -141,8 +143,9 @@ def _held_out(
             f"{folder}: one picture only of class {names[counts.argmin()]}, and some are held out; "
             f"add another, or make folders {TRAIN} and {VALIDATION[0]}"
         )
-    kept, held = hold_out(str(folder), labels, max(1, len(labels) // HELD_OUT), seed)
-    return [pictures[i] for i in kept], [pictures[i] for i in held]
+    splits = hold_out(str(folder), labels, max(1, len(labels) // HELD_OUT), seed)
+    train, validation = ([pictures[i] for i in rows] for rows in splits)
+    return train, validation
 
 
 def _hidden(path: Path) -> bool:

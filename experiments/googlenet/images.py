@@ -130,9 +130,9 @@ def is_turned(path: Path) -> bool:
         return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
 
 
-def _enormous(path: Path, found: str) -> PictureError:
+def _enormous(path: Path, size: str) -> PictureError:
     return PictureError(
-        f"{path}: {found}, needs at most {LARGEST / 1e6:.0f} million; scale it down first"
+        f"{path}: {size}, needs at most {LARGEST / 1e6:.0f} million; scale it down first"
     )
 
 
@@ -215,8 +215,8 @@ def labelled(folder: Path, classes: int) -> list[Labelled]:
         raise PictureError(f"{path}: not UTF-8 text ({error.reason})") from error
     rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     if not rows or rows[0] != ["file", "class_index"]:
-        found = "\t".join(rows[0]) if rows else ""
-        raise PictureError(f"{path}: the first line is {found!r}, needs to be 'file\\tclass_index'")
+        first = "\t".join(rows[0]) if rows else ""
+        raise PictureError(f"{path}: the first line is {first!r}, needs to be 'file\\tclass_index'")
     pictures: dict[Path, int] = {}
     for number, row in enumerate(rows[1:], 2):
         if not row:

@@ -164,7 +164,7 @@ def recogniser(name: str, weights: Path | None, names: Path | None) -> Recognise
       DataError: a file is missing or not what it should be.
       ValueError: the weights are those of another network.
     """
-    known = networks()
+    by_name = networks()
     path = weights or _default(WEIGHTS, "--weights")
     if weights and not weights.is_file():
         raise DataError(f"--weights {weights}: no such file")
@@ -174,14 +174,14 @@ def recogniser(name: str, weights: Path | None, names: Path | None) -> Recognise
         own = tuple(_read_names(names, len(own))) if names else own
         return Recogniser(path.stem, network, _load(path, network), own)
     try:
-        params = _load(path, known[name])
+        params = _load(path, by_name[name])
     except ValueError as error:
-        others = [other for other in known if other != name and _fits(path, known[other])]
+        others = [other for other in by_name if other != name and _fits(path, by_name[other])]
         hint = f"; they fit --network {others[0]}" if others else ""
         raise DataError(f"{error}{hint}") from error
     beside = path.with_name(NAMES)
     names = names or (beside if beside.is_file() else _default(NAMES, "--names"))
-    return Recogniser(name, known[name], params, tuple(_read_names(names, CLASSES)))
+    return Recogniser(name, by_name[name], params, tuple(_read_names(names, CLASSES)))
 
 
 def describe(

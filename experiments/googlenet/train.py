@@ -1,4 +1,4 @@
-"""GoogLeNet learns, by the recipe of its paper, from Fashion-MNIST or a folder of pictures.
+"""GoogLeNet learns from Fashion-MNIST or a folder of pictures, by the recipe of its paper.
 
 Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6: stochastic gradient
 descent with momentum 0.9; a learning rate that falls by 4 % every 8 epochs; the losses of two
