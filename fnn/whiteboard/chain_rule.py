@@ -69,7 +69,9 @@ def products(board: Board, node: Recording) -> list[Product]:
     by_params, by_x = node.local or (None, None)
     steps = [
         _product(board, node, names[i], "", formula.local_of(i, names, y) if formula else "", d, by)
-        for i, (d, by) in enumerate(zip(node.dxs, each(by_x, len(names)), strict=True))
+        for i, (d, by) in enumerate(
+            zip(each(node.dx, len(names)), each(by_x, len(names)), strict=True)
+        )
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
         return steps
@@ -90,6 +92,9 @@ def products(board: Board, node: Recording) -> list[Product]:
 def _names(board: Board, node: Recording) -> tuple[list[str], str]:
     network = board.parent(node)
     names = [board.called(network, name) for name in node.reads]
+    formula = formula_of(node.block)
+    if formula and formula.elementwise and len(names) == 1 and isinstance(node.x, tuple):
+        names = [f"{names[0]}[{i}]" for i in range(len(node.x))]  # a gate that reads a tuple
     return names, board.called(network, node.name)
 
 
@@ -161,10 +166,8 @@ def _multiplied(factors: Sequence[Any], result: Any, matrices: bool = False) -> 
         if np.allclose(got, _rounded(down, digits), 1e-3 + 2 * eps, tiny, equal_nan=True):
             text = _written(floats[0], digits)
             for before, v in itertools.pairwise(floats):
-                part = _written(v, digits)
-                each = "⊙" if before.size > 1 and v.size > 1 else "×"
-                sign = "·" if matrices else each
-                text += f" {sign} " + (f"({part})" if part.startswith("−") else part)
+                by_entry = "⊙" if before.size > 1 and v.size > 1 else "×"
+                text += f" {'·' if matrices else by_entry} {_bracketed(_written(v, digits))}"
             return f"{text} = {_written(down, digits)}"
     return ""
 
@@ -194,9 +197,8 @@ def relative(error: float) -> str:
     return f"{error:.0e}" if 0 < error < float("inf") else number(error)
 
 
-def signed(value: float) -> str:
-    """The number, in parentheses where it is negative."""
-    text = number(value)
+def _bracketed(text: str) -> str:
+    """The number as it stands behind a sign."""
     return f"({text})" if text.startswith("−") else text
 
 
@@ -212,14 +214,18 @@ def fork_sum(board: Board, network: Recording, name: str, whole: bool = True) ->
         readers = ", ".join(clean(reader, 24) for reader, _ in summands)
         return f"the sum of {len(summands)}: from {readers}"
     terms = [0.0 if d is None else float(np.asarray(d).ravel()[0]) for _, d in summands]
-    text = " + ".join(map(signed, terms))
+    text = " + ".join(_bracketed(number(term)) for term in terms)
     total = network.values[name][1]
     return f"{text} = {number(float(np.asarray(total).ravel()[0]))}" if whole else text
 
 
 def _summands(board: Board, network: Recording, name: str) -> list[tuple[str, Any]]:
     """What comes back to a wire from the blocks that are drawn: (reader, cotangent)."""
-    opened = {node.name: node for node in network.nodes if board.is_open(node)}
+    # Where values are read as one tuple there is no wire of each that leads on.
+    opened = {
+        node.name: node for node in network.nodes
+        if board.is_open(node) and len(node.inputs) == len(node.reads)
+    }  # fmt: skip
     summands = [(reader, d) for reader, d in network.summands[name] if reader not in opened]
     for node in opened.values():
         for wire, read in zip(node.inputs, node.reads, strict=True):

@@ -47,9 +47,8 @@ def _nodes(b: Board, network: Recording, boxes: dict[str, str], indent: str) -> 
         id, formula, label = f"n{b.ids[node.path]}", formula_of(node.block), _text(node.name)
         kind = f" ({_text(node.kind)})" if node.kind != node.name else ""
         if b.is_open(node):
-            # A network with several inputs may read them as one tuple.
-            reads = node.reads if len(node.reads) > 1 else node.reads * len(node.inputs)
-            inside = {name: boxes[read] for name, read in zip(node.inputs, reads, strict=True)}
+            last = len(node.reads) - 1  # a network may read its inputs as one tuple
+            inside = {name: boxes[node.reads[min(i, last)]] for i, name in enumerate(node.inputs)}
             yield f'{indent}subgraph {id}["{label}{kind}"]'
             yield from _nodes(b, node, inside, indent + "  ")
             yield f"{indent}end"

@@ -122,7 +122,7 @@ class Whiteboard {
       if (inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
       const size = {
         width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
-        ports: item.slots.map((i) => inner.ports[i]), out: inner.out,
+        ports: item.slots.map((i) => inner.ports[Math.min(i, inner.ports.length - 1)]), out: inner.out,
       };
       const frame = g.querySelector(":scope > .inside > .frame");
       frame.setAttribute("y", tenth(-size.up));

@@ -90,10 +90,10 @@ def _late(trace: Recording) -> list[str]:
 
 def unfolded_size(item: Item, inner: Placed) -> Size:
     """The size of an unfolded network, with its frame."""
-    left = item.stem + PAD
+    left, ports = item.stem + PAD, inner.size.ports
     return Size(
         left + inner.size.width + PAD, inner.size.up + TITLE, inner.size.down + PAD,
-        tuple(inner.size.ports[i] for i in item.slots), inner.size.out,
+        tuple(ports[min(i, len(ports) - 1)] for i in item.slots), inner.size.out,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from tests.whiteboard.test_whiteboard import circuit, forks
 
 SVG = "{http://www.w3.org/2000/svg}"
 RTL = "אבג\u202egnp.exe"
+PAIR = fnn.graph(("a", "b"), [("m", fnn.multiply(), ("a", "b"))], "m")
 HOSTILE = (
     "<script>alert(1)<",
     "\"quoted\" 'names' & more",
@@ -260,6 +261,23 @@ def test_odd_values_are_drawn(block: Block, x: Any) -> None:
     t = trace(block, {}, x)
     assert words(t.svg()) and words(t.frames()[0])
     assert t.html() and t.text() and t.mermaid().startswith("flowchart LR\n")
+
+
+@pytest.mark.parametrize(
+    ("net", "x"),
+    [
+        (fnn.serial(two=fnn.fan_out(fnn.square(), fnn.exp()), inner=PAIR), 0.5),
+        (fnn.graph(("a", "b"), [("y", fnn.serial(fnn.add(), fnn.exp()), ("a", "b"))], "y"),
+         (0.5, 0.25)),
+        (fnn.graph(("a", "b"), [("y", fnn.serial(inner=PAIR), ("a", "b")),
+                                ("z", PAIR, ("y", "a"))], "z"), (0.5, 0.25)),
+        (fnn.serial(two=fnn.serial(fnn.fan_out(fnn.square(), fnn.exp())), y=fnn.add()), 0.5),
+    ],
+)  # fmt: skip
+def test_networks_that_read_or_make_tuples_are_drawn(net: Block, x: Any) -> None:
+    t = trace(net, {}, x)
+    assert t.right and words(t.svg(unfold=True)) and words(t.frames(unfold=True)[1])
+    assert t.html() and t.text() and t.mermaid()
 
 
 def test_non_finite_values_are_shown() -> None:
