@@ -1,4 +1,4 @@
-"""What sweeps and searches found: a table on the terminal, and the accuracy page."""
+"""The results of sweeps and searches: a table for the terminal, and the accuracy page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from experiments.selftest.loss_search import Found
+from experiments.selftest.loss_search import Search
 from experiments.selftest.sweep import Record
 from fnn.check import ulps
 from fnn.check.ulps import KINDS, Score
@@ -38,7 +38,7 @@ input that has it. Written by
 - At a kink the truth is the derivative that fnn declares. `jax.grad` of leaky_relu takes 1 at 0,
   which is as good a choice but counts as an error here.
 - Truth is a float64 reference, apart from fnn's code. It is held against mpmath at 50 digits on
-  some 5,000 inputs a function, among them the worst found; the last column of the second table
+  some 5,000 inputs a function, among them the worst ones; the last column of the second table
   is its largest relative error there (one unit of float32 is 6e-8 to 1.2e-7).
 - Targets: 4 units in float32 and 1 in bfloat16 and float16, which are computed in float32 and
   rounded once. Infinities give the limit and NaN gives NaN in value and derivative; `step`,
@@ -49,8 +49,8 @@ input that has it. Written by
 """
 
 
-def table(records: Iterable[Record | Found]) -> Table:
-    """Errors of fnn and its peers as a table for the terminal."""
+def table(records: Iterable[Record | Search]) -> Table:
+    """The errors of fnn and its peers as a table for the terminal."""
     out = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, column in enumerate(_columns(("function", "dtype"))):
         out.add_column(Text(column), justify="right" if number > 1 else "left")
@@ -59,19 +59,24 @@ def table(records: Iterable[Record | Found]) -> Table:
     return out
 
 
-def write(path: Path, records: Sequence[Record | Found]) -> None:
-    """The accuracy page, of everything that was run to its end."""
+def write(path: Path, records: Sequence[Record | Search]) -> None:
+    """Writes the accuracy page: all finished sweeps and all searches."""
     parts = [ABOUT, f"{datetime.date.today()}; {_machine()}; jax {jax.__version__}.\n"]
     for dtype in ulps.LIMITS:
-        mine = [r for r in records if isinstance(r, Record) and r.dtype == dtype and r.finished]
-        if mine:
-            parts += [f"## {dtype}\n", _markdown(("function",), _rows(mine))]
+        sweeps = [r for r in records if isinstance(r, Record) and r.dtype == dtype and r.finished]
+        if sweeps:
+            parts += [f"## {dtype}\n", _markdown(("function",), _rows(sweeps))]
             heads = (
-                "function", "wrong limits", "subnormal results", "given as 0",
-                "subnormal inputs off: value", "derivative", "reference",
-            )  # fmt: skip
-            parts.append(_lines(heads, [_edges(record) for record in mine]))
-    losses = [record for record in records if isinstance(record, Found)]
+                "function",
+                "wrong limits",
+                "subnormal results",
+                "given as 0",
+                "subnormal inputs off: value",
+                "derivative",
+                "reference",
+            )
+            parts.append(_lines(heads, [_edges(record) for record in sweeps]))
+    losses = [record for record in records if isinstance(record, Search)]
     if losses:
         parts += ["## Losses, float32\n", LOSSES, _markdown(("loss",), _rows(losses))]
     misses = [f"- {miss}" for record in records for miss in record.misses()]
@@ -92,19 +97,19 @@ difference itself may be as small as one likes. Of probabilities it is counted l
 
 
 def _columns(first: Sequence[str]) -> list[str]:
-    return [*first, *(f"{shown} {what}" for shown in PEERS.values() for what in WHAT)]
+    return [*first, *(f"{peer} {what}" for peer in PEERS.values() for what in WHAT)]
 
 
-def _rows(records: Iterable[Record | Found]) -> list[list[str]]:
+def _rows(records: Iterable[Record | Search]) -> list[list[str]]:
     return [[record.name, *_errors(record)] for record in records]
 
 
-def _errors(record: Record | Found) -> list[str]:
+def _errors(record: Record | Search) -> list[str]:
     return [_error(record, who, what) for who in PEERS for what in WHAT]
 
 
-def _error(record: Record | Found, who: str, what: str) -> str:
-    if isinstance(record, Found):
+def _error(record: Record | Search, who: str, what: str) -> str:
+    if isinstance(record, Search):
         if who not in record.worst:
             return "-"
         worst = record.worst[who][what]
@@ -118,8 +123,8 @@ def _error(record: Record | Found, who: str, what: str) -> str:
 def _cell(error: float, inputs: Iterable[float]) -> str:
     if error == 0:
         return "0"
-    shown = "inf" if error == float("inf") else "lost" if error > 1e6 else f"{error:.3g}"
-    return f"{shown} ({', '.join(f'{v:.6g}' for v in inputs)})"
+    text = "inf" if error == float("inf") else "lost" if error > 1e6 else f"{error:.3g}"
+    return f"{text} ({', '.join(f'{v:.6g}' for v in inputs)})"
 
 
 def _edges(record: Record) -> list[str]:
@@ -150,6 +155,6 @@ def _machine() -> str:
     if (device := jax.devices()[0]).platform != "cpu":
         return str(device.device_kind)
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
-    model = found[1].strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
+    model = match[1].strip() if match else platform.processor() or platform.machine()
     return f"{model}, {os.cpu_count()} cores, CPU"

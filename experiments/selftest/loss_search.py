@@ -1,7 +1,7 @@
 """The losses' worst cases in float32: a dense grid of their inputs, and a climb from its worst.
 
-A loss has too many inputs to try all. From each of the grid's worst points the bit patterns of
-the inputs are changed at random, by a little or a lot, and a change that makes it worse is kept.
+A loss has too many inputs to try them all. From each of the grid's worst points the bit patterns
+of the inputs are changed at random, by a little or a lot; a change to a larger error stays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnn
+from experiments.selftest import verify
 from experiments.selftest.references import (
     Double,
     Functions,
@@ -28,21 +29,20 @@ from fnn.block import Block
 from fnn.check import ulps
 
 GRID = 2**20  # points
-CLIMBERS = 2**12
-ROUNDS = 200
-ALLOWED = 1e-12  # relative, of the float64 reference against 50 digits
+CLIMBERS = 2**12  # points of the grid from which a climb starts
+ROUNDS = 200  # steps of a climb
 
 Inputs = Sequence[Number]
 Numbers = Callable[[Functions, Inputs], tuple[Number, ...]]
 
 
 class Loss(NamedTuple):
-    """``block`` of ``inputs`` numbers between ``low`` and ``high``, in size, with a sign if
+    """``block`` of ``inputs`` numbers of magnitudes from ``low`` to ``high``, of either sign if
     ``signed``. ``target``: the block's second input, if the search does not vary it.
 
     ``plain``: the textbook's formula for one example. ``truth``: value, then the gradient by
-    each entry of the prediction. ``terms``: what the gradient is a difference of, in whose last
-    place its error is counted, where the truth may be as small as one likes.
+    each entry of the prediction. ``terms``: the terms whose difference is the gradient; its error
+    is counted in their last place, because the truth may be arbitrarily small.
     """
 
     block: Block
@@ -120,22 +120,35 @@ def _losses() -> dict[str, Loss]:
             logits, _plain_of_logits, 1, _fixed(_of_logits, t), np.int32(t)
         )
         losses[f"{name}(p, {t})"] = Loss(
-            probabilities, _plain_of_probabilities, 1, _fixed(_of_probabilities, t), np.int32(t),
-            high=below_one, signed=False,
-        )  # fmt: skip
+            probabilities,
+            _plain_of_probabilities,
+            1,
+            _fixed(_of_probabilities, t),
+            np.int32(t),
+            high=below_one,
+            signed=False,
+        )
     for soft in (np.float32(0.125), np.float32(0.3), np.float32(0.9)):
         losses[f"{name}(logits, {soft!s})"] = Loss(
-            logits, _plain_of_logits, 1, _fixed(_of_logits, float(soft)), soft,
+            logits,
+            _plain_of_logits,
+            1,
+            _fixed(_of_logits, float(soft)),
+            soft,
             terms=_fixed(_of_logits_terms, float(soft)),
-        )  # fmt: skip
+        )
     losses[f"{name}(p, t)"] = Loss(
         probabilities, _plain_of_probabilities, 2, _of_probabilities, high=below_one, signed=False
     )
     for classes in (2, 3):
         losses[f"softmax_cross_entropy({classes})"] = Loss(
-            fnn.softmax_cross_entropy(), _plain_of_classes, classes, _of_classes, np.int32(0),
+            fnn.softmax_cross_entropy(),
+            _plain_of_classes,
+            classes,
+            _of_classes,
+            np.int32(0),
             high=43.5,  # a gap of more than 87.3 makes single terms subnormal, which XLA makes 0
-        )  # fmt: skip
+        )
     return losses
 
 
@@ -147,15 +160,18 @@ LOSSES = _losses()
 
 @dataclass(frozen=True)
 class Worst:
-    """The largest error found of a loss or of its gradient, and the inputs that have it."""
+    """The largest error of a loss or of its gradient, and its inputs."""
 
     error: float
     inputs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The worst of value and derivative, by whom; and of the reference against 50 digits."""
+class Search:
+    """The largest errors of value and derivative by fnn and its peer, over some points.
+
+    ``verified``: the largest relative error of the reference against 50 digits.
+    """
 
     name: str
     points: int
@@ -166,17 +182,17 @@ class Found:
     def misses(self) -> list[str]:
         """The targets that fnn misses, in words."""
         limit = ulps.LIMITS[self.dtype]
-        found = [
+        words = [
             f"{self.name}: {what} is off by {worst.error:.3g} units at {worst.inputs}"
             for what, worst in self.worst["fnn"].items()
             if worst.error > limit
         ]
-        if not self.verified <= ALLOWED:
-            found.append(f"{self.name}: the reference is off by {self.verified:.1e}")
-        return found
+        if not self.verified <= verify.MAX_ERROR:
+            words.append(f"{self.name}: the reference is off by {self.verified:.1e}")
+        return words
 
 
-def search(name: str, peer: bool = True, seed: int = 0) -> Found:
+def search(name: str, peer: bool = True, seed: int = 0) -> Search:
     """Grid and climb for one loss, for fnn's rule and ``jax.grad`` of the plain formula."""
     loss = LOSSES[name]
     points, worst, verified = 0, dict[str, dict[str, Worst]](), 0.0
@@ -198,7 +214,7 @@ def search(name: str, peer: bool = True, seed: int = 0) -> Found:
                 best[what] = Worst(float(reached[at]), tuple(float(v) for v in x[at]))
             verified = max(verified, _verified(loss, x[at]), _verified(loss, start[top[0]]))
         worst[who] = best
-    return Found(name, points, worst, verified)
+    return Search(name, points, worst, verified)
 
 
 def _by_block(loss: Loss) -> Callable[[jax.Array], jax.Array]:
@@ -228,7 +244,7 @@ def _split(loss: Loss, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _errors(loss: Loss, program: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
-    """Errors in units, of every output at every point; 0 where the truth is no normal number."""
+    """Errors in units of every output at every point; 0 where the truth is no normal number."""
     with jax.enable_x64(False):
         got = program(x)
     with jax.enable_x64(True):
@@ -277,8 +293,10 @@ def _climb(
 
 
 def _verified(loss: Loss, x: np.ndarray) -> float:
-    """The largest relative error of the float64 reference at one point against 50 digits; of
-    a gradient that is a small difference, relative to what it is a difference of."""
+    """The largest relative error of the float64 reference at one point against 50 digits.
+
+    For a gradient that is a small difference it is relative to the terms of the difference.
+    """
     m = exact_functions()
     wide = [m.number(float(v)) for v in x]
     with jax.enable_x64(True):

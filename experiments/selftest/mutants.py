@@ -17,14 +17,8 @@ import jax
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fnn.check.mutations import (
-    CONTROL,
-    Verdict,
-    control,
-    judge,
-    make_mutants,
-    subject_for,
-)
+from fnn.check.checks import subject_for
+from fnn.check.mutations import CONTROL, Verdict, control, judge, make_mutants
 from fnn.check.rule import CheckError
 from fnn.check.subject import Subject
 

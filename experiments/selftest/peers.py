@@ -1,9 +1,9 @@
-"""The functions that a sweep is about: fnn's block of each name, and JAX's and PyTorch's."""
+"""The functions that sweeps evaluate: fnn's block of each name, and JAX's and PyTorch's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,65 +15,56 @@ from fnn.block import Block
 
 Outcome = tuple[Any, Any]  # value and derivative
 
-BLOCKS: dict[str, Block] = {
-    "identity": fnn.identity(),
-    "step": fnn.step(),
-    "logistic": fnn.logistic(),
-    "tanh": fnn.tanh(),
-    "relu": fnn.relu(),
-    "leaky_relu": fnn.leaky_relu(SLOPE),
-    "hard_tanh": fnn.hard_tanh(),
-    "hard_sigmoid": fnn.hard_sigmoid(),
-    "absolute": fnn.absolute(),
-    "elu": fnn.elu(),
-    "elu(0.3)": fnn.elu(0.3),
-    "selu": fnn.selu(),
-    "celu(1.7)": fnn.celu(1.7),
-    "softplus": fnn.softplus(),
-    "softsign": fnn.softsign(),
-    "silu": fnn.silu(),
-    "mish": fnn.mish(),
-    "gelu": fnn.gelu(),
-    "gelu_tanh": fnn.gelu(approximate=True),
-    "negate": fnn.negate(),
-    "exp": fnn.exp(),
-    "log": fnn.log(),
-    "square": fnn.square(),
-    "sqrt": fnn.sqrt(),
-    "power(2)": fnn.power(2),
-    "power(3)": fnn.power(3),
-    "power(-1)": fnn.power(-1),
-    "power(0.5)": fnn.power(0.5),
-}
+Function = Callable[[Any], Any]
 
-JAX: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "logistic": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "leaky_relu": lambda x: jax.nn.leaky_relu(x, SLOPE),
-    "hard_tanh": jax.nn.hard_tanh,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "absolute": jnp.abs,
-    "elu": jax.nn.elu,
-    "elu(0.3)": lambda x: jax.nn.elu(x, 0.3),
-    "selu": jax.nn.selu,
-    "celu(1.7)": lambda x: jax.nn.celu(x, 1.7),
-    "softplus": jax.nn.softplus,
-    "softsign": jax.nn.soft_sign,
-    "silu": jax.nn.silu,
-    "mish": jax.nn.mish,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "negate": jnp.negative,
-    "exp": jnp.exp,
-    "log": jnp.log,
-    "square": jnp.square,
-    "sqrt": jnp.sqrt,
-    "power(2)": lambda x: x**2,
-    "power(3)": lambda x: x**3,
-    "power(-1)": lambda x: x**-1,
-    "power(0.5)": lambda x: x**0.5,
+
+class Peer(NamedTuple):
+    """fnn's block, and the counterparts in JAX and PyTorch, None where there is none.
+
+    ``torch``: a name in torch or torch.nn.functional, or a function of the latter and x.
+    """
+
+    block: Block
+    jax: Function | None = None
+    torch: str | Callable[[Any, Any], Any] | None = None
+
+
+# fmt: off
+FUNCTIONS: dict[str, Peer] = {
+    "identity": Peer(fnn.identity()),
+    "step": Peer(fnn.step()),
+    "logistic": Peer(fnn.logistic(), jax.nn.sigmoid, "sigmoid"),
+    "tanh": Peer(fnn.tanh(), jnp.tanh, "tanh"),
+    "relu": Peer(fnn.relu(), jax.nn.relu, "relu"),
+    "leaky_relu": Peer(fnn.leaky_relu(SLOPE), lambda x: jax.nn.leaky_relu(x, SLOPE),
+                       lambda f, x: f.leaky_relu(x, SLOPE)),
+    "hard_tanh": Peer(fnn.hard_tanh(), jax.nn.hard_tanh, "hardtanh"),
+    "hard_sigmoid": Peer(fnn.hard_sigmoid(), jax.nn.hard_sigmoid, "hardsigmoid"),
+    "absolute": Peer(fnn.absolute(), jnp.abs, "abs"),
+    "elu": Peer(fnn.elu(), jax.nn.elu, "elu"),
+    "elu(0.3)": Peer(fnn.elu(0.3), lambda x: jax.nn.elu(x, 0.3), lambda f, x: f.elu(x, 0.3)),
+    "selu": Peer(fnn.selu(), jax.nn.selu, "selu"),
+    "celu(1.7)": Peer(fnn.celu(1.7), lambda x: jax.nn.celu(x, 1.7), lambda f, x: f.celu(x, 1.7)),
+    "softplus": Peer(fnn.softplus(), jax.nn.softplus, "softplus"),
+    "softsign": Peer(fnn.softsign(), jax.nn.soft_sign, "softsign"),
+    "silu": Peer(fnn.silu(), jax.nn.silu, "silu"),
+    "mish": Peer(fnn.mish(), jax.nn.mish, "mish"),
+    "gelu": Peer(fnn.gelu(), lambda x: jax.nn.gelu(x, approximate=False), "gelu"),
+    "gelu_tanh": Peer(fnn.gelu(approximate=True), jax.nn.gelu,
+                      lambda f, x: f.gelu(x, approximate="tanh")),
+    "negate": Peer(fnn.negate(), jnp.negative, "neg"),
+    "exp": Peer(fnn.exp(), jnp.exp, "exp"),
+    "log": Peer(fnn.log(), jnp.log, "log"),
+    "square": Peer(fnn.square(), jnp.square, "square"),
+    "sqrt": Peer(fnn.sqrt(), jnp.sqrt, "sqrt"),
+    "power(2)": Peer(fnn.power(2), lambda x: x**2, lambda f, x: x**2),
+    "power(3)": Peer(fnn.power(3), lambda x: x**3, lambda f, x: x**3),
+    "power(-1)": Peer(fnn.power(-1), lambda x: x**-1, lambda f, x: x**-1),
+    "power(0.5)": Peer(fnn.power(0.5), lambda x: x**0.5, lambda f, x: x**0.5),
 }
+# fmt: on
+BLOCKS = {name: peer.block for name, peer in FUNCTIONS.items()}
+JAX = {name: peer.jax for name, peer in FUNCTIONS.items() if peer.jax is not None}
 
 
 def of_block(block: Block) -> Callable[[jax.Array], Outcome]:
@@ -87,7 +78,7 @@ def of_block(block: Block) -> Callable[[jax.Array], Outcome]:
 
 
 def of_jax(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], Outcome]:
-    """Value and derivative by ``jax.vjp``, which ``jax.grad`` of the sum is."""
+    """Value and derivative by ``jax.vjp``, as ``jax.grad`` of the sum takes it."""
 
     def both(x: jax.Array) -> Outcome:
         y, pull = jax.vjp(function, x)
@@ -105,45 +96,23 @@ def of_torch(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
         import torch
     except ModuleNotFoundError:
         return None
-    f = torch.nn.functional
-    functions: dict[str, Callable[[Any], Any]] = {
-        "logistic": torch.sigmoid,
-        "tanh": torch.tanh,
-        "relu": f.relu,
-        "leaky_relu": lambda x: f.leaky_relu(x, SLOPE),
-        "hard_tanh": f.hardtanh,
-        "hard_sigmoid": f.hardsigmoid,
-        "absolute": torch.abs,
-        "elu": f.elu,
-        "elu(0.3)": lambda x: f.elu(x, 0.3),
-        "selu": f.selu,
-        "celu(1.7)": lambda x: f.celu(x, 1.7),
-        "softplus": f.softplus,
-        "softsign": f.softsign,
-        "silu": f.silu,
-        "mish": f.mish,
-        "gelu": f.gelu,
-        "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"),
-        "negate": torch.neg,
-        "exp": torch.exp,
-        "log": torch.log,
-        "square": torch.square,
-        "sqrt": torch.sqrt,
-        "power(2)": lambda x: x**2,
-        "power(3)": lambda x: x**3,
-        "power(-1)": lambda x: x**-1,
-        "power(0.5)": lambda x: x**0.5,
-    }
-    if name not in functions:
+    function = FUNCTIONS[name].torch
+    if function is None:
         return None
+    modules = torch, torch.nn.functional
+
+    def value(x: Any) -> Any:
+        if callable(function):
+            return function(torch.nn.functional, x)
+        return next(getattr(m, function) for m in modules if hasattr(m, function))(x)
 
     def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Bits go over and back: PyTorch does not know NumPy's bfloat16.
+        # As bits, because PyTorch does not take NumPy's bfloat16.
         bits = torch.from_numpy(x.view(np.int16 if x.itemsize == 2 else np.int32))
         leaf = bits.view(getattr(torch, x.dtype.name)).requires_grad_()
-        y = functions[name](leaf)
+        y = value(leaf)
         (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
-        value, slope = (v.detach().view(bits.dtype).numpy().view(x.dtype) for v in (y, dx))
-        return value, slope
+        outputs = (v.detach().view(bits.dtype).numpy().view(x.dtype) for v in (y, dx))
+        return next(outputs), next(outputs)
 
     return both

@@ -1,9 +1,9 @@
-"""What every function of one number is, apart from fnn's own code: the truth of a sweep.
+"""The truth of a sweep: every function of one number, written without fnn's code.
 
-A definition is written once and read twice: on float64 arrays by JAX, stable everywhere, and
-on single numbers by mpmath at 50 digits, which the float64 reading is verified against.
-Where a derivative crosses zero float64 would cancel; there it is the Taylor series of the
-50-digit one around the zero. At a kink the derivative is the one the block declares.
+A definition is written once and evaluated in two ways: on float64 arrays by JAX, stable
+everywhere, and on single numbers by mpmath at 50 digits, which verifies the former. Where a
+derivative crosses zero, float64 would cancel; there it is the Taylor series of the 50-digit one
+around the zero. At a kink the derivative is the one that the block declares.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Definition = Callable[[Functions, Number], Number]
 
 
 class Reference(NamedTuple):
-    """``value`` and ``derivative``; ``zero``: near which x the derivative crosses zero, if it
-    does; ``kinks``: where there is none; ``clipped``: infinity is read as :data:`BEYOND`."""
+    """``value`` and ``derivative``; ``zero``: near where the derivative crosses zero, if it does;
+    ``kinks``: where there is none; ``clipped``: infinity is read as :data:`BEYOND`."""
 
     value: Definition
     derivative: Definition
@@ -50,7 +50,7 @@ class Double:
 
 
 class Exact:
-    """The same on mpmath's numbers; what is not defined here is mpmath's own."""
+    """The same on mpmath's numbers; functions that are not defined here are mpmath's own."""
 
     def __init__(self, context: Any) -> None:
         self.context, self.number = context, context.mpf
@@ -84,7 +84,7 @@ def exact_functions() -> Exact:
         raise CheckError(
             "the reference needs mpmath, which is not installed: pip install 'fnn[check]'"
         ) from error
-    context = mpmath.MPContext()  # of its own: whoever else uses mpmath keeps their digits
+    context = mpmath.MPContext()  # private: other users of mpmath keep their digits
     context.dps = DIGITS
     return Exact(context)
 
@@ -159,7 +159,7 @@ def _steps(m: Functions, x: Number, at_zero: float, below: float = 0.0) -> Numbe
 
 
 def _constant(m: Functions, x: Number, number: float) -> Number:
-    """Of a block that keeps nothing: a NaN passes its derivative unseen, as is documented."""
+    """The derivative of a block without residuals: a constant even at NaN, as documented."""
     return m.where(x == x, number + 0 * x, number)
 
 
@@ -225,7 +225,7 @@ REFERENCES: dict[str, Reference] = {
 }
 
 
-# ---- the two readings ------------------------------------------------------------------------
+# ---- the two evaluations ----------------------------------------------------------------------
 
 
 @functools.cache

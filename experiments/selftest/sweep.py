@@ -144,7 +144,7 @@ class Sweep:
             truths = float64(self.name)(_widened(x))
         return {
             who: {
-                what: ulps.judge(x, got, truth)
+                what: ulps.score(x, got, truth)
                 for what, got, truth in zip(("value", "derivative"), both, truths, strict=True)
             }
             for who, both in results.items()
@@ -168,7 +168,7 @@ _widened = jax.jit(ulps.widened)
 
 
 def sweep(job: Sweep, path: Path, again: bool = False) -> Iterator[Record]:
-    """Runs what is left of a sweep; yields the record after every chunk, and saves it to a file.
+    """Runs or resumes a sweep; yields the record after every chunk, and saves it to a file.
 
     Raises:
       KeyboardInterrupt: on Ctrl-C, after the record is written; it says how far the sweep got.

@@ -34,7 +34,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Whether the reference is good enough to judge by."""
+        """Whether the reference is accurate enough."""
         return self.error <= MAX_ERROR
 
     def __str__(self) -> str:

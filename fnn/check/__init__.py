@@ -1,4 +1,4 @@
-"""Proving a backward rule right, and finding where a number went wrong."""
+"""Proving a backward rule right, and finding the mistake where it is wrong."""
 
 from fnn.check.all_floats import EveryFloat, every_float
 from fnn.check.checks import PROPERTIES, block, cases, function, pair

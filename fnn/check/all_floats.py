@@ -14,6 +14,7 @@ import numpy as np
 
 from fnn.check import ulps
 from fnn.check.rule import CheckError
+from fnn.check.trials import first_line
 from fnn.check.ulps import Score
 
 CHUNK = 2**17  # inputs at a time: their arrays stay in the caches
@@ -35,7 +36,7 @@ class EveryFloat:
     derivative: Score
 
     def ok(self, limit: float | None = None) -> bool:
-        """Whether no error is above ``limit`` units; by default 4 in float32, 1 in 16 bits."""
+        """Whether all errors are at most ``limit`` units; by default 4 in float32, 1 in 16 bits."""
         limit = ulps.LIMITS[self.dtype] if limit is None else limit
         return max(self.value.worst.worst, self.derivative.worst.worst) <= limit
 
@@ -120,7 +121,7 @@ def every_float(
             got = program(x)
         with jax.enable_x64(True):
             truths = reference(ulps.widened(x))
-        one, other = (ulps.judge(x, g, t) for g, t in zip(got, truths, strict=True))
+        one, other = (ulps.score(x, g, t) for g, t in zip(got, truths, strict=True))
         return len(places), one, other
 
     done, scores = 0, (Score(), Score())
@@ -160,8 +161,7 @@ def _both(value: Function, derivative: Function, dtype: str) -> Callable[[jax.Ar
         try:
             shape = jax.eval_shape(f, like)
         except Exception as error:
-            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            raise CheckError(f"{name} raises {text} for {like.dtype}[8]") from error
+            raise CheckError(f"{name} raises {first_line(error)} for {like.dtype}[8]") from error
         got = (getattr(shape, "shape", type(shape)), getattr(shape, "dtype", None))
         if got != (like.shape, like.dtype):
             raise CheckError(

@@ -92,8 +92,7 @@ def block(
     >>> report.problems[0].diagnosis
     'is -1 times the truth everywhere: the sign is wrong'
     """
-    require(block, "fnn.check.block")
-    return _check(rule.of_block(block, name), x, params, key, dtype, seed, skip, timed)
+    return _check(subject_for(block, x, params, key, seed, name, dtype), skip, timed)
 
 
 def pair(
@@ -129,7 +128,7 @@ def pair(
     """
     name = name or getattr(backward, "__name__", "pair")
     checked = rule.of_pair(forward, backward, name)
-    return _check(checked, tuple(args), {}, None, np.float64, seed, skip, timed)
+    return _check(_subject(checked, tuple(args), {}, None, np.float64, seed), skip, timed)
 
 
 def function(
@@ -167,11 +166,11 @@ def function(
     name = name or getattr(f, "__name__", "function")
     skip = (*skip, *_REVERSE_MODE_ONLY)
     checked = rule.of_function(f, name)
-    return _check(checked, tuple(args), {}, None, np.float64, seed, skip, timed)
+    return _check(_subject(checked, tuple(args), {}, None, np.float64, seed), skip, timed)
 
 
 def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
-    """One pytest parameter for each property, so that each is a test of its own.
+    """One pytest parameter for each property, so that each is a separate test.
 
     The check runs once, when the first of the tests does.
 
@@ -211,22 +210,13 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
 # ---- running it ------------------------------------------------------------------------------
 
 
-def _check(
-    checked: Rule,
-    x: Any,
-    params: Any,
-    key: Any,
-    dtype: Any,
-    seed: int,
-    skip: Sequence[str],
-    timed: bool,
-) -> Report:
+def _check(subject: Subject, skip: Sequence[str], timed: bool) -> Report:
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
     unknown = [name for name in skip if name not in PROPERTIES]
     if unknown:
         raise CheckError(f"no property {unknown[0]!r} to skip; there are: {', '.join(PROPERTIES)}")
+    checked = subject.rule
     with precisely():
-        subject = subject_of(checked, x, params, key, dtype, seed)
         report = Report(checked.name, tuple(_results(subject, skip, timed)))
         if report.ok or checked.block is None:
             return report
@@ -235,7 +225,7 @@ def _check(
         def check_inner(part: localize.Inner) -> list[Result]:
             if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
                 return []
-            inner = Subject(rule.of_block(part.block), part.sample, seed)
+            inner = Subject(rule.of_block(part.block), part.sample, subject.seed)
             _refuse(inner)
             return list(_results(inner, right, timed=False))
 
@@ -243,22 +233,12 @@ def _check(
         return Report(report.name, report.results, blamed)
 
 
-def first_wrong(
-    block: Block, x: Any, params: Any = None, *, key: Any = None, seed: int = 0, name: str = ""
-) -> Result | None:
+def first_wrong(subject: Subject) -> Result | None:
     """The first property that does not hold, without "cost"; None if all hold."""
     with precisely():
-        subject = subject_of(rule.of_block(block, name), x, params, key, np.float64, seed)
+        _refuse(subject)
         results = _results(subject, ("cost",), timed=False)
         return next((result for result in results if result.status == WRONG), None)
-
-
-def require(block: Any, caller: str) -> None:
-    """Raises CheckError unless it is a block."""
-    try:
-        require_block(caller, "block", block)
-    except BlockTypeError as error:
-        raise CheckError(str(error)) from None
 
 
 def _results(subject: Subject, skip: Sequence[str] | set[str], timed: bool) -> Iterator[Result]:
@@ -287,14 +267,32 @@ def precisely() -> Iterator[None]:
         yield
 
 
-def subject_of(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Subject:
-    """The rule with the given or drawn inputs; for use in :func:`precisely`.
+def subject_for(
+    block: Block,
+    x: Any,
+    params: Any = None,
+    key: Any = None,
+    seed: int = 0,
+    name: str = "",
+    dtype: Any = np.float64,
+    caller: str = "fnn.check.block",
+) -> Subject:
+    """A block with the given or drawn inputs.
 
     Raises:
-      CheckError: it cannot be checked.
+      CheckError: it is not a block, or cannot be checked.
     """
-    subject = Subject(checked, _sample(checked, x, params, key, dtype, seed), seed)
-    _refuse(subject)
+    try:
+        require_block(caller, "block", block)
+    except BlockTypeError as error:
+        raise CheckError(str(error)) from None
+    return _subject(rule.of_block(block, name), x, params, key, dtype, seed)
+
+
+def _subject(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Subject:
+    with precisely():
+        subject = Subject(checked, _sample(checked, x, params, key, dtype, seed), seed)
+        _refuse(subject)
     return subject
 
 

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from fnn.check.rule import MAX_PROGRAMS, Sample
+from fnn.check.rule import MAX_PROGRAMS
 from fnn.check.subject import Cotangents, Subject
+from fnn.check.trials import Trial
 from fnn.compiling import jit_for_few_runs
 from fnn.pytrees import split_floats
 
@@ -20,9 +21,7 @@ WIDE = 8.0  # units, of every other change: far enough to cross a kink that roun
 LEAST, MOST = 90, 127  # 127ths of the full change; were all equal, two would cancel to the last bit
 
 
-def conditioning(
-    subject: Subject, sample: Sample, dy: Any, unit: float, truth: Cotangents
-) -> Cotangents:
+def conditioning(subject: Subject, trial: Trial, unit: float) -> Cotangents:
     """The largest change of each entry when every input moves by about one unit.
 
     Every other change is a wide one, and what it moves is divided by its width: where a gradient
@@ -30,33 +29,24 @@ def conditioning(
     does not.
     """
     widths = np.where(np.arange(CHANGES) % 2, WIDE, 1.0)
-    return _largest_change(subject, sample, dy, truth, _noise(subject, sample, dy), widths, unit)
+    return _largest_change(subject, trial, _noise(subject, trial), widths, unit)
 
 
-def jumps(
-    subject: Subject,
-    sample: Sample,
-    dy: Any,
-    unit: float,
-    truth: Cotangents,
-    tiny: str,
-    factor: float,
-) -> Cotangents:
-    """How far results jump when a tiny leaf of x, ``factor`` times its size, moves by a unit of
-    its former size.
+def jumps(subject: Subject, trial: Trial, unit: float, tiny: str, factor: float) -> Cotangents:
+    """How far results jump when a leaf of x that was made tiny moves by a unit of its former size.
 
-    As far may rounding inside a network carry it, since its last digits are gone from sums of
+    Rounding inside a network may carry it as far, because its last digits are gone from sums of
     larger terms: windows of a pool become ties, for instance. 0 where results only move in
-    proportion. Where one entry jumps, others of its leaf do for other moves than these few.
+    proportion. Where one entry jumps, others of its leaf would for other moves than these few.
     """
-    noise = _noise(subject, sample, dy)
-    sizes = [leaf.size for leaf in subject.floats(sample)]
+    noise = _noise(subject, trial)
+    sizes = [leaf.size for leaf in subject.floats(trial.sample)]
     leaf = subject.names.index(tiny)
     start = sum(sizes[:leaf])
     noise[:, :start] = 0
     noise[:, start + sizes[leaf] :] = 0
     near, far = (
-        _largest_change(subject, sample, dy, truth, noise, np.ones(CHANGES), size)
+        _largest_change(subject, trial, noise, np.ones(CHANGES), size)
         for size in (unit, unit / factor)
     )
     return [
@@ -65,28 +55,23 @@ def jumps(
     ]
 
 
-def _noise(subject: Subject, sample: Sample, dy: Any) -> np.ndarray:
+def _noise(subject: Subject, trial: Trial) -> np.ndarray:
     """For each change and each floating number: 127ths of the full change, of either sign."""
     rng = np.random.default_rng(subject.seed + 8)
-    floats = split_floats((sample.params, sample.x, dy))[0]
+    floats = split_floats((trial.sample.params, trial.sample.x, trial.dy))[0]
     shape = (CHANGES, sum(np.size(v) for v in floats))
     signs = np.array([-1, 1], np.int8)
     return rng.integers(LEAST, MOST + 1, shape, np.int8) * rng.choice(signs, shape)
 
 
 def _largest_change(
-    subject: Subject,
-    sample: Sample,
-    dy: Any,
-    truth: Cotangents,
-    noise: np.ndarray,
-    widths: np.ndarray,
-    unit: float,
+    subject: Subject, trial: Trial, noise: np.ndarray, widths: np.ndarray, unit: float
 ) -> Cotangents:
     """The largest change of each entry, each divided by its width."""
-    present = [t for t in truth if t is not None]
-    changes = iter(_changes(subject.programs.traced)(*sample, dy, present, noise, widths, unit))
-    return [None if t is None else np.nan_to_num(next(changes), nan=np.inf) for t in truth]
+    truth = [t for t in trial.got if t is not None]
+    program = _changes(subject.programs.traced)
+    changes = iter(program(*trial.sample, trial.dy, truth, noise, widths, unit))
+    return [None if t is None else np.nan_to_num(next(changes), nan=np.inf) for t in trial.got]
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)

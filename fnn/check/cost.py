@@ -1,4 +1,4 @@
-"""What a rule keeps and costs, beside autodiff; and residuals that it could do without."""
+"""Bytes, operations and time of a rule, beside autodiff's; and residuals that are not needed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
         if hasattr(leaf, "dtype")
     ]
     problems = []
-    frozen = any(c is None for c in trials[0].got)  # then what it would need is kept as well
+    frozen = any(c is None for c in trials[0].got)  # then what its gradient would need is kept, too
     for path, leaf, read in zip(paths, arrays, used, strict=True):
         if not read and not frozen and np.prod(leaf.shape) * leaf.dtype.itemsize > 0:
             size = f"{leaf.dtype}{list(leaf.shape)}"
@@ -53,7 +53,7 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
             problems.append(Problem(path_of(path, "residuals"), text))
     figure = f"{len(arrays)} arrays, {readable_bytes(bytes_of(arrays))}"
     if spare := _spare(subject, paths):
-        figure += f"; could be had without keeping: {'; '.join(spare)}"
+        figure += f"; redundant: {'; '.join(spare)}"
     if problems and subject.rule.block is not None:  # the protocol: what backward needs, no more
         return Result("residuals", WRONG, figure, tuple(problems))
     if problems:
@@ -62,7 +62,7 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
 
 
 def _residual_shapes(subject: Subject) -> Any:
-    """What forward keeps: shapes of arrays, and the Python numbers as they are."""
+    """The residuals: shapes of arrays, and Python numbers as they are."""
     static: list[Any] = []
 
     def run(*sample: Any) -> Any:

@@ -121,8 +121,8 @@ def autodiff(subject: Subject, trials: Sequence[Trial]) -> Result:
 def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
     """Inputs much larger than given, where a rule may be cut off or saturate in the wrong place.
 
-    Autodiff loses digits there, too, so only what is off by more than that counts; finer errors
-    are for the lower precisions to find, which need no autodiff.
+    Autodiff loses digits there, too, so only larger errors count; the lower precisions find the
+    others, without autodiff.
     """
     rng = np.random.default_rng(subject.seed + 10)
     reported: set[str] = set()
@@ -149,8 +149,8 @@ def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
 def _error_over_allowed(
     got: np.ndarray, want: np.ndarray, slack: np.ndarray, rounding: float = 1e-12
 ) -> float:
-    """The largest error of an entry, over what is allowed: 1e-8 of the entry, ``rounding`` of the
-    largest entry, and ``slack``."""
+    """The largest error of an entry, divided by what is allowed: 1e-8 of the entry, ``rounding``
+    of the largest entry, and ``slack``."""
     finite = np.isfinite(want)
     allowed = 1e-8 * np.abs(want) + rounding * np.max(np.abs(want[finite]), initial=0) + slack
     error = np.abs(got - want) / np.where(allowed > 0, allowed, 1e-300)

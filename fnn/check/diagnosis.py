@@ -1,8 +1,8 @@
-"""What a wrong cotangent looks like, in words: the rule's most likely mistake.
+"""The most likely mistake behind a wrong cotangent, in words.
 
-Each explanation compares what the rule gave with what is right and returns a sentence, or ''.
+Each explanation compares the cotangent with the right one and returns a sentence, or ''.
 They are tried from the most specific to the least; the first that fits the numbers to several
-digits is given, so that it is true also where it is not the whole story.
+digits is given, so it is true even where it is not the whole story.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-CLOSE = 1e-6
-FINE = 1e-4  # an error so small that what is compared to CLOSE would fit nearly anything
+CLOSE = 1e-6  # relative difference up to which an explanation fits
+FINE = 1e-4  # relative error so small that at CLOSE nearly anything would fit
 
 
 class Case(NamedTuple):
-    """A wrong cotangent and what is known around it.
+    """A wrong cotangent and the arrays around it.
 
     ``at``: the leaf that it belongs to. ``others``: right cotangents of the other leaves, by
-    name. ``known``: arrays by name that may be a factor or a term: inputs, outputs, dy, what
-    the parts of a graph contribute. ``sizes``: sizes of axes by what they are. ``again``: the
-    same for another dy or another batch, as (got, want, sizes).
+    name. ``arrays``: by name, what may be a factor or a term: inputs, outputs, dy. ``sizes``:
+    sizes of axes by what they are. ``again``: the same for another dy or another batch, as (got,
+    want, sizes).
     """
 
     got: np.ndarray
     want: np.ndarray
     at: np.ndarray = np.zeros(0)
     others: Mapping[str, np.ndarray] = MappingProxyType({})
-    known: Mapping[str, np.ndarray] = MappingProxyType({})
+    arrays: Mapping[str, np.ndarray] = MappingProxyType({})
     sizes: Mapping[str, int] = MappingProxyType({})
     again: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, int]]] = ()
     same_for_any_dy: bool = False
@@ -39,23 +39,33 @@ class Case(NamedTuple):
 
 def explain(case: Case) -> str:
     """The first explanation that fits."""
+    if case.got.shape != case.want.shape:
+        return f"has shape {case.got.shape}, needs {case.want.shape}"
     with np.errstate(all="ignore"):
         for explanation in _FINE if _error(case) < FINE else _EXPLANATIONS:
             if text := explanation(case):
                 return text
-    return _unexplained(case)
+        return _unexplained(case)
 
 
 def _error(case: Case) -> float:
     """The largest error relative to the largest entry; infinite where that has no meaning."""
-    if case.got.shape != case.want.shape or not np.isfinite(case.got - case.want).all():
-        return float("inf")
-    size = np.max(np.abs(case.want), initial=0)
-    return float(np.max(np.abs(case.got - case.want), initial=0) / size) if size else float("inf")
+    size, error = _top(case.want), _top(case.got - case.want)
+    return error / size if size and np.isfinite(error) else float("inf")
+
+
+def _top(a: np.ndarray) -> float:
+    return float(np.max(np.abs(a), initial=0))
+
+
+def _axes_of(ndim: int) -> Iterator[tuple[int, ...]]:
+    """Every choice of axes, fewest first."""
+    for count in range(1, ndim + 1):
+        yield from itertools.combinations(range(ndim), count)
 
 
 def worst_entry(case: Case) -> str:
-    """Where it is furthest off: index, got, expected, the input there."""
+    """The entry with the largest error: index, got, expected, the input there."""
     if not case.got.size or case.got.shape != case.want.shape:
         return f"got shape {case.got.shape}, expected {case.want.shape}"
     with np.errstate(all="ignore"):
@@ -87,7 +97,7 @@ def constant_ratio(got: np.ndarray, want: np.ndarray) -> float | None:
     if not power > 0:
         return None
     r = float(np.sum(got * want) / power)
-    # Of a ratio near 1 the distance from 1 has to be known to some digits, too.
+    # The distance of a ratio from 1 has to be certain to some digits, too.
     return r if r and alike(got, r * want, min(CLOSE, 0.01 * abs(r - 1) or CLOSE)) else None
 
 
@@ -96,7 +106,7 @@ def constant_ratio(got: np.ndarray, want: np.ndarray) -> float | None:
 
 def _not_finite(case: Case) -> str:
     bad = ~np.isfinite(case.got)
-    if case.got.shape != case.want.shape or not (bad & np.isfinite(case.want)).any():
+    if not (bad & np.isfinite(case.want)).any():
         return ""
     kinds = "NaN" if np.isnan(case.got).any() else "infinite"
     where = _where(case, bad)
@@ -172,8 +182,8 @@ def _varying_ratio(case: Case) -> str:
 
 
 def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
-    """What a constant ratio means."""
-    found = []
+    """The likely meanings of a constant ratio."""
+    names = []
     sign, size = ("the sign is wrong, and " if r < 0 else ""), abs(r)
 
     def equals(value: float) -> bool:
@@ -182,21 +192,21 @@ def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
     if equals(1):
         return ["the sign is wrong"] if r < 0 else []
     if equals(2):
-        found.append(f"{sign}it is counted twice (or a factor 1/2 is missing)")
+        names.append(f"{sign}it is counted twice (or a factor 1/2 is missing)")
     if equals(0.5):
-        found.append(f"{sign}a half is lost (or a factor 2 is missing)")
+        names.append(f"{sign}a half is lost (or a factor 2 is missing)")
     for name, n in sizes.items():
         if n > 1 and equals(n):
-            found.append(f"{sign}a sum where a mean is needed: {name} is not divided by")
+            names.append(f"{sign}a sum where a mean is needed: {name} is not divided by")
         if n > 1 and equals(1 / n):
-            found.append(f"{sign}a mean where a sum is needed: it is divided by {name}")
+            names.append(f"{sign}a mean where a sum is needed: it is divided by {name}")
         if n > 1 and equals(n * n):
-            found.append(f"{sign}{name} enters twice too often")
-        if n > 1 and not found and (equals(n**0.5) or equals(n**-0.5)):
-            found.append(f"{sign}off by the square root of {name}")
+            names.append(f"{sign}{name} enters twice too often")
+        if n > 1 and not names and (equals(n**0.5) or equals(n**-0.5)):
+            names.append(f"{sign}off by the square root of {name}")
         if n > 1 and (equals(n / (n - 1)) or equals((n - 1) / n)):
-            found.append(f"{sign}n - 1 in place of n, for {name}")
-    return found
+            names.append(f"{sign}n - 1 in place of n, for {name}")
+    return names
 
 
 def _permuted(case: Case) -> str:
@@ -206,11 +216,9 @@ def _permuted(case: Case) -> str:
             if case.want.ndim == 2:
                 return "is transposed: write it the other way round (x^T dy, not dy^T x)"
             return f"has its axes in the order {order}: transposed"
-    if case.want.ndim <= 4:
-        for count in range(1, case.want.ndim + 1):
-            for some in itertools.combinations(axes, count):
-                if alike(case.got, np.flip(case.want, some)):
-                    return f"is reversed along axis {', '.join(map(str, some))}"
+    for some in _axes_of(case.want.ndim) if case.want.ndim <= 4 else ():
+        if alike(case.got, np.flip(case.want, some)):
+            return f"is reversed along axis {', '.join(map(str, some))}"
     return ""
 
 
@@ -234,30 +242,28 @@ def _shifted(case: Case) -> str:
 
 
 def _shift(a: np.ndarray, offset: int, axis: int) -> np.ndarray:
-    out = np.zeros_like(a)
-    to, source = [slice(None)] * a.ndim, [slice(None)] * a.ndim
-    to[axis] = slice(offset, None) if offset > 0 else slice(None, offset)
-    source[axis] = slice(None, -offset) if offset > 0 else slice(-offset, None)
-    out[tuple(to)] = a[tuple(source)]
-    return out
+    """Rolled, with zeros in place of what comes in at the other end."""
+    n = a.shape[axis]
+    inside = np.arange(n) - offset
+    inside = (inside >= 0) & (inside < n)
+    along = inside.reshape([n if i == axis else 1 for i in range(a.ndim)])
+    return np.where(along, np.roll(a, offset, axis), 0)
 
 
 def _slice(a: np.ndarray, axis: int, offset: int) -> np.ndarray:
-    cut = [slice(None)] * a.ndim
-    cut[axis] = slice(offset, None) if offset > 0 else slice(None, offset)
-    return a[tuple(cut)]
+    n = a.shape[axis]
+    return np.take(a, range(max(offset, 0), n + min(offset, 0)), axis)
 
 
 def _reduced(case: Case) -> str:
     """A sum or mean over axes that should have stayed, copied back over them."""
-    for count in range(1, case.want.ndim + 1):
-        for axes in itertools.combinations(range(case.want.ndim), count):
-            for name, reduce in (("summed", np.sum), ("averaged", np.mean)):
-                whole = np.broadcast_to(reduce(case.want, axes, keepdims=True), case.want.shape)
-                n = int(np.prod([case.want.shape[a] for a in axes]))
-                if n > 1 and alike(case.got, whole):
-                    where = ", ".join(map(str, axes))
-                    return f"is {name} over axis {where} and copied back: reduced too much"
+    for axes in _axes_of(case.want.ndim):
+        n = int(np.prod([case.want.shape[a] for a in axes]))
+        total = np.broadcast_to(np.sum(case.want, axes, keepdims=True), case.want.shape)
+        for name, whole in (("summed", total), ("averaged", total / max(n, 1))):
+            if n > 1 and alike(case.got, whole):
+                where = ", ".join(map(str, axes))
+                return f"is {name} over axis {where} and copied back: reduced too much"
     return ""
 
 
@@ -271,31 +277,21 @@ def _swapped(case: Case) -> str:
 
 
 def _term(case: Case) -> str:
-    """A term that is missing or extra, and equals something known."""
-    if case.got.shape != case.want.shape or not np.isfinite(case.got - case.want).all():
-        return ""
+    """A term that is missing or extra, and equals a known array."""
     missing = case.want - case.got
-    for name, term in case.known.items():
+    for name, term in case.arrays.items():
         if alike(missing, term):
             return f"lacks a term, which equals {name}"
         if alike(missing, -term):
             return f"has a term too many, which equals {name}"
         if alike(missing, 2 * term):
             return f"has a term of the wrong sign, which equals {name}"
-    terms = {n: t for n, t in case.known.items() if n.startswith("the part through")}
-    for count in range(2, len(terms)):
-        for some in itertools.combinations(terms.items(), count):
-            if alike(case.got, np.sum([t for _, t in some], axis=0)):
-                left = [n for n in terms if n not in dict(some)]
-                return f"lacks {', '.join(left)}: the cotangents of a value that forks add"
     return ""
 
 
 def _factor(case: Case) -> str:
-    """A factor that is missing or extra, entry by entry, and equals something known."""
-    if case.got.shape != case.want.shape:
-        return ""
-    for name, factor in case.known.items():
+    """A factor that is missing or extra, entry by entry, and equals a known array."""
+    for name, factor in case.arrays.items():
         if factor.shape != case.got.shape or not np.isfinite(factor).all():
             continue
         for sign, minus in ((1, ""), (-1, "minus ")):
@@ -316,16 +312,13 @@ def _functions(name: str, a: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield f"(1 - ({name})^2)", 1 - a * a
     yield f"|{name}|", np.abs(a)
     yield f"the sign of {name}", np.sign(a)
-    with np.errstate(all="ignore"):
-        root = np.sqrt(np.abs(a))
-        exponential = np.exp(a)
-    yield f"the root of |{name}|", root
-    if np.isfinite(exponential).all():
+    yield f"the root of |{name}|", np.sqrt(np.abs(a))
+    if np.isfinite(exponential := np.exp(a)).all():
         yield f"exp({name})", exponential
 
 
 def _clipped(case: Case) -> str:
-    if case.got.shape != case.want.shape or not np.isfinite(case.got).all():
+    if not np.isfinite(case.got).all():
         return ""
     low, high = case.got.min(), case.got.max()
     flat = any(np.sum(case.got == end) > 1 for end in (low, high)) or -low == high
@@ -336,24 +329,17 @@ def _clipped(case: Case) -> str:
 
 def _partly(case: Case) -> str:
     """Wrong in some entries only: which, and what it is there."""
-    if case.got.shape != case.want.shape:
-        return ""
-    size = np.max(np.abs(case.want), initial=0)
-    wrong = np.abs(case.got - case.want) > 1e-7 * np.abs(case.want) + 1e-9 * size
+    allowed = 1e-7 * np.abs(case.want) + 1e-9 * _top(case.want)
+    wrong = np.abs(case.got - case.want) > allowed
     if not wrong.any() or wrong.all():
         return ""
-    inside = case._replace(
-        got=case.got[wrong], want=case.want[wrong],
-        at=case.at[wrong] if case.at.shape == wrong.shape else np.zeros(0),
-        others={}, known={}, again=(), same_for_any_dy=False,
-    )  # fmt: skip
+    got, want = case.got[wrong], case.want[wrong]
     what = ""
-    r = constant_ratio(inside.got, inside.want)
-    if not np.any(inside.got):
+    if not np.any(got):
         what = ", where it is 0"
-    elif not np.any(inside.want):
+    elif not np.any(want):
         what = ", where it should be 0"
-    elif r is not None:
+    elif (r := constant_ratio(got, want)) is not None:
         what = f", where it is {r:.6g} times the truth"
     where = _where(case, wrong) or " (no pattern found)"
     return f"is wrong only in {int(wrong.sum())} of {wrong.size} entries{where}{what}"
@@ -372,7 +358,7 @@ def _where(case: Case, marked: np.ndarray) -> str:
             ("the input is not positive", x <= 0), ("the input is not negative", x >= 0),
             ("the input is a tie (equal to another)", _tied(x)),
         )  # fmt: skip
-        few = marked.sum() < 3  # of so few, signs tell nothing that places do not
+        few = marked.sum() < 3  # signs of one or two entries say no more than their places
         for text, members in sets[: 4 if few else None]:
             if members.any() and not members.all() and np.array_equal(members, marked):
                 return f": where {text}"
@@ -431,11 +417,9 @@ def _tied(x: np.ndarray) -> np.ndarray:
 
 def _offset(case: Case) -> str:
     """The same number added to every entry."""
-    if case.got.shape != case.want.shape or case.got.size < 2:
-        return ""
     off = case.got - case.want
-    size = np.max(np.abs(off))
-    if not np.isfinite(size) or not size > 1e-9 * np.max(np.abs(case.want)):
+    size = _top(off)
+    if off.size < 2 or not np.isfinite(size) or not size > 1e-9 * _top(case.want):
         return ""
     if np.ptp(off) > 1e-6 * size:
         return ""
@@ -450,20 +434,16 @@ def _offset(case: Case) -> str:
 
 def _drift(case: Case) -> str:
     """Right to the digits of a narrower dtype."""
-    if case.got.shape != case.want.shape or not np.isfinite(case.got).all():
+    size = _top(case.want)
+    if not size > 0 or not np.isfinite(case.got).all() or _offset(case):
         return ""
-    size = np.max(np.abs(case.want), initial=0)
-    if not size > 0:
-        return ""
-    off = np.max(np.abs(case.got - case.want)) / size
-    if _offset(case):
-        return ""
+    off = _top(case.got - case.want) / size
     wrong = np.abs(case.got - case.want) > 1e-9 * size
     if np.mean(wrong) < 0.3:  # rounding is everywhere, or nearly
         return ""
     if (r := constant_ratio(case.got, case.want)) and abs(r - 1) > 1e-7 * (1 + off):
-        spread = np.max(np.abs(case.got - r * case.want)) / size
-        if spread < off / 50:  # a constant factor near 1
+        rest = _top(case.got - r * case.want) / size
+        if rest < off / 50:  # a constant factor near 1
             return ""
     for name, unit in (("float32", 2**-24), ("float16", 2**-11), ("bfloat16", 2**-8)):
         if unit / 64 <= off <= 2 * unit:
@@ -472,13 +452,9 @@ def _drift(case: Case) -> str:
 
 
 def _unexplained(case: Case) -> str:
-    if case.got.shape != case.want.shape:
-        return f"has shape {case.got.shape}, needs {case.want.shape}"
-    with np.errstate(all="ignore"):
-        size = np.max(np.abs(case.want), initial=0) or 1.0
-        off = np.max(np.abs(case.got - case.want), initial=0) / size
-        norms = np.linalg.norm(case.got) * np.linalg.norm(case.want)
-        cosine = np.sum(case.got * case.want) / norms if norms else 0.0
+    off = _top(case.got - case.want) / (_top(case.want) or 1.0)
+    norms = np.linalg.norm(case.got) * np.linalg.norm(case.want)
+    cosine = np.sum(case.got * case.want) / norms if norms else 0.0
     text = f"is wrong, by {off:.2g} of its largest entry"
     return text if off < FINE else f"{text} (cosine with the truth {cosine:.3f})"
 
@@ -502,20 +478,14 @@ def explain_shape(got: np.ndarray, want: np.ndarray) -> str:
         for order in itertools.permutations(range(got.ndim)):
             if got.transpose(order).shape == want.shape and alike(got.transpose(order), want):
                 return f"{text}: it is transposed"
-    for count in range(1, got.ndim + 1):
-        for axes in itertools.combinations(range(got.ndim), count):
-            for keepdims in (False, True):
-                total = np.sum(got, axes, keepdims=keepdims)
-                if total.shape == want.shape and alike(total, want):
-                    where = ", ".join(map(str, axes))
-                    return f"{text}: not summed over axis {where}, along which it was copied"
-    if want.ndim >= got.ndim:
-        for count in range(1, want.ndim + 1):
-            for axes in itertools.combinations(range(want.ndim), count):
-                for keepdims in (False, True):
-                    if alike(np.sum(want, axes, keepdims=keepdims), got):
-                        where = ", ".join(map(str, axes))
-                        return f"{text}: summed over axis {where}, which it should keep"
-    if got.size == want.size:
-        text += ": reshape it" if alike(got.reshape(want.shape), want) else ""
+    for axes, keepdims in itertools.product(_axes_of(got.ndim), (False, True)):
+        if alike(np.sum(got, axes, keepdims=keepdims), want):
+            where = ", ".join(map(str, axes))
+            return f"{text}: not summed over axis {where}, along which it was copied"
+    for axes, keepdims in itertools.product(_axes_of(want.ndim), (False, True)):
+        if alike(np.sum(want, axes, keepdims=keepdims), got):
+            where = ", ".join(map(str, axes))
+            return f"{text}: summed over axis {where}, which it should keep"
+    if got.size == want.size and alike(got.reshape(want.shape), want):
+        text += ": reshape it"
     return text

@@ -1,6 +1,6 @@
 """Derivatives from values alone: differences, with an estimate of their own error.
 
-The oracle that has no autodiff in it. A derivative along a line is extrapolated from ever
+A reference without autodiff. A derivative along a line is extrapolated from ever
 smaller steps (C. J. F. Ridders, "Accurate computation of F'(x) and F'(x) F''(x)", Advances in
 Engineering Software 4, 1982): of all extrapolations, the one that agrees best with its
 neighbours is taken, and how well they agree is its error.
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 STEPS = 12
-LARGEST = (6, 3, 0)  # the largest steps that are looked at, one after the other
-FIRST = 0.25  # of the scale of the direction; the last step is FIRST / 2**(STEPS - 1)
+FIRST_STEPS = (6, 3, 0)  # numbers of the largest step in use, tried one after the other
+LARGEST_STEP = 0.25  # of the scale of the direction; each next step is half as large
 
 
 class Slope(NamedTuple):
-    """A derivative and a bound of its error; both of the shape of what was differenced.
+    """A derivative and a bound of its error, of the shape of the values.
 
     Where nothing converged (a kink, a jump, values that are not finite) the error is infinite.
     """
@@ -28,19 +28,19 @@ class Slope(NamedTuple):
 
 
 def steps() -> np.ndarray:
-    """The steps t at which the function is needed, besides 0: ``f(x + t direction)``."""
-    h = FIRST / 2.0 ** np.arange(STEPS)
+    """The steps t at which ``f(x + t direction)`` is needed, besides 0."""
+    h = LARGEST_STEP / 2.0 ** np.arange(STEPS)
     return np.concatenate([h, -h])
 
 
 def both_sides(
     values: np.ndarray, size: np.ndarray | None = None, at_zero: np.ndarray | None = None
 ) -> Slope:
-    """From the values at ``steps()``, stacked on the first axis: the derivative at 0.
+    """The derivative at 0 from the values at ``steps()``, stacked on the first axis.
 
-    ``size``: of what was added up to the values, if that is larger: its rounding counts.
-    ``at_zero``: the value there, which shows a kink that is closer than the smallest step: across
-    it the two sides have different slopes, and all steps agree on their mean.
+    ``size``: of the terms that add up to the values, if larger: their rounding counts.
+    ``at_zero``: the value there, which shows a kink closer than the smallest step: across it the
+    two sides have different slopes, and all steps agree on their mean.
     """
     above, below = values[:STEPS], values[STEPS:]
     size = np.abs(values) if size is None else size
@@ -48,7 +48,7 @@ def both_sides(
     if at_zero is None:
         return slope
     right, left = (one_side(values, at_zero, sign, size) for sign in (1, -1))
-    with np.errstate(invalid="ignore"):  # infinite values, of which nothing converged
+    with np.errstate(invalid="ignore"):  # infinite values: nothing converged
         apart = np.abs(right.value - left.value) > (
             10 * (right.error + left.error) + 1e-5 * (np.abs(right.value) + np.abs(left.value))
         )
@@ -73,20 +73,20 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope
     large steps may agree by chance: so an entry that uses them counts only where it agrees with
     what the smaller steps alone say.
     """
-    h = FIRST / 2.0 ** np.arange(STEPS)
+    h = LARGEST_STEP / 2.0 ** np.arange(STEPS)
     h = h.reshape(-1, *(1,) * (differences.ndim - 1))
     with np.errstate(all="ignore"):
         column = differences / h
         # Rounding of the two values, which a small step magnifies.
         rounding = np.finfo(np.float64).eps * size / h
-        value = {first: column[-1] for first in LARGEST}
-        error = {first: np.full(column[-1].shape, np.inf) for first in LARGEST}
+        value = {first: column[-1] for first in FIRST_STEPS}
+        error = {first: np.full(column[-1].shape, np.inf) for first in FIRST_STEPS}
         for order in range(1, STEPS):
             gain = 2.0 ** (2 * order if even else order)
             finer = column[1:] + (column[1:] - column[:-1]) / (gain - 1)
             apart = np.maximum(np.abs(finer - column[1:]), np.abs(finer - column[:-1]))
             apart = np.where(np.isfinite(apart), apart, np.inf) + rounding[order:]
-            for first in LARGEST:  # row i of the table begins at step i
+            for first in FIRST_STEPS:  # row i of the table begins at step i
                 if len(rows := apart[first:]):
                     winner = np.argmin(rows, axis=0)[None]
                     least = np.take_along_axis(rows, winner, 0)[0]
@@ -94,8 +94,8 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope
                     value[first] = np.where(least < error[first], best, value[first])
                     error[first] = np.minimum(error[first], least)
             column = finer
-        slope, bound = value[LARGEST[0]], error[LARGEST[0]]
-        for first in LARGEST[1:]:
+        slope, bound = value[FIRST_STEPS[0]], error[FIRST_STEPS[0]]
+        for first in FIRST_STEPS[1:]:
             disagrees = np.abs(value[first] - slope) > 10 * (error[first] + bound)
             better = (error[first] < bound) & ~disagrees
             slope, bound = (

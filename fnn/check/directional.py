@@ -1,4 +1,4 @@
-"""Values of forward along lines through a sample, and the differences that are made of them."""
+"""Values of forward along lines through a sample, and their differences."""
 
 from __future__ import annotations
 
@@ -62,24 +62,24 @@ def along(
     ts = len(differences.steps())
     most = min(MAX_LINES, max(1, MAX_NUMBERS // (ts * max(outputs, 1))))
     program = _mover(subject.rule.forward, subject.layout, most)
-    found = []
+    parts = []
     for first in range(0, len(starts), most):
         some = slice(first, first + most)
         count = len(starts[some])
         fill = (0, most - count)
         lines = (np.pad(starts[some], fill), np.pad(stops[some], fill))
         values = np.asarray(program(sample, direction, *lines, count))
-        found.append(values.reshape(most, ts, -1)[:count])
-    return np.concatenate(found).swapaxes(0, 1)
+        parts.append(values.reshape(most, ts, -1)[:count])
+    return np.concatenate(parts).swapaxes(0, 1)
 
 
 def scales(subject: Subject, sample: Sample) -> np.ndarray:
     """The scale on which each entry varies: itself, but not much less than its leaf's."""
-    found = []
+    parts = []
     for leaf in subject.floats(sample):
         finite = np.where(np.isfinite(leaf), leaf, 0)
-        found.append(np.ravel(np.maximum(np.abs(finite), 0.1 * _typical(finite) or 1.0)))
-    return np.concatenate(found) if found else np.zeros(0)
+        parts.append(np.ravel(np.maximum(np.abs(finite), 0.1 * _typical(finite) or 1.0)))
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _typical(leaf: np.ndarray) -> float:
@@ -102,7 +102,7 @@ def by_entry(
 def jacobian(subject: Subject, sample: Sample, y: Any, entries: np.ndarray) -> Slope:
     """dy/d(entry) by differences around ``y``, that of the sample: (entries, y)."""
     values, steps = by_entry(subject, sample, entries)
-    # An output that is small may be what is left of terms as large as the others are.
+    # A small output may be a difference of terms as large as the other outputs.
     size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
     slope = differences.both_sides(values, size, flat_floats(y))
     return Slope(slope.value / steps[:, None], slope.error / steps[:, None])

@@ -197,8 +197,8 @@ def _not_between(subject: Subject, point: Point, i: int) -> Iterator[Problem]:
 def _several_kinks_meet(subject: Subject, point: Point, i: int) -> bool:
     """Whether several kinks meet here, as where all units of a layer are at 0.
 
-    Then each may have a subgradient of its own choice, and their sum need not lie between the
-    slopes from both sides. Those and the gradients of this entry nearby are more than two values.
+    Then each may choose its subgradient, and their sum need not lie between the slopes from both
+    sides. Those slopes and the gradients of this entry nearby are more than two values.
     """
     rng = np.random.default_rng(subject.seed + 9)
     slopes = [point.left.value[i], point.right.value[i]]

@@ -1,4 +1,4 @@
-"""A network is wrong: which of the blocks inside it?"""
+"""Which of the blocks inside a wrong network are wrong?"""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def blame(
         words = "has a forward or backward of its own in place of its graph's"
         return (Problem(block.name, words),)
     inner = inside(block, sample)
-    found: dict[Problem, None] = {}
-    seen: set[Any] = set()
+    problems: dict[Problem, None] = {}
+    checked: set[Any] = set()
     for part in inner:
         shapes = jax.tree.map(lambda v: (v.shape, str(v.dtype)), part.sample)
         kind = (id(part.block.backward), str(shapes))
-        if kind in seen:
+        if kind in checked:
             continue
-        seen.add(kind)
+        checked.add(kind)
         for problem in (p for result in check(part) for p in result.problems):
             leaf = f"in {part.path} ({part.block.name}), {problem.leaf}"
-            found.setdefault(problem._replace(leaf=leaf))
-    if not found:
+            problems.setdefault(problem._replace(leaf=leaf))
+    if not problems:
         words = f"each of the {len(inner)} blocks inside is right on its own at the inputs it has"
         return (Problem(block.name, words),)
-    return tuple(found)
+    return tuple(problems)
 
 
 def inside(block: Block, sample: Sample) -> list[Inner]:

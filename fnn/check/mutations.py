@@ -19,7 +19,7 @@ import numpy as np
 
 from fnn.block import Block, Kind, is_floating
 from fnn.check import rule
-from fnn.check.checks import first_wrong, precisely, require, subject_of
+from fnn.check.checks import first_wrong, precisely, subject_for
 from fnn.check.subject import Cotangents, Subject, all_finite
 from fnn.check.transformations import change_of_gradient
 from fnn.check.trials import Batch, Trial, find_batch, trial_at
@@ -106,22 +106,9 @@ def mutants(block: Block, x: Any, params: Any = None, key: Any = None, seed: int
     >>> report.verdicts[0].mutant, report.verdicts[0].caught_by
     ('sign', 'autodiff')
     """
-    subject = subject_for(block, x, params, key, seed)
+    subject = subject_for(block, x, params, key, seed, caller="fnn.check.mutants")
     verdicts = [judge(subject, mutant) for mutant in (control(subject), *make_mutants(subject))]
     return Mutants(subject.rule.name, verdicts[0], tuple(verdicts[1:]))
-
-
-def subject_for(
-    block: Block, x: Any, params: Any = None, key: Any = None, seed: int = 0, name: str = ""
-) -> Subject:
-    """The block with the given or drawn inputs.
-
-    Raises:
-      CheckError: it is not a block, or cannot be checked.
-    """
-    require(block, "fnn.check.mutants")
-    with precisely():
-        return subject_of(rule.of_block(block, name), x, params, key, np.float64, seed)
 
 
 def control(subject: Subject) -> Mutant:
@@ -131,9 +118,8 @@ def control(subject: Subject) -> Mutant:
 
 def judge(subject: Subject, mutant: Mutant) -> Verdict:
     """Checks a mutant up to the first property that fails."""
-    params, x, key = subject.sample
-    name, seed = subject.rule.name, subject.seed
-    wrong = first_wrong(mutant.block, x, params, key=key, seed=seed, name=name)
+    checked = rule.of_block(mutant.block, subject.rule.name)
+    wrong = first_wrong(Subject(checked, subject.sample, subject.seed))
     if wrong is None:
         return Verdict(mutant.name, "", "")
     words = str(wrong.problems[0]).split("\n")[0] if wrong.problems else wrong.figure
@@ -148,7 +134,7 @@ def make_mutants(subject: Subject) -> list[Mutant]:
         return [
             *_of_cotangents(subject, trial),
             *_of_backward(subject, trial),
-            *_at_points(subject),
+            *_at_points(subject, trial),
             *_of_nodes(_block(subject)),
             *_by_hand(subject),
         ]
@@ -325,10 +311,12 @@ def _seeing_x(block: Block, change: Callable[[Any, Any, Any], Any]) -> Block:
     return block._replace(forward=forward, backward=backward, graph=None)
 
 
-def _at_points(subject: Subject) -> Iterator[Mutant]:
+def _at_points(subject: Subject, trial: Trial) -> Iterator[Mutant]:
     """Wrong where hardly anyone looks: at 0, at infinity."""
     params, x, key = subject.sample
-    if isinstance(x, (tuple, dict)) or not x.size or not is_floating(x) or key is not None:
+    if key is not None or not hasattr(x, "dtype") or not is_floating(x) or not x.size:
+        return
+    if trial.got[-1] is None:
         return
     ones = jax.tree.map(lambda v: np.ones(v.shape), subject.y_shape)
 

@@ -55,12 +55,17 @@ def precision(subject: Subject, trials: Sequence[Trial], dtype_name: str) -> Res
                 return Result(dtype_name, SKIPPED, words)
             continue
         exact = np.float32 if subject.in_float32 else np.float64
-        wide, wide_dy = cast(low, exact), cast(dy, exact)
-        wide_y, truth = subject.run(wide, wide_dy)
-        if not _finite_where(y, wide_y):
+        sample, wide_dy = cast(low, exact), cast(dy, exact)
+        wide = Trial(narrow.what, sample, wide_dy, *subject.run(sample, wide_dy))
+        truth = wide.got
+        if not _finite_where(y, wide.y):
             continue  # forward itself overflows here
         try:
-            spread = _spread(subject, narrow, wide, wide_dy, unit, truth)
+            spread = conditioning(subject, wide, unit)
+            if narrow.tiny:
+                extra = jumps(subject, wide, unit, narrow.tiny, TINY_FACTOR)
+                pairs = zip(spread, extra, strict=True)
+                spread = [None if s is None else s + j for s, j in pairs]
         except Exception as error:
             return Result(dtype_name, SKIPPED, f"does not run in a loop: {first_line(error)}")
         for i, (name, at) in enumerate(zip(subject.names, subject.floats(low), strict=True)):
@@ -147,17 +152,6 @@ def _finite_where(low: Any, wide: Any) -> bool:
 
 
 # ---- the verdict -----------------------------------------------------------------------------
-
-
-def _spread(
-    subject: Subject, narrow: Narrow, wide: Sample, dy: Any, unit: float, truth: Cotangents
-) -> Cotangents:
-    """The conditioning of each entry; where an input is tiny, with the jumps of ties."""
-    spread = conditioning(subject, wide, dy, unit, truth)
-    if not narrow.tiny:
-        return spread
-    extra = jumps(subject, wide, dy, unit, truth, narrow.tiny, TINY_FACTOR)
-    return [None if s is None else s + j for s, j in zip(spread, extra, strict=True)]
 
 
 def _worst_entry(

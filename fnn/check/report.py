@@ -1,4 +1,4 @@
-"""What a check found: a result for every property, and the diagnosis of what is wrong."""
+"""The report of a check: a result for every property, and a diagnosis of what is wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ RIGHT, WRONG, SKIPPED, SHOWN = "right", "WRONG", "skipped", "shown"
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: where, what it looks like, and the worst entry.
+    """One thing that is wrong: where, the likely mistake, and the worst entry.
 
     ``leaf``: the path of the cotangent, such as ``params/hidden/w`` or ``x/0``.
-    ``diagnosis``: what the error looks like, in words.
-    ``worst``: the entry that is furthest off: index, got, expected, the inputs there.
+    ``diagnosis``: the likely mistake, in words.
+    ``worst``: the entry with the largest error: index, got, expected, the input there.
     """
 
     leaf: str
@@ -41,15 +41,15 @@ def verdict(property: str, figure: str, problems: Iterable[Problem]) -> Result:
 
 
 class WrongGradient(AssertionError):
-    """A backward rule that is not forward's derivative; the message is the report."""
+    """Backward is not the derivative of forward; the message is the report."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked and every result, in the order of the properties.
+    """The results of a check, in the order of the properties.
 
-    ``inside``: where a network is wrong, the problems of the blocks in it that are wrong on
-    their own, by path.
+    ``name``: of the rule. ``inside``: if a network is wrong, the problems of the blocks in it that
+    are wrong on their own, by path.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Every problem once, in the order found."""
+        """Every problem once, in the order of the properties."""
         return tuple(dict.fromkeys(p for result in self.results for p in result.problems))
 
     def __getitem__(self, name: str) -> Result:
@@ -76,8 +76,8 @@ class Report:
         for result in self.results:
             if result.property == name:
                 return result
-        known = ", ".join(result.property for result in self.results)
-        raise KeyError(f"no property {name!r}; there are: {known}")
+        names = ", ".join(result.property for result in self.results)
+        raise KeyError(f"no property {name!r}; there are: {names}")
 
     def assert_correct(self) -> None:
         """Raises :class:`WrongGradient`, an AssertionError, with the report if it is not ok."""
@@ -93,7 +93,7 @@ class Report:
         width = max((len(result.property) for result in self.results), default=0)
         for result in self.results:
             yield f"  {result.property:<{width}}  {result.status:<7}  {result.figure}"
-        # The first problem of each leaf: the others are mostly the same fault, seen otherwise.
+        # The first problem of each leaf: the others are mostly other symptoms of the same mistake.
         first_of: dict[str, Problem] = {}
         every = (*self.inside, *self.problems)
         for problem in every:
@@ -103,4 +103,4 @@ class Report:
             yield f"{number}. {first}"
             yield from (f"   {line}" for line in rest)
         if more := len(every) - len(first_of):
-            yield f"({more} more of the same leaves: report.problems)"
+            yield f"({more} more for the same leaves: report.problems)"

@@ -1,4 +1,4 @@
-"""What is checked: a forward and a backward, wherever they come from, and inputs for them."""
+"""A rule: a forward and a backward, wherever they come from; and inputs for it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ MAX_PROGRAMS = 64  # compiled programs in each cache, so that another seed compi
 
 
 class CheckError(Exception):
-    """The check could not be run: what was given does not fit; the message says the fix."""
+    """The check could not be run; the message says why, and the fix."""
 
 
 class Rule(NamedTuple):
-    """A forward and a backward in fnn's protocol, and what autodiff may differentiate.
+    """A forward and a backward in fnn's protocol.
 
-    ``primal(params, x, key) -> y`` is forward's value. ``subgradient``: see :class:`Block`.
+    ``primal(params, x, key) -> y``: forward's value, for autodiff. ``block``: where they come
+    from, if it is one. ``subgradient``: see :class:`fnn.block.Rules`.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Rule(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Where a rule is evaluated."""
+    """The arguments at which a rule is evaluated."""
 
     params: Any
     x: Any
@@ -67,10 +68,10 @@ def of_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str
     ``backward(residuals, dy) -> dargs``."""
 
     def block_forward(params: Any, x: Any, key: Any = None) -> Any:
-        answer = forward(*x)
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise CheckError(f"{name}: forward needs to return (y, residuals), got {answer!r:.80}")
-        return answer
+        outputs = forward(*x)
+        if not isinstance(outputs, tuple) or len(outputs) != 2:
+            raise CheckError(f"{name}: forward needs to return (y, residuals), got {outputs!r:.80}")
+        return outputs
 
     def block_backward(params: Any, residuals: Any, dy: Any) -> Any:
         dx = backward(residuals, dy)
@@ -106,7 +107,7 @@ def of_function(f: Callable[..., Any], name: str) -> Rule:
     return Rule(name, forward, backward, lambda _, x, key: f(*x))
 
 
-# ---- custom rules taken out ------------------------------------------------------------------
+# ---- without custom rules --------------------------------------------------------------------
 
 _CUSTOM = ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call")
 
@@ -126,8 +127,8 @@ def _primitives(jaxpr: Any) -> Iterator[str]:
 def without_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f`` with every ``custom_vjp`` in it replaced by the function that it decorates.
 
-    So that autodiff derives the derivative from the value. Looks inside ``jit``; in a loop or a
-    branch a rule stays, and :func:`has_custom_rule` of the result tells.
+    Then autodiff derives the derivative from the value. Looks inside ``jit``, but not inside
+    loops and branches: :func:`has_custom_rule` of the result finds the rules that stay.
     """
 
     def plain(*args: Any) -> Any:
@@ -169,7 +170,7 @@ def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
 
 
 def draw(spec: Any, rng: np.random.Generator) -> Any:
-    """Numbers for a pytree of arrays and ``jax.ShapeDtypeStruct``s: arrays are kept.
+    """A pytree with numbers in place of every ``jax.ShapeDtypeStruct``; arrays stay.
 
     Floats are standard normal, integers 0 or 1, booleans both.
     """
@@ -185,10 +186,10 @@ def draw(spec: Any, rng: np.random.Generator) -> Any:
 
 
 def redraw(value: Any, rng: np.random.Generator) -> Any:
-    """Other numbers like the given ones: each float changed by some tenths of itself.
+    """Perturbed numbers: each float changes by some tenths of itself.
 
-    Signs stay, so what was positive is; a leaf of zeros (a bias) is drawn anew, so that what is
-    wrong with it shows.
+    Signs stay, so positive numbers stay positive. A leaf of zeros (a bias) is drawn anew, because
+    a mistake in its gradient would not show at 0.
     """
 
     def one(leaf: Any) -> Any:

@@ -75,7 +75,7 @@ def largest(arrays: Sequence[Any]) -> float:
 
 
 class Layout(NamedTuple):
-    """Where the floating leaves of (params, x) are."""
+    """The places of the floating leaves among all leaves of (params, x)."""
 
     places: tuple[int, ...]
     tree: Any

@@ -1,4 +1,4 @@
-"""What the properties share: evaluations of the rule, comparing two of them, and the batch."""
+"""Shared by the properties: evaluations of the rule, their comparison, and the batch in x."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ def compare(
 
 
 class Batch(NamedTuple):
-    """How the examples lie in x.
+    """The batch in x.
 
-    ``leaves``: for each leaf of x whether its first axis counts the examples. ``kind``: the output
-    of a batch is the "rows" of its parts, their "mean" or their "sum".
+    ``size``: the number of examples. ``leaves``: for each leaf of x whether its first axis is the
+    batch. ``kind``: the output of a batch is the "rows" of its parts, their "mean" or their "sum".
     """
 
     size: int
@@ -148,7 +148,7 @@ class Batch(NamedTuple):
 
 
 def find_batch(subject: Subject, trial: Trial) -> Batch | Problem | str:
-    """How the examples lie in x; what is wrong with half of them; or why there are none."""
+    """The batch in x; the problem with half of it; or why there is none."""
     if trial.sample.key is not None:
         return "a random key: other batches draw other numbers"
     why = "the inputs have no common first axis of two or more"

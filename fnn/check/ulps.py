@@ -97,9 +97,9 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 def errors(got: jax.Array, truth: jax.Array, size: jax.Array | None = None) -> jax.Array:
-    """How far ``got`` is from the float64 truth in units of its dtype; infinite for a wrong NaN.
+    """Errors of ``got`` against the float64 truth in units of its dtype; infinite for a wrong NaN.
 
-    ``size``: a number in whose last place the units are counted, by default the truth.
+    ``size``: the numbers in whose last place the units are counted, by default the truth.
     """
     info = jnp.finfo(got.dtype)
     beyond = 2.0**info.maxexp
@@ -149,7 +149,7 @@ def _graded(x: jax.Array, got: jax.Array, truth: jax.Array) -> tuple[jax.Array, 
     return key | bits.astype(jnp.int64), grade.astype(jnp.uint8)
 
 
-def judge(x: jax.Array, got: jax.Array, truth: jax.Array) -> Score:
+def score(x: jax.Array, got: jax.Array, truth: jax.Array) -> Score:
     """The score of results ``got`` at ``x``, both of one dtype, against the float64 truth."""
     with jax.enable_x64(True):
         keys, grades = map(np.asarray, _graded(x, got, truth))

@@ -280,8 +280,8 @@ def test_a_kink_closer_than_the_smallest_step_is_no_evidence(near: float) -> Non
     values = np.abs(differences.steps() - near)[:, None]
     mean = differences.both_sides(values)
     assert abs(mean.value[0]) < 1e-3 and mean.error[0] < 1e-3
-    told = differences.both_sides(values, None, np.array([abs(near)]))
-    assert np.isinf(told.error[0])
+    slope_there = differences.both_sides(values, None, np.array([abs(near)]))
+    assert np.isinf(slope_there.error[0])
     smooth = np.sin(differences.steps() + 1)[:, None]
     slope = differences.both_sides(smooth, None, np.array([np.sin(1)]))
     assert abs(slope.value[0] - np.cos(1)) < 1e-10 and slope.error[0] < 1e-9

@@ -11,7 +11,8 @@ import pytest
 
 import fnn
 from fnn.check import CheckError, mutants
-from fnn.check.mutations import Mutants, Verdict, make_mutants, subject_for
+from fnn.check.checks import subject_for
+from fnn.check.mutations import Mutants, Verdict, make_mutants
 
 FLOATS = jax.ShapeDtypeStruct((4, 5), jnp.float32)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import fnn
-from experiments.selftest import accuracy_page, exhaustive, loss_search, peers
+from experiments.selftest import accuracy_page, exhaustive, loss_search
 from experiments.selftest.peers import BLOCKS
 from experiments.selftest.references import REFERENCES, exact, exact_functions, zero_of
 from experiments.selftest.sweep import Record, Sweep, merged, started, sweep
@@ -168,4 +168,3 @@ def test_without_mpmath(monkeypatch):
 
 def test_every_function_has_a_reference():
     assert list(BLOCKS) == list(REFERENCES)
-    assert set(peers.JAX) <= set(BLOCKS)
