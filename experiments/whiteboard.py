@@ -22,8 +22,9 @@ import tyro
 
 import fnn
 from experiments.common.console import console
-from experiments.common.data import DataError, load
+from experiments.common.data import load
 from experiments.common.expression import LECTURE, LECTURE_AT, assigned, parse
+from experiments.common.idx import DataError
 from experiments.common.options import seeded, writable
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs

@@ -64,9 +64,9 @@ class Options(Recorded):
     repeats: int = 9
     """rounds; in each, every contender is timed once"""
     blocks: bool = True
-    """measure single blocks"""
+    """single blocks; --no-blocks leaves them out"""
     steps: bool = True
-    """measure whole steps"""
+    """whole steps; --no-steps leaves them out"""
     only: str = ""
     """only blocks whose name contains this"""
     batch: int = 8

@@ -47,7 +47,7 @@ class Options:
     """Compares gradients that public issues report as wrong with fnn's."""
 
     checkers: bool = True
-    """also run four checkers on each rule, which takes minutes"""
+    """four checkers on each rule, which take minutes; --no-checkers leaves them out"""
     out: Path | None = RESULTS
     """the Markdown file whose section is replaced; None to write nothing"""
 

@@ -96,7 +96,7 @@ class Options(Recorded):
     examples: int = 60_000
     """training examples, the first of MNIST's"""
     process: bool = True
-    """also time whole processes"""
+    """whole processes, too; --no-process leaves them out"""
     process_repeats: int = 3
     """rounds of whole processes"""
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import fnn
 from experiments.common.console import console
-from experiments.common.data import DataError, cache
+from experiments.common.idx import DataError, cache
 from experiments.googlenet.images import (
     PUBLISHED,
     PictureError,

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.common import data
-from experiments.common.data import DataError, load
+from experiments.common import data, idx
+from experiments.common.data import load
+from experiments.common.idx import DataError
 
-FILES = data.FILES
+FILES = idx.FILES
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
 OFFICIAL = os.environ.get("FNN_DATA")  # read before the fixture below hides it
 
@@ -56,8 +57,8 @@ def no_user_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the user's data, cache or network."""
     monkeypatch.delenv("FNN_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, source in data.IDX.items():
-        monkeypatch.setitem(data.IDX, name, source._replace(url="http://127.0.0.1:9/"))
+    for name, source in idx.IDX.items():
+        monkeypatch.setitem(idx.IDX, name, source._replace(url="http://127.0.0.1:9/"))
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def small(monkeypatch: pytest.MonkeyPatch, no_user_files: None) -> dict[str, byt
 
 def use_checksums(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> None:
     table = {name: hashlib.sha256(files[name]).hexdigest() for name in FILES}
-    monkeypatch.setitem(data.IDX, "mnist", data.IDX["mnist"]._replace(sha256=table))
+    monkeypatch.setitem(idx.IDX, "mnist", idx.IDX["mnist"]._replace(sha256=table))
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_order_of_folders(
     given, env, cache = tmp_path / "given", tmp_path / "env", tmp_path / "cache" / "fnn"
     for folder in (given, env, cache):
         put(folder / "mnist", small)
-    find = functools.partial(data._locate, "mnist", TRAIN_IMAGES)
+    find = functools.partial(idx.locate, "mnist", TRAIN_IMAGES)
     monkeypatch.setenv("FNN_DATA", str(env))
     expected = f"mnist/{TRAIN_IMAGES}.gz"
     assert find(given) == given / expected
@@ -266,10 +267,10 @@ def test_order_of_folders(
 
 
 def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert data.cache("mnist") == tmp_path / "cache" / "fnn" / "mnist"
+    assert idx.cache("mnist") == tmp_path / "cache" / "fnn" / "mnist"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert data.cache("mnist") == tmp_path / ".cache" / "fnn" / "mnist"
+    assert idx.cache("mnist") == tmp_path / ".cache" / "fnn" / "mnist"
 
 
 @pytest.mark.parametrize("what", ["data_dir", "FNN_DATA"])
@@ -298,7 +299,7 @@ def home(
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/"
-        monkeypatch.setitem(data.IDX, "mnist", data.IDX["mnist"]._replace(url=url))
+        monkeypatch.setitem(idx.IDX, "mnist", idx.IDX["mnist"]._replace(url=url))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -308,7 +309,7 @@ def home(
 
 
 def cached() -> list[str]:
-    folder = data.cache("mnist")
+    folder = idx.cache("mnist")
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
@@ -359,15 +360,15 @@ def test_file_gone_from_its_home(home: Path, tmp_path: Path) -> None:
 
 
 def test_no_network() -> None:
-    url = data.IDX["mnist"].url
-    with fails(f"mnist/{TRAIN_IMAGES}", f"{url}{TRAIN_IMAGES}.gz", str(data.cache("mnist")),
+    url = idx.IDX["mnist"].url
+    with fails(f"mnist/{TRAIN_IMAGES}", f"{url}{TRAIN_IMAGES}.gz", str(idx.cache("mnist")),
                "FNN_DATA", "connect to the network"):  # fmt: skip
         load("mnist")
 
 
 def test_cache_that_cannot_be_written(home: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with fails(f"mnist/{TRAIN_IMAGES}", str(data.cache("mnist")), "Not a directory", "FNN_DATA"):
+    with fails(f"mnist/{TRAIN_IMAGES}", str(idx.cache("mnist")), "Not a directory", "FNN_DATA"):
         load("mnist")
 
 
@@ -403,7 +404,7 @@ def test_broken_gzip(
     put(tmp_path / "mnist", small)
     path = tmp_path / "mnist" / f"{TRAIN_IMAGES}.gz"
     path.write_bytes(broken)
-    with fails(str(path), *parts, "replace it by the official file", data.IDX["mnist"].url):
+    with fails(str(path), *parts, "replace it by the official file", idx.IDX["mnist"].url):
         load("mnist", data_dir=tmp_path)
     assert path.read_bytes() == broken  # the user's file is the user's
 
@@ -428,19 +429,19 @@ def test_broken_idx(tmp_path: Path, content: bytes, parts: list[str]) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     with fails(str(path), *parts, "fix: replace the file by an intact one"):
-        data.read_idx(path, 3)
+        idx.read_idx(path, 3)
 
 
 def test_read_idx(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(idx_bytes(IMAGES))
-    array = data.read_idx(path, 3)
+    array = idx.read_idx(path, 3)
     np.testing.assert_array_equal(array, IMAGES)
     assert array.dtype == np.uint8 and not array.flags.writeable
     with fails("found SHA-256", "needs SHA-256 00"):
-        data.read_idx(path, 3, "00")
+        idx.read_idx(path, 3, "00")
     with fails(str(tmp_path), "no readable file"):
-        data.read_idx(tmp_path, 3)
+        idx.read_idx(tmp_path, 3)
 
 
 def test_wrong_checksum_of_a_users_file(small: dict[str, bytes], tmp_path: Path) -> None:
@@ -452,8 +453,8 @@ def test_wrong_checksum_of_a_users_file(small: dict[str, bytes], tmp_path: Path)
 
 
 def test_broken_file_in_the_cache_is_named_not_deleted(small: dict[str, bytes]) -> None:
-    put(data.cache("mnist"), small, compressed=False)
-    path = data.cache("mnist") / TEST_LABELS
+    put(idx.cache("mnist"), small, compressed=False)
+    path = idx.cache("mnist") / TEST_LABELS
     path.write_bytes(path.read_bytes()[:-1])
     with fails(str(path), "27 uncompressed bytes", "28 bytes", "delete this file from the cache"):
         load("mnist")
