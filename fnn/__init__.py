@@ -70,11 +70,11 @@ from fnn.blocks.smooth import mish, silu, softplus, softsign
 from fnn.blocks.softmax import log_softmax, softmax
 from fnn.executor import graph, inference, map_nodes
 from fnn.introspect.summary import summary
-from fnn.training.diagnostics.findings import Finding
-from fnn.training.diagnostics.record import Diagnostics
+from fnn.training.diagnostics.record import Diagnostics, Finding
 from fnn.training.fit import Fitted, fit
 from fnn.training.metrics import accuracy, r2
-from fnn.training.optimizers import Optimizer, adam, apply_updates, sgd
+from fnn.training.optimizers import Optimizer, adam, apply_updates, averaged, sgd
+from fnn.training.source import Source
 from fnn.training.steps import make_epoch, make_predict, make_step
 
 __version__ = "0.2.0.dev0"
@@ -88,12 +88,14 @@ __all__ = [
     "Kind",
     "Optimizer",
     "Rules",
+    "Source",
     "absolute",
     "accuracy",
     "adam",
     "add",
     "apply_updates",
     "as_function",
+    "averaged",
     "avg_pool",
     "batch_norm",
     "binary_cross_entropy",

@@ -130,15 +130,11 @@ def findings(d: Diagnostics) -> str:
         cards = '<li class="finding fine"><strong>Nothing stands out</strong><p>No fault that the '
         cards += "diagnostics look for was found.</p></li>"
     start = f"The loss before training was {d.initial_loss:.4g}"
-    if not math.isnan(d.facts.ignorant):
-        start += f"; a network that knows nothing has {d.facts.ignorant:.4g}"
-    heart = d.by_heart
-    answer = {
-        True: f"could be learned by heart in {heart.steps} steps",
-        False: f"could not be learned by heart in {heart.steps} steps",
-        None: f"were not learned by heart within {heart.steps} steps, when time was up",
-    }[heart.learned]
-    return f"<ul>{cards}</ul><p>{start}. {heart.examples} examples {answer}.</p>"
+    if not math.isnan(d.data.losses.chance_loss):
+        start += f"; by chance it would be {d.data.losses.chance_loss:.4g}"
+    verb = "overfits" if d.overfit.success else "does not overfit"
+    check = f"It {verb} {d.overfit.examples} examples in {d.overfit.steps} steps"
+    return f"<ul>{cards}</ul><p>{start}. {check}.</p>"
 
 
 def learning(
@@ -147,7 +143,7 @@ def learning(
 ) -> str:  # fmt: skip
     """Loss by epoch, on a linear and a logarithmic scale, the metrics, and a table of numbers."""
     epochs = [row["epoch"] for row in history]
-    chance = math.nan if d is None else d.facts.ignorant
+    chance = math.nan if d is None else d.data.losses.chance_loss
 
     def curve(axis: Axes, x: Any, y: Any, color: str, label: str) -> None:
         marker = "o" if len(x) < 30 else ""

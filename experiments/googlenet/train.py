@@ -9,11 +9,13 @@ steps, the network may be narrow, colours are not distorted, and one network jud
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +34,7 @@ from experiments.common.report import Report
 from experiments.common.run import conclude, replacing, save
 from experiments.googlenet.examples import Data, grey_images, photographs
 from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
-from experiments.googlenet.streaming import Judged, Learned, Plan, learn, make_judge
+from experiments.googlenet.streaming import Images, Judged, make_judge
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
 from fnn.training.fit import ADVICE
@@ -149,51 +151,70 @@ def train(options: Train) -> int:
     if options.check:
         two = np.stack([data.train.see(i) for i in (0, 1)])
         loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())
-        x = _scaled(data, two, "float32")
+        x = _scaled(data, two)
         rows = gradient_check(net, loss, params, x, data.train.labels[:2])
         page.add("Gradient check", report.gradient_check(rows))
     return _train(options, net, data, params, page)
 
 
 def _train(options: Train, net: Block, data: Data, params: Any, page: Report) -> int:
-    one = fnn.softmax_cross_entropy()
+    loss = fnn.softmax_cross_entropy()
+    scaling = functools.partial(_scaled, data)
 
-    def scaling(pixels: Any) -> jax.Array:
-        return _scaled(data, pixels, options.dtype)
+    def inputs(pixels: Any) -> jax.Array:
+        return jnp.asarray(scaling(pixels), options.dtype)
 
-    judge = make_judge(net, one, scaling, 2 * options.batch_size)
-
-    def watch(params: Any, average: Any) -> dict[str, float]:
-        raw, averaged = judge(data.validation, params, average)
-        return {
-            "validation_loss": averaged.loss,
-            "validation_accuracy": raw.accuracy,
-            "validation_accuracy_averaged": averaged.accuracy,
-        }
-
-    steps = max(1, len(data.train.labels) // options.batch_size)
+    judge = make_judge(net, loss, inputs, 2 * options.batch_size)
+    steps = -(-len(data.train.labels) // options.batch_size)
     falling = optax.exponential_decay(
         options.learning_rate, EPOCHS_A_DECAY * steps, DECAY, staircase=True
     )
-    plan = Plan(options.epochs, options.batch_size, options.averaging, options.seed)
+    optimizer = fnn.averaged(optax.sgd(falling, MOMENTUM), options.averaging)
+
+    def keep(params: Any, state: Any, history: Sequence[Mapping[str, float]]) -> Any:
+        assert optimizer.evaluated is not None
+        average = optimizer.evaluated(state, params)
+        _keep(options, data, params, average, history)
+        return average
+
+    def after_epoch(params: Any, state: Any, history: list[dict[str, float]]) -> None:
+        (raw,) = judge(data.validation, params)
+        history[-1]["validation_accuracy"] = raw.accuracy
+        keep(params, state, history)
+
     wall, cpu = time.perf_counter(), time.process_time()
-    with TrainingProgress(options.epochs) as progress:
-        learned = learn(
-            net, fnn.models.deep_supervision(one), optax.sgd(falling, MOMENTUM), data.train,
-            scaling, plan, params, watch, lambda so_far: _keep(options, data, so_far), progress,
-        )  # fmt: skip
+    with TrainingProgress(options.epochs) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the reason is printed below
+        fitted = fnn.fit(
+            net,
+            fnn.models.deep_supervision(loss),
+            Images(data.train, scaling, options.seed),
+            optimizer=optimizer,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            key=jax.random.key(options.seed),
+            params=params,
+            validation=Images(data.validation, scaling),
+            loss_at_inference=loss,
+            metrics={"accuracy_averaged": fnn.accuracy},
+            dtype=options.dtype,
+            steps_per_call=1,
+            progress=progress,
+            after_epoch=after_epoch,
+        )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    console.print(f"stopped {learned.message}")
-    if learned.status == "diverged":
+    console.print(f"stopped {fitted.message}")
+    if fitted.status == "diverged":
         console.print(f"[bold red]{ADVICE}[/bold red]")
-    _keep(options, data, learned)
-    raw, averaged = judge(data.test, learned.params, learned.average)
+    # As in the paper the average at the end is the network, not the best of all epochs.
+    average = keep(fitted.last, fitted.state, fitted.history)
+    raw, averaged = judge(data.test, fitted.last, average)
     on = "validation" if data.test is data.validation else "test"
     page.facts[f"{on} accuracy"] = f"{averaged.accuracy:.2%}"
-    _report(data, learned, averaged, page)
+    _report(data, fitted, average, averaged, page)
     if options.check:
-        example = scaling(data.train.see(0)[None]), data.train.labels[:1]
-        drawn = report.whiteboard(net, one, learned.average, example)
+        example = inputs(data.train.see(0)[None]), data.train.labels[:1]
+        drawn = report.whiteboard(net, loss, average, example)
         page.add("One example on the whiteboard", drawn)
     page.write(options.out)
     results = {
@@ -203,20 +224,20 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         "minutes": round(wall / 60, 1),
         "CPU minutes": round(cpu / 60, 1),
     }
-    conclude(options.out, results)
-    return 0 if learned.status == "finished" else 1
+    return conclude(options.out, results, fitted)
 
 
-def _scaled(data: Data, pixels: Any, dtype: str) -> jax.Array:
+def _scaled(data: Data, pixels: Any) -> np.ndarray:
     mean, deviation = np.array(data.moments, np.float32)
-    return jnp.asarray((pixels.astype(np.float32) - mean) / deviation, dtype)
+    return (pixels.astype(np.float32) - mean) / deviation
 
 
-def _keep(options: Train, data: Data, learned: Learned) -> None:
+def _keep(
+    options: Train, data: Data, params: Any, average: Any, history: Sequence[Mapping[str, float]]
+) -> None:
     """Writes everything learned, and the average as weights for ``classify`` and ``evaluate``."""
-    both = {"params": learned.params, "average": learned.average}
-    save(options.out, both, learned.history)
-    main = {name: p for name, p in learned.average.items() if name not in AUXILIARY}
+    save(options.out, {"params": params, "average": average}, history)
+    main = {name: p for name, p in average.items() if name not in AUXILIARY}
     fnn.models.save_weights(options.out / "weights.npz", main)
     with replacing(options.out / DESCRIPTION) as file:
         says = describe(options.width, options.strides, data.view, data.moments, data.names)
@@ -224,13 +245,13 @@ def _keep(options: Train, data: Data, learned: Learned) -> None:
         file.write("\n")
 
 
-def _report(data: Data, learned: Learned, judged: Judged, page: Report) -> None:
+def _report(data: Data, fitted: fnn.Fitted, average: Any, judged: Judged, page: Report) -> None:
     """Adds what was learned to the report."""
     labels = data.test.labels
     label = "training, all three classifiers"
-    page.training(learned.history, learned.status, learned.message, label=label)
+    page.training(fitted.history, fitted.status, fitted.message, label=label)
     probabilities = np.asarray(jax.nn.softmax(judged.logits))
     page.classified(probabilities, labels, data.names, data.seen)
-    w = np.asarray(learned.average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
+    w = np.asarray(average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
     shape = w.shape[: 2 if data.channels == 1 else 3]
     page.add("First-layer filters", report.filters(w.reshape(-1, w.shape[-1]), shape))

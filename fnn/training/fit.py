@@ -7,45 +7,49 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, Key, Params, Value
 from fnn.executor import inference
-from fnn.introspect.finite import NonFinite, all_finite, finite
-from fnn.training.diagnostics.data_summary import facts
+from fnn.introspect.finite import all_finite
+from fnn.training.arrays import Arrays
+from fnn.training.diagnostics.data_summary import DataSummary, data_summary
 from fnn.training.diagnostics.record import Diagnostics
 from fnn.training.diagnostics.watch import Watch
 from fnn.training.interrupts import deferred
 from fnn.training.metrics import accuracy
 from fnn.training.optimizers import sgd
-from fnn.training.steps import make_epoch, make_predict
-from fnn.training.validate import check_target, examples, options, parameters, random_key
+from fnn.training.run import Call, Row, Run, post_mortem, seed_of
+from fnn.training.source import Source, Stream, opened
+from fnn.training.steps import make_epoch, predict_with
+from fnn.training.validate import options, parameters, predicted, random_key
 
 Metric = Callable[[Any, Any], float]
-Row = dict[str, float]
 Status = Literal["finished", "converged", "interrupted", "diverged"]
 ADVICE = "Try a lower learning rate, or look at the data and that block."
 
 
 class Fitted(NamedTuple):
-    """What training gave.
+    """Result of :func:`fit`.
 
-    ``params``: the best parameters at the end of an epoch: of the lowest validation loss or, when
-    there is no validation, training loss (that of the epoch that begins with them). ``state``:
-    the optimiser's state at the end. ``history``: one dict per epoch: ``epoch``, ``loss`` (mean
-    over the epoch), ``validation_loss`` and a ``validation_...`` per metric, ``seconds``.
-    ``best_epoch``: where ``params`` is from, 0 for the start. ``status``: "finished" (all epochs),
-    "converged", "interrupted" or "diverged" (a loss or an update that is not finite, or a loss
-    that rises). ``message``: the same in words. ``diagnostics``: what was seen on the way, if
-    that was asked for.
+    ``params``: the best parameters at the end of an epoch: those with the lowest validation loss
+    or, without validation, training loss (that of the epoch that begins with them).
+    ``last``, ``state``: the parameters and the optimiser's state at the end.
+    ``history``: a dict per epoch: ``epoch``, ``loss`` (its mean over the epoch),
+    ``validation_loss``, a ``validation_...`` per metric, ``seconds`` since the start.
+    ``best_epoch``: where ``params`` is from, 0 for the start.
+    ``status``: "finished" (all epochs), "converged", "interrupted", or "diverged" (a loss or an
+    update that is not finite, or a loss that rises). ``message``: the same in words.
+    ``diagnostics``: :class:`~fnn.Diagnostics`, if they were asked for.
     """
 
     params: Params
+    last: Params
     state: Any
     history: list[Row]
     best_epoch: int
@@ -55,22 +59,23 @@ class Fitted(NamedTuple):
 
     @property
     def success(self) -> bool:
-        """Whether training ended as asked."""
+        """Whether training finished or converged."""
         return self.status in ("finished", "converged")
 
 
 def fit(
     net: Block,
     loss: Block,
-    x: Value,
-    target: Value,
+    x: Value | Source,
+    target: Value = None,
     *,
     optimizer: Any = None,
     epochs: int = 10,
     batch_size: int = 128,
     key: Key = None,
     params: Params = None,
-    validation: tuple[Value, Value] | None = None,
+    validation: tuple[Value, Value] | Source | None = None,
+    loss_at_inference: Block | None = None,
     metrics: Mapping[str, Metric] | None = None,
     dtype: Any = None,
     tolerance: float | None = None,
@@ -78,36 +83,50 @@ def fit(
     steps_per_call: int | None = None,
     diagnostics: bool = False,
     progress: Callable[[Row, float], None] | bool = True,
+    after_epoch: Callable[[Params, Any, list[Row]], None] | None = None,
 ) -> Fitted:
     """Trains a network: the whole pipeline, compiled, reproducible from the key.
 
     Args:
       net, loss: blocks.
-      x, target: arrays of n examples, or tuples of such. Refused before training if empty, of
-        different lengths, NaN or infinite, or not what the loss needs.
-      optimizer: :func:`~fnn.sgd` or any of Optax's; ``sgd(0.1)`` by default.
+      x, target: arrays of n examples, or tuples of such. Without ``target``, x is a
+        :class:`~fnn.Source`: any object with ``len(x)`` and ``x[rows] -> (x, target)``, such as
+        a memory-mapped file or a folder of images, of which a few steps' worth is in memory at a
+        time. The parameters learned are those of the same examples in arrays, up to rounding.
+      optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's; ``sgd(0.1)`` by default.
       epochs: passes over the data, at most.
       batch_size: examples per step; the last batch of an epoch may be smaller.
       key: seeds initialisation, shuffling and dropout; ``jax.random.key(0)`` by default.
       params: where to start; ``net.init(key, x)`` by default.
-      validation: ``(x, target)`` to judge every epoch by.
+      validation: ``(x, target)`` or a source, to evaluate after every epoch.
+      loss_at_inference: of the predictions at inference, for networks that have auxiliary outputs
+        in training only; ``loss`` by default.
       metrics: functions ``(prediction, target) -> float`` by name, such as ``fnn.accuracy``,
         of the validation predictions.
       dtype: of the computation; x is cast to it. bfloat16 computes in bfloat16 with float32
         parameters. By default x's own.
-      tolerance: stop as converged when for ``patience`` epochs the loss has not fallen below
-        its lowest by this fraction.
-      steps_per_call: steps per compiled call; fewer than an epoch's make interrupts and
-        progress prompt when epochs are long. The whole epoch by default.
+      tolerance: stop when the loss has not improved on its lowest by this relative amount for
+        ``patience`` epochs.
+      steps_per_call: steps per compiled call; fewer make interrupts and progress prompt where
+        epochs are long. The whole epoch by default, for a source 8.
       diagnostics: look at every layer between epochs (:class:`~fnn.Diagnostics`);
         ``print(fitted.diagnostics)`` says what is wrong, if anything, and what to try. The
-        parameters learned are the same, bit for bit. Of a classifier, every epoch is judged by
-        its validation accuracy too.
-      progress: called with (row, seconds left) after each epoch; True prints to stderr.
+        parameters learned are the same, bit for bit. A classifier's validation accuracy is
+        added to the history.
+      progress: called with (row, seconds left) after each epoch; True prints to stderr. If it has
+        a method ``within(epoch, part, seconds left)``, that is called after each compiled call.
+      after_epoch: called with (params, state, history) after each epoch, before ``progress``: to
+        save them, or to add entries to ``history[-1]``.
 
     Returns:
       :class:`Fitted`. Ctrl-C ends training and keeps what was learned. A loss that is not
       finite ends it too, warns which block made it, and keeps the last good parameters.
+
+    Raises:
+      ValueError, TypeError: before training, for data that is empty, of different lengths, NaN or
+        infinite, for targets that the loss refuses, and for arguments that cannot work. While
+        training, for bad examples of a source; the message names the first.
+      BlockError: network, loss and data do not match; the message names the block.
 
     >>> import fnn, numpy as np
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -116,96 +135,48 @@ def fit(
     >>> round(float(fitted.params["w"][0, 0]), 2), round(float(fitted.params["b"][0]), 2)
     (3.0, 1.0)
     """
-    optimizer = sgd(0.1) if optimizer is None else optimizer
     counts = {"epochs": (epochs, 0), "batch_size": (batch_size, 1), "patience": (patience, 1)}
     if steps_per_call is not None:
         counts["steps_per_call"] = (steps_per_call, 1)
-    options(net, loss, optimizer, **counts)
-    epochs = int(epochs)
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"fit: tolerance is {tolerance}, needs 0 or more")
-    if validation is not None and len(validation) != 2:
-        raise ValueError(f"fit: validation has {len(validation)} parts, needs (x, target)")
-    key = random_key(key)
-    x, target = examples("x", x, target, dtype)
-    n = jax.tree.leaves(x)[0].shape[0]
-    params = parameters(net, params, key, x)
-    check_target(net, loss, params, x, target, "target")
-    judge = judged = watch = known = None
-    if validation is not None:
-        judged = examples("validation x", *validation, dtype)
-        check_target(net, loss, params, *judged, "validation target")
-    if diagnostics:
-        prediction = jax.eval_shape(inference(net).forward, params, x)[0]
-        known = facts(loss, prediction, x, target, judged and judged[1])
-        if known.classify and judged is not None:
-            judged_by = functools.partial(accuracy, threshold=known.threshold)
-            metrics = {"accuracy": judged_by, **(metrics or {})}
-    if judged is not None:
-        judge = _judge(net, loss, *judged, metrics or {})
-    elif metrics:
-        raise ValueError("fit: metrics are of validation predictions, and there is no validation")
+    optimizer = sgd(0.1) if optimizer is None else optimizer
+    options(net, loss, optimizer, tolerance, **counts)
+    run, params, summary = _prepare(
+        net, loss, x if target is None else (x, target), optimizer, int(epochs), int(batch_size),
+        random_key(key), params, validation, loss_at_inference or loss, metrics or {}, dtype,
+        steps_per_call, diagnostics,
+    )  # fmt: skip
 
-    state = optimizer.init(params)
-    batch_size = min(int(batch_size), n)
-    epoch = make_epoch(net, loss, optimizer, batch_size)
-    cuts = _cuts(n, batch_size, steps_per_call)
-    shuffle = np.random.default_rng(_seed(key))
-    report = _print_progress(epochs) if progress is True else progress or (lambda row, left: None)
-    converged = _Convergence(tolerance, patience)
-    if known is not None:
-        seed = _seed(key)
-        watch = Watch(net, loss, optimizer, x, target, params, key, known, batch_size, seed)
-        watch(0, params, state)
-    x, target = jax.device_put((x, target))
-    post_mortem = functools.partial(_post_mortem, net, loss, epoch, (x, target), batch_size)
-
-    best, best_epoch, lowest = params, 0, math.inf
-    history: list[Row] = []
+    now = _Now(params, optimizer.init(params))  # 1. initialise
+    watch = None if summary is None else Watch(run, summary, params)
+    if watch is not None:
+        watch(0, now.params, now.state)
+    best, converged = _Best(params), _Convergence(tolerance, patience)
+    clock, report = _Clock(run.epochs), _reporter(progress, run.epochs)
     status: Status = "finished"
-    message = f"after {epochs} epoch{'s' * (epochs != 1)}"
-    start = time.perf_counter()
+    message = f"after {run.epochs} epoch{'s' * (run.epochs != 1)}"
     try:
         with deferred() as check_interrupt:
-            for number in range(1, epochs + 1):
-                order = shuffle.permutation(n).astype(np.int32)
-                losses: list[np.ndarray] = []
-                at_start, epoch_key = params, jax.random.fold_in(key, number)
-                for first, rows in zip([0, *cuts], np.split(order, cuts), strict=True):
-                    before, first = (params, state), first // batch_size
-                    params, state, values = epoch(*before, x, target, rows, epoch_key, first)
-                    losses.append(np.asarray(values))
-                    if not (np.isfinite(losses[-1]).all() and all_finite(params)):
-                        params, cause = post_mortem(before, rows, losses[-1], epoch_key, first)
-                        raise _NonFiniteLoss(f"epoch {number}, {cause}")
-                    check_interrupt()
-                row = {"epoch": number, "loss": _mean(losses, n, batch_size)}
-                if judge is not None:
-                    row |= judge(params)
-                row["seconds"] = time.perf_counter() - start
-                history.append(row)
-                # An epoch's loss is that of the parameters it began with, updated on the way.
-                candidate = (at_start, number - 1, row["loss"])
-                if judge is not None:
-                    candidate = (params, number, row["validation_loss"])
-                if candidate[2] < lowest:
-                    best, best_epoch, lowest = candidate
-                report(row, _seconds_left(history, epochs))
+
+            def after_call(epoch: int, part: float) -> None:
+                if hasattr(report, "within"):
+                    report.within(epoch, part, clock.left(epoch - 1 + part))
                 check_interrupt()
-                done = converged(row["loss"])
+
+            for epoch in _epochs(run, now, clock, after_call):  # 2. forward, backward, descend
+                best.offer(*epoch.candidate)
+                if after_epoch is not None:
+                    after_epoch(now.params, now.state, now.history)
+                report(epoch.row, clock.left(epoch.number))
+                check_interrupt()
+                done = converged(epoch.row["loss"])
                 if watch is not None:
-                    watch.steps(losses)
-                    watch(number, params, state, last=done or number == epochs)
-                if done:
-                    if row["loss"] > history[0]["loss"]:
-                        status, first_loss = "diverged", history[0]["loss"]
-                        message = f"as the loss rises: from {first_loss:.4g} to {row['loss']:.4g}"
-                    else:
-                        status = "converged"
-                        message = f"as converged: loss within {tolerance:g} for {patience} epochs"
+                    watch.note_losses(epoch.losses)
+                    watch(epoch.number, now.params, now.state, done or epoch.number == run.epochs)
+                if done:  # 3. repeat until convergence
+                    status, message = converged.verdict()
                     break
     except KeyboardInterrupt:
-        status, message = "interrupted", f"by an interrupt in epoch {len(history) + 1}"
+        status, message = "interrupted", f"by an interrupt in epoch {len(now.history) + 1}"
     except _NonFiniteLoss as error:
         status, message = "diverged", f"in {error}"
         warnings.warn(
@@ -213,127 +184,228 @@ def fit(
             RuntimeWarning,
             stacklevel=2,
         )
-    if not history:  # no epoch was finished: the last good parameters are all there is
-        best = params
-    elif judge is None and status != "diverged":
-        last = _judge(net, loss, x, target, {})(params)["validation_loss"]
-        if last <= lowest:
-            best, best_epoch = params, len(history)
-    elif best_epoch == 0 and status in ("finished", "converged"):
-        status, message = "diverged", f"{message}; the validation loss was never finite"
-        best, best_epoch = params, len(history)
-        warnings.warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning, stacklevel=2)
-    seen = None if watch is None else watch.diagnostics(history, status)
-    return Fitted(best, state, history, best_epoch, status, message, seen)
+    status, message = _ending(run, now, best, status, message)
+    return Fitted(
+        best.params, now.params, now.state, now.history, best.epoch, status, message,
+        None if watch is None else watch.diagnostics(now.history, status),
+    )  # fmt: skip
+
+
+def _prepare(
+    net: Block, loss: Block, data: Any, optimizer: Any, epochs: int, batch_size: int,
+    key: jax.Array, params: Params, validation: Any, loss_at_inference: Block,
+    metrics: Mapping[str, Metric], dtype: Any, steps_per_call: int | None, diagnostics: bool,
+) -> tuple[Run, Params, DataSummary | None]:  # fmt: skip
+    """Refuses data that cannot work; returns the run, where it starts, and what the data are."""
+    train = opened("x", data, dtype)
+    params = parameters(net, params, key, train.like[0])
+    at_inference = inference(net), loss_at_inference
+    prediction = predicted(*at_inference, params, train, "target")
+    held_out = None
+    if validation is not None:
+        held_out = opened("validation x", validation, dtype)
+        predicted(*at_inference, params, held_out, "validation target")
+    seed, summary = seed_of(key), None
+    if diagnostics:
+        labels = None if held_out is None else held_out.sample(seed)[1]
+        summary = data_summary(loss, prediction, *train.sample(seed), labels)
+        summary = summary._replace(n_validation=len(held_out or ()))
+        if summary.losses.is_classifier and held_out is not None:
+            by = functools.partial(accuracy, threshold=summary.losses.threshold)
+            metrics = {"accuracy": by, **metrics}
+    if metrics and held_out is None:
+        raise ValueError("fit: metrics are of validation predictions, and there is no validation")
+    n = len(train)
+    batch_size = min(batch_size, n)
+    steps = steps_per_call or train.steps_per_call or n
+    run = Run(
+        net, loss, *at_inference, optimizer, train.on_device(), key, epochs, batch_size,
+        epoch=make_epoch(net, loss, optimizer, batch_size),
+        cuts=list(range(steps * batch_size, n, steps * batch_size)),
+        evaluated=jax.jit(optimizer.evaluated) if getattr(optimizer, "evaluated", None) else _taken,
+        evaluate=None if held_out is None
+        else _evaluation(*at_inference, held_out.on_device(), metrics, batch_size),
+    )  # fmt: skip
+    return run, params, summary
+
+
+def _taken(state: Any, params: Params) -> Params:
+    """The parameters that take the steps are those to evaluate."""
+    return params
+
+
+@dataclass
+class _Now:
+    """Where training is: an interrupt finds here what the last compiled call gave."""
+
+    params: Params
+    state: Any
+    history: list[Row] = field(default_factory=list)
+
+
+class _Epoch(NamedTuple):
+    """``losses``: of the steps. ``candidate``: parameters, after which epoch, with which loss."""
+
+    number: int
+    row: Row
+    losses: np.ndarray
+    candidate: tuple[Params, int, float]
 
 
 class _NonFiniteLoss(Exception):
     pass
 
 
+def _epochs(
+    run: Run, now: _Now, clock: _Clock, after_call: Callable[[int, float], None]
+) -> Iterator[_Epoch]:
+    """Trains, an epoch at a time: every example once, in a new random order."""
+    n, shuffle = len(run.data), np.random.default_rng(run.seed)
+    previous: Call | None = None
+    for number in range(1, run.epochs + 1):
+        order = shuffle.permutation(n).astype(np.int32)
+        key = jax.random.fold_in(run.key, number)
+        # An epoch's loss is that of the parameters it began with, updated on the way.
+        at_start = None if run.evaluate else run.evaluated(now.state, now.params)
+        losses, used = np.zeros(0), 0
+        run.data.start(number)
+        for x, target, rows in run.data.calls(np.split(order, run.cuts)):
+            call = Call(now.params, now.state, x, target, rows, key, len(losses))
+            now.params, now.state, on_device = run.epoch(*call)
+            values = np.asarray(on_device)
+            if not (np.isfinite(values).all() and all_finite(now.params)):
+                now.params, now.state, cause = post_mortem(run, call, values, previous)
+                raise _NonFiniteLoss(f"epoch {number}, {cause}")
+            losses, used, previous = np.concatenate([losses, values]), used + len(rows), call
+            after_call(number, used / n)
+        sizes = np.minimum(run.batch_size, n - run.batch_size * np.arange(len(losses)))
+        row = {"epoch": number, "loss": float(np.average(losses, weights=sizes))}
+        candidate = at_start, number - 1, row["loss"]
+        if run.evaluate is not None:
+            params = run.evaluated(now.state, now.params)
+            row |= run.evaluate(params)
+            candidate = params, number, row["validation_loss"]
+        row["seconds"] = clock.seconds()
+        now.history.append(row)
+        yield _Epoch(number, row, losses, candidate)
+
+
+@dataclass
+class _Best:
+    """The parameters with the lowest loss, and the epoch after which they were."""
+
+    params: Params
+    epoch: int = 0
+    loss: float = math.inf
+
+    def offer(self, params: Params, epoch: int, loss: float) -> None:
+        if loss < self.loss:
+            self.params, self.epoch, self.loss = params, epoch, loss
+
+
+def _ending(run: Run, now: _Now, best: _Best, status: Status, message: str) -> tuple[Status, str]:
+    """Looks whether the last parameters are the best, and whether there was any finite loss."""
+    params, count = run.evaluated(now.state, now.params), len(now.history)
+    if not now.history:  # no epoch was finished: the last good parameters are all there is
+        best.params = params
+    elif run.evaluate is None and status != "diverged":
+        at_inference = run.net_at_inference, run.loss_at_inference
+        evaluate = _evaluation(*at_inference, run.data, {}, run.batch_size)
+        last = evaluate(params)["validation_loss"]
+        if last <= best.loss:
+            best.params, best.epoch = params, count
+    elif best.epoch == 0 and status in ("finished", "converged"):
+        status, message = "diverged", f"{message}; the validation loss was never finite"
+        best.params, best.epoch = params, count
+        warnings.warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning, stacklevel=3)
+    return status, message
+
+
 class _Convergence:
-    """Whether for ``patience`` epochs the loss has not fallen by the fraction ``tolerance``."""
+    """Whether the loss has not improved by the relative ``tolerance`` for ``patience`` epochs."""
 
     def __init__(self, tolerance: float | None, patience: int) -> None:
         self.tolerance, self.patience = tolerance, patience
-        self.lowest, self.stale = math.inf, 0
+        self.first = self.last = self.lowest = math.inf
+        self.stale = 0
 
     def __call__(self, loss: float) -> bool:
         if self.tolerance is None:
             return False
+        if math.isinf(self.lowest):
+            self.first = loss
+        self.last = loss
         if self.lowest - loss > self.tolerance * abs(self.lowest) or math.isinf(self.lowest):
             self.lowest, self.stale = loss, 0
         else:
             self.stale += 1
         return self.stale >= self.patience
 
+    def verdict(self) -> tuple[Status, str]:
+        """A loss that only rose has not converged."""
+        if self.last > self.first:
+            return "diverged", f"as the loss rises: from {self.first:.4g} to {self.last:.4g}"
+        return (
+            "converged",
+            f"as converged: loss within {self.tolerance:g} for {self.patience} epochs",
+        )
 
-def _judge(
-    net: Block, loss: Block, x: Value, target: Value, metrics: Mapping[str, Metric]
+
+def _evaluation(
+    net: Block, loss: Block, data: Arrays | Stream, metrics: Mapping[str, Metric], batch_size: int
 ) -> Callable[[Params], Row]:
-    """A function from parameters to validation loss and metrics, compiled once."""
-    predict = make_predict(net)
+    """A function from parameters to the loss and the metrics on some data, compiled once."""
+    predict = predict_with(net)
     value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
-    x_on_device, target_on_device = jax.device_put((x, target))
 
-    def judge(params: Params) -> Row:
-        y = predict(params, x_on_device)
-        row = {"validation_loss": float(value(y, target_on_device))}
-        y = jax.tree.map(np.asarray, y)
-        return row | {f"validation_{name}": m(y, target) for name, m in metrics.items()}
+    def evaluate(params: Params) -> Row:
+        losses, sizes, pairs = [], [], []
+        for x, target in data.blocks(batch_size):
+            y = predict(params, x)
+            losses.append(float(value(y, target)))
+            sizes.append(len(jax.tree.leaves(target)[0]))
+            if metrics:
+                pairs.append(jax.tree.map(np.asarray, (y, target)))
+        mean = losses[0] if len(losses) == 1 else float(np.average(losses, weights=sizes))
+        row = {"validation_loss": mean}
+        if metrics:
+            y, target = jax.tree.map(lambda *parts: np.concatenate(parts), *pairs)
+            row |= {f"validation_{name}": metric(y, target) for name, metric in metrics.items()}
+        return row
 
-    return judge
-
-
-def _cuts(n: int, batch_size: int, steps: int | None) -> list[int]:
-    """Where to cut an epoch's order into compiled calls of ``steps`` steps."""
-    if steps is None:
-        return []
-    return list(range(steps * batch_size, n, steps * batch_size))
-
-
-def _mean(losses: list[np.ndarray], n: int, batch_size: int) -> float:
-    """The mean loss over the examples: the last batch counts by its size."""
-    values = np.concatenate(losses).astype(np.float64)
-    sizes = np.minimum(batch_size, n - batch_size * np.arange(len(values)))
-    return float(np.average(values, weights=sizes))
+    return evaluate
 
 
-def _seconds_left(history: list[Row], epochs: int) -> float:
-    """From the epochs after the first, which also compiled; from that one if there is no other,
-    and then an upper bound."""
-    done, last = len(history), history[-1]["seconds"]
-    rate = (last - history[0]["seconds"]) / (done - 1) if done > 1 else last
-    return rate * (epochs - done)
+class _Clock:
+    """Seconds since the start, and seconds left.
 
-
-def _post_mortem(
-    net: Block,
-    loss: Block,
-    epoch: Callable[..., Any],
-    data: Value,
-    batch_size: int,
-    start: tuple[Params, Any],
-    rows: np.ndarray,
-    losses: np.ndarray,
-    key: jax.Array,
-    first: int,
-) -> tuple[Params, str]:
-    """The last parameters whose loss and update were finite, and what went wrong after them.
-
-    Everything is a function of the key, so the steps up to the bad one are taken again.
+    From what followed the first call, which also compiled, and later the first epoch, after which
+    the evaluation was compiled; from that one if there is no other: then an upper bound.
     """
-    good = np.isfinite(losses)
-    bad = len(losses) if good.all() else int(np.argmin(good))
-    watch = jax.jit(finite(net, loss))
 
-    def params_at(step: int) -> Params:
-        some = rows[: step * batch_size]
-        return epoch(*start, *data, some, key, first)[0] if step else start[0]
+    def __init__(self, epochs: int) -> None:
+        self.epochs, self.start = epochs, time.perf_counter()
+        self.rate, self.since = 0.0, (0.0, 0.0)
 
-    def examine(step: int) -> NonFinite | None:
-        batch = jax.tree.map(lambda a: a[rows[step * batch_size :][:batch_size]], data)
-        step_key = jax.random.fold_in(key, first + step)
-        return watch(params_at(step), *batch, step_key).first
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
 
-    # Either a gradient of the step before was not finite, or its update, or else this loss.
-    step = max(bad - 1, 0)
-    found = examine(step)
-    if found is None and bad > step and all_finite(params_at(bad)):
-        step, found = bad, examine(bad)
-    cause = found or "the optimiser's update is not finite"
-    last = max(bad - 1, 0)
-    while last and not all_finite(params_at(last)):  # a loss may have hidden what was not finite
-        last //= 2
-    return params_at(last), f"step {first + step + 1}: {cause}"
+    def left(self, done: float) -> float:
+        """When ``done`` epochs are done, with a fraction."""
+        before, then = self.since
+        now = self.seconds()
+        if done > before:
+            self.rate = (now - then) / (done - before)
+        if before == 0 or done == 1:
+            self.since = done, now
+        return self.rate * (self.epochs - done)
 
 
-def _seed(key: jax.Array) -> list[int]:
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return [int(word) for word in np.ravel(jax.random.key_data(key) if typed else key)]
+def _reporter(progress: Any, epochs: int) -> Any:
+    """Called with a row and the seconds left."""
+    if progress is not True:
+        return progress or (lambda row, left: None)
 
-
-def _print_progress(epochs: int) -> Callable[[Row, float], None]:
     def report(row: Row, left: float) -> None:
         numbers = "  ".join(
             f"{name.replace('_', ' ')} {value:.4f}"

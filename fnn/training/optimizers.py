@@ -1,7 +1,9 @@
-"""Gradient descent. Any ``optax.GradientTransformation`` goes in its place."""
+"""Gradient descent, and averages of its parameters. Optax's optimisers serve too."""
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -166,6 +168,79 @@ def adam(
         return jax.tree.map(direction, m, v), (m, v)
 
     return _descent("adam", learning_rate, 2, along)
+
+
+class AveragedState(NamedTuple):
+    """The state of the optimiser inside, the average of the parameters, the steps taken."""
+
+    inner: Any
+    average: Params
+    steps: jax.Array
+
+
+def averaged(optimizer: Any, decay: float) -> Optimizer:
+    """The same steps, and an average of the parameters to evaluate and return (Polyak averaging).
+
+    After step t, ``evaluated`` gives the mean of the parameters after steps 1 to t with weights
+    d^(t-1), ..., d, 1, where d is ``decay``. By recursion
+
+        average <- average + (1 - d) / (1 - d^t) (params - average),
+
+    without the pull towards 0 of a plain moving average. (Polyak and Juditsky 1992 have d = 1,
+    equal weights, which forgets the beginning late.)
+
+    Args:
+      optimizer: one of fnn's or Optax's.
+      decay: 0 <= decay < 1.
+
+    Returns:
+      An :class:`Optimizer` whose state is an :class:`AveragedState`.
+
+    Raises:
+      ValueError: a decay out of its range.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> optimizer = fnn.averaged(fnn.sgd(1.0), 0.5)
+    >>> params, state = jnp.array(4.0), optimizer.init(jnp.array(4.0))
+    >>> for gradient in (1.0, 3.0):  # 4, 3, 0
+    ...     updates, state = optimizer.update(jnp.array(gradient), state, params)
+    ...     params = fnn.apply_updates(params, updates)
+    >>> round(float(optimizer.evaluated(state, params)), 4)  # (0.5 * 3 + 1 * 0) / 1.5
+    1.0
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"averaged: decay is {decay}, needs 0 <= decay < 1")
+
+    def moved(average: Params, params: Params, steps: jax.Array) -> Params:
+        t = jnp.maximum(steps, 1).astype(jnp.result_type(float))
+        weight = (1 - decay) / -jnp.expm1(t * math.log(decay)) if decay else jnp.ones(())
+        return jax.tree.map(lambda a, p: a + weight.astype(a.dtype) * (p - a), average, params)
+
+    def init(params: Params) -> AveragedState:
+        copy = jax.tree.map(jnp.array, params)  # a step may be given the memory of both
+        return AveragedState(optimizer.init(params), copy, jnp.zeros((), jnp.int32))
+
+    def update(
+        grads: Params, state: AveragedState, params: Params = None, **extra: Any
+    ) -> tuple[Params, AveragedState]:
+        # The parameters after this step are not known here: frozen ones stay, statistics move.
+        average = moved(state.average, params, state.steps)
+        updates, inner = optimizer.update(
+            grads, state.inner, params, **accepted(optimizer.update, extra)
+        )
+        return updates, AveragedState(inner, average, state.steps + 1)
+
+    def evaluated(state: AveragedState, params: Params) -> Params:
+        return moved(state.average, params, state.steps)
+
+    return Optimizer(init, update, evaluated)
+
+
+def accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Those of the extra arguments that an optimiser's ``update`` takes."""
+    parameters = inspect.signature(update).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in extra.items() if takes_any or name in parameters}
 
 
 def apply_updates(params: Params, updates: Params) -> Params:

@@ -1,8 +1,7 @@
-"""Compiled training: one step, one epoch, and predictions in batches."""
+"""Compiled programs: a training step, an epoch of them, predictions in batches."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from fnn.backprop import as_function, backpropagate, with_loss
 from fnn.block import Block, Key, Params, Value, whole_number
 from fnn.executor import inference
 from fnn.pytrees import with_zeros
-from fnn.training.optimizers import apply_updates
+from fnn.training.optimizers import accepted, apply_updates
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
 
@@ -22,43 +21,34 @@ Step = Callable[..., tuple[Params, Any, jax.Array]]
 def plain_step(
     net: Block, loss: Block, optimizer: Any, run: Callable[..., Any] | None = None
 ) -> Step:
-    """The lecture's step, not compiled: 2a forward, 2b backward, 2c gradient descent.
+    """One training step, not jitted: forward, backward, update.
 
     ``run``: what goes forward and backward; ``backpropagate(net, loss)`` by default.
     """
     run = backpropagate(net, loss) if run is None else run
-    accepted = inspect.signature(optimizer.update).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
 
     def step(
         params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[Params, Any, jax.Array]:
-        value, grads, residuals = run(params, x, target, key, weights)  # 2a and 2b
+        value, grads, residuals = run(params, x, target, key, weights)
 
-        def value_fn(params: Params) -> jax.Array:
-            return _loss_of(net, loss, params, x, target, key, weights)
+        def value_fn(params: Params) -> jax.Array:  # jax.grad of it uses the blocks' own rules
+            whole = with_loss(net, loss, weighted=weights is not None)
+            inputs = (x, target) if weights is None else (x, target, weights)
+            return as_function(whole)({"net": params}, inputs, key)
 
         # Some of Optax's optimisers look at the loss (reduce_on_plateau) or evaluate it again (a
         # line search): the protocol passes these by keyword to those that take them.
         full = with_zeros(grads, params)
-        offered = {"value": value, "grad": full, "value_fn": value_fn}
-        extra = {name: v for name, v in offered.items() if takes_any or name in accepted}
+        extra = {"value": value, "grad": full, "value_fn": value_fn}
+        extra = accepted(optimizer.update, extra)
         updates, state = optimizer.update(full, state, params, **extra)
-        params = _keep_frozen(params, apply_updates(params, updates), grads)  # 2c
+        params = _keep_frozen(params, apply_updates(params, updates), grads)
         if net.rules.update_statistics is not None:
             params = net.rules.update_statistics(params, residuals)
         return params, state, value
 
     return step
-
-
-def _loss_of(
-    net: Block, loss: Block, params: Params, x: Value, target: Value, key: Key, weights: Any
-) -> jax.Array:
-    """The loss as a function of the parameters, on which ``jax.grad`` uses the blocks' rules."""
-    whole = with_loss(net, loss, weighted=weights is not None)
-    inputs = (x, target) if weights is None else (x, target, weights)
-    return as_function(whole)({"net": params}, inputs, key)
 
 
 def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:
@@ -69,16 +59,21 @@ def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:
 
 
 def make_step(net: Block, loss: Block, optimizer: Any, *, donate: bool = False) -> Step:
-    """One compiled step of training: forward, backward, update.
+    """One compiled training step: forward, backward, update.
 
     Args:
-      net, loss: blocks; ``optimizer``: :func:`~fnn.sgd` or any of Optax's.
-      donate: let the new parameters and state take the memory of the old, which can then no
-        longer be used.
+      net, loss: blocks.
+      optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's.
+      donate: reuse the memory of the old parameters and state, which then cannot be used again.
 
     Returns:
       ``step(params, state, x, target, key=None, weights=None) -> (params, state, value)``,
-      jit-compiled, with ``state = optimizer.init(params)`` to begin with.
+      jit-compiled. ``state`` is ``optimizer.init(params)`` at first; x and target have a first
+      axis of n examples, ``weights`` is (n,), one number per example, for a weighted mean of
+      their losses; ``value`` is the loss before the update.
+
+    Raises:
+      BlockError: by ``step``, while it is traced, where network, loss and data do not match.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net, optimizer = fnn.linear(1), fnn.sgd(0.1)
@@ -95,15 +90,23 @@ def make_step(net: Block, loss: Block, optimizer: Any, *, donate: bool = False) 
 
 
 def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step:
-    """A whole epoch in one compiled ``lax.scan``.
+    """A whole epoch, compiled as one ``lax.scan``.
+
+    Args:
+      net, loss: blocks.
+      optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's.
+      batch_size: examples per step; the last step takes the rest, which may be fewer.
 
     Returns:
-      ``epoch(params, state, x, target, order, key=None, first=0) -> (params, state, losses)``:
-      ``order`` holds the indices of the examples in the order of use (a permutation made on
-      the host: cheaper to compile and run than one on the device; indices out of range are not
-      looked for). Every example counts: when the last batch is smaller it is one more step.
-      ``losses`` has one entry per step, each the loss before that step's update. Step i draws
-      its randomness from ``fold_in(key, first + i)``, so an epoch in several calls is the same.
+      ``epoch(params, state, x, target, order, key=None, first=0) -> (params, state, losses)``.
+      ``order``: integers (n,), the examples to use, in this order. A permutation made on the host
+      is cheaper to compile and to run than one on the device. Indices are not checked.
+      ``losses``: (steps,), each the loss before that step's update. Step i draws its randomness
+      from ``fold_in(key, first + i)``, so an epoch cut into several calls is the same epoch.
+
+    Raises:
+      BlockValueError: ``batch_size`` is not a whole number of at least 1.
+      BlockError: by ``epoch``, while it is traced, where network, loss and data do not match.
 
     >>> import fnn, jax, jax.numpy as jnp, numpy as np
     >>> net, optimizer = fnn.linear(1), fnn.sgd(0.1)
@@ -131,12 +134,15 @@ def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step
             params, state, value = step(*carry, batch_x, batch_target, step_key)
             return (params, state), value
 
-        full = order[: steps * batch_size].reshape(steps, batch_size)
-        carry, losses = lax.scan(body, (params, state), (full, jnp.arange(steps)))
+        carry, losses = (params, state), []
+        if steps:
+            full = order[: steps * batch_size].reshape(steps, batch_size)
+            carry, values = lax.scan(body, carry, (full, jnp.arange(steps)))
+            losses.append(values)
         if rest:
-            carry, last = body(carry, (order[-rest:], jnp.asarray(steps)))
-            losses = jnp.concatenate([losses, last[None]])
-        return (*carry, losses)
+            carry, value = body(carry, (order[-rest:], jnp.asarray(steps)))
+            losses.append(value[None])
+        return (*carry, jnp.concatenate(losses) if losses else jnp.zeros(0))
 
     return epoch
 
@@ -148,29 +154,38 @@ def _rows(a: jax.Array, rows: jax.Array) -> jax.Array:
 def make_predict(net: Block, batch_size: int = 4096) -> Callable[[Params, Value], Value]:
     """Predictions of the network as it is at inference, for any number of examples.
 
+    Args:
+      net: a block.
+      batch_size: examples at a time, so that memory stays bounded.
+
     Returns:
-      ``predict(params, x) -> y``, compiled; more than ``batch_size`` examples run in batches,
-      so memory stays bounded.
+      ``predict(params, x) -> y``, compiled; x and y have a first axis of examples.
+
+    Raises:
+      BlockValueError: ``batch_size`` is not a whole number of at least 1.
 
     >>> import fnn, jax.numpy as jnp
     >>> predict = fnn.make_predict(fnn.square(), batch_size=2)
     >>> predict({}, jnp.array([1.0, 2.0, 3.0]))
     Array([1., 4., 9.], dtype=float32)
     """
-    batch_size = whole_number("make_predict", "batch_size", batch_size)
-    reading = inference(net)
+    return predict_with(inference(net), whole_number("make_predict", "batch_size", batch_size))
+
+
+def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value], Value]:
+    """:func:`make_predict` of a network that is already as it is at inference."""
 
     @jax.jit
     def predict(params: Params, x: Value) -> Value:
         n = jax.tree.leaves(x)[0].shape[0]
         steps, rest = divmod(n, batch_size)
         if steps == 0:
-            return reading.forward(params, x)[0]
+            return net.forward(params, x)[0]
         head = jax.tree.map(lambda a: a[: n - rest].reshape(steps, batch_size, *a.shape[1:]), x)
-        y = lax.map(lambda batch: reading.forward(params, batch)[0], head)
+        y = lax.map(lambda batch: net.forward(params, batch)[0], head)
         y = jax.tree.map(lambda a: a.reshape(n - rest, *a.shape[2:]), y)
         if rest:
-            tail = reading.forward(params, jax.tree.map(lambda a: a[n - rest :], x))[0]
+            tail = net.forward(params, jax.tree.map(lambda a: a[n - rest :], x))[0]
             y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, tail)
         return y
 

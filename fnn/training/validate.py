@@ -19,75 +19,14 @@ from fnn.block import (
     require_block,
     whole_number,
 )
-from fnn.executor import inference
+from fnn.training.arrays import Arrays, like
+from fnn.training.source import Stream
 
 
-def examples(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:
-    """Examples on the host, refused if empty, of different lengths, or not finite."""
-    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
-        raise ValueError(
-            f"fit: dtype is {jnp.dtype(dtype)}, which JAX has switched off; switch it on first: "
-            "jax.config.update('jax_enable_x64', True)"
-        )
-    x, target = jax.tree.map(
-        lambda a: _array(what, a), (x, target), is_leaf=lambda a: a is None or isinstance(a, list)
-    )
-    if not jax.tree.leaves(x) or not jax.tree.leaves(target):
-        raise ValueError(f"fit: {what} or its target holds no array; give at least one of each")
-    lengths = {a.shape[0] if a.ndim else None for a in jax.tree.leaves((x, target))}
-    if None in lengths:
-        raise ValueError(f"fit: {what} needs a first axis of examples, got a scalar")
-    if len(lengths) > 1:
-        shapes = [a.shape for a in jax.tree.leaves((x, target))]
-        raise ValueError(
-            f"fit: {what} and its target need one entry per example each, got shapes {shapes}"
-        )
-    if lengths == {0} or 0 in {a.size for a in jax.tree.leaves(x)}:
-        shapes = [a.shape for a in jax.tree.leaves(x)]
-        raise ValueError(
-            f"fit: {what} is empty (shape {shapes[0]}); training needs at least one example "
-            "with at least one feature"
-        )
-
-    def cast(a: np.ndarray, dtype: Any) -> np.ndarray:
-        # float64 is what NumPy makes by default; like all of JAX, without x64 it means float32.
-        with np.errstate(over="ignore"):  # what overflows is refused below
-            return a.astype(jax.dtypes.canonicalize_dtype(dtype)) if is_floating(a) else a
-
-    x = jax.tree.map(lambda a: cast(a, dtype or a.dtype), x)
-    for a in jax.tree.leaves(x):
-        _refuse_nonfinite(what, a)
-    return x, jax.tree.map(lambda a: cast(a, a.dtype), target)
-
-
-def _array(what: str, a: Any) -> np.ndarray:
-    if isinstance(a, list) or not hasattr(a, "shape"):
-        raise TypeError(
-            f"fit: {what} or its target holds a {type(a).__name__}, needs arrays: "
-            "numpy.asarray(...) makes one of a list"
-        )
-    a = np.asarray(a)
-    if not (np.issubdtype(a.dtype, np.number) or a.dtype == bool or is_floating(a)):
-        raise TypeError(
-            f"fit: {what} or its target has dtype {a.dtype}, needs numbers; turn names of classes "
-            "into labels 0, 1, ... with numpy.unique(target, return_inverse=True)[1]"
-        )
-    return a
-
-
-def _refuse_nonfinite(what: str, a: np.ndarray) -> None:
-    with np.errstate(all="ignore"):
-        suspicious = is_floating(a) and not np.isfinite(a.sum())  # one fast pass
-    bad = np.argwhere(~np.isfinite(a)) if suspicious else np.zeros((0, 1))
-    if len(bad):
-        raise ValueError(
-            f"fit: {what} has {len(bad)} values that are NaN or infinite in {a.dtype}, the first "
-            f"in example {int(bad[0][0])}; repair or drop these examples"
-        )
-
-
-def options(net: Any, loss: Any, optimizer: Any, **counts: Any) -> None:
-    """The kinds of fit's arguments: blocks, an optimiser, whole numbers."""
+def options(
+    net: Any, loss: Any, optimizer: Any, tolerance: float | None, **counts: tuple[Any, int]
+) -> None:
+    """Refuses arguments of fit of another kind: not a block, an optimiser, a whole number."""
     for what, block in (("net", net), ("loss", loss)):
         require_block("fit", what, block)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
@@ -98,6 +37,8 @@ def options(net: Any, loss: Any, optimizer: Any, **counts: Any) -> None:
         )
     for name, (value, least) in counts.items():
         whole_number("fit", name, value, least)
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"fit: tolerance is {tolerance}, needs 0 or more")
 
 
 def random_key(key: Any) -> jax.Array:
@@ -111,9 +52,9 @@ def random_key(key: Any) -> jax.Array:
     return key
 
 
-def parameters(net: Block, params: Params, key: Key, x: Value) -> Params:
-    """New parameters, or the given ones if they are this network's."""
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
+def parameters(net: Block, params: Params, key: Key, like: Value) -> Params:
+    """New parameters, or the given ones if they are this network's; ``like``: one example."""
+    one = _prepend(1, like)
     if params is None:
         return jax.jit(lambda key: net.init(key, one))(key)
     needed = _shapes(jax.eval_shape(net.init, key, one))
@@ -142,15 +83,21 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     return {path: tuple(np.shape(leaf)) for path, leaf in _named(params)}
 
 
-def check_target(
-    net: Block, loss: Block, params: Params, x: Value, target: Value, what: str
-) -> None:
-    """The first errors there can be, raised before anything is compiled."""
-    prediction = jax.eval_shape(inference(net).forward, params, x)[0]
+def predicted(net: Block, loss: Block, params: Params, data: Arrays | Stream, what: str) -> Value:
+    """The shape of the prediction for the data; refuses what does not go together.
+
+    Args:
+      net, loss: as they are at inference.
+      what: a name for the targets in errors.
+    """
+    x, target = (_prepend(len(data), part) for part in data.like)
+    prediction = jax.eval_shape(net.forward, params, x)[0]
     jax.eval_shape(lambda y, t: loss.forward({}, (y, t))[0], prediction, target)
-    if loss.rules.validate is not None:
-        try:
-            loss.rules.validate((prediction, target))
-        except BlockValueError as error:
-            error.message = f"{what}: {error.message}"
-            raise
+    one, validate = like(prediction), loss.rules.validate
+    if validate is not None:
+        data.check(what, lambda t: validate((_prepend(len(jax.tree.leaves(t)[0]), one), t)))
+    return prediction
+
+
+def _prepend(n: int, one: Value) -> Value:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape), a.dtype), one)

@@ -59,7 +59,7 @@ def test_the_report_of_a_diagnosed_run(tmp_path: Path, capsys: pytest.CaptureFix
     options = ["--epochs", "2", "--hidden", "16", "--dropout", "0", "--learning-rate", "3"]
     assert main(["digits", "--diagnostics", *options, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "knows nothing has 2.303" in printed and "lower the learning rate" in printed
+    assert "by chance 2.303" in printed and "lower the learning rate" in printed
     page = (tmp_path / "report.html").read_text()
     reader = Reader(page)
     assert reader.headings == list(report.TITLES)

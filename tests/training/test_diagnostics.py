@@ -18,8 +18,9 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 import fnn
 from experiments.common.data import load
 from fnn.block import Block
-from fnn.training.diagnostics.data_summary import facts
-from fnn.training.diagnostics.overfit import learn_by_heart
+from fnn.training.diagnostics.data_summary import data_summary
+from fnn.training.diagnostics.findings import find
+from fnn.training.diagnostics.overfit import overfit_small_batch
 from fnn.training.diagnostics.record import Diagnostics
 
 CE = fnn.softmax_cross_entropy()
@@ -226,7 +227,7 @@ def test_healthy_digits_raise_no_alarm(seed: int) -> None:
     assert run.findings() == []
     assert run.history[-1]["validation_accuracy"] > 0.9
     assert "nothing stands out" in str(run)
-    assert run.by_heart.learned and run.by_heart.loss <= 0.01 * np.log(10)
+    assert run.overfit.success and run.overfit.loss <= 0.01 * np.log(10)
     assert abs(run.initial_loss - np.log(10)) < 0.6
 
 
@@ -242,7 +243,7 @@ def test_healthy_pictures_raise_no_alarm(name: str, seed: int) -> None:
         relu_net(128, 64), *few, validation=others, seed=seed, batch_size=64, rate=0.05
     )  # fmt: skip
     assert run.findings() == []
-    assert run.by_heart.learned and run.by_heart.loss <= 0.01 * np.log(10)
+    assert run.overfit.success and run.overfit.loss <= 0.01 * np.log(10)
 
 
 def test_other_healthy_runs_raise_no_alarm() -> None:
@@ -265,12 +266,12 @@ def test_rare_features_are_not_large() -> None:
     x[::15_000, 1] = 1
     x[:, 2] = np.random.default_rng(0).normal(size=60_000)
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
-    f = facts(CE, np.zeros((60_000, 3)), x, np.zeros(60_000, int))
-    assert f.largest == pytest.approx(1, rel=1e-3) and f.offset < 1e-3
+    s = data_summary(CE, np.zeros((60_000, 3)), x, np.zeros(60_000, int)).inputs
+    assert s.max_feature_rms == pytest.approx(1, rel=1e-3) and s.offset_sigmas < 1e-3
     images = np.random.default_rng(1).uniform(size=(9, 700, 400, 3))  # in several chunks
-    f = facts(CE, np.zeros((9, 3)), images, np.zeros(9, int))
-    assert f.typical == pytest.approx(np.sqrt(np.mean(images**2)))
-    assert f.offset == pytest.approx(images.mean() / images.std())
+    s = data_summary(CE, np.zeros((9, 3)), images, np.zeros(9, int)).inputs
+    assert s.rms == pytest.approx(np.sqrt(np.mean(images**2)))
+    assert s.offset_sigmas == pytest.approx(images.mean() / images.std())
 
 
 def test_flat_outputs_zero_branches_and_few_judges_raise_no_alarm() -> None:
@@ -282,7 +283,7 @@ def test_flat_outputs_zero_branches_and_few_judges_raise_no_alarm() -> None:
         validation=(X[1200:1500], hot[1200:1500]),
     )  # fmt: skip
     flat = np.where(np.isnan(run.saturated), np.nan, 0.9)
-    assert replace(run, saturated=flat).findings() == []
+    assert find(replace(run, saturated=flat)) == []
     branch = fnn.serial(
         a=fnn.linear(64),
         b=fnn.relu(),
@@ -387,13 +388,13 @@ def test_any_network_and_optimiser() -> None:
     ],
     ids=["linear", "4 neurons", "6 layers of logistic units", "dropout", "batch norm"],
 )  # fmt: skip
-def test_twenty_digits_are_learned_by_heart(net: Block) -> None:
+def test_twenty_digits_are_overfitted(net: Block) -> None:
     params = net.init(jax.random.key(0), X[:20])
-    few, known = (X[:20], jnp.asarray(T[:20])), float(np.log(10))
-    seen = learn_by_heart(net, CE, params, few, jax.random.key(0), known)
-    assert seen.learned and seen.loss <= 0.01 * known
-    stuck = learn_by_heart(fnn.freeze(net), CE, params, few, jax.random.key(0), known)
-    assert stuck.learned is False or stuck.learned is None
+    batch, chance = (X[:20], jnp.asarray(T[:20])), float(np.log(10))
+    check = overfit_small_batch(net, CE, params, batch, jax.random.key(0), chance)
+    assert check.success and check.loss <= 0.01 * chance and check.steps < 2000
+    stuck = overfit_small_batch(fnn.freeze(net), CE, params, batch, jax.random.key(0), chance)
+    assert not stuck.success and stuck.steps == 2000
 
 
 def test_all_layers_with_a_fault_are_named() -> None:
@@ -404,7 +405,7 @@ def test_all_layers_with_a_fault_are_named() -> None:
 
     found, *_ = diagnose(relu_net(16, 16, 16), start=start, epochs=1).findings()
     assert str(found).startswith(
-        "layer 1 (relu_1): 100 % of units dead (no slope for any example looked at) from the "
+        "layer 1 (relu_1): 100 % of units dead (no slope at any example watched) from the "
         "start, and in relu_2 (100 %), relu_3 (100 %); "
     )
 
@@ -430,23 +431,25 @@ def test_it_is_cheap() -> None:
         assert run.watched[0] == 0 and run.watched[-1] == epochs
 
 
-def test_facts() -> None:
+def test_data_summary() -> None:
     x = np.zeros((4, 2))
     labels = np.array([0, 1, 0, 1])
-    f = facts(CE, np.zeros((4, 3)), x, labels, labels)
-    assert (f.ignorant, f.guess) == pytest.approx((np.log(3), np.log(2)))
-    assert (f.apart, f.together, f.constant, f.classify) == (0, 0, False, True)
-    soft = facts(CE, np.zeros((4, 3)), x, np.eye(3)[[0, 1, 2, 0]])
-    assert np.isnan(soft.together) and not soft.classify
-    f = facts(fnn.squared_error(), np.zeros((2, 1)), x[:2], np.array([[1.0], [3.0]]))
-    assert (f.ignorant, f.guess) == pytest.approx((2.5, 0.5))
-    unknown = facts(CE._replace(kind=fnn.Kind("mine")), np.zeros((4, 3)), x, labels)
-    assert np.isnan(unknown.ignorant)
-    assert facts(CE, (x, x), (x, x), (labels, labels)).constant is False
+    s = data_summary(CE, np.zeros((4, 3)), x, labels, labels)
+    assert s.losses[3:] == pytest.approx((np.log(3), np.log(2)))
+    assert (s.labels.label_shift, s.labels.same_as_previous, s.labels.constant) == (0, 0, False)
+    assert s.losses.is_classifier and s.n_validation == 4
+    soft = data_summary(CE, np.zeros((4, 3)), x, np.eye(3)[[0, 1, 2, 0]])
+    assert np.isnan(soft.labels.same_as_previous) and not soft.losses.is_classifier
+    squared = fnn.squared_error()
+    s = data_summary(squared, np.zeros((2, 1)), x[:2], np.array([[1.0], [3.0]]))
+    assert s.losses[3:] == pytest.approx((2.5, 0.5))
+    unknown = data_summary(CE._replace(kind=fnn.Kind("mine")), np.zeros((4, 3)), x, labels)
+    assert np.isnan(unknown.losses.chance_loss)
+    assert data_summary(CE, (x, x), (x, x), (labels, labels)).labels.constant is False
 
 
 def test_an_unknown_loss_still_has_findings() -> None:
     run = diagnose(relu_net(), loss=CE._replace(kind=fnn.Kind("mine")), rate=1e30, validation=None)
     assert run.findings()[0].name == "learning rate too high"
-    assert "knows nothing" not in str(run)
-    assert replace(run, status="finished").findings() == []
+    assert "by chance" not in str(run)
+    assert find(replace(run, status="finished")) == []

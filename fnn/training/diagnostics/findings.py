@@ -1,184 +1,196 @@
-"""What is wrong with a training run, in words: which fault, where, what was seen, what to try.
+"""What is wrong with a training run, in words: which fault, where, what was measured, what to try.
 
-A rule looks at one fault. Rules run from causes to consequences, and a rule that other faults
-would also set off is asked only where none of them was found.
+A rule looks for one fault. Rules run from causes to consequences: :data:`STAGES`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from fnn.training.diagnostics.record import Diagnostics
+from fnn.training.diagnostics.record import Diagnostics, Finding, percent
 
 # Thresholds, with room on both sides: healthy runs stay away by a factor of two or more
 # (tests/training/test_diagnostics.py), and the faults they stand for miss them by far more.
-FAR = 5.0  # standard deviations of the inputs from 0; pictures on white have 3
-LARGE_INPUT = 5.0  # initialisation expects features of size 1: standardised, or bytes / 255
-SMALL_INPUT = 0.01  # such as bytes divided by 255 twice
-APART = 0.3  # a random split of a few hundred examples moves less than a tenth of the labels
-TOGETHER = 0.5  # neighbours with the same label beyond chance, 0 to 1: 1 where labels are sorted
-DEAD = 0.7  # of a layer's units; narrow healthy ReLU layers have up to 0.4, wide ones 0.3
-SATURATED = 0.5  # of a layer's units; trained tanh layers have up to a tenth
-SMALL_START = 1e-3  # spread of a layer's output beside the inputs'; residual branches have 0.04
-LARGE_START = 4.0  # times ln K: He and Glorot start within 1.5 times; squared error: the square
-VANISHED = 1e-3  # gradient of one layer's output beside another's: He and Glorot keep 0.1 to 10,
-EXPLODED = 1e3  # and eight layers of logistic units lose 1e-5
-SPIKE = 3.0  # a step's loss beside that before training: healthy runs up to 1.1
-HIGH_UPDATE = 0.1  # part of the parameters that a step replaces: a thousandth is usual
-LOW_UPDATE = 1e-3
-RATHER_SMALL = 0.05  # the same where nothing was learned
-NOT_LEARNED = 0.95  # of the loss of guessing: nothing was learned,
-HALF_LEARNED = 0.5  # not much was learned yet
-EVEN = 0.95  # the chance of two labels to be alike
-SIGMAS = 3.0  # standard deviations from chance
-OVERFITTED = 0.1  # gap of validation and training loss beside ln K: healthy runs up to 0.05;
-GAP = 2.0  # and one loss beside the other
-MOST_NAMED = 3  # further layers with the same fault
-
-
-class Finding(NamedTuple):
-    """One fault: its name, where it is, what was seen, what to try.
-
-    >>> print(Finding("dead units", "layer 3 (act_3)", "94 % of units are dead since epoch 2",
-    ...               "lower the learning rate or use He initialisation"))
-    layer 3 (act_3): 94 % of units are dead since epoch 2; lower the learning rate or use He
-    initialisation
-    """
-
-    name: str
-    where: str
-    what: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.advice}"
-
+FAR_FROM_ZERO_SIGMAS = 5.0  # mean of the inputs; pictures on white have 3
+LARGE_INPUT_RMS = 5.0  # initialisation expects features of size 1: standardised, or bytes / 255
+SMALL_INPUT_RMS = 0.01  # such as bytes divided by 255 twice
+LABEL_SHIFT_FRACTION = 0.3  # a random split of a few hundred examples moves less than 0.1
+SORTED_LABELS_FRACTION = 0.5  # same label as the one before, beyond chance; 1 if sorted
+DEAD_UNITS_FRACTION = 0.7  # of a layer; narrow healthy ReLU layers have up to 0.4, wide ones 0.3
+SATURATED_UNITS_FRACTION = 0.5  # of a layer; trained tanh layers have up to 0.1
+SMALL_SPREAD_RATIO = 1e-3  # of a layer's output to the inputs'; residual branches have 0.04
+LARGE_LOSS_RATIO = 4.0  # before training, to chance: He and Glorot have up to 1.5; for squared
+# error the square
+VANISHED_GRADIENT_RATIO = 1e-3  # of one layer's output to another's: He and Glorot keep 0.1 to 10,
+EXPLODED_GRADIENT_RATIO = 1e3  # and eight layers of logistic units lose 1e-5
+SPIKE_LOSS_RATIO = 3.0  # of a step to before training: healthy runs have up to 1.1
+HIGH_UPDATE_RATIO = 0.1  # of a step to the parameters it changes: 1e-3 is usual
+LOW_UPDATE_RATIO = 1e-3
+SUSPICIOUS_RATIO = 0.05  # of spreads and gradients, if nothing was learned
+UNLEARNED_LOSS_RATIO = 0.95  # to the best constant prediction's: nothing was learned,
+HALF_LEARNED_LOSS_RATIO = 0.5  # not much was learned yet
+ONE_CLASS_FRACTION = 0.95  # chance that two labels are equal, if nearly all are of one class
+CHANCE_SIGMAS = 3.0  # how far a count may be from its mean by chance
+OVERFIT_GAP_RATIO = 0.1  # validation minus training loss, to chance: healthy runs up to 0.05;
+OVERFIT_LOSS_RATIO = 2.0  # and validation to training loss
+MAX_LAYERS_NAMED = 3  # besides the worst, with the same fault
 
 Found = Iterator[Finding]
+Rule = Callable[[Diagnostics], Found]
 
 
-def find(d: Diagnostics) -> list[Finding]:
-    """All findings, causes first."""
-    labels = [*_constant(d), *_unshuffled(d), *_unrelated(d)]
-    found = [*labels, *_inputs(d), *_units(d, at_start=True), *_small_start(d)]
-    found += [*_exploding(d, at_start=True)]
-    if not found:  # else that is why a gradient is small
-        found += [*_vanishing(d, at_start=True)]
-    found += [*_large_start(d)]
-    unlearnable = [] if found else [*_by_heart(d)]  # that has a rate of its own
-    found += unlearnable
-    if not unlearnable:
-        found += [*_high_rate(d, alone=not found), *_units(d, at_start=False)]
-    for later in (_exploding, _vanishing):
-        if not found:
-            found += [*later(d, at_start=False)]
-    for rule in (_low_rate, _stuck):
-        if not found:
-            found += [*rule(d)]
-    return found if labels else [*found, *_overfitting(d)]
+# ---- data --------------------------------------------------------------------------------------
 
 
 def _constant(d: Diagnostics) -> Found:
-    if d.facts.constant:
+    if d.data.labels.constant:
         yield Finding(
-            "constant labels", "targets", "all of them are equal, so there is nothing to learn",
+            "constant labels",
+            "targets",
+            "all of them are equal, so there is nothing to learn",
             "look at how they were read and cut",
-        )  # fmt: skip
-
-
-def _inputs(d: Diagnostics) -> Found:
-    largest, typical = d.facts.largest, d.facts.typical
-    size = largest if largest > LARGE_INPUT else typical
-    if largest > LARGE_INPUT or typical < SMALL_INPUT:
-        yield Finding(
-            "unscaled inputs", "inputs",
-            f"a feature has root mean square {size:.3g}, where the initial weights expect about 1",
-            "scale them first: bytes / 255, or (x - mean) / standard deviation of each feature",
-        )  # fmt: skip
-    else:
-        yield from _far_from_zero(d)
-
-
-def _far_from_zero(d: Diagnostics) -> Found:
-    if d.facts.offset > FAR:
-        yield Finding(
-            "unscaled inputs", "inputs",
-            f"their mean is {d.facts.offset:.2g} standard deviations from 0, so that all examples "
-            "look much the same to the first layer",
-            "subtract the mean: (x - mean) / standard deviation of each feature",
-        )  # fmt: skip
+        )
 
 
 def _unshuffled(d: Diagnostics) -> Found:
-    f = d.facts
-    beyond_chance = (f.together - f.chance) / (1 - f.chance) if f.chance < 1 else 0.0
-    is_sorted = beyond_chance > TOGETHER
-    if f.apart > max(APART, f.apart_by_chance):
+    s = d.data.labels
+    chance = s.same_by_chance
+    beyond_chance = (s.same_as_previous - chance) / (1 - chance) if chance < 1 else 0.0
+    is_sorted = beyond_chance > SORTED_LABELS_FRACTION
+    if s.label_shift > max(LABEL_SHIFT_FRACTION, s.label_shift_by_chance):
         order = "; they are in order of label" if is_sorted else ""
         yield Finding(
-            "unshuffled labels", "targets",
-            f"{_percent(f.apart)} of the labels would have to change for training and validation "
-            f"examples to have the same labels equally often{order}",
+            "unshuffled labels",
+            "targets",
+            f"{percent(s.label_shift)} of the labels would have to change for training and "
+            f"validation examples to have the same labels equally often{order}",
             "shuffle the examples before splitting them",
-        )  # fmt: skip
-    elif is_sorted and math.isnan(f.apart):
+        )
+    elif is_sorted and math.isnan(s.label_shift):
         yield Finding(
-            "unshuffled labels", "targets",
-            f"{_percent(f.together)} have the label of the one before: they are in order of label",
+            "unshuffled labels",
+            "targets",
+            f"{percent(s.same_as_previous)} have the label of the one before: they are in order "
+            "of label",
             "shuffle the examples before splitting them (fit shuffles those it is given)",
-        )  # fmt: skip
+        )
+
+
+def _unrelated(d: Diagnostics) -> Found:
+    s, constant_loss = d.data.labels, d.data.losses.best_constant_loss
+    best = min((r.get("validation_loss", r["loss"]) for r in d.history), default=0.0)
+    chance = s.same_by_chance
+    sigma = math.sqrt(chance * (1 - chance) / max(s.n_compared, 1))
+    agreement_by_chance = chance + CHANCE_SIGMAS * sigma
+    if (
+        chance < ONE_CLASS_FRACTION
+        and s.neighbor_agreement < agreement_by_chance
+        and best > UNLEARNED_LOSS_RATIO * constant_loss
+        and not s.constant
+    ):
+        yield Finding(
+            "labels unrelated to inputs",
+            "targets",
+            f"an example and its nearest neighbour have the same label in "
+            f"{percent(s.neighbor_agreement)} of cases, by chance {percent(chance)}, and the loss "
+            f"never fell below that of the best constant prediction, {constant_loss:.3g}",
+            "see that inputs and targets are in the same order: shuffle both together",
+        )
+
+
+def _inputs(d: Diagnostics) -> Found:
+    s = d.data.inputs
+    if s.max_feature_rms > LARGE_INPUT_RMS or s.rms < SMALL_INPUT_RMS:
+        rms = s.max_feature_rms if s.max_feature_rms > LARGE_INPUT_RMS else s.rms
+        yield Finding(
+            "unscaled inputs",
+            "inputs",
+            f"a feature has root mean square {rms:.3g}, where the initial weights expect about 1",
+            "scale them first: bytes / 255, or (x - mean) / standard deviation of each feature",
+        )
+    elif s.offset_sigmas > FAR_FROM_ZERO_SIGMAS:
+        yield Finding(
+            "unscaled inputs",
+            "inputs",
+            f"their mean is {s.offset_sigmas:.2g} standard deviations from 0, so that all examples "
+            "look much the same to the first layer",
+            "subtract the mean: (x - mean) / standard deviation of each feature",
+        )
+
+
+# ---- layers ------------------------------------------------------------------------------------
 
 
 def _units(d: Diagnostics, at_start: bool) -> Found:
     """Dead and saturated units, since before training or since later."""
-    for fraction, least, name, word in (
-        (d.dead, DEAD, "dead units", "dead (no slope for any example looked at)"),
-        (d.saturated, SATURATED, "saturated units", "saturated (hardly any slope)"),
+    for fraction, limit, name, word in (
+        (d.dead, DEAD_UNITS_FRACTION, "dead units", "dead (no slope at any example watched)"),
+        (d.saturated, SATURATED_UNITS_FRACTION, "saturated units", "saturated (hardly any slope)"),
     ):
-        # The last one's are the outputs: of ten probabilities nine are to be flat.
+        # The last layer's are the outputs: of ten probabilities nine are flat, and should be.
         layers = range(len(d.layers)) if name == "dead units" else range(max(_owners(d), default=0))
-        since = {i: _since(fraction[:, i] > least) for i in layers}
-        hit = [i for i, row in since.items() if row is not None and (row == 0) == at_start]
-        if not hit:
+        since = {i: _since(fraction[:, i] > limit) for i in layers}
+        faulty = [i for i, row in since.items() if row is not None and (row == 0) == at_start]
+        if not faulty:
             continue
-        worst, *others = sorted(hit, key=lambda i: -fraction[-1, i])  # the first of equal ones
+        worst, *others = sorted(faulty, key=lambda i: -fraction[-1, i])  # the first if equal
         when = f"since epoch {d.watched[since[worst]]}" if since[worst] else "from the start"
-        also = [f"{d.layers[i].path} ({_percent(fraction[-1, i])})" for i in others[:MOST_NAMED]]
-        if len(others) > MOST_NAMED:
-            also.append(f"{len(others) - MOST_NAMED} more layers")
+        also = [
+            f"{d.layers[i].path} ({percent(fraction[-1, i])})" for i in others[:MAX_LAYERS_NAMED]
+        ]
+        if len(others) > MAX_LAYERS_NAMED:
+            also.append(f"{len(others) - MAX_LAYERS_NAMED} more layers")
         when += f", and in {', '.join(also)}" if also else ""
         cause = "lower the learning rate"
         if at_start:
             cause = "scale the inputs, start with smaller weights and no bias"
-        remedy = "use He initialisation, or leaky_relu" if name == "dead units" else (
-            "use Glorot initialisation, or batch_norm before the nonlinearity"
-        )  # fmt: skip
+        remedy = "use Glorot initialisation, or batch_norm before the nonlinearity"
+        if name == "dead units":
+            remedy = "use He initialisation, or leaky_relu"
         yield Finding(
-            name, _where(d, worst), f"{_percent(fraction[-1, worst])} of units {word} {when}",
+            name,
+            _where(d, worst),
+            f"{percent(fraction[-1, worst])} of units {word} {when}",
             f"{cause}; or {remedy}",
-        )  # fmt: skip
+        )
 
 
-def _small_start(d: Diagnostics) -> Found:
-    yield from _small(d, SMALL_START)
+def _units_at_start(d: Diagnostics) -> Found:
+    return _units(d, at_start=True)
 
 
-def _small(d: Diagnostics, part: float) -> Found:
+def _units_later(d: Diagnostics) -> Found:
+    return _units(d, at_start=False)
+
+
+def _small_start(d: Diagnostics, ratio: float = SMALL_SPREAD_RATIO) -> Found:
     for i in _owners(d)[:-1]:
         # What follows may be larger again: by a skip connection, or normalised.
-        if np.nanmax(d.spread[0, i:]) < part * d.facts.typical:
+        if np.nanmax(d.spread[0, i:]) < ratio * d.data.inputs.rms:
             yield Finding(
-                "bad initial scale", _where(d, i),
+                "bad initial scale",
+                _where(d, i),
                 f"before training its output has a spread of {d.spread[0, i]:.1e}, the inputs "
-                f"{d.facts.typical:.1e}: the weights are too small for anything to pass",
+                f"{d.data.inputs.rms:.1e}: the weights are too small for anything to pass",
                 "use He initialisation for relu, Glorot for tanh and logistic",
-            )  # fmt: skip
+            )
             return
+
+
+def _large_start(d: Diagnostics) -> Found:
+    chance = d.data.losses.chance_loss
+    power = 1 if d.data.losses.is_classifier else 2
+    if not math.isnan(chance) and not d.initial_loss <= LARGE_LOSS_RATIO**power * chance:
+        yield Finding(
+            "bad initial scale",
+            "initialisation",
+            f"the loss before training is {d.initial_loss:.3g}, by chance it would be {chance:.3g}",
+            "start with smaller weights, above all in the last layer (Glorot, or zeros), and scale "
+            "inputs and targets",
+        )
 
 
 def _exploding(d: Diagnostics, at_start: bool) -> Found:
@@ -188,142 +200,191 @@ def _exploding(d: Diagnostics, at_start: bool) -> Found:
     last = signal[:, -1]
     with np.errstate(all="ignore"):
         growth = np.max(signal[:, :-1], 1) / last
-    since = _since(~(growth < EXPLODED) & (last > 0))  # infinity over infinity has exploded too
+    # Infinity over infinity has exploded too.
+    since = _since(~(growth < EXPLODED_GRADIENT_RATIO) & (last > 0))
     if since is not None and (since == 0) == at_start:
         yield Finding(
-            "exploding gradients", _where(d, owners[int(np.argmax(signal[-1, :-1]))]),
+            "exploding gradients",
+            _where(d, owners[int(np.argmax(signal[-1, :-1]))]),
             f"the gradient of its output is {growth[-1]:.1e} times that of the last layer's"
             f"{_from(d, since)}",
             "start with smaller weights (He for relu, Glorot for tanh), or add layer_norm, "
             "batch_norm or residual connections",
-        )  # fmt: skip
+        )
 
 
-def _vanishing(d: Diagnostics, at_start: bool, part: float = VANISHED) -> Found:
+def _exploding_at_start(d: Diagnostics) -> Found:
+    return _exploding(d, at_start=True)
+
+
+def _exploding_later(d: Diagnostics) -> Found:
+    return _exploding(d, at_start=False)
+
+
+def _vanishing(d: Diagnostics, at_start: bool, ratio: float = VANISHED_GRADIENT_RATIO) -> Found:
     owners, signal = _signals(d)
     if len(owners) < 2:
         return
-    least, largest = np.min(signal, 1), np.max(signal, 1)
-    since = _since((least < part * largest) & np.isfinite(largest))
+    smallest, largest = np.min(signal, 1), np.max(signal, 1)
+    since = _since((smallest < ratio * largest) & np.isfinite(largest))
     if since is not None and (since == 0) == at_start:
         yield Finding(
-            "vanishing gradients", _where(d, owners[int(np.argmin(signal[-1]))]),
-            f"the gradient of its output is {least[-1] / largest[-1]:.1e} times the largest of "
+            "vanishing gradients",
+            _where(d, owners[int(np.argmin(signal[-1]))]),
+            f"the gradient of its output is {smallest[-1] / largest[-1]:.1e} times the largest of "
             f"any layer's{_from(d, since)}",
             "use relu in place of logistic or tanh, residual connections, batch_norm, or fewer "
             "layers",
-        )  # fmt: skip
+        )
 
 
-def _large_start(d: Diagnostics) -> Found:
-    known = d.facts.ignorant
-    power = 1 if d.facts.classify else 2
-    if not math.isnan(known) and not d.initial_loss <= LARGE_START**power * known:
+def _vanishing_at_start(d: Diagnostics) -> Found:
+    return _vanishing(d, at_start=True)
+
+
+def _vanishing_later(d: Diagnostics) -> Found:
+    return _vanishing(d, at_start=False)
+
+
+# ---- learning ----------------------------------------------------------------------------------
+
+
+def _cannot_overfit(d: Diagnostics) -> Found:
+    check, numbers = d.overfit, d.data.losses.outputs * d.overfit.examples
+    limit = UNLEARNED_LOSS_RATIO * d.data.losses.best_constant_loss
+    nothing = not math.isnan(limit) and not _last(d, "loss") <= limit  # or it is not finite
+    if not check.success and d.parameters > numbers and nothing:
         yield Finding(
-            "bad initial scale", "initialisation",
-            f"the loss before training is {d.initial_loss:.3g}, where one that knows nothing has "
-            f"{known:.3g}",
-            "start with smaller weights, above all in the last layer (Glorot, or zeros), and scale "
-            "inputs and targets",
-        )  # fmt: skip
+            "nothing is learned",
+            "network",
+            f"it cannot overfit {check.examples} examples: after {check.steps} steps their loss is "
+            f"{check.loss:.3g}",
+            "check every backward rule (fnn.check.block), the targets, and that nothing is frozen",
+        )
 
 
-def _high_rate(d: Diagnostics, alone: bool) -> Found:
-    before = float(np.fmax(d.initial_loss, d.facts.ignorant))
-    update, highest = _update(d), np.max(d.peaks, initial=0.0)
+def _high_rate(d: Diagnostics) -> Found:
+    before, highest = _before(d), np.max(d.peaks, initial=0.0)
     if d.status == "diverged":
-        what = "training diverged: the loss rose, or was no longer finite"
-    elif highest > SPIKE * before:
+        yield _too_high("training diverged: the loss rose, or was no longer finite")
+    elif highest > SPIKE_LOSS_RATIO * before:
         epoch = int(np.argmax(d.peaks)) + 1
-        what = (
+        yield _too_high(
             f"the loss of a step in epoch {epoch} was {highest:.3g}, before training {before:.3g}"
         )
-    elif alone and update > HIGH_UPDATE and _last(d, "loss") > NOT_LEARNED * before:
-        what = f"steps change up to {update:.2g} of the parameters, and the loss does not fall"
-    else:
-        return
+
+
+def _large_updates(d: Diagnostics) -> Found:
+    update = _update(d)
+    if update > HIGH_UPDATE_RATIO and _last(d, "loss") > UNLEARNED_LOSS_RATIO * _before(d):
+        yield _too_high(
+            f"steps change up to {update:.2g} of the parameters, and the loss does not fall"
+        )
+
+
+def _too_high(what: str) -> Finding:
     advice = "lower the learning rate (to a tenth at first), or let it grow over the first steps"
-    yield Finding("learning rate too high", "training", what, advice)
+    return Finding("learning rate too high", "training", what, advice)
 
 
 def _low_rate(d: Diagnostics) -> Found:
     update, loss = _update(d), _last(d, "loss")
-    if update < LOW_UPDATE and loss > HALF_LEARNED * d.facts.ignorant:
+    if update < LOW_UPDATE_RATIO and loss > HALF_LEARNED_LOSS_RATIO * d.data.losses.chance_loss:
         yield Finding(
-            "learning rate too low", "training",
+            "learning rate too low",
+            "training",
             f"a step changes {update:.1e} of the parameters at most, and after {len(d.history)} "
             f"epochs the loss is {loss:.3g}, before training {d.initial_loss:.3g}",
             "raise the learning rate (tenfold at first), or train for longer",
-        )  # fmt: skip
+        )
 
 
 def _stuck(d: Diagnostics) -> Found:
-    """After all other rules: nothing was learned. What else would be close to a fault is it."""
-    loss = _last(d, "loss")
-    if not d.history or not loss > NOT_LEARNED * d.facts.guess:
+    """Nothing was learned, and nothing is wrong: what is close to a fault may be the reason."""
+    loss, constant_loss = _last(d, "loss"), d.data.losses.best_constant_loss
+    if not d.history or not loss > UNLEARNED_LOSS_RATIO * constant_loss:
         return
-    found = []
+    reasons = []
     if any(layer.kind in ("logistic", "hard_sigmoid") for layer in d.layers):
-        found = [*_vanishing(d, at_start=True, part=RATHER_SMALL)]
-    found = found or [*_small(d, RATHER_SMALL)]
-    yield from found or [
+        reasons = [*_vanishing(d, at_start=True, ratio=SUSPICIOUS_RATIO)]
+    reasons = reasons or [*_small_start(d, SUSPICIOUS_RATIO)]
+    yield from reasons or [
         Finding(
             "nothing is learned",
             "training",
-            f"after {len(d.history)} epochs the loss is {loss:.3g}, that of guessing "
-            f"{d.facts.guess:.3g}",
+            f"after {len(d.history)} epochs the loss is {loss:.3g}, that of the best constant "
+            f"prediction {constant_loss:.3g}",
             "train for longer, try other learning rates (tenfold and a tenth), and see that inputs "
             "and targets belong together",
         )
     ]
 
 
-def _unrelated(d: Diagnostics) -> Found:
-    f = d.facts
-    best = min((r.get("validation_loss", r["loss"]) for r in d.history), default=0.0)
-    by_chance = f.chance + SIGMAS * math.sqrt(f.chance * (1 - f.chance) / max(f.compared, 1))
-    told = f.chance < EVEN  # else nearly all are of one kind
-    if told and f.alike < by_chance and best > NOT_LEARNED * f.guess and not f.constant:
-        yield Finding(
-            "labels unrelated to inputs", "targets",
-            f"an example and its nearest neighbour have the same label in {_percent(f.alike)} of "
-            f"cases, by chance {_percent(f.chance)}, and the loss never fell below that of "
-            f"guessing, {f.guess:.3g}",
-            "see that inputs and targets are in the same order: shuffle both together",
-        )  # fmt: skip
-
-
-def _by_heart(d: Diagnostics) -> Found:
-    seen, numbers = d.by_heart, d.facts.outputs * d.by_heart.examples
-    least = NOT_LEARNED * d.facts.guess
-    nothing = not math.isnan(least) and not _last(d, "loss") <= least  # or that is not finite
-    if seen.learned is False and d.parameters > numbers and nothing:
-        yield Finding(
-            "nothing is learned", "network",
-            f"{seen.examples} examples cannot be learned by heart: after {seen.steps} steps their "
-            f"loss is {seen.loss:.3g}",
-            "check every backward rule (fnn.check.block), the targets, and that nothing is frozen",
-        )  # fmt: skip
-
-
 def _overfitting(d: Diagnostics) -> Found:
     if not d.history or "validation_loss" not in d.history[0]:
         return
-    losses = [row["validation_loss"] for row in d.history]
-    loss = _last(d, "loss")
-    noise = 2 * losses[-1] / math.sqrt(max(d.facts.judges, 1))  # of a mean over the examples
-    if losses[-1] - noise > max(GAP * loss, loss + OVERFITTED * d.facts.ignorant):
+    losses, loss = [row["validation_loss"] for row in d.history], _last(d, "loss")
+    noise = 2 * losses[-1] / math.sqrt(max(d.data.n_validation, 1))  # of a mean over the examples
+    gap = OVERFIT_GAP_RATIO * d.data.losses.chance_loss
+    if losses[-1] - noise > max(OVERFIT_LOSS_RATIO * loss, loss + gap):
         best = int(np.argmin(losses)) + 1
         rising = f", lowest in epoch {best}" if best < len(losses) else ""
         yield Finding(
-            "overfitting", "training",
+            "overfitting",
+            "training",
             f"the validation loss is {losses[-1]:.3g}{rising}, the training loss {loss:.3g}",
             "use more examples, dropout, weight decay or a smaller network, or stop earlier",
-        )  # fmt: skip
+        )
+
+
+# ---- all rules ---------------------------------------------------------------------------------
+
+# Findings that explain what a rule would find: a rule is skipped where one of these was made.
+ANY = {"any"}
+NOTHING: set[str] = set()
+UNLEARNABLE = {"nothing is learned"}
+LABELS = {"constant labels", "unshuffled labels", "labels unrelated to inputs"}
+
+# fmt: off
+STAGES: tuple[tuple[Rule, set[str]], ...] = (
+    # rule                skipped after
+    (_constant,           NOTHING),
+    (_unshuffled,         NOTHING),
+    (_unrelated,          NOTHING),
+    (_inputs,             NOTHING),
+    (_units_at_start,     NOTHING),
+    (_small_start,        NOTHING),
+    (_exploding_at_start, NOTHING),
+    (_vanishing_at_start, ANY),
+    (_large_start,        NOTHING),
+    (_cannot_overfit,     ANY),
+    (_high_rate,          UNLEARNABLE),
+    (_large_updates,      ANY),
+    (_units_later,        UNLEARNABLE),
+    (_exploding_later,    ANY),
+    (_vanishing_later,    ANY),
+    (_low_rate,           ANY),
+    (_stuck,              ANY),
+    (_overfitting,        LABELS),
+)
+# fmt: on
+
+
+def find(d: Diagnostics) -> list[Finding]:
+    """All findings about a run, causes first."""
+    findings: list[Finding] = []
+    for rule, skipped_after in STAGES:
+        names = {finding.name for finding in findings} | (ANY if findings else NOTHING)
+        if not names & skipped_after:
+            findings += rule(d)
+    return findings
+
+
+# ---- helpers -----------------------------------------------------------------------------------
 
 
 def _since(flags: np.ndarray) -> int | None:
-    """The row since which the flag holds, to the last; None if it does not hold there.
+    """The row from which the flag holds to the last; None if it does not hold there.
 
     >>> _since(np.array([True, False, True, True])), _since(np.array([True, False]))
     (2, None)
@@ -337,16 +398,13 @@ def _from(d: Diagnostics, row: int) -> str:
     return f" since epoch {d.watched[row]}" if row else " from the start"
 
 
-def _percent(part: float) -> str:
-    return f"{100 * part:.0f} %"
-
-
 def _owners(d: Diagnostics) -> list[int]:
     """The layers that have parameters and a gradient at their output."""
     return [
-        i for i, layer in enumerate(d.layers)
+        i
+        for i, layer in enumerate(d.layers)
         if layer.params is not None and not np.isnan(d.signal[:, i]).all()
-    ]  # fmt: skip
+    ]
 
 
 def _signals(d: Diagnostics) -> tuple[list[int], np.ndarray]:
@@ -361,42 +419,14 @@ def _where(d: Diagnostics, i: int) -> str:
 
 
 def _update(d: Diagnostics) -> float:
-    """The largest part of a layer's parameters that a step changed."""
+    """The largest fraction of a layer's parameters that a step changed."""
     return float(np.max(d.update, initial=0.0, where=~np.isnan(d.update)))
+
+
+def _before(d: Diagnostics) -> float:
+    """The loss before training, or by chance if that is larger."""
+    return float(np.fmax(d.initial_loss, d.data.losses.chance_loss))
 
 
 def _last(d: Diagnostics, name: str) -> float:
     return d.history[-1][name] if d.history else math.nan
-
-
-def describe(d: Diagnostics) -> str:
-    """The whole report as text: before training, the layers at the end, and the findings."""
-    start = f"before training: loss {d.initial_loss:.4g}"
-    if not math.isnan(d.facts.ignorant):
-        start += f" (one that knows nothing has {d.facts.ignorant:.4g})"
-    seen = d.by_heart
-    answer = {True: "learned by heart", False: "not learned by heart", None: "cut short"}
-    lines = [
-        f"{start}; {seen.examples} examples {answer[seen.learned]} in {seen.steps} steps, "
-        f"to loss {seen.loss:.2g}",
-        f"after epoch {d.watched[-1]}:",
-    ]
-    largest = np.fmax.accumulate(d.update, axis=0)
-    columns: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
-        ("mean", d.mean, lambda v: f"{v:.3g}"), ("spread", d.spread, lambda v: f"{v:.3g}"),
-        ("dead", d.dead, _percent),
-        ("saturated", d.saturated, _percent),
-        ("gradient", d.gradient, lambda v: f"{v:.1e}"),
-        # The largest: after a schedule's last step there is none.
-        ("largest update/parameters", largest, lambda v: f"{v:.1e}"),
-    ]  # fmt: skip
-    rows = [["layer", *(name for name, _, _ in columns)]]
-    for i, layer in enumerate(d.layers):
-        values = [(table[-1, i], text) for _, table, text in columns]
-        rows.append([layer.path, *("" if np.isnan(v) else text(v) for v, text in values)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for path, *cells in rows:
-        padded = [cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([path.ljust(widths[0]), *padded]).rstrip())
-    found = [f"- {finding}" for finding in d.findings()]
-    return "\n".join([*lines, *(found or ["nothing stands out"])])

@@ -1,9 +1,8 @@
-"""A few examples learned by heart: if even that fails, it is not for want of examples or time."""
+"""Sanity check: a model that cannot overfit 20 examples has a wrong loss, target or gradient."""
 
 from __future__ import annotations
 
 import math
-import time
 from typing import NamedTuple
 
 import jax
@@ -14,68 +13,69 @@ from fnn.executor import map_nodes
 from fnn.training.optimizers import adam
 from fnn.training.steps import make_epoch
 
-FEW = 20  # examples
-CHUNK, STEPS, SECONDS = 10, 2000, 5.0  # in calls of so many steps; the most steps, the most time
-# By heart: a loss of this part of that of a network that knows nothing. No finite logits make a
-# cross-entropy 0; with a hundredth of ln 10, each example gets its label with p = 0.98.
-LEARNED = 0.01
+BATCH_EXAMPLES = 20
+MAX_STEPS, STEPS_PER_CALL = 2000, 10
+# The part of the chance loss to reach. No finite logits make a cross-entropy 0; a hundredth of
+# ln 10 gives each example its label with p = 0.98.
+OVERFIT_LOSS = 0.01
 
 
-class ByHeart(NamedTuple):
-    """Whether a few examples can be learned by heart, with an optimiser (Adam) of its own.
-
-    So it tells about network, loss and gradients, not about the learning rate; nothing is dropped
-    out. ``learned`` is None where that would have taken longer than it may.
-    """
+class Overfit(NamedTuple):
+    """Whether a network can overfit ``examples`` examples, and its loss after ``steps`` steps."""
 
     examples: int
     steps: int
     loss: float
-    learned: bool | None
+    success: bool
 
 
-def learn_by_heart(
-    net: Block, loss: Block, params: Params, few: tuple[Value, Value], key: Key, ignorant: float
-) -> ByHeart:
-    """Tries it, from ``params``, which stay as they are.
+def overfit_small_batch(
+    net: Block,
+    loss: Block,
+    params: Params,
+    batch: tuple[Value, Value],
+    key: Key,
+    chance_loss: float,
+) -> Overfit:
+    """Trains on one small batch with Adam, without dropout, until it is learned or given up.
+
+    It tells about network, loss and gradients, not about the learning rate of the run.
 
     Args:
-      few: (x, target).
-      ignorant: the loss of a network that knows nothing, NaN where it is not known.
+      net, loss: blocks.
+      params: where to start.
+      batch: (x, target).
+      key: for blocks that are random, other than dropout.
+      chance_loss: the loss of an untrained network; NaN to take that of the first step.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> x = 4 * jnp.eye(3)
-    >>> params = fnn.linear(3).init(jax.random.key(0), x)
-    >>> few = (x, jnp.array([2, 0, 1]))
-    >>> loss = fnn.softmax_cross_entropy()
-    >>> learn_by_heart(fnn.linear(3), loss, params, few, jax.random.key(0), math.log(3)).learned
+    >>> net, loss = fnn.linear(3), fnn.softmax_cross_entropy()
+    >>> params, batch = net.init(jax.random.key(0), x), (x, jnp.array([2, 0, 1]))
+    >>> overfit_small_batch(net, loss, params, batch, jax.random.key(0), math.log(3)).success
     True
     """
-    x, target = few
+    x, target = batch
     examples = jax.tree.leaves(x)[0].shape[0]
     optimizer = adam(0.01)
-    epoch = make_epoch(_complete(net), loss, optimizer, examples)
-    order = np.tile(np.arange(examples, dtype=np.int32), CHUNK)
-    state, done, value, least = optimizer.init(params), 0, np.nan, np.nan
-    start: float | None = None  # after the first call, which also compiles
-    while done < STEPS:
-        params, state, losses = epoch(params, state, x, target, order, key, done)
+    epoch = make_epoch(_without_dropout(net), loss, optimizer, examples)
+    order = np.tile(np.arange(examples, dtype=np.int32), STEPS_PER_CALL)
+    state, steps, value, goal = optimizer.init(params), 0, math.nan, math.nan
+    while steps < MAX_STEPS:
+        params, state, losses = epoch(params, state, x, target, order, key, steps)
         value = float(np.mean(np.asarray(losses)))
-        if not done:
-            least = LEARNED * (float(losses[0]) if math.isnan(ignorant) else ignorant)
-        done += CHUNK
-        if value <= least or not np.isfinite(value):
+        if not steps:
+            goal = OVERFIT_LOSS * (float(losses[0]) if math.isnan(chance_loss) else chance_loss)
+        steps += STEPS_PER_CALL
+        if value <= goal or not math.isfinite(value):
             break
-        start = start or time.perf_counter()
-        if time.perf_counter() - start > SECONDS:
-            return ByHeart(examples, done, value, None)
-    return ByHeart(examples, done, value, bool(value <= least))
+    return Overfit(examples, steps, value, value <= goal)
 
 
-def _complete(block: Block) -> Block:
-    """The network without what is only there against learning by heart, which is dropout."""
+def _without_dropout(block: Block) -> Block:
+    """The network with dropout as at inference, and batch norm as in training."""
     if block.graph is not None:
-        return map_nodes(block, lambda name, inner: _complete(inner))
+        return map_nodes(block, lambda name, inner: _without_dropout(inner))
     rules = block.rules
-    keeps_statistics = rules.update_statistics is not None  # batch norm learns with its batch's
+    keeps_statistics = rules.update_statistics is not None
     return block if keeps_statistics or rules.inference is None else rules.inference()

@@ -1,22 +1,23 @@
-"""What was seen of a training run, layer by layer, and what was found wrong with it."""
+"""What was measured of a training run, layer by layer, and what is wrong with it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from fnn.training.diagnostics.data_summary import Facts
-from fnn.training.diagnostics.findings import Finding, describe, find
-from fnn.training.diagnostics.overfit import ByHeart
+from fnn.training.diagnostics.data_summary import DataSummary
+from fnn.training.diagnostics.overfit import Overfit
 
 
 class Layer(NamedTuple):
     """A block that is not itself a graph: its path, its kind, and where its parameters are.
 
-    ``number``: how many layers with parameters there are up to it, itself included.
-    ``params``: the path of its own parameters, None where it has none of its own.
+    ``number``: how many layers with parameters there are up to this one, itself included.
+    ``params``: the path of its own parameters, None if it has none of its own.
     """
 
     path: str
@@ -25,19 +26,41 @@ class Layer(NamedTuple):
     params: tuple[str, ...] | None
 
 
+class Finding(NamedTuple):
+    """One fault: its name, where it is, what was measured, what to try.
+
+    >>> print(Finding("dead units", "layer 3 (act_3)", "94 % of units are dead since epoch 2",
+    ...               "lower the learning rate or use He initialisation"))
+    layer 3 (act_3): 94 % of units are dead since epoch 2; lower the learning rate or use He
+    initialisation
+    """
+
+    name: str
+    where: str
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.advice}"
+
+
 @dataclass(frozen=True, eq=False)
 class Diagnostics:
-    """What was seen of a run: plain NumPy arrays, NaN where something does not apply.
+    """Measurements of a run: NumPy arrays, with NaN where a number does not apply.
 
-    ``layers``: L of them, in the order in which they run. ``watched``: the W epochs after which
-    they were looked at; 0 is before training. Of shape (W, L), on the same sample each time:
-    ``mean`` and ``spread`` (standard deviation) of the output over examples and units; ``dead``
-    and ``saturated``, fractions of the units (the last axis) that have no slope for any of the
-    examples, or hardly any for most; ``signal``, the norm of the gradient of the output;
-    ``gradient``, that of its parameters; ``update``, the norm of the step's change of the
-    parameters over the norm of the parameters. ``accuracy`` (W,): on training examples.
-    ``history``: the rows of ``Fitted.history``. ``peaks``: the largest loss of a step in each
-    epoch. ``initial_loss``: before training. ``parameters``: how many numbers.
+    ``layers``: L of them, in the order in which they run.
+    ``watched`` (W,): the epochs after which they were measured, on the same sample each time; 0 is
+    before training.
+    Each of these is (W, L):
+    ``mean``, ``spread`` (standard deviation): of the output, over examples and units.
+    ``dead``, ``saturated``: the fraction of units (last axis) without a slope at any example, and
+    of those with hardly any at most examples.
+    ``signal``, ``gradient``: the norm of the gradient of the output, and of the parameters.
+    ``update``: the norm of a step's change of the parameters, divided by their norm.
+    ``accuracy`` (W,): on training examples. ``history``: as in ``Fitted``. ``peaks``: the largest
+    loss of a step in each epoch. ``initial_loss``: before training. ``parameters``: how many
+    numbers. ``data``: a summary of the examples. ``overfit``: whether a small batch can be
+    overfitted. ``status``: as in ``Fitted``. ``faults``: what :meth:`findings` lists.
     """
 
     layers: tuple[Layer, ...]
@@ -54,14 +77,56 @@ class Diagnostics:
     peaks: np.ndarray
     initial_loss: float
     parameters: int
-    facts: Facts
-    by_heart: ByHeart
+    data: DataSummary
+    overfit: Overfit
     status: str
+    faults: tuple[Finding, ...] = ()
 
     def findings(self) -> list[Finding]:
-        """What is wrong and what to try, causes before their consequences; empty where all is
-        well."""
-        return find(self)
+        """What is wrong and what to try, causes first; empty if all is well."""
+        return list(self.faults)
 
     def __str__(self) -> str:
         return describe(self)
+
+
+def describe(d: Diagnostics) -> str:
+    """The report as text: before training, the layers at the end, and the findings."""
+    start = f"before training: loss {d.initial_loss:.4g}"
+    if not math.isnan(d.data.losses.chance_loss):
+        start += f" (by chance {d.data.losses.chance_loss:.4g})"
+    verb = "overfits" if d.overfit.success else "does not overfit"
+    lines = [
+        f"{start}; {verb} {d.overfit.examples} examples in {d.overfit.steps} steps, "
+        f"to loss {d.overfit.loss:.2g}",
+        f"after epoch {d.watched[-1]}:",
+    ]
+    largest = np.fmax.accumulate(d.update, axis=0)
+    columns: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
+        ("mean", d.mean, "{:.3g}".format),
+        ("spread", d.spread, "{:.3g}".format),
+        ("dead", d.dead, percent),
+        ("saturated", d.saturated, percent),
+        ("gradient", d.gradient, "{:.1e}".format),
+        # The largest: after a schedule's last step there is none.
+        ("largest update/parameters", largest, "{:.1e}".format),
+    ]
+    rows = [["layer", *(name for name, _, _ in columns)]]
+    for i, layer in enumerate(d.layers):
+        values = [(table[-1, i], text) for _, table, text in columns]
+        rows.append([layer.path, *("" if np.isnan(v) else text(v) for v, text in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for path, *cells in rows:
+        padded = [cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([path.ljust(widths[0]), *padded]).rstrip())
+    findings = [f"- {finding}" for finding in d.findings()]
+    return "\n".join([*lines, *(findings or ["nothing stands out"])])
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent.
+
+    >>> percent(0.941)
+    '94 %'
+    """
+    return f"{100 * fraction:.0f} %"

@@ -1,0 +1,145 @@
+"""Examples in arrays: refused if they are bad, and handed to compiled calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import BlockValueError, Value, is_floating
+
+Examples = tuple[Value, Value]  # x and target, with a first axis of examples
+Check = Callable[[Value], None]  # raises BlockValueError for targets that the loss refuses
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Examples in arrays, of which each compiled call picks its rows."""
+
+    x: Value
+    target: Value
+    steps_per_call: int | None = None  # the whole epoch
+
+    def __len__(self) -> int:
+        return int(jax.tree.leaves(self.x)[0].shape[0])
+
+    @property
+    def like(self) -> Examples:
+        return like((self.x, self.target))
+
+    def check(self, what: str, check: Check) -> None:
+        """Refuses targets that ``check`` refuses."""
+        with named(what):
+            check(self.target)
+
+    def sample(self, seed: list[int]) -> Examples:
+        """Examples to summarise: all of them."""
+        return self.x, self.target
+
+    def on_device(self) -> Arrays:
+        return Arrays(*jax.device_put((self.x, self.target)))
+
+    def read(self, rows: np.ndarray) -> Examples:
+        return pick((self.x, self.target), rows)
+
+    def start(self, epoch: int) -> None:
+        """Arrays are the same in every epoch."""
+
+    def calls(self, parts: Sequence[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
+        """For each part of an epoch's order: arrays, and which of their rows to use."""
+        for rows in parts:
+            yield self.x, self.target, rows
+
+    def blocks(self, size: int) -> Iterator[Examples]:
+        """All examples at once."""
+        yield self.x, self.target
+
+
+def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:
+    """Examples as arrays on the host, refused if empty, of different lengths, or not finite."""
+    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(
+            f"fit: dtype is {jnp.dtype(dtype)}, which JAX has switched off; switch it on first: "
+            "jax.config.update('jax_enable_x64', True)"
+        )
+    x, target = jax.tree.map(
+        lambda a: _array(what, a), (x, target), is_leaf=lambda a: a is None or isinstance(a, list)
+    )
+    if not jax.tree.leaves(x) or not jax.tree.leaves(target):
+        raise ValueError(f"fit: {what} or its target holds no array; give at least one of each")
+    shapes = [a.shape for a in jax.tree.leaves((x, target))]
+    if () in shapes:
+        raise ValueError(f"fit: {what} needs a first axis of examples, got a scalar")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"fit: {what} and its target need one entry per example each, got shapes {shapes}"
+        )
+    if shapes[0][0] == 0 or 0 in {a.size for a in jax.tree.leaves(x)}:
+        raise ValueError(
+            f"fit: {what} is empty (shape {shapes[0]}); training needs at least one example "
+            "with at least one feature"
+        )
+
+    def cast(a: np.ndarray, dtype: Any) -> np.ndarray:
+        # float64 is what NumPy makes by default; like all of JAX, without x64 it means float32.
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        with np.errstate(over="ignore"):  # an overflow is refused below
+            return a.astype(dtype, copy=False) if is_floating(a) else a
+
+    x = jax.tree.map(lambda a: cast(a, dtype or a.dtype), x)
+    for a in jax.tree.leaves(x):
+        check_finite(what, a)
+    return x, jax.tree.map(lambda a: cast(a, a.dtype), target)
+
+
+def _array(what: str, a: Any) -> np.ndarray:
+    if isinstance(a, list) or not hasattr(a, "shape"):
+        raise TypeError(
+            f"fit: {what} or its target holds a {type(a).__name__}, needs arrays: "
+            "numpy.asarray(...) makes one of a list"
+        )
+    a = np.asarray(a)
+    if not (np.issubdtype(a.dtype, np.number) or a.dtype == bool or is_floating(a)):
+        raise TypeError(
+            f"fit: {what} or its target has dtype {a.dtype}, needs numbers; turn names of classes "
+            "into labels 0, 1, ... with numpy.unique(target, return_inverse=True)[1]"
+        )
+    return a
+
+
+def check_finite(what: str, a: np.ndarray, rows: np.ndarray | None = None) -> None:
+    """Refuses NaN and infinity; ``rows`` are the numbers of the examples, 0, 1, ... by default."""
+    with np.errstate(all="ignore"):
+        suspicious = is_floating(a) and not np.isfinite(a.sum())  # one fast pass
+    bad = np.argwhere(~np.isfinite(a)) if suspicious else np.zeros((0, 1))
+    if len(bad):
+        first = int(bad[0][0])
+        raise ValueError(
+            f"fit: {what} has {len(bad)} values that are NaN or infinite in {a.dtype}, the first "
+            f"in example {first if rows is None else rows[first]}; repair or drop these examples"
+        )
+
+
+def like(examples: Any) -> Any:
+    """One example, as ``jax.ShapeDtypeStruct``."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), examples)
+
+
+def pick(examples: Any, rows: Any) -> Any:
+    """Some rows of every array."""
+    return jax.tree.map(lambda a: a[rows], examples)
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Says in an error of the loss which targets it is about."""
+    try:
+        yield
+    except BlockValueError as error:
+        error.message = f"{what}: {error.message}"
+        raise

@@ -1,0 +1,100 @@
+"""A training run: what stays the same from the first step to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import Block, Params, Value
+from fnn.introspect.finite import NonFinite, all_finite, finite
+from fnn.training.arrays import Arrays, pick
+from fnn.training.source import Stream
+from fnn.training.steps import Step
+
+Row = dict[str, float]
+NO_FAULT = "the optimiser's update is not finite"  # where network and loss are
+
+
+class Run(NamedTuple):
+    """What is trained, on what and how, after everything was checked.
+
+    ``net_at_inference``, ``loss_at_inference``: as ``evaluate`` uses them. ``epoch``: the
+    compiled steps (:func:`~fnn.make_epoch`). ``cuts``: where an epoch's order of examples is cut
+    into calls of ``epoch``. ``evaluated(state, params)``: the parameters to evaluate and return.
+    ``evaluate(params)``: the validation loss and metrics, if there is validation data.
+    """
+
+    net: Block
+    loss: Block
+    net_at_inference: Block
+    loss_at_inference: Block
+    optimizer: Any
+    data: Arrays | Stream
+    key: jax.Array
+    epochs: int
+    batch_size: int
+    epoch: Step
+    cuts: list[int]
+    evaluated: Callable[[Any, Params], Params]
+    evaluate: Callable[[Params], Row] | None
+
+    @property
+    def seed(self) -> list[int]:
+        return seed_of(self.key)
+
+
+def seed_of(key: jax.Array) -> list[int]:
+    """The key's words, to seed NumPy's generators with."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return [int(word) for word in np.ravel(jax.random.key_data(key) if typed else key)]
+
+
+class Call(NamedTuple):
+    """The arguments of one call of ``run.epoch``: some steps, from ``first`` on."""
+
+    params: Params
+    state: Any
+    x: Value
+    target: Value
+    rows: np.ndarray
+    key: jax.Array
+    first: int
+
+
+def post_mortem(
+    run: Run, call: Call, losses: np.ndarray, previous: Call | None
+) -> tuple[Params, Any, str]:
+    """The last parameters whose loss and update were finite, their state, and what came then.
+
+    Everything is a function of the key, so the steps up to the bad one are taken again.
+    """
+    good = np.isfinite(losses)
+    bad = len(losses) if good.all() else int(np.argmin(good))
+    look = jax.jit(finite(run.net, run.loss))
+
+    def after(step: int, call: Call = call) -> tuple[Params, Any]:
+        rows = call.rows[: step * run.batch_size]
+        again = run.epoch(*call._replace(rows=rows)) if step else call
+        return again[0], again[1]
+
+    def first_fault(step: int) -> NonFinite | None:
+        rows = call.rows[step * run.batch_size :][: run.batch_size]
+        key = jax.random.fold_in(call.key, call.first + step)
+        return look(after(step)[0], *pick((call.x, call.target), rows), key).first
+
+    # A gradient of the step before was not finite, or its update, or else this loss.
+    step = max(bad - 1, 0)
+    fault = first_fault(step)
+    if fault is None and bad > step and all_finite(after(bad)[0]):
+        step, fault = bad, first_fault(bad)
+    cause = f"step {call.first + step + 1}: {fault or NO_FAULT}"
+    if bad == 0 and previous is not None:  # this call began with parameters of an infinite loss
+        return *after((len(previous.rows) - 1) // run.batch_size, previous), cause
+    last = max(bad - 1, 0)
+    while last and not all_finite(after(last)[0]):  # a finite loss may hide what is not finite
+        last //= 2
+    return *after(last), cause

@@ -1,0 +1,193 @@
+"""Where examples come from: arrays, or a source that is read while training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from fnn.block import BlockValueError, Value, is_floating
+from fnn.training.arrays import (
+    Arrays,
+    Check,
+    Examples,
+    check_finite,
+    checked_arrays,
+    like,
+    named,
+    pick,
+)
+
+STEPS_PER_CALL = 8  # of a source, if the caller does not say: this much is read ahead
+SAMPLED = 512  # examples of a source that are summarised before training
+
+
+class Source(Protocol):
+    """Examples for :func:`~fnn.fit` that need not fit into memory.
+
+    ``source[rows]``, with an int array of n indices, returns ``(x, target)``: two arrays of n
+    examples each, or pytrees of such. A source that takes one integer and returns one example, as
+    a list or a PyTorch dataset does, serves too. It is read in a thread of its own.
+
+    If there is a method ``set_epoch(number)``, as PyTorch's samplers have, it is called before
+    each epoch, so that random changes can differ from epoch to epoch.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+class Stream:
+    """Examples that are read from a source and checked, one call ahead of the one that runs."""
+
+    steps_per_call = STEPS_PER_CALL
+
+    def __init__(self, what: str, source: Source, dtype: Any) -> None:
+        self.what, self.source, self.length = what, source, len(source)
+        if not self.length:
+            raise ValueError(f"fit: {what} is empty: the source has length 0")
+        ends = np.array([0, self.length - 1])
+        self.takes_rows = _takes_rows(source, ends)
+        self.like: Any = None  # one example; unknown for the first
+        self.target_check: tuple[str, Check] | None = None
+        self.like = like(checked_arrays(what, *self._read(ends[:1]), dtype))
+        self.read(ends)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def check(self, what: str, check: Check) -> None:
+        """From now on refuses targets that ``check`` refuses, as they are read."""
+        self.target_check = what, check
+        self.read(np.array([0, self.length - 1]))
+
+    def sample(self, seed: list[int]) -> Examples:
+        """Examples to summarise: some, in order."""
+        count = min(SAMPLED, self.length)
+        rows = np.random.default_rng(seed).choice(self.length, count, replace=False)
+        return self.read(np.sort(rows))
+
+    def on_device(self) -> Stream:
+        return self
+
+    def start(self, epoch: int) -> None:
+        """Tells the source, if it has a use for that."""
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(epoch)
+
+    def calls(self, parts: Sequence[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
+        """For each part of an epoch's order: its examples, and the rows to use: all."""
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(self.read, parts[0])
+            for i, rows in enumerate(parts):
+                x, target = reading.result()
+                if i + 1 < len(parts):
+                    reading = pool.submit(self.read, parts[i + 1])
+                yield x, target, np.arange(len(rows), dtype=np.int32)
+
+    def blocks(self, size: int) -> Iterator[Examples]:
+        """All examples in order, ``size`` at a time."""
+        every = np.arange(self.length)
+        for x, target, _ in self.calls(np.split(every, range(size, self.length, size))):
+            yield x, target
+
+    def read(self, rows: np.ndarray) -> Examples:
+        """These examples as arrays on the host, refused if one of them is bad."""
+
+        def cast(like: jax.ShapeDtypeStruct, a: np.ndarray) -> np.ndarray:
+            with np.errstate(over="ignore"):  # an overflow is refused below
+                return a.astype(like.dtype, copy=False) if is_floating(a) else a
+
+        x, target = jax.tree.map(cast, self.like, self._read(rows))
+        for a in jax.tree.leaves(x):
+            check_finite(self.what, a, rows)
+        if self.target_check is not None:
+            what, check = self.target_check
+            try:
+                check(target)
+            except BlockValueError:
+                for i, row in enumerate(rows):
+                    with named(f"{what} of example {row}"):
+                        check(pick(target, slice(i, i + 1)))
+                raise
+        return x, target
+
+    def _read(self, rows: np.ndarray) -> Examples:
+        try:
+            if self.takes_rows:
+                return self._require_like(rows, _pair(self.source[rows]), len(rows))
+            examples = [
+                self._require_like(np.array([row]), _pair(self.source[int(row)])) for row in rows
+            ]
+        except Exception as error:
+            error.add_note(f"in fit, reading {_examples(rows)} of the source of {self.what}")
+            raise
+        return _pair(jax.tree.map(lambda *leaves: np.stack(leaves), *examples))
+
+    def _require_like(self, rows: np.ndarray, examples: Examples, *axis: int) -> Examples:
+        """Refuses other shapes and dtypes than those of the first example."""
+        if self.like is not None and _form(examples) != (needed := _form(self.like, *axis)):
+            raise ValueError(
+                f"fit: {_examples(rows)} of the source of {self.what} came as {_form(examples)}, "
+                f"needs {needed}, as the first example has"
+            )
+        return examples
+
+
+def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
+    """A pair ``(x, target)`` as arrays, anything else as a source; refused if it is neither."""
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            name = what.removesuffix(" x")
+            raise ValueError(f"fit: {name} has {len(data)} parts, needs (x, target)")
+        return Arrays(*checked_arrays(what, *data, dtype))
+    if hasattr(data, "shape") or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise TypeError(
+            f"fit: {what} is a {type(data).__name__} without a target, needs x and target, or a "
+            "source: an object with len(source) and source[rows] -> (x, target)"
+        )
+    return Stream(what, data, dtype)
+
+
+def _takes_rows(source: Source, ends: np.ndarray) -> bool:
+    """Whether an array of indices gives as many examples, and not only one integer one."""
+    try:
+        many = _pair(source[ends])
+    except Exception as error:
+        try:
+            one = source[int(ends[0])]
+        except Exception:
+            raise error from None
+        _pair(one)
+        return False
+    try:
+        one = _pair(source[int(ends[0])])
+    except Exception:
+        return True
+    # A function of one picture may well run on two, and cut the wrong axis.
+    return _form(many) == _form(one, len(ends))
+
+
+def _pair(examples: Any) -> Examples:
+    if not (isinstance(examples, (tuple, list)) and len(examples) == 2):
+        raise TypeError(
+            f"fit: the source gave a {type(examples).__name__}, needs a pair (x, target)"
+        )
+    x, target = jax.tree.map(np.asarray, tuple(examples), is_leaf=lambda a: isinstance(a, list))
+    return x, target
+
+
+def _form(examples: Examples, *axis: int) -> Any:
+    """Kinds and shapes of the arrays, such as ('float[64]', 'int64[]')."""
+    return jax.tree.map(
+        lambda a: f"{'float' if is_floating(a) else a.dtype}{[*axis, *a.shape]}", examples
+    )
+
+
+def _examples(rows: np.ndarray) -> str:
+    few = ", ".join(map(str, rows[:3])) + (", ..." if len(rows) > 3 else "")
+    return f"example{'s' * (len(rows) > 1)} {few}"

@@ -1,0 +1,251 @@
+"""Training from a source: as from arrays, in bounded memory, and bad examples are named."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import fnn
+
+CE = fnn.softmax_cross_entropy()
+X, T = load_digits(return_X_y=True)
+X, T = (X[:310] / 16).astype(np.float32), T[:310].astype(np.int32)
+NET = fnn.models.mlp((16, 10), fnn.relu(), dropout=0.2)
+OPTIONS: dict[str, Any] = {
+    "optimizer": fnn.sgd(0.1, 0.9), "batch_size": 32, "epochs": 2, "progress": False,
+}  # fmt: skip
+
+
+class Rows:
+    """Takes arrays of indices, as a memory-mapped array does."""
+
+    def __init__(self, x: Any = X, target: Any = T) -> None:
+        self.x, self.target = x, target
+        self.read: list[int] = []  # how many, in the threads of calls
+        self.epochs: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> tuple[Any, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            self.read.append(len(rows))
+        return self.x[np.asarray(rows)], self.target[rows]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+
+class Single(Rows):
+    """Takes one integer, as a dataset of PyTorch does, and refuses arrays of them."""
+
+    def __getitem__(self, i: Any) -> tuple[Any, Any]:
+        return self.x[range(len(self))[i]], int(self.target[i])
+
+
+class Cropped(Rows):
+    """Takes one integer; would take an array of them too, and cut the wrong axis."""
+
+    def __getitem__(self, i: Any) -> tuple[Any, Any]:
+        return self.x.reshape(-1, 8, 8)[i][:6, :6], self.target[i]
+
+
+def fit(*data: Any, net: fnn.Block = NET, **options: Any) -> fnn.Fitted:
+    return fnn.fit(net, CE, *data, **OPTIONS | options)
+
+
+def losses(fitted: fnn.Fitted) -> list[float]:
+    return [row["loss"] for row in fitted.history]
+
+
+def memory_mapped(folder: Path) -> Rows:
+    for name, a in (("x", X), ("t", T)):
+        np.save(folder / f"{name}.npy", a)
+    return Rows(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xt"))
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "rows": lambda folder: Rows(),
+    "single": lambda folder: Single(),
+    "list": lambda folder: list(zip(X, T, strict=True)),
+    "memory-mapped": memory_mapped,
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_gives_what_arrays_give_bit_for_bit(name: str, tmp_path: Path) -> None:
+    source = SOURCES[name](tmp_path)
+    arrays, streamed = (fit(*data, steps_per_call=8) for data in ((X, T), (source,)))
+    jax.tree.map(np.testing.assert_array_equal, streamed.params, arrays.params)
+    jax.tree.map(np.testing.assert_array_equal, streamed.state, arrays.state)
+    assert losses(streamed) == losses(arrays)
+    assert streamed.best_epoch == arrays.best_epoch
+
+
+def test_a_function_of_one_example_is_not_given_many() -> None:
+    net = fnn.serial(flat=fnn.flatten(), out=fnn.linear(10))
+    arrays = fit(X.reshape(-1, 8, 8)[:, :6, :6], T, net=net, steps_per_call=8)
+    jax.tree.map(np.testing.assert_array_equal, fit(Cropped(), net=net).params, arrays.params)
+
+
+def test_whole_epochs_of_arrays_are_the_same_up_to_rounding() -> None:
+    arrays, streamed = fit(X, T), fit(Rows())
+    assert losses(streamed) == pytest.approx(losses(arrays), rel=1e-6)
+    np.testing.assert_allclose(
+        streamed.params["out"]["w"], arrays.params["out"]["w"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_pair_of_arrays_is_no_source() -> None:
+    assert losses(fit((X, T))) == losses(fit(X, T))
+
+
+def test_a_source_for_validation_and_metrics() -> None:
+    options: dict[str, Any] = {"metrics": {"accuracy": fnn.accuracy}, "steps_per_call": 8}
+    arrays = fit(X[:200], T[:200], validation=(X[200:], T[200:]), **options)
+    held_out = Rows(X[200:], T[200:])
+    streamed = fit(Rows(X[:200], T[:200]), validation=held_out, **options)
+    for mine, other in zip(streamed.history, arrays.history, strict=True):
+        assert mine["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-6)
+        assert mine["validation_accuracy"] == other["validation_accuracy"]
+    jax.tree.map(np.testing.assert_array_equal, streamed.params, arrays.params)
+    assert max(held_out.read) == 32
+
+
+def test_memory_is_bounded_and_epochs_are_told() -> None:
+    source = Rows()
+    fit(source, batch_size=8, validation=(X[:5], T[:5]))
+    assert max(source.read) == 8 * 8 and sum(source.read) == 2 * 310
+    assert source.epochs == [1, 2]
+    source = Rows()
+    fit(source, batch_size=8, steps_per_call=2, validation=(X[:5], T[:5]))
+    assert max(source.read) == 2 * 8
+
+
+def test_one_call_is_read_ahead() -> None:
+    """The next examples are being read when a call has ended, and no later ones."""
+    source, begun = Rows(), []
+
+    class Progress:
+        def __call__(self, row: Any, left: float) -> None:
+            assert left >= 0
+
+        def within(self, epoch: int, part: float, left: float) -> None:
+            begun.append(len(source.read))
+            assert 0 < part <= 1 and left >= 0
+
+    fit(source, steps_per_call=2, epochs=1, validation=(X[:5], T[:5]), progress=Progress())
+    assert len(source.read) == len(begun) == 5
+    assert all(i + 1 <= count <= min(i + 2, 5) for i, count in enumerate(begun))
+
+
+def test_other_dtypes_and_tuples() -> None:
+    wide = fit(Rows(X.astype(np.float64), T.astype(np.int64)), dtype=jnp.bfloat16, epochs=1)
+    assert wide.params["out"]["w"].dtype == jnp.float32
+    net = fnn.graph(
+        ("a", "b"), [("sum", fnn.add(), ("a", "b")), ("out", fnn.linear(10), "sum")], "out"
+    )
+    pairs = [((x, x), t) for x, t in zip(X, T, strict=True)]
+    arrays = fit((X, X), T, net=net, steps_per_call=8)
+    jax.tree.map(np.testing.assert_array_equal, fit(pairs, net=net).params, arrays.params)
+
+
+def test_diagnostics_of_a_source() -> None:
+    parts = {"validation": Rows(X[250:], T[250:]), "epochs": 3}
+    run = fit(Rows(X[:250], T[:250]), diagnostics=True, **parts)
+    plain = fit(Rows(X[:250], T[:250]), **parts)
+    jax.tree.map(np.testing.assert_array_equal, run.params, plain.params)
+    assert run.diagnostics is not None and run.diagnostics.findings() == []
+    assert run.diagnostics.data.n_validation == 60
+    assert "validation_accuracy" in run.history[0]
+    order = np.argsort(T, kind="stable")
+    by_label = fit(Rows(X[order], T[order]), diagnostics=True, epochs=1).diagnostics
+    assert by_label is not None and by_label.findings()[0].name == "unshuffled labels"
+
+
+def test_a_source_that_diverges_and_an_interrupt() -> None:
+    for steps in (1, 3):
+        with pytest.warns(RuntimeWarning, match="first non-finite value"):
+            fitted = fit(Rows(), optimizer=fnn.sgd(1e38), steps_per_call=steps)
+        assert fitted.status == "diverged"
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves((fitted.params, fitted.state)))
+        prediction = fnn.make_predict(NET)(fitted.params, X)
+        assert np.isfinite(CE.forward({}, (prediction, T))[0])
+
+    class Stop:
+        def __call__(self, row: Any, left: float) -> None: ...
+
+        def within(self, epoch: int, part: float, left: float) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    fitted = fit(Rows(), steps_per_call=3, progress=Stop())
+    assert (fitted.status, fitted.message) == ("interrupted", "by an interrupt in epoch 2")
+    assert len(fitted.history) == 1 and np.isfinite(fitted.params["out"]["w"]).all()
+
+
+def changed(a: np.ndarray, i: int, value: Any) -> np.ndarray:
+    a = a.copy()
+    a[i] = value
+    return a
+
+
+class Failing(Rows):
+    def __getitem__(self, rows: Any) -> tuple[Any, Any]:
+        if 77 in np.atleast_1d(rows):
+            raise OSError("the disk is gone")
+        return super().__getitem__(rows)
+
+
+PAIRS = list(zip(X, T, strict=True))
+BAD: dict[str, tuple[Any, str]] = {
+    "nan": (
+        Rows(changed(X, 77, np.nan)),
+        "x has 64 values that are NaN .* the first in example 77",
+    ),
+    "label": (Rows(X, changed(T, 77, 12)), "target of example 77: labels go from 12 to 12; 10 cl"),
+    "first label": (Rows(X, changed(T, 0, -1)), "target of example 0: labels go from -1 to -1"),
+    "shape": (
+        [*PAIRS[:77], (X[0, :63], 3)],
+        r"example 77 of .* came as \('float\[63\]', 'int64\[\]",
+    ),
+    "pair": ([*PAIRS[:77], (X[0], 3, 4)], "gave a tuple, needs a pair"),
+    "float labels": ([*PAIRS[:77], (X[0], 3.0)], "example 77 .*'float"),
+    "names": ([(x, "cat") for x in X], "turn names of classes into labels"),
+    "no pair": (Rows(X, T).x.tolist(), "the source gave a list, needs a pair"),
+    "empty": (Rows(X[:0], T[:0]), "x is empty: the source has length 0"),
+    "bytes": (Rows((16 * X).astype(np.uint8)), "x has dtype uint8 and needs a floating"),
+    "array": (X, "x is a ndarray without a target, needs x and target, or a source"),
+    "number": (3, "x is a int without a target"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_examples_are_named(case: str) -> None:
+    source, message = BAD[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit(source)
+
+
+def test_an_error_of_the_source_says_which_examples_it_was_about() -> None:
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        fit(Failing(), steps_per_call=1)
+    assert any("in fit, reading examples" in note for note in caught.value.__notes__)
+
+
+def test_bad_validation_examples_are_named() -> None:
+    held_out = Rows(X, changed(T, 77, 12))
+    with pytest.raises(ValueError, match="validation target of example 77: labels go from 12"):
+        fit(X, T, validation=held_out)
+    with pytest.raises(ValueError, match="x has 9 features"):
+        fit(X, T, validation=Rows(X[:, :9]))
+    with pytest.raises(ValueError, match=r"validation x has 64 .* example 77"):
+        fit(X, T, validation=Rows(changed(X, 77, np.inf)))
