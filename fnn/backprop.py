@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +44,7 @@ def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Par
     plain, weighted = with_loss(net, loss), with_loss(net, loss, weighted=True)
 
     def f(
-        params: Params, x: Value, target: Value, key: Key = None, weights: Any = None
+        params: Params, x: Value, target: Value, key: Key = None, weights: jax.Array | None = None
     ) -> tuple[jax.Array, Params, Residuals]:
         block = plain if weights is None else weighted
         inputs = (x, target) if weights is None else (x, target, weights)
@@ -82,7 +81,7 @@ def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Pa
     run = backpropagate(net, loss)
 
     def f(
-        params: Params, x: Value, target: Value, key: Key = None, weights: Any = None
+        params: Params, x: Value, target: Value, key: Key = None, weights: jax.Array | None = None
     ) -> tuple[jax.Array, Params]:
         value, grads, _ = run(params, x, target, key, weights)
         return value, with_zeros(grads, params)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
 Residuals = Any  # a pytree: what forward keeps for backward
@@ -153,30 +155,32 @@ class Kind(NamedTuple):
 class Block(NamedTuple):
     """Three pure functions: how to initialise, how to go forward, how to go back.
 
-    ``init(key, x) -> params``: :class:`Init`.
-    ``forward(params, x, key=None) -> (y, residuals)``: :class:`Forward`.
-    ``backward(params, residuals, dy) -> (dparams, dx)``: :class:`Backward`.
+        ``init(key, x) -> params``: :class:`Init`.
+        ``forward(params, x, key=None) -> (y, residuals)``: :class:`Forward`.
+        ``backward(params, residuals, dy) -> (dparams, dx)``: :class:`Backward`.
 
-    The other fields are optional:
+        The other fields are optional:
 
-    ``name``: a label for paths and messages. Nothing depends on it.
-    ``kind``: what the block is: :class:`Kind`. Your own blocks may have one.
-    ``graph``: the :class:`Graph` inside, where the block is made of others.
-    ``rules``: the optional rules: :class:`Rules`.
+        ``name``: a label for paths and messages. Nothing depends on it.
+        ``kind``: what the block is: :class:`Kind`. Your own blocks may have one.
+        ``graph``: the :class:`Graph` inside, where the block is made of others.
+        ``rules``: the optional rules: :class:`Rules`.
 
-    Example: a block that doubles its input, and its use.
+        Example: a block that doubles its input, and its use.
 
-    >>> import jax.numpy as jnp
-    >>> from fnn import Block
-    >>> double = Block(
-    ...     init=lambda key, x: {},
-    ...     forward=lambda params, x, key=None: (2 * x, ()),
-    ...     backward=lambda params, residuals, dy: ({}, 2 * dy),  # forward: y = 2x
-    ...     name="double",
-    ... )
-    >>> y, residuals = double.forward({}, jnp.array([1.0, 2.0]))
-    >>> double.backward({}, residuals, jnp.array([1.0, 10.0]))[1]
-    Array([ 2., 20.], dtype=float32)
+        >>> import jax.numpy as jnp
+    import numpy as np
+    from jax.typing import DTypeLike
+        >>> from fnn import Block
+        >>> double = Block(
+        ...     init=lambda key, x: {},
+        ...     forward=lambda params, x, key=None: (2 * x, ()),
+        ...     backward=lambda params, residuals, dy: ({}, 2 * dy),  # forward: y = 2x
+        ...     name="double",
+        ... )
+        >>> y, residuals = double.forward({}, jnp.array([1.0, 2.0]))
+        >>> double.backward({}, residuals, jnp.array([1.0, 10.0]))[1]
+        Array([ 2., 20.], dtype=float32)
     """
 
     init: Init
@@ -279,10 +283,10 @@ class Shape:
     """
 
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: np.dtype
 
     @classmethod
-    def of(cls, x: Any) -> Shape:
+    def of(cls, x: Spec) -> Shape:
         return cls(tuple(x.shape), jnp.dtype(x.dtype))
 
 
@@ -344,7 +348,7 @@ def require_shapes(
 def require_block(name: str, what: str, value: Any) -> None:
     """Refuses what is no block; of a function that makes blocks the message says to call it."""
     if not isinstance(value, Block):
-        hint = " (call it: blocks are made by functions)" if callable(value) else ""
+        hint = " (call it: a function that returns a block is not one)" if callable(value) else ""
         raise BlockTypeError(name, f"{what} needs a Block, got {type(value).__name__}{hint}")
 
 
@@ -361,7 +365,7 @@ def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def compute_dtype(dtype: Any) -> Any:
+def compute_dtype(dtype: DTypeLike) -> DTypeLike:
     """The dtype in which sums and transcendental functions of ``dtype`` are computed.
 
     float32 for bfloat16 and float16, which have too few digits to accumulate in.

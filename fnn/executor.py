@@ -9,7 +9,6 @@ all are graphs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -32,13 +31,16 @@ from fnn.block import (
 
 GRAPH = Kind("graph")
 
+Names = str | Sequence[str]
+Entry = tuple[str, Block, Names] | tuple[str, Block, Names, str]  # what graph takes for a node
+
 
 def graph(
-    inputs: str | Sequence[str],
-    nodes: Sequence[Sequence[Any]],
-    outputs: str | Sequence[str],
+    inputs: Names,
+    nodes: Sequence[Entry],
+    outputs: Names,
     *,
-    at_inference: str | Sequence[str] | None = None,
+    at_inference: Names | None = None,
     name: str = "graph",
 ) -> Block:
     """A block made of named blocks, wired in any acyclic way.
@@ -123,7 +125,7 @@ def _executor(
         # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
         # what its readers send back. In reverse order all of them have been run before it.
         cotangents: dict[str, Value] = {}
-        dparams: Any = type(params)(dict.fromkeys(params))
+        dparams: Params = type(params)(dict.fromkeys(params))
         _send(cotangents, g.outputs, dy)
         for _, node in reversed(live):
             upstream = cotangents.get(node.name)
@@ -242,7 +244,7 @@ def _send(cotangents: dict[str, Value], names: tuple[str, ...], d: Value) -> Non
         cotangents[name] = _plus(cotangents.get(name), part)
 
 
-def _plus(a: Any, b: Any) -> Any:
+def _plus(a: Value, b: Value) -> Value:
     """The sum of two cotangents, leaf by leaf; None counts as zero."""
     if a is None or b is None:
         return b if a is None else a
@@ -266,11 +268,11 @@ def _is_read(g: Graph, name: str) -> bool:
     return any(name in node.inputs for node in g.nodes)
 
 
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+def _names(names: Names) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _node(block: str, entry: Sequence[Any]) -> Node:
+def _node(block: str, entry: Entry) -> Node:
     if not isinstance(entry, (tuple, list)) or len(entry) not in (3, 4):
         raise BlockTypeError(
             block,

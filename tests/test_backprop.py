@@ -78,7 +78,7 @@ MARK = 100.0
 
 
 def marked() -> Block:
-    """y = x w with a backward that is wrong on purpose, and known by it."""
+    """y = x w with a backward that is recognizably wrong on purpose."""
     return Block(
         lambda key, x: {"w": jnp.ones((x.shape[-1],))},
         lambda params, x, key=None: (x @ params["w"], x),

@@ -192,7 +192,7 @@ relu, add = fnn.relu(), fnn.add()
 
 WIRINGS = {
     "unknown name": (("x", [("a", relu, "y")], "a"), "node 'a' reads 'y', which is not a node"),
-    "used before it is made": (
+    "used before it is computed": (
         ("x", [("a", relu, "b"), ("b", relu, "x")], "b"),
         "node 'a' reads 'b', which is computed later",
     ),

@@ -3,13 +3,13 @@
 Which rules (:class:`fnn.block.Rules`) of the blocks inside a combinator keeps:
 
 ==================  ============  ========  =================  ===========  =========
-made by             inference     validate  update_statistics  subgradient  factors
+combinator          inference     validate  update_statistics  subgradient  factors
 ==================  ============  ========  =================  ===========  =========
 graph, serial, ...  node by node  none      node by node       none         none
 map_nodes           node by node  kept      node by node       none         none
 freeze              frozen        kept      none               kept         none
 repeat              repeated      kept      each its own       none         none
-rematerialize       made again    kept      run again          kept         run again
+rematerialize       rebuilt       kept      run again          kept         run again
 straight_through    of both       block's   block's            surrogate's  none
 ==================  ============  ========  =================  ===========  =========
 
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +44,7 @@ from fnn.block import (
     whole_number,
 )
 from fnn.blocks.gates import add
-from fnn.executor import graph, inference, map_nodes
+from fnn.executor import Entry, graph, inference, map_nodes
 
 
 def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dict[str, Block]:
@@ -83,7 +82,7 @@ def serial(*blocks: Block, **named: Block) -> Block:
     >>> jax.tree.map(lambda p: p.shape, params)
     {'hidden': {'b': (128,), 'w': (784, 128)}, 'out': {'b': (10,), 'w': (128, 10)}}
     """
-    nodes = []
+    nodes: list[Entry] = []
     previous = "x"
     for name, block in _named("serial", blocks, named).items():
         nodes.append((name, block, previous))
@@ -116,7 +115,7 @@ def fan_out(*blocks: Block, **named: Block) -> Block:
     branches = _named("fan_out", blocks, named)
     if len(branches) < 2:
         raise BlockValueError("fan_out", f"got {len(branches)} blocks, needs two or more")
-    nodes = [(name, block, "x") for name, block in branches.items()]
+    nodes: list[Entry] = [(name, block, "x") for name, block in branches.items()]
     return graph("x", nodes, list(branches), name="fan_out")._replace(kind=Kind("fan_out"))
 
 
@@ -158,7 +157,7 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
             )
         return plus.forward(params, x)
 
-    nodes: list[tuple[Any, ...]] = [("block", block, "x")]
+    nodes: list[Entry] = [("block", block, "x")]
     if shortcut is not None:
         nodes.append(("shortcut", shortcut, "x"))
     around = "x" if shortcut is None else "shortcut"
@@ -313,10 +312,10 @@ def _unmerged(
     if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return again(params, residuals, dy)  # not compiled, so nothing is merged
 
-    def behind_a_barrier(*arguments: Any) -> Any:
+    def behind_a_barrier(*arguments: Value) -> tuple[Params, Value]:
         return again(*lax.optimization_barrier(arguments))
 
-    def behind_a_condition(*arguments: Any) -> Any:
+    def behind_a_condition(*arguments: Value) -> tuple[Params, Value]:
         empty = jax.tree.map(
             lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(again, *arguments)
         )
@@ -443,7 +442,7 @@ def item(index: int) -> Block:
         if not isinstance(x, (tuple, list)) or not -len(x) <= index < len(x):
             got = f"{len(x)}" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
             raise BlockTypeError("item", f"needs a tuple with an entry {index}, got {got}")
-        return x[index], Shape((len(x),), None)
+        return x[index], Shape((len(x),), jnp.dtype(bool))
 
     def backward(params: Params, residuals: Shape, dy: Value) -> tuple[Params, Value]:
         (count,) = residuals.shape

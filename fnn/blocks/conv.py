@@ -245,7 +245,7 @@ def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
     around = [(low, high, 0) for low, high in _read_padding(axes)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
-    def strip(b: Any, h: Any) -> jax.Array:
+    def strip(b: int | jax.Array, h: int | jax.Array) -> jax.Array:
         size = (images, down + dh * (kh - 1), *x.shape[2:])
         part = lax.dynamic_slice(x, (b, sh * h, 0, 0), size).transpose(3, 0, 1, 2)
         columns = jnp.concatenate([part[..., j * dw :][..., :across:sw] for j in range(kw)])

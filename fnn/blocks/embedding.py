@@ -6,7 +6,6 @@ Symbols: V ids in the vocabulary, F features, T ids given (any shape, flattened)
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,10 +132,10 @@ def _by_scatter(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
 
 def _by_one_hot(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
     """(V, T) (T, F), without the rounding of dy that is the default on GPU and TPU."""
-    known = rows[:, None] < vocabulary
+    valid = rows[:, None] < vocabulary
     hot = (rows[:, None] == jnp.arange(vocabulary, dtype=rows.dtype)[None]).astype(dy.dtype)
     contract = (((0,), (0,)), ((), ()))
-    return lax.dot_general(hot, jnp.where(known, dy, 0), contract, precision=lax.Precision.HIGHEST)
+    return lax.dot_general(hot, jnp.where(valid, dy, 0), contract, precision=lax.Precision.HIGHEST)
 
 
 def _by_sorting(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
@@ -147,7 +146,9 @@ def _by_sorting(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
     rows, dy = rows[order], dy[order]
     first = jnp.concatenate([jnp.ones(1, bool), rows[1:] != rows[:-1]])
 
-    def add(left: Any, right: Any) -> Any:
+    Run = tuple[jax.Array, jax.Array]  # whether a run begins here, and its sum so far
+
+    def add(left: Run, right: Run) -> Run:
         (begins, total), (again, more) = left, right
         return begins | again, jnp.where(again[:, None], more, total + more)
 

@@ -199,7 +199,7 @@ def divide() -> Block:
     (0.25, [0.25, -0.0625])
     """
 
-    def vjp(dy: jax.Array, kept: Any) -> tuple[jax.Array, jax.Array]:
+    def vjp(dy: jax.Array, kept: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
         x1, x2 = kept
         # dx2 = -(x1 / x2) (dy / x2): the square of a small or large x2 leaves the range, and XLA
         # would compile (x1 / x2) / x2 to a division by it.
@@ -303,7 +303,7 @@ def power(exponent: float | None = None) -> Block:
     if exponent is not None:
         return _fixed_power(exponent)
 
-    def vjp(dy: jax.Array, kept: Any) -> tuple[jax.Array, jax.Array]:
+    def vjp(dy: jax.Array, kept: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, p = kept
         # A power that is 0 stays 0 times an infinite exponent or logarithm: its limit.
         below = jnp.power(x, jnp.where(p == 0, 1, p - 1))

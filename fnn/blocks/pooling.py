@@ -28,7 +28,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +46,15 @@ from fnn.block import (
     Rules,
     Shape,
     Spec,
+    Value,
     compute_dtype,
     no_params,
 )
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, where
 
 CeilMode = Literal["caffe", "torch"] | None
-Index = int | jax.Array  # known before compilation, or in a loop
+Index = int | jax.Array  # a number while tracing, or a traced one in a loop
+T = TypeVar("T")
 
 
 def max_pool(
@@ -98,7 +100,7 @@ def max_pool(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         axes = pool.over(x)
         small, has_nan = _place_dtype(axes)
-        place: Any = None
+        place: Any = None  # an array after the first axis
         y, step = _padded(x, axes, -jnp.inf), 1
         # One axis after the other, the last one first: k + k comparisons instead of k k, and the
         # first of the maxima of the rows' first maxima is the first in row-major order.
@@ -129,7 +131,7 @@ def max_pool(
         dx = _unrolled_or_loop(math.prod(overlaps), lambda at, dx: dx + part(at), part(0))
         return {}, _cropped(dx, axes).astype(x.dtype)
 
-    def subgradient(x: Any, dy: Any) -> np.ndarray:
+    def subgradient(x: Value, dy: Value) -> np.ndarray:
         """The declared choice, written plainly: window by window, in NumPy."""
         axes, x, dy = pool.over(x), np.asarray(x), np.asarray(dy)
         dx = np.zeros_like(x)
@@ -295,7 +297,7 @@ def _rounded_up(axis: Axis, clips: bool) -> Axis:
 # ---- going forward ---------------------------------------------------------------------------
 
 
-def _padded(x: jax.Array, axes: Sequence[Axis], value: Any) -> jax.Array:
+def _padded(x: jax.Array, axes: Sequence[Axis], value: float) -> jax.Array:
     """x with all that the windows reach around it."""
     around = [(axis.low, axis.overhang, 0) for axis in axes]
     if not any(low or high for low, high, _ in around):
@@ -306,7 +308,7 @@ def _padded(x: jax.Array, axes: Sequence[Axis], value: Any) -> jax.Array:
 MAX_UNROLLED_STEPS = 64  # more of them are a loop, which compiles faster
 
 
-def _unrolled_or_loop(count: int, step: Callable[[Any, Any], Any], start: Any) -> Any:
+def _unrolled_or_loop(count: int, step: Callable[[Index, T], T], start: T) -> T:
     """step(count - 1, ... step(2, step(1, start)))."""
     if count > MAX_UNROLLED_STEPS:
         return lax.fori_loop(1, count, step, start)
@@ -332,7 +334,7 @@ def _unraveled(number: Index, shape: tuple[int, ...]) -> Sequence[Index]:
     return module.unravel_index(number, shape)
 
 
-def _place_dtype(axes: Sequence[Axis]) -> tuple[Any, np.unsignedinteger[Any]]:
+def _place_dtype(axes: Sequence[Axis]) -> tuple[DTypeLike, np.unsignedinteger]:
     """The smallest dtype for a place in a window, and its highest bit: that a NaN won."""
     entries = math.prod(axis.window for axis in axes)
     for dtype in (np.uint8, np.uint16):
@@ -374,7 +376,7 @@ def _first_maximum(
     return _unrolled_or_loop(axis.window, compare, (best, won))
 
 
-def _marked(place: jax.Array, y: jax.Array, has_nan: np.unsignedinteger[Any]) -> jax.Array:
+def _marked(place: jax.Array, y: jax.Array, has_nan: np.unsignedinteger) -> jax.Array:
     """The places, with the highest bit set where a NaN won."""
 
     def mark(place: jax.Array, y: jax.Array) -> jax.Array:

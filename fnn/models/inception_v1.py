@@ -22,7 +22,7 @@ from fnn.blocks.linear import linear
 from fnn.blocks.nonlinearities import relu
 from fnn.blocks.normalization import batch_norm, local_response_norm
 from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
-from fnn.executor import graph
+from fnn.executor import Entry, graph
 
 # Table 1 of the paper: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 INCEPTIONS = {
@@ -70,7 +70,7 @@ def inception(
         "5x5": ("5x5_reduce", conv(five, 5)),
         "pool_proj": ("pool", conv(pool, 1)),
     }
-    nodes: list[tuple[str, Block, Any]] = [("pool", max_pool(3, 1, "SAME"), "x")]
+    nodes: list[Entry] = [("pool", max_pool(3, 1, "SAME"), "x")]
     for name, (source, block) in branches.items():
         source = source if source in ("x", "pool") else f"relu_{source}"
         nodes += [(name, block, source), (f"relu_{name}", relu(), name)]
@@ -214,7 +214,7 @@ def googlenet_batch_norm(
             "branch3": serial(**{"0": basic(r5, 1), "1": basic(five, 3)}),
             "branch4": serial(**{"0": max_pool(3, 1, 1, ceil_mode="torch"), "1": basic(proj, 1)}),
         }
-        nodes: list[Any] = [(name, block, "x") for name, block in branches.items()]
+        nodes: list[Entry] = [(name, block, "x") for name, block in branches.items()]
         nodes.append(("output", concatenate(), tuple(branches)))
         return graph("x", nodes, "output", name="inception")
 
@@ -261,7 +261,7 @@ def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) ->
     """
     if len(weights) < 2:
         raise BlockValueError("deep_supervision", f"weights is {weights}, needs two or more")
-    nodes: list[Any] = []
+    nodes: list[Entry] = []
     for i, weight in enumerate(weights):
         nodes += [
             (f"y_{i}", item(i), "outputs"),

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.block import Params
 from fnn.models.files import read_arrays
 
 Array = NDArray[Any]
@@ -24,11 +25,11 @@ Array = NDArray[Any]
 
 def load_weights(
     path: str | os.PathLike[str],
-    like: Any,
+    like: Params,
     *,
     names: Literal["auto", "fnn", "torch"] = "auto",
     drop: Sequence[str] = (),
-) -> Any:
+) -> Params:
     """The parameters in a file, as a pytree like ``like``.
 
     Args:
@@ -76,7 +77,7 @@ def load_weights(
     return jax.device_put(chosen, may_alias=False)
 
 
-def save_weights(path: str | os.PathLike[str], params: Any) -> None:
+def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     """Writes parameters as a ``.npz`` file, each leaf under its path.
 
     The file appears complete or not at all, and replaces an earlier one. Leaves that are None (of
@@ -191,7 +192,7 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def _by_path(tree: Params) -> dict[str, Any]:
     leaves = [(_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     if len(dict(leaves)) != len(leaves):
         names = [name for name, _ in leaves]

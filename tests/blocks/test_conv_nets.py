@@ -200,7 +200,7 @@ def test_outputs_at_inference_have_to_exist() -> None:
         (lambda: fnn.conv(2, 3), (1, 3, 3, 0), "0 channels"),
     ],
 )
-def test_what_does_not_fit_is_refused(make: Any, shape: tuple[int, ...], words: str) -> None:
+def test_misfits_are_refused(make: Any, shape: tuple[int, ...], words: str) -> None:
     with pytest.raises(BlockValueError, match=words):
         jax.eval_shape(make().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 

@@ -92,7 +92,7 @@ def test_it_trains_before_a_linear_layer() -> None:
     assert float(again) < float(value)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_misfits_are_refused() -> None:
     net, ids = fnn.embedding(5, 2), jnp.zeros(3, jnp.int32)
     params = net.init(jax.random.key(0), ids)
     wrong: list[tuple[Any, Any, type[BlockError], str]] = [

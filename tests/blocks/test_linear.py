@@ -90,7 +90,7 @@ def test_bad_features_are_refused(features: Any) -> None:
         fnn.linear(features)
 
 
-def test_inputs_and_parameters_that_do_not_fit_are_refused() -> None:
+def test_misfits_are_refused() -> None:
     net, x = fnn.linear(3), jnp.ones((2, 4))
     params = net.init(KEY(0), x)
     wrong: list[tuple[Any, Any, type[BlockError], str]] = [

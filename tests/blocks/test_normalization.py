@@ -160,7 +160,7 @@ def test_parameters_have_the_sizes_of_their_axes() -> None:
         assert np.all(params["scale"] == 1) and not np.any(params["bias"])
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_misfits_are_refused() -> None:
     net, x = fnn.layer_norm(), jnp.ones((2, 4))
     params = net.init(jax.random.key(0), x)
     wrong: list[tuple[Any, Any, Any, type[BlockError], str]] = [

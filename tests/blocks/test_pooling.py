@@ -61,26 +61,26 @@ def by_window(
 def windows() -> Any:
     """Many ways for windows to lie: kernels, strides, paddings, sizes, modes."""
     rng = np.random.default_rng(0)
-    made = 0
-    while made < 36:
+    checked = 0
+    while checked < 36:
         rank = int(rng.integers(1, 3))
         k, s = rng.integers(1, 5, rank).tolist(), rng.integers(1, 5, rank).tolist()
         pads = [tuple(rng.integers(0, k[i], 2).tolist()) for i in range(rank)]
         pads = pads if rng.integers(2) else [(0, 0)] * rank
         sizes = rng.integers(1, 8, rank).tolist()
-        mode = (None, "caffe", "torch")[made % 3]
+        mode = (None, "caffe", "torch")[checked % 3]
         ways = list(zip(sizes, k, s, pads, strict=True))
         if any(n + sum(p) < k or p[0] >= k for n, k, _, p in ways):
             continue
         if any((number_of_windows(n, k, s, *p, mode) - 1) * s >= n + p[0] for n, k, s, p in ways):
             continue  # a window of padding only is refused: see below
-        made += 1
+        checked += 1
         yield tuple(sizes), tuple(k), tuple(s), tuple(pads), mode
 
 
 @pytest.mark.parametrize("way", one_of(2, windows()))
 def test_against_single_windows(way: Any) -> None:
-    """Ties among whole numbers, too; every way of counting."""
+    """Also with ties, among whole numbers; every way of counting."""
     sizes, k, s, pads, mode = way
     rng = np.random.default_rng(1)
     shape = (2, *sizes, 2)
@@ -193,7 +193,7 @@ def test_the_place_in_a_very_large_window() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sums_are_in_float32(dtype: str) -> None:
-    """Of 4096 ones the mean is one; in bfloat16 the sum would stop at 256."""
+    """The mean of 4096 ones is one; in bfloat16 their sum would stop at 256."""
     x = jnp.ones((1, 64, 64, 1), dtype)
     for block in (fnn.avg_pool(64), fnn.global_avg_pool()):
         y, residuals = block.forward({}, x)
@@ -242,7 +242,7 @@ def test_without_padding_caffe_keeps_a_last_window_that_torch_drops() -> None:
 
 
 @pytest.mark.parametrize("make", [fnn.max_pool, fnn.avg_pool])
-def test_what_does_not_fit_is_refused(make: Any) -> None:
+def test_misfits_are_refused(make: Any) -> None:
     image, sequence = jnp.ones((2, 5, 5, 3)), jnp.ones((2, 5, 3))
     at_once: list[tuple[Any, str]] = [
         ((0,), "window is 0, needs a whole number of at least 1"),

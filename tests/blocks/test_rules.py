@@ -20,7 +20,7 @@ FIELDS = fnn.Rules._fields
 
 
 def counting() -> fnn.Block:
-    """y = x + count, with every rule there is: each leaves a mark by which it is known."""
+    """y = x + count, with every rule there is: each leaves a mark of its own."""
 
     def forward(params: Params, x: Value, key: Any = None) -> tuple[Value, Residuals]:
         return x + params["count"].astype(x.dtype), (x,)
@@ -77,16 +77,16 @@ KEPT = {
 
 @pytest.mark.parametrize("name", COMBINATORS)
 def test_what_a_combinator_keeps(name: str) -> None:
-    made = COMBINATORS[name](counting())
-    assert {field for field in FIELDS if getattr(made.rules, field) is not None} == KEPT[name]
+    combined = COMBINATORS[name](counting())
+    assert {field for field in FIELDS if getattr(combined.rules, field) is not None} == KEPT[name]
 
 
 @pytest.mark.parametrize("name", COMBINATORS)
 def test_what_is_kept_works(name: str) -> None:
-    made = COMBINATORS[name](counting())
-    params = made.init(jax.random.key(0), X)
-    _, residuals = made.forward(params, X)
-    rules = made.rules
+    combined = COMBINATORS[name](counting())
+    params = combined.init(jax.random.key(0), X)
+    _, residuals = combined.forward(params, X)
+    rules = combined.rules
     if rules.update_statistics is not None:
         moved = rules.update_statistics(params, residuals)
         assert jax.tree.structure(moved) == jax.tree.structure(params)
@@ -112,9 +112,9 @@ def test_inference_reaches_what_is_inside(name: str) -> None:
         inner = [*block.kind.of, *(node.block for node in nodes)]
         return {block.kind.maker}.union(*map(makers, inner))
 
-    made = COMBINATORS[name](counting())
-    assert "counting" in makers(made) and "at inference" not in makers(made)
-    reading = fnn.inference(made)
+    combined = COMBINATORS[name](counting())
+    assert "counting" in makers(combined) and "at inference" not in makers(combined)
+    reading = fnn.inference(combined)
     assert "at inference" in makers(reading) and "counting" not in makers(reading)
 
 

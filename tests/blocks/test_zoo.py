@@ -324,8 +324,8 @@ def keeps_no_more_than_autodiff(case: Case) -> None:
 
     def count(values: Any, params: Any) -> int:
         """Bytes of what is kept besides the parameters; the same array twice counts once."""
-        known = {id(leaf) for leaf in jax.tree.leaves(params)}
-        arrays = {id(leaf): leaf for leaf in jax.tree.leaves(values) if id(leaf) not in known}
+        own = {id(leaf) for leaf in jax.tree.leaves(params)}
+        arrays = {id(leaf): leaf for leaf in jax.tree.leaves(values) if id(leaf) not in own}
         return sum(a.size * a.dtype.itemsize for a in arrays.values() if not is_key(a))
 
     def trace(params: Any, x: Any) -> None:
