@@ -155,32 +155,30 @@ class Kind(NamedTuple):
 class Block(NamedTuple):
     """Three pure functions: how to initialise, how to go forward, how to go back.
 
-        ``init(key, x) -> params``: :class:`Init`.
-        ``forward(params, x, key=None) -> (y, residuals)``: :class:`Forward`.
-        ``backward(params, residuals, dy) -> (dparams, dx)``: :class:`Backward`.
+    ``init(key, x) -> params``: :class:`Init`.
+    ``forward(params, x, key=None) -> (y, residuals)``: :class:`Forward`.
+    ``backward(params, residuals, dy) -> (dparams, dx)``: :class:`Backward`.
 
-        The other fields are optional:
+    The other fields are optional:
 
-        ``name``: a label for paths and messages. Nothing depends on it.
-        ``kind``: what the block is: :class:`Kind`. Your own blocks may have one.
-        ``graph``: the :class:`Graph` inside, where the block is made of others.
-        ``rules``: the optional rules: :class:`Rules`.
+    ``name``: a label for paths and messages. Nothing depends on it.
+    ``kind``: what the block is: :class:`Kind`. Your own blocks may have one.
+    ``graph``: the :class:`Graph` inside, where the block is made of others.
+    ``rules``: the optional rules: :class:`Rules`.
 
-        Example: a block that doubles its input, and its use.
+    Example: a block that doubles its input, and its use.
 
-        >>> import jax.numpy as jnp
-    import numpy as np
-    from jax.typing import DTypeLike
-        >>> from fnn import Block
-        >>> double = Block(
-        ...     init=lambda key, x: {},
-        ...     forward=lambda params, x, key=None: (2 * x, ()),
-        ...     backward=lambda params, residuals, dy: ({}, 2 * dy),  # forward: y = 2x
-        ...     name="double",
-        ... )
-        >>> y, residuals = double.forward({}, jnp.array([1.0, 2.0]))
-        >>> double.backward({}, residuals, jnp.array([1.0, 10.0]))[1]
-        Array([ 2., 20.], dtype=float32)
+    >>> import jax.numpy as jnp
+    >>> from fnn import Block
+    >>> double = Block(
+    ...     init=lambda key, x: {},
+    ...     forward=lambda params, x, key=None: (2 * x, ()),
+    ...     backward=lambda params, residuals, dy: ({}, 2 * dy),  # forward: y = 2x
+    ...     name="double",
+    ... )
+    >>> y, residuals = double.forward({}, jnp.array([1.0, 2.0]))
+    >>> double.backward({}, residuals, jnp.array([1.0, 10.0]))[1]
+    Array([ 2., 20.], dtype=float32)
     """
 
     init: Init

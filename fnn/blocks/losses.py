@@ -78,21 +78,17 @@ def squared_error() -> Block:
     (1.0, Array([1., 0.], dtype=float32))
     """
 
-    def entries(y: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        difference = y - t.astype(y.dtype)
-        return jnp.square(difference) / 2, difference
-
-    def slopes(difference: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return difference, -difference
+    def difference(y: jax.Array, t: jax.Array) -> jax.Array:
+        return y - t.astype(y.dtype)
 
     return _mean_loss(
         "squared_error",
         Kind("squared_error"),
         _same_shape,
-        entries,
-        slopes,
-        _finite_target,
-        keeps_inputs=False,
+        entries=lambda y, t: jnp.square(difference(y, t)) / 2,
+        keep=lambda y, t: (difference(y, t),),
+        slopes=lambda d: (d, -d),
+        validate=_finite_target,
     )
 
 
@@ -126,20 +122,20 @@ def binary_cross_entropy(from_logits: bool = True) -> Block:
     slope = _logit_slope if from_logits else _probability_slope
     by_target = _logit_by_target if from_logits else _probability_by_target
 
-    def entries(y: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
-        return _mixed(t, *costs(y)), (y, t)
-
-    def slopes(kept: Residuals) -> tuple[jax.Array, jax.Array]:
-        y, t = kept
-        return slope(y, t), by_target(y)
-
     def validate(name: str, x: Value) -> None:
         _finite_target(name, x)
         _between_0_and_1(name, x[1])
 
     name = "binary_cross_entropy" if from_logits else "binary_cross_entropy(from_logits=False)"
     kind = Kind("binary_cross_entropy", (from_logits,))
-    return _mean_loss(name, kind, _same_shape, entries, slopes, validate)
+    return _mean_loss(
+        name,
+        kind,
+        _same_shape,
+        entries=lambda y, t: _mixed(t, *costs(y)),
+        slopes=lambda y, t: (slope(y, t), by_target(y)),
+        validate=validate,
+    )
 
 
 def _mixed(t: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
@@ -227,15 +223,14 @@ def softmax_cross_entropy() -> Block:
         """The entry of each row that may dominate: the label's, or for rows the largest logit."""
         return _is_largest(z) if is_floating(t) else rows == 1
 
-    def entries(z: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
+    def entries(z: jax.Array, t: jax.Array) -> jax.Array:
         rows = _rows(t, z)
         _, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
-        return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest))), (z, t)
+        return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest)))
 
-    def slopes(kept: Residuals) -> tuple[jax.Array, jax.Array]:
+    def slopes(z: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         # forward: E = -sum t ln p, so dE/dz_j = p_j (the others' t) - t_j (the others' p), each
         # of which is summed, not subtracted, where one entry dominates.
-        z, t = kept
         rows = _rows(t, z)
         e, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
         others_e = rest + (1 - e)
@@ -244,7 +239,9 @@ def softmax_cross_entropy() -> Block:
         return dz, jnp.where(masked, 0, gap + jnp.log1p(rest))
 
     name = "softmax_cross_entropy"
-    return _mean_loss(name, Kind(name), _check_classes, entries, slopes, _class_target, rows=True)
+    return _mean_loss(
+        name, Kind(name), _check_classes, entries, slopes, validate=_class_target, rows=True
+    )
 
 
 def cross_entropy() -> Block:
@@ -266,34 +263,34 @@ def cross_entropy() -> Block:
     >>> float(value), E.backward({}, residuals, 1.0)[1][0]
     (0.6931471824645996, Array([[-2.,  0.,  0.]], dtype=float32))
     """
-
-    def entries(p: jax.Array, t: jax.Array) -> tuple[jax.Array, Residuals]:
-        return _times(_rows(t, p), -jnp.log(p)), (p, t)
-
-    def slopes(kept: Residuals) -> tuple[jax.Array, jax.Array]:
-        p, t = kept
-        return _times(_rows(t, p), -1 / p), -jnp.log(p)
-
     name = "cross_entropy"
-    return _mean_loss(name, Kind(name), _check_classes, entries, slopes, _class_target, rows=True)
+    return _mean_loss(
+        name,
+        Kind(name),
+        _check_classes,
+        entries=lambda p, t: _times(_rows(t, p), -jnp.log(p)),
+        slopes=lambda p, t: (_times(_rows(t, p), -1 / p), -jnp.log(p)),
+        validate=_class_target,
+        rows=True,
+    )
 
 
 def _mean_loss(
     name: str,
     kind: Kind,
     check: Callable[[str, jax.Array, jax.Array], None],
-    entries: Callable[[jax.Array, jax.Array], tuple[jax.Array, Residuals]],
-    slopes: Callable[[Any], tuple[jax.Array, jax.Array]],
+    entries: Callable[[jax.Array, jax.Array], jax.Array],
+    slopes: Callable[..., tuple[jax.Array, jax.Array]],
     validate: Callable[[str, Value], None],
+    keep: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]] | None = None,
     rows: bool = False,
-    keeps_inputs: bool = True,
 ) -> Block:
     """The (weighted) mean over examples of a loss given entry by entry.
 
-    ``entries(prediction, target) -> (losses, kept)``: the loss of every entry of the prediction;
-    ``slopes(kept)``: its derivatives by prediction and target. ``rows``: an example is always a
-    row (of classes); otherwise with a single axis an example is a number. ``keeps_inputs``: kept
-    are prediction and target, which are stored in the dtypes they came in, smaller and exact.
+    ``entries(prediction, target)``: the loss of every entry of the prediction. ``slopes(*kept)``:
+    its derivatives by prediction and target. Kept are these two, in the dtypes they came in, which
+    is smaller and exact; or what ``keep(prediction, target)`` returns. ``rows``: an example is
+    always a row (of classes); otherwise with a single axis an example is a number.
     """
 
     def batch_of(y: Spec) -> tuple[int, ...]:
@@ -303,20 +300,21 @@ def _mean_loss(
         y, t, w = _inputs(name, x)
         check(name, y, t)
         wide = compute_dtype(y.dtype)
-        losses, kept = entries(y.astype(wide), t.astype(wide) if is_floating(t) else t)
-        kept = (y, t) if keeps_inputs else kept
+        y_wide, t_wide = y.astype(wide), t.astype(wide) if is_floating(t) else t
+        losses = entries(y_wide, t_wide)
+        kept = (y, t) if keep is None else keep(y_wide, t_wide)
         shapes = (Shape.of(y), Shape.of(t))
         losses = jnp.sum(losses, -1) if batch_of(y) != y.shape else losses
         if w is None:
-            # The mean of no examples is 0, as is the mean of examples of no weight.
+            # The mean of no examples is 0, and so is that of examples of weight 0.
             value = jnp.sum(losses) / float(max(losses.size, 1))
             return value, (kept, shapes, None)
         if w.shape != losses.shape:
             raise BlockValueError(
                 name, f"weights have shape {w.shape}, need one number per example: {losses.shape}"
             )
-        wide_w = w.astype(wide)
-        value = jnp.sum(_times(wide_w, losses)) / _nonzero(jnp.sum(wide_w))
+        w_wide = w.astype(wide)
+        value = jnp.sum(_times(w_wide, losses)) / _nonzero(jnp.sum(w_wide))
         # Boolean weights have no gradient, so the losses are not needed.
         weighing = (w, losses, value) if is_floating(w) else (w, None, None)
         return value, (kept, shapes, weighing)
@@ -325,8 +323,7 @@ def _mean_loss(
         # forward: E = sum(l) / n, so dE/dl = 1 / n for each of the n examples.
         kept, (y, t), weighing = residuals
         wide = compute_dtype(y.dtype)
-        kept = jax.tree.map(lambda v: v.astype(wide) if is_floating(v) else v, kept)
-        by_prediction, by_target = slopes(kept)
+        by_prediction, by_target = slopes(*(v.astype(wide) if is_floating(v) else v for v in kept))
         dy = jnp.asarray(dy, wide)
         batch = batch_of(y)
         examples = float(max(math.prod(batch), 1))  # a float: int32 does not hold every count

@@ -115,18 +115,17 @@ def max_pool(
         place, x = residuals
         axes = pool.over(x)
         _, has_nan = _place_dtype(axes)
-        wide = dy.astype(compute_dtype(dy.dtype))
-        place, wide = place & ~has_nan, jnp.where(place < has_nan, wide, jnp.nan)
+        d = dy.astype(compute_dtype(dy.dtype))
+        place, d = place & ~has_nan, jnp.where(place < has_nan, d, jnp.nan)
         for dim, axis in enumerate(axes, 1):
-            place, wide = _aligned(place, dim, axis), _aligned(wide, dim, axis)
-
+            place, d = _aligned(place, dim, axis), _aligned(d, dim, axis)
         overlaps = tuple(axis.overlap for axis in axes)
 
         def part(number: Index) -> jax.Array:
             ago = _unraveled(number, overlaps)
             here, inside = _places(axes, ago)
             wins = _earlier(place, axes, ago) == here.astype(place.dtype)
-            return jnp.where(wins & inside, _earlier(wide, axes, ago), 0)
+            return jnp.where(wins & inside, _earlier(d, axes, ago), 0)
 
         dx = _unrolled_or_loop(math.prod(overlaps), lambda at, dx: dx + part(at), part(0))
         return {}, _cropped(dx, axes).astype(x.dtype)
@@ -197,8 +196,8 @@ def avg_pool(
         # forward: y[o] = the sum over window o / count[o], so dx[t] = the sum of dy[o] / count[o]
         # over the windows o that t is in: over their rows, then over their columns.
         axes = pool.over(x)
-        wide = dy.astype(compute_dtype(dy.dtype))
-        dx = wide / _counts(axes, count_padding, wide.dtype)
+        d = dy.astype(compute_dtype(dy.dtype))
+        dx = d / _counts(axes, count_padding, d.dtype)
         if all(axis.one_for_all for axis in axes):
             return {}, jnp.broadcast_to(dx.astype(x.dtype), x.shape)
         for dim, axis in enumerate(axes, 1):
