@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.backprop import with_loss
 from fnn.block import Block, Key, Params, Residuals, Value, compute_dtype, is_floating
-from fnn.executor import graph
 from fnn.introspect.watch import watch
 
 
@@ -83,8 +83,7 @@ def finite(net: Block, loss: Block | None = None) -> Callable[..., Finite]:
     """
     if loss is None:
         return lambda params, x, key=None: _run(net, params, x, key)
-    nodes = [("net", net, "x"), ("loss", loss, ("net", "target"))]
-    whole = graph(("x", "target"), nodes, "loss", name="with_loss")
+    whole = with_loss(net, loss)
     return lambda params, x, target, key=None: _run(whole, {"net": params}, (x, target), key)
 
 

@@ -12,6 +12,7 @@ from fnn.block import (
     Block,
     BlockTypeError,
     BlockValueError,
+    Graph,
     Key,
     Params,
     Residuals,
@@ -119,35 +120,29 @@ def _built(
     ran: dict[str, dict[str, Any]], objective: str, check: str,
 ) -> Trace:  # fmt: skip
     """The trace of a block from the records of it and of the blocks inside it."""
-    record = ran[path]
-    structure = block.graph if is_network(block) else None
+    record, network = ran[path], is_network(block)
+    graph = block.graph if network and block.graph else Graph((), (), (), ())
     inside = f"{path}/" if path else ""
-    nodes = () if structure is None else structure.nodes
-    # Nodes that no output needs (auxiliary heads, at inference) did not run.
-    nodes = tuple(node for node in nodes if "y" in ran[inside + node.name])
-    recorded = {
+    nodes = tuple(
+        _built(n.block, inside + n.name, n.inputs, n.params_of, ran, objective, check)
+        for n in graph.nodes
+        if "y" in ran[inside + n.name]  # what no output needs at inference did not run
+    )
+    local = errors = None
+    if record["dy"] is not None and not network:
+        local = _local(block, record)
+    if record["dy"] is not None and (check == "all" or (check == "blocks" and not network)):
+        compared = ("params", "x", "key", "dy", "dparams", "dx")
+        errors = errors_of(block, **{k: record[k] for k in compared})
+    arrays = {
         k: _arrays(record[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
     }
-    if isinstance(recorded["x"], list):
-        recorded["x"] = tuple(recorded["x"])
-    local = errors = None
-    if record["dy"] is not None:
-        if structure is None:
-            local = _local(block, record)
-        if check == "all" or (check == "blocks" and structure is None):
-            got = (record["dparams"], record["dx"])
-            params, x, key, dy = (record[k] for k in ("params", "x", "key", "dy"))
-            errors = errors_of(block, params, x, key, dy, got)
+    if isinstance(arrays["x"], list):
+        arrays["x"] = tuple(arrays["x"])
     return Trace(
         path=path, block=described(block), reads=reads, params_of=params_of,
-        inputs=() if structure is None else structure.inputs,
-        outputs=() if structure is None else structure.outputs,
-        objective=objective,
-        nodes=tuple(
-            _built(n.block, inside + n.name, n.inputs, n.params_of, ran, objective, check)
-            for n in nodes
-        ),
-        local=local, errors=errors, **recorded,
+        inputs=graph.inputs, outputs=graph.outputs, objective=objective, nodes=nodes,
+        local=local, errors=errors, **arrays,
     )  # fmt: skip
 
 

@@ -16,8 +16,10 @@ from fnn.pytrees import split_floats
 from fnn.whiteboard.formulas import LOSSES, described, formula_of
 
 
-def errors_of(block: Block, params: Params, x: Value, key: Key, dy: Value, got: Any) -> Any:
-    """How far ``got``, backward's (dparams, dx), is from ``jax.vjp`` of forward, leaf by leaf.
+def errors_of(
+    block: Block, params: Params, x: Value, key: Key, dy: Value, dparams: Params, dx: Value
+) -> Any:
+    """How far backward's (dparams, dx) are from ``jax.vjp`` of forward, leaf by leaf.
 
     Relative to the leaf's largest entry, or to a small part of upstream where terms may cancel
     (the entries of a softmax add up to 1, so their sum has gradient 0). None where there is no
@@ -36,7 +38,7 @@ def errors_of(block: Block, params: Params, x: Value, key: Key, dy: Value, got: 
         scales = [small * jnp.where(jnp.isfinite(size), size, 0) for size in sizes]
         return relative_error(mine, theirs, *scales)
 
-    return compared(got, tuple(want), error)
+    return compared((dparams, dx), tuple(want), error)
 
 
 # Linear in the target. At targets 0 and 1, a guard in forward (0 ln 0 is 0) hides the derivative
