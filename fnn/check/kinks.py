@@ -239,18 +239,13 @@ def _ties(subject: Subject, point: Point) -> Iterator[Problem]:
 
 def _slopes_along(subject: Subject, point: Point, entries: np.ndarray) -> tuple[Slope, Slope]:
     """The slopes of <dy, y> from the left and right where the entries move together."""
-    floats = subject.floats(point.sample)
-    direction = np.zeros(sum(f.size for f in floats))
+    direction = np.zeros(sum(f.size for f in subject.floats(point.sample)))
     direction[entries] = 1.0
-    cuts = np.cumsum([f.size for f in floats])[:-1]
-    parts = [d.reshape(f.shape) for d, f in zip(np.split(direction, cuts), floats, strict=True)]
-
-    def value(t: float) -> float:
-        moved = [f + t * d for f, d in zip(floats, parts, strict=True)]
-        y = subject.run(subject.fill(point.sample, moved), point.dy)[0]
-        return float(flat_floats(y) @ flat_floats(point.dy))
-
-    values, at_zero = np.array([value(t) for t in differences.steps()]), np.array(value(0.0))
+    start, stop = np.array([0]), np.array([direction.size])
+    moved = directional.along(subject, point.sample, direction, start, stop)[:, 0]
+    weights = flat_floats(point.dy)
+    y = subject.run(point.sample, point.dy)[0]
+    values, at_zero = moved @ weights, flat_floats(y) @ weights
     left, right = (differences.one_side(values, at_zero, sign) for sign in (-1, 1))
     return left, right
 

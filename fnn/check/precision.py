@@ -97,9 +97,7 @@ def precision(subject: Subject, trials: Sequence[Trial], dtype_name: str) -> Res
                     f"worst at {[int(p) for p in place]}: got {one:.6g}, expected {other:.6g}; "
                     f"the input there is {float(at[place]):.6g}",
                 )
-    figure = (
-        f"{worst:.1f} units where the inputs' last digit counts for one; relative {relative:.1e}"
-    )
+    figure = f"{worst:.1f} units of rounding and conditioning; relative error {relative:.1e}"
     return verdict(dtype_name, figure, problems.values())
 
 

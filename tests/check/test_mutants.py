@@ -63,6 +63,8 @@ def test_what_escaped_is_named() -> None:
     assert not report.ok and report.escaped == ("dropped",)
     assert "mine: 1 of 2 mutants caught (autodiff 1)" in str(report)
     assert "dropped  ESCAPED" in str(report)
+    assert Mutants("mine", Verdict("", "", ""), (caught,)).ok
+    assert not Mutants("mine", Verdict("", "kinks", "x: a false alarm"), (caught,)).ok
 
 
 def test_what_cannot_be_checked_is_refused() -> None:
