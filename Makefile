@@ -11,7 +11,7 @@
 PYTHON ?= python3
 VENV   ?= .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 BIN     = $(VENV)/bin
-# Another installer: make test INSTALL='uv pip install --quiet --python $$(BIN)/python'
+# Another installer: make test INSTALL='uv pip install --compile-bytecode --python $$(BIN)/python'
 INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST  = $(BIN)/python -m pytest -n logical --maxprocesses=8 --dist worksteal
 
