@@ -91,6 +91,8 @@ PLACES = [(name, thing(name)) for name in DOCUMENTED]
 def link(role: str, module: str, where: str) -> str:
     """A role as it is written in a docstring, pointing to the page that documents its object."""
     target = role.lstrip("~")
+    if thing(f"{where}.{target}") is not None:
+        return f":meth:`{where}.{target}`"
     for name in (f"{module}.{target}", target, f"fnn.{target}"):
         found = thing(name)
         if found is None:
@@ -113,7 +115,9 @@ LABEL = re.compile(
     r"^(Residuals|Derivatives?|Backward|Forward|Gradients?|Parameters|Inputs?|Example|Source)"
     r"((?: [\w ]{1,30})?): (?=\S)"
 )
-FIELD = re.compile(r"``[^`]+``(?:, ``[^`]+``)*: ")  # of a record: one a line
+FIELD = re.compile(
+    r"``[^`]+``(?: \([^)]*\))?(?:, ``[^`]+``(?: \([^)]*\))?)*: "
+)  # of a record: one a line
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Example|Examples|Note):$")
 
 

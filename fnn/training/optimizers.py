@@ -21,7 +21,7 @@ class Optimizer(NamedTuple):
     ``init(params) -> state``.
     ``update(grads, state, params=None) -> (updates, state)``.
     ``evaluated(state, params) -> params``: where :func:`~fnn.fit` shall evaluate and return other
-    parameters than those that take the steps: an average (``averaged``), or
+    parameters than those that take the steps: an average (:func:`averaged`), or
     ``optax.contrib.schedule_free_eval_params``.
     """
 
