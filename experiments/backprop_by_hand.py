@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
 
 import fnn
 from experiments.common import figures
@@ -242,6 +242,13 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(13.5, 5.4))
     axis.set(xlim=(-0.2, 13.4), ylim=(-1.95, 3.55))
     axis.axis("off")
+
+    def write(x: float, y: float, text: str, va: str, size: int, color: str = "black") -> Text:
+        return axis.text(x, y, text, ha="center", va=va, fontsize=size, color=color)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": color})
+
     boxes = (
         (1.2, "$h = \\sigma(x\\,W_1)$", r"$\frac{\partial h}{\partial W_1}$", False),
         (4.4, "$z = h\\,w_2$",
@@ -256,8 +263,8 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
                 facecolor=REUSED if reused else "#EEF3F8",
             )
         )  # fmt: skip
-        axis.text(x + 0.85, 1.35, formula, ha="center", va="center", fontsize=16)
-        axis.text(x + 0.85, 0.52, local, ha="center", va="center", fontsize=21)
+        write(x + 0.85, 1.35, formula, "center", 16)
+        write(x + 0.85, 0.52, local, "center", 21)
     n = 0  # the example drawn
     wires = (
         (0.05, 1.12, "$x$", _few(arguments[2][n]), "", ""),
@@ -269,48 +276,30 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
     )  # fmt: skip
     for start, end, name, value, gradient, number in wires:
         middle = (start + end) / 2
-        _arrow(axis, (start, 1.35), (end, 1.35), figures.GREEN)
-        axis.text(middle, 1.45, name, ha="center", va="bottom", fontsize=17, color=figures.GREEN)
-        axis.text(middle, 1.85, value, ha="center", va="bottom", fontsize=10, color=figures.GREEN)
+        arrow((start, 1.35), (end, 1.35), figures.GREEN)
+        write(middle, 1.45, name, "bottom", 17, figures.GREEN)
+        write(middle, 1.85, value, "bottom", 10, figures.GREEN)
         if gradient:
-            _arrow(axis, (end, 0.55), (start, 0.55), RED)
-            background = {"facecolor": REUSED, "edgecolor": "none", "pad": 2}
-            axis.text(
-                middle, 0.42, gradient, ha="center", va="top", fontsize=19, color=RED,
-                bbox=background if gradient == wires[2][4] else None,
-            )  # fmt: skip
-            axis.text(middle, -0.28, number, ha="center", va="top", fontsize=10, color=RED)
+            arrow((end, 0.55), (start, 0.55), RED)
+            label = write(middle, 0.42, gradient, "top", 19, RED)
+            if name == "$z$":
+                label.set_bbox({"facecolor": REUSED, "edgecolor": "none", "pad": 2})
+            write(middle, -0.28, number, "top", 10, RED)
     for x, name, product in (
         (2.05, "W_1", r"\frac{\partial E}{\partial z}\,\frac{\partial z}{\partial h}\,"
          r"\frac{\partial h}{\partial W_1}"),
         (5.25, "w_2", r"\frac{\partial E}{\partial z}\,\frac{\partial z}{\partial w_2}"),
     ):  # fmt: skip
-        _arrow(axis, (x - 0.2, 2.6), (x - 0.2, 1.9), figures.GREEN)
-        axis.text(
-            x - 0.2, 2.65, f"${name}$", ha="center", va="bottom", fontsize=17, color=figures.GREEN
-        )
-        _arrow(axis, (x, -0.06), (x, -1.05), RED)
-        axis.text(
-            x, -1.1, rf"$\frac{{\partial E}}{{\partial {name}}} = {product}$", ha="center",
-            va="top", fontsize=19, color=RED,
-        )  # fmt: skip
-    axis.text(
-        9.35, -1.1, "reused: computed once, used for both weights", ha="center", va="top",
-        fontsize=13, bbox={"facecolor": REUSED, "edgecolor": "none", "pad": 4},
-    )  # fmt: skip
-    axis.text(
-        6.6, 3.5, "Values forward, gradients back: each is upstream times local", ha="center",
-        va="top", fontsize=15,
-    )  # fmt: skip
-    axis.text(
-        9.35, 2.65, f"numbers: example 1 of {EXAMPLES}; E is the mean over all", ha="center",
-        va="bottom", fontsize=10, color=figures.GREY,
-    )  # fmt: skip
+        arrow((x - 0.2, 2.6), (x - 0.2, 1.9), figures.GREEN)
+        write(x - 0.2, 2.65, f"${name}$", "bottom", 17, figures.GREEN)
+        arrow((x, -0.06), (x, -1.05), RED)
+        write(x, -1.1, rf"$\frac{{\partial E}}{{\partial {name}}} = {product}$", "top", 19, RED)
+    note = write(9.35, -1.1, "reused: computed once, used for both weights", "top", 13)
+    note.set_bbox({"facecolor": REUSED, "edgecolor": "none", "pad": 4})
+    write(6.6, 3.5, "Values forward, gradients back: each is upstream times local", "top", 15)
+    numbers = f"numbers: example 1 of {EXAMPLES}; E is the mean over all"
+    write(9.35, 2.65, numbers, "bottom", 10, figures.GREY)
     figures.save(figure, path)
-
-
-def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
-    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": color})
 
 
 def _few(values: Any) -> str:
