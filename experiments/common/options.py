@@ -46,12 +46,8 @@ class Training:
         seeded(self)
         for name in ("epochs", "batch_size"):
             at_least(self, name, 1)
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"--learning-rate is {self.learning_rate}, needs a number above 0")
-        for name in ("dropout", "momentum"):
-            value = getattr(self, name, 0.0)
-            if not 0 <= value < 1:
-                raise ValueError(f"--{name} is {value}, needs 0 <= {name} < 1")
+        positive_rate(self)
+        fractions(self, "dropout", "momentum")
         for name in ("hidden", "width"):
             for units in np.atleast_1d(getattr(self, name, 1)):
                 if units < 1:
@@ -93,6 +89,20 @@ def at_least(options: Any, name: str, least: int) -> None:
     if getattr(options, name) < least:
         flag = "--" + name.replace("_", "-")
         raise ValueError(f"{flag} is {getattr(options, name)}, needs at least {least}")
+
+
+def positive_rate(options: Any) -> None:
+    """Refuses a learning rate that is not a number above 0."""
+    if not 0 < options.learning_rate < float("inf"):
+        raise ValueError(f"--learning-rate is {options.learning_rate}, needs a number above 0")
+
+
+def fractions(options: Any, *names: str) -> None:
+    """Refuses options outside 0 <= option < 1; those that ``options`` lacks are ignored."""
+    for name in names:
+        value = getattr(options, name, 0.0)
+        if not 0 <= value < 1:
+            raise ValueError(f"--{name} is {value}, needs 0 <= {name} < 1")
 
 
 def _optax_names(optax: Any) -> list[str]:

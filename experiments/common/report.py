@@ -119,7 +119,7 @@ class Report:
 
 
 def findings(d: Diagnostics) -> str:
-    """What is wrong and what to try, or that nothing is; and the two looks before training."""
+    """What is wrong and what to try, or that nothing is; and the two checks before training."""
     cards = "".join(
         f'<li class="finding"><strong>{_text(f.name)}</strong><span class="where">'
         f"{_text(f.where)}</span><p>{_text(_sentence(f.what))}</p>"
@@ -127,8 +127,8 @@ def findings(d: Diagnostics) -> str:
         for f in d.findings()
     )
     if not cards:
-        cards = '<li class="finding fine"><strong>Nothing stands out</strong><p>No fault that the '
-        cards += "diagnostics look for was found.</p></li>"
+        cards = '<li class="finding fine"><strong>Nothing stands out</strong><p>The diagnostics '
+        cards += "found no fault.</p></li>"
     start = f"The loss before training was {d.initial_loss:.4g}"
     if not math.isnan(d.data.losses.chance_loss):
         start += f"; by chance it would be {d.data.losses.chance_loss:.4g}"

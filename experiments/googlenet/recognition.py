@@ -99,7 +99,7 @@ class Recogniser:
         """
         size = min(batch_size, len(paths))
         rows = []
-        with PictureProgress(len(paths), "looking") as progress:
+        with PictureProgress(len(paths), "classifying") as progress:
             run = self._compile(size)
             for pixels, count in batches(paths, size, lambda path: self.see(path, upright)):
                 rows.append(np.asarray(run(self.params, pixels))[:count])

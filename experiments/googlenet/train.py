@@ -29,7 +29,7 @@ import tyro
 import fnn
 from experiments.common import report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
-from experiments.common.options import at_least, seeded, writable
+from experiments.common.options import at_least, fractions, positive_rate, seeded, writable
 from experiments.common.report import Report
 from experiments.common.run import conclude, replacing, save
 from experiments.googlenet.examples import Data, grey_images, photographs
@@ -91,11 +91,8 @@ class Train:
         seeded(self)
         for name in ("epochs", "batch_size", "size"):
             at_least(self, name, 1)
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"--learning-rate is {self.learning_rate}, needs a number above 0")
-        for name in ("averaging", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}, needs 0 <= {name} < 1")
+        positive_rate(self)
+        fractions(self, "averaging", "dropout")
         if not NARROWEST <= self.width < math.inf:
             raise ValueError(
                 f"--width is {self.width}, needs at least {NARROWEST}: the narrowest convolutions "
