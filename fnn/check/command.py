@@ -44,7 +44,7 @@ class Settings:
     skip: tuple[str, ...] = ()
     """Properties to leave out."""
     timed: bool = True
-    """Also measure time, in the property `cost`."""
+    """Do not measure time in the property `cost`."""
 
 
 def run(target: str, settings: Settings) -> int:

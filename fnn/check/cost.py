@@ -51,7 +51,8 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
             size = f"{leaf.dtype}{list(leaf.shape)}"
             text = f"is kept and never read by backward ({size}): do not return it"
             problems.append(Problem(path_of(path, "residuals"), text))
-    figure = f"{len(arrays)} arrays, {readable_bytes(bytes_of(arrays))}"
+    plural = "" if len(arrays) == 1 else "s"
+    figure = f"{len(arrays)} array{plural}, {readable_bytes(bytes_of(arrays))}"
     if spare := _spare(subject, paths):
         figure += f"; redundant: {'; '.join(spare)}"
     if problems and subject.rule.block is not None:  # the protocol: what backward needs, no more
