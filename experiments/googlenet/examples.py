@@ -24,7 +24,7 @@ from experiments.googlenet.images import (
     read_part,
     read_picture,
 )
-from experiments.googlenet.recognition import PictureProgress
+from experiments.googlenet.recognition import picture_progress
 
 MAX_PRINTED_FAULTS = 5
 
@@ -104,7 +104,7 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
         return read_picture(path, view=view)
 
     doing = "reading every picture once"
-    with PictureProgress(total, doing, doing) as progress:
+    with picture_progress(total, doing, doing) as progress:
         train, broken, moments = readable(folders.train, see, skip, progress)
         validation, more, _ = readable(folders.validation, see, skip, progress)
         test, most, _ = readable(folders.test, see, skip, progress)

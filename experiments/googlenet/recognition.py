@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ class Recogniser:
         """
         size = min(batch_size, len(paths))
         rows = []
-        with PictureProgress(len(paths), "classifying") as progress:
+        with picture_progress(len(paths), "classifying") as progress:
             run = self._compile(size)
             for pixels, count in batches(paths, size, lambda path: self.see(path, upright)):
                 rows.append(np.asarray(run(self.params, pixels))[:count])
@@ -127,28 +128,18 @@ class Recogniser:
         return jax.jit(run).lower(self.params, shape).compile()
 
 
-class PictureProgress:
+@contextmanager
+def picture_progress(
+    total: int, doing: str, first: str = "compiling"
+) -> Iterator[Callable[[int], None]]:
     """A bar with the time to finish, in pictures; before the first it says ``first``."""
-
-    def __init__(self, total: int, doing: str, first: str = "compiling") -> None:
-        self.doing = doing
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), console=console, transient=True,
-        )  # fmt: skip
-        self.task = self.bar.add_task(first, total=total)
-        self.warnings = warnings.catch_warnings()
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        self.warnings.__enter__()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    task = bar.add_task(first, total=total)
+    with bar, warnings.catch_warnings():
         # Pillow warns about pictures that are refused here anyway.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return lambda count: self.bar.update(self.task, advance=count, description=self.doing)
-
-    def __exit__(self, *error: Any) -> None:
-        self.warnings.__exit__(*error)
-        self.bar.stop()
+        yield lambda count: bar.update(task, advance=count, description=doing)
 
 
 # ---- weights and names -------------------------------------------------------------------------
