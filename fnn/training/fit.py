@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,19 +15,18 @@ import numpy as np
 from fnn.block import Block, Key, Params, Value
 from fnn.executor import inference
 from fnn.introspect.finite import all_finite
-from fnn.training.arrays import Arrays
 from fnn.training.diagnostics.data_summary import DataSummary, data_summary
 from fnn.training.diagnostics.record import Diagnostics
 from fnn.training.diagnostics.watch import Watch
 from fnn.training.interrupts import deferred
 from fnn.training.metrics import accuracy
 from fnn.training.optimizers import sgd
-from fnn.training.run import Call, Row, Run, post_mortem, seed_of
-from fnn.training.source import Source, Stream, opened
-from fnn.training.steps import make_epoch, predict_with
+from fnn.training.progress import Clock, reporter
+from fnn.training.run import Call, Metric, Row, Run, evaluation, post_mortem, seed_of
+from fnn.training.source import Source, opened
+from fnn.training.steps import make_epoch
 from fnn.training.validate import options, parameters, predicted, random_key
 
-Metric = Callable[[Any, Any], float]
 Status = Literal["finished", "converged", "interrupted", "diverged"]
 ADVICE = "Try a lower learning rate, or look at the data and that block."
 
@@ -151,7 +148,7 @@ def fit(
     if watch is not None:
         watch(0, now.params, now.state)
     best, converged = _Best(params), _Convergence(tolerance, patience)
-    clock, report = _Clock(run.epochs), _reporter(progress, run.epochs)
+    clock, report = Clock(run.epochs), reporter(progress, run.epochs)
     status: Status = "finished"
     message = f"after {run.epochs} epoch{'s' * (run.epochs != 1)}"
     try:
@@ -196,7 +193,7 @@ def _prepare(
     key: jax.Array, params: Params, validation: Any, loss_at_inference: Block,
     metrics: Mapping[str, Metric], dtype: Any, steps_per_call: int | None, diagnostics: bool,
 ) -> tuple[Run, Params, DataSummary | None]:  # fmt: skip
-    """Refuses data that cannot work; returns the run, where it starts, and what the data are."""
+    """Refuses data that cannot work; returns the run, its first parameters, a data summary."""
     train = opened("x", data, dtype)
     params = parameters(net, params, key, train.like[0])
     at_inference = inference(net), loss_at_inference
@@ -218,25 +215,21 @@ def _prepare(
     n = len(train)
     batch_size = min(batch_size, n)
     steps = steps_per_call or train.steps_per_call or n
+    averaged = getattr(optimizer, "evaluated", None)
     run = Run(
         net, loss, *at_inference, optimizer, train.on_device(), key, epochs, batch_size,
         epoch=make_epoch(net, loss, optimizer, batch_size),
         cuts=list(range(steps * batch_size, n, steps * batch_size)),
-        evaluated=jax.jit(optimizer.evaluated) if getattr(optimizer, "evaluated", None) else _taken,
+        evaluated=jax.jit(averaged) if averaged else lambda state, params: params,
         evaluate=None if held_out is None
-        else _evaluation(*at_inference, held_out.on_device(), metrics, batch_size),
+        else evaluation(*at_inference, held_out.on_device(), metrics, batch_size),
     )  # fmt: skip
     return run, params, summary
 
 
-def _taken(state: Any, params: Params) -> Params:
-    """The parameters that take the steps are those to evaluate."""
-    return params
-
-
 @dataclass
 class _Now:
-    """Where training is: an interrupt finds here what the last compiled call gave."""
+    """The state of training, up to date after every call, so that an interrupt loses nothing."""
 
     params: Params
     state: Any
@@ -257,7 +250,7 @@ class _NonFiniteLoss(Exception):
 
 
 def _epochs(
-    run: Run, now: _Now, clock: _Clock, after_call: Callable[[int, float], None]
+    run: Run, now: _Now, clock: Clock, after_call: Callable[[int, float], None]
 ) -> Iterator[_Epoch]:
     """Trains, an epoch at a time: every example once, in a new random order."""
     n, shuffle = len(run.data), np.random.default_rng(run.seed)
@@ -304,13 +297,13 @@ class _Best:
 
 
 def _ending(run: Run, now: _Now, best: _Best, status: Status, message: str) -> tuple[Status, str]:
-    """Looks whether the last parameters are the best, and whether there was any finite loss."""
+    """Keeps the last parameters if they are the best; without a finite loss, it has diverged."""
     params, count = run.evaluated(now.state, now.params), len(now.history)
     if not now.history:  # no epoch was finished: the last good parameters are all there is
         best.params = params
     elif run.evaluate is None and status != "diverged":
         at_inference = run.net_at_inference, run.loss_at_inference
-        evaluate = _evaluation(*at_inference, run.data, {}, run.batch_size)
+        evaluate = evaluation(*at_inference, run.data, {}, run.batch_size)
         last = evaluate(params)["validation_loss"]
         if last <= best.loss:
             best.params, best.epoch = params, count
@@ -349,74 +342,3 @@ class _Convergence:
             "converged",
             f"as converged: loss within {self.tolerance:g} for {self.patience} epochs",
         )
-
-
-def _evaluation(
-    net: Block, loss: Block, data: Arrays | Stream, metrics: Mapping[str, Metric], batch_size: int
-) -> Callable[[Params], Row]:
-    """A function from parameters to the loss and the metrics on some data, compiled once."""
-    predict = predict_with(net)
-    value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
-
-    def evaluate(params: Params) -> Row:
-        losses, sizes, pairs = [], [], []
-        for x, target in data.blocks(batch_size):
-            y = predict(params, x)
-            losses.append(float(value(y, target)))
-            sizes.append(len(jax.tree.leaves(target)[0]))
-            if metrics:
-                pairs.append(jax.tree.map(np.asarray, (y, target)))
-        mean = losses[0] if len(losses) == 1 else float(np.average(losses, weights=sizes))
-        row = {"validation_loss": mean}
-        if metrics:
-            y, target = jax.tree.map(lambda *parts: np.concatenate(parts), *pairs)
-            row |= {f"validation_{name}": metric(y, target) for name, metric in metrics.items()}
-        return row
-
-    return evaluate
-
-
-class _Clock:
-    """Seconds since the start, and seconds left.
-
-    From what followed the first call, which also compiled, and later the first epoch, after which
-    the evaluation was compiled; from that one if there is no other: then an upper bound.
-    """
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.start = epochs, time.perf_counter()
-        self.rate, self.since = 0.0, (0.0, 0.0)
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
-    def left(self, done: float) -> float:
-        """When ``done`` epochs are done, with a fraction."""
-        before, then = self.since
-        now = self.seconds()
-        if done > before:
-            self.rate = (now - then) / (done - before)
-        if before == 0 or done == 1:
-            self.since = done, now
-        return self.rate * (self.epochs - done)
-
-
-def _reporter(progress: Any, epochs: int) -> Any:
-    """Called with a row and the seconds left."""
-    if progress is not True:
-        return progress or (lambda row, left: None)
-
-    def report(row: Row, left: float) -> None:
-        numbers = "  ".join(
-            f"{name.replace('_', ' ')} {value:.4f}"
-            for name, value in row.items()
-            if name not in ("epoch", "seconds")
-        )
-        bound = "at most " if row["epoch"] == 1 else ""  # the first epoch also compiled
-        time_left = f", {bound}{left:.0f} s left" if left else ""
-        print(
-            f"epoch {row['epoch']}/{epochs}  {numbers}  {row['seconds']:.1f} s{time_left}",
-            file=sys.stderr,
-        )
-
-    return report

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that suits: after a compiled call, or when a file is complete."""
+"""Ctrl-C, deferred until it is safe: after a compiled call, or when a file is complete."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], None]]:
-    """Holds Ctrl-C back; yields a function that raises KeyboardInterrupt if it was pressed.
+    """Defers Ctrl-C; yields a function that raises KeyboardInterrupt if it was pressed.
 
-    It is raised at the end of the block too. Without this it may be lost (raised inside a
-    callback of XLA's, an exception is only printed) or leave a file half written. Where the
-    program handles the signal itself, or in a thread, nothing is held back.
+    The end of the block raises it too. Without this it may be lost (an exception raised inside a
+    callback of XLA's is only printed) or leave a file half written. Nothing is deferred in a
+    thread, or if the program handles the signal itself.
 
     >>> with deferred() as check_interrupt:
     ...     for step in range(3):

@@ -1,4 +1,4 @@
-"""How good predictions are, in the units people quote. Not blocks: nothing flows back."""
+"""Metrics of predictions. They are not blocks: they have no gradient."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 
 
 def accuracy(prediction: Any, target: Any, threshold: float = 0.0) -> float:
-    """The fraction right: of logit rows (n, K) against labels (n,), or logits against 0/1.
+    """The fraction of right predictions.
 
-    Logits of the target's own shape are right where the logit is above ``threshold`` exactly if
-    the target is 1 (averaged over everything, when there are several outputs). That is 0 of
-    logits; of probabilities use 0.5.
+    Args:
+      prediction: logits (n, K), or one number per target.
+      target: labels (n,), or 0/1 of the prediction's shape.
+      threshold: a number predicts 1 if it is above this: 0 for logits, 0.5 for probabilities.
+
+    Raises:
+      ValueError: the shapes do not match.
 
     >>> import fnn, numpy as np
     >>> fnn.accuracy(np.array([[0.1, 2.0], [3.0, 1.0]]), np.array([1, 1]))
@@ -24,7 +28,7 @@ def accuracy(prediction: Any, target: Any, threshold: float = 0.0) -> float:
 
 
 def is_right(prediction: Any, target: Any, threshold: float = 0.0) -> Any:
-    """Which predictions :func:`accuracy` counts as right; of NumPy's or JAX's arrays.
+    """Which predictions :func:`accuracy` counts as right; NumPy or JAX arrays.
 
     >>> import numpy as np
     >>> is_right(np.array([[0.1, 2.0], [3.0, 1.0]]), np.array([1, 1]))
@@ -43,6 +47,12 @@ def is_right(prediction: Any, target: Any, threshold: float = 0.0) -> Any:
 
 def r2(prediction: Any, target: Any) -> float:
     """The coefficient of determination: 1 - squared error / variance of the target.
+
+    Args:
+      prediction, target: of one shape, with a first axis of examples.
+
+    Raises:
+      ValueError: the shapes differ.
 
     >>> import fnn, numpy as np
     >>> fnn.r2(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))

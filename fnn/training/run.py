@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,10 @@ from fnn.block import Block, Params, Value
 from fnn.introspect.finite import NonFinite, all_finite, finite
 from fnn.training.arrays import Arrays, pick
 from fnn.training.source import Stream
-from fnn.training.steps import Step
+from fnn.training.steps import Step, predict_with
 
 Row = dict[str, float]
+Metric = Callable[[Any, Any], float]  # (prediction, target) -> value
 NO_FAULT = "the optimiser's update is not finite"  # where network and loss are
 
 
@@ -51,6 +52,34 @@ def seed_of(key: jax.Array) -> list[int]:
     """The key's words, to seed NumPy's generators with."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return [int(word) for word in np.ravel(jax.random.key_data(key) if typed else key)]
+
+
+def evaluation(
+    net: Block, loss: Block, data: Arrays | Stream, metrics: Mapping[str, Metric], batch_size: int
+) -> Callable[[Params], Row]:
+    """``evaluate(params)``: the loss and the metrics on some data, compiled once.
+
+    Metrics need the predictions of all examples at once; the loss alone runs in bounded memory.
+    """
+    predict = predict_with(net)
+    value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
+
+    def evaluate(params: Params) -> Row:
+        losses, sizes, pairs = [], [], []
+        for x, target in data.blocks(batch_size):
+            y = predict(params, x)
+            losses.append(float(value(y, target)))
+            sizes.append(len(jax.tree.leaves(target)[0]))
+            if metrics:
+                pairs.append(jax.tree.map(np.asarray, (y, target)))
+        mean = losses[0] if len(losses) == 1 else float(np.average(losses, weights=sizes))
+        row = {"validation_loss": mean}
+        if metrics:
+            y, target = jax.tree.map(lambda *parts: np.concatenate(parts), *pairs)
+            row |= {f"validation_{name}": metric(y, target) for name, metric in metrics.items()}
+        return row
+
+    return evaluate
 
 
 class Call(NamedTuple):

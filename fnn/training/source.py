@@ -154,7 +154,7 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
 
 
 def _takes_rows(source: Source, ends: np.ndarray) -> bool:
-    """Whether an array of indices gives as many examples, and not only one integer one."""
+    """Whether the source takes an array of indices; otherwise it takes one integer."""
     try:
         many = _pair(source[ends])
     except Exception as error:
@@ -168,7 +168,7 @@ def _takes_rows(source: Source, ends: np.ndarray) -> bool:
         one = _pair(source[int(ends[0])])
     except Exception:
         return True
-    # A function of one picture may well run on two, and cut the wrong axis.
+    # Code for one image may run on two as well, and crop the wrong axis.
     return _form(many) == _form(one, len(ends))
 
 

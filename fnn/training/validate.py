@@ -1,4 +1,4 @@
-"""What ``fit`` refuses, on the host, before anything is compiled or trained."""
+"""What ``fit`` refuses before anything is compiled: arguments, parameters, mismatched data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def options(
 
 
 def random_key(key: Any) -> jax.Array:
-    """The key, or key(0); refuses what is no key."""
+    """The key, by default key(0); refuses anything else."""
     if key is None:
         return jax.random.key(0)
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -82,8 +82,45 @@ def test_the_learning_rate_changes_without_recompiling() -> None:
         (fnn.adam, {"learning_rate": 0.1, "b1": 1.0}, "b1 is 1.0, needs 0 <= b1 < 1"),
         (fnn.adam, {"learning_rate": 0.1, "b2": -0.1}, "b2 is -0.1, needs 0 <= b2 < 1"),
         (fnn.adam, {"learning_rate": 0.1, "eps": 0.0}, "eps is 0.0, needs a number above 0"),
+        (fnn.averaged, {"optimizer": fnn.sgd(0.1), "decay": 1.0}, "decay is 1.0, needs 0 <= decay"),
     ],
 )
 def test_bad_settings_are_refused(make: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_an_average_is_the_weighted_mean_and_frozen_parameters_stay(decay: float) -> None:
+    """With weight decay, which would move frozen ones, and running statistics."""
+    net = fnn.serial(a=fnn.freeze(fnn.linear(3)), n=fnn.batch_norm(), b=fnn.linear(1))
+    rng = np.random.default_rng(0)
+    x, target = jnp.asarray(rng.normal(size=(8, 2))), jnp.asarray(rng.normal(size=(8, 1)))
+    params = net.init(jax.random.key(0), x)
+    frozen, path = params["a"], []
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes
+        optimizer = fnn.averaged(optax.adamw(0.1, weight_decay=0.5), decay)
+        step = fnn.make_step(net, fnn.squared_error(), optimizer, donate=True)
+        params, state = jax.tree.map(jnp.array, params), optimizer.init(params)
+        for _ in range(5):
+            params, state, _ = step(params, state, x, target)
+            path.append(jax.tree.map(np.array, params))
+        assert optimizer.evaluated is not None
+        average = optimizer.evaluated(state, params)
+    weights = decay ** np.arange(5.0)[::-1]
+    expected = jax.tree.map(lambda *p: np.average(np.stack(p), axis=0, weights=weights), *path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), average, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-15), average["a"], frozen)
+
+
+def test_fit_evaluates_and_returns_the_average() -> None:
+    x = np.linspace(-1, 1, 64)[:, None]
+    optimizer = fnn.averaged(fnn.adam(0.1), 0.9)
+    fitted = fnn.fit(
+        fnn.linear(1), fnn.squared_error(), x, 3 * x + 1, optimizer=optimizer, epochs=3,
+        validation=(x, 3 * x + 1), progress=False,
+    )  # fmt: skip
+    assert optimizer.evaluated is not None and fitted.best_epoch == 3
+    average = optimizer.evaluated(fitted.state, fitted.last)
+    np.testing.assert_allclose(fitted.params["w"], average["w"], rtol=1e-6)
+    assert np.any(fitted.params["w"] != fitted.last["w"])
