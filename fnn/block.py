@@ -311,10 +311,11 @@ def require_floating(name: str, what: str, x: Any) -> None:
 
 
 def as_floating(name: str, x: Any) -> jax.Array:
-    """x as an array, a Python number too; refused where it has no gradient."""
-    x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
-    require_floating(name, "x", x)
-    return x
+    """x as an array, also where it is a Python number; refused if it has no gradient."""
+    if isinstance(x, (int, float)):
+        x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
+    require_floating(name, "x", x)  # a tuple too: it would be stacked silently
+    return jnp.asarray(x)
 
 
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:

@@ -137,6 +137,9 @@ def test_what_is_refused() -> None:
         fnn.exp().forward({}, jnp.ones(2, jnp.int32))
     with pytest.raises(BlockTypeError, match="needs a floating dtype"):
         fnn.add().forward({}, (jnp.ones(2), jnp.ones(2, jnp.uint8)))
+    for make in (fnn.exp, fnn.square, fnn.tanh, fnn.negate, fnn.sum):  # not stacked silently
+        with pytest.raises(BlockTypeError, match="x is a tuple, needs one array"):
+            make().forward({}, (jnp.ones(2), jnp.ones(2)))
     with pytest.raises(BlockValueError, match="axis 2 does not fit shape"):
         fnn.sum(axis=2).forward({}, jnp.ones((2, 3)))
 
