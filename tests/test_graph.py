@@ -45,10 +45,14 @@ def test_a_forks_cotangents_add() -> None:
     # y = x^2 * (-x) + x = -x^3 + x, so dy/dx = -3x^2 + 1
     f = fnn.graph(
         "x",
-        [("a", fnn.square(), "x"), ("b", fnn.negate(), "x"), ("ab", fnn.multiply(), ("a", "b")),
-         ("y", fnn.add(), ("ab", "x"))],
+        [
+            ("a", fnn.square(), "x"),
+            ("b", fnn.negate(), "x"),
+            ("ab", fnn.multiply(), ("a", "b")),
+            ("y", fnn.add(), ("ab", "x")),
+        ],
         "y",
-    )  # fmt: skip
+    )
     y, _, dx = run(f, {}, 3.0, 1.0)
     assert (float(y), float(dx)) == (-24, -26)
 
@@ -65,9 +69,7 @@ def test_an_output_that_others_read_gets_both_cotangents() -> None:
 
 
 def test_shared_parameters_gradients_add() -> None:
-    shared = fnn.graph(
-        "x", [("a", fnn.linear(3), "x"), ("b", fnn.linear(3), "a", "a")], "b"
-    )  # fmt: skip
+    shared = fnn.graph("x", [("a", fnn.linear(3), "x"), ("b", fnn.linear(3), "a", "a")], "b")
     apart = fnn.graph("x", [("a", fnn.linear(3), "x"), ("b", fnn.linear(3), "a")], "b")
     params = shared.init(jax.random.key(0), X)
     assert list(params) == ["a"]
@@ -96,7 +98,7 @@ def test_init_needs_shapes_only_and_does_not_run_the_network() -> None:
 
 
 def test_nothing_flows_through_an_integer() -> None:
-    """Upstream of a value without a gradient the cotangents do not exist."""
+    """Before a value without a gradient there are no cotangents."""
     argmax = Block(
         no_params,
         lambda params, x, key=None: (jnp.argmax(x, -1), ()),
@@ -105,10 +107,13 @@ def test_nothing_flows_through_an_integer() -> None:
     )
     net = fnn.graph(
         ("x", "z"),
-        [("scores", fnn.linear(3), "x"), ("label", argmax, "scores"),
-         ("E", fnn.softmax_cross_entropy(), ("z", "label"))],
+        [
+            ("scores", fnn.linear(3), "x"),
+            ("label", argmax, "scores"),
+            ("E", fnn.softmax_cross_entropy(), ("z", "label")),
+        ],
         "E",
-    )  # fmt: skip
+    )
     params = net.init(jax.random.key(0), (X, X))
     _, dparams, (dx, dz) = run(net, params, (X, X), 1.0)
     assert dparams == {"scores": None} and dx is None and dz.shape == X.shape
@@ -130,7 +135,7 @@ def test_every_node_has_a_key_of_its_own_and_always_the_same() -> None:
 
 
 def test_a_nodes_key_depends_on_its_place_not_on_what_else_is_live() -> None:
-    """A head that goes away at inference does not change what the rest draws."""
+    """A head that disappears at inference does not change the other nodes' keys."""
     wire = [("a", fnn.dropout(0.5), "x"), ("b", fnn.dropout(0.5), "x")]
     both = fnn.graph("x", wire, ("a", "b"))
     pruned = _executor(both.graph._replace(outputs=("b",)), "pruned")
@@ -147,8 +152,9 @@ def test_keys_of_init_differ_between_nodes() -> None:
 
 
 def test_parameters_of_dead_heads_are_still_accepted() -> None:
-    full = fnn.graph("x", [("main", fnn.linear(2), "x"), ("aux", fnn.linear(2), "x")],
-                     ("main", "aux"))  # fmt: skip
+    full = fnn.graph(
+        "x", [("main", fnn.linear(2), "x"), ("aux", fnn.linear(2), "x")], ("main", "aux")
+    )
     main = _executor(full.graph._replace(outputs=("main",)), "main")
     params = full.init(jax.random.key(0), X)
     y, dparams, _ = run(main, params, X, np.ones((2, 2)))
@@ -290,24 +296,36 @@ def test_a_rule_put_in_place_of_a_graphs_is_not_lost_in_silence() -> None:
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
 def test_one_use_of_shared_parameters_may_have_no_gradient(order: tuple[str, str]) -> None:
     stop = Block(
-        no_params, lambda params, x, key=None: (x, ()),
-        lambda params, residuals, dy: ({}, None), "stop",
-    )  # fmt: skip
+        no_params,
+        lambda params, x, key=None: (x, ()),
+        lambda params, residuals, dy: ({}, None),
+        "stop",
+    )
     blocks = {
         "one": fnn.serial(l=fnn.linear(3), stop=stop),
         "two": fnn.serial(l=fnn.linear(3)),
     }
     first, second = order
-    net = fnn.graph("x", [(first, blocks[first], "x"), (second, blocks[second], "x", first),
-                          ("gap", fnn.subtract(), ("one", "two"))], "gap")  # fmt: skip
+    net = fnn.graph(
+        "x",
+        [
+            (first, blocks[first], "x"),
+            (second, blocks[second], "x", first),
+            ("gap", fnn.subtract(), ("one", "two")),
+        ],
+        "gap",
+    )
     params = net.init(jax.random.key(0), X)
     _, dparams, _ = run(net, params, X, np.ones((2, 3)))
     np.testing.assert_allclose(dparams[first]["l"]["b"], -2 * np.ones(3))
 
 
 def test_sharing_with_a_node_that_shares() -> None:
-    nodes = [("a", fnn.linear(3), "x"), ("b", fnn.linear(3), "a", "a"),
-             ("c", fnn.linear(3), "b", "b")]  # fmt: skip
+    nodes = [
+        ("a", fnn.linear(3), "x"),
+        ("b", fnn.linear(3), "a", "a"),
+        ("c", fnn.linear(3), "b", "b"),
+    ]
     net = fnn.graph("x", nodes, "c")
     params = net.init(jax.random.key(0), X)
     assert list(params) == ["a"]

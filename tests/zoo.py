@@ -357,7 +357,7 @@ def pools() -> list[Case]:
     """The maxima are apart, for finite differences; ties are in test_pooling.py."""
 
     def apart(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-        """Different everywhere by a tenth: no difference quotient's step makes another win."""
+        """Entries that differ by a tenth: no step of a difference quotient changes the winner."""
         rank = rng.permutation(int(np.prod(shape))).reshape(shape)
         return np.where(rank % 2, -0.5, 0.5) * 1.1 ** (rank // 2)
 
@@ -521,7 +521,7 @@ def embeddings() -> list[Case]:
 
 
 def losses() -> list[Case]:
-    """A row per kind of prediction, target and weights."""
+    """A row for each kind of prediction, target and weights."""
     logits, p = In((4,), away_from(scale=2)), In((4,), probability_rows)
     weights, some = In((), positive), In((), mask)
     hot = lambda t, z: jax.nn.one_hot(t, z.shape[-1], dtype=z.dtype)  # noqa: E731
@@ -780,7 +780,7 @@ def sample(case: Case, batch: Shape | None = None, seed: int = 0) -> Sample:
     x = tuple(map(array, case.inputs))
     x = x if len(x) > 1 else x[0]
     key = jax.random.key(seed) if case.needs_key else None
-    # Away from where init starts: a bias of 0 would hide what is wrong with it.
+    # Not as init makes them: a bias of 0 would hide errors.
     start = jax.eval_shape(block.init, jax.random.key(0), x)
     params = jax.tree_util.tree_map_with_path(lambda *leaf: _parameter(fixed_rng, *leaf), start)
     y = jax.eval_shape(block.forward, params, x, key)[0]

@@ -1,4 +1,4 @@
-"""Combinators: what repeat, rematerialize and freeze save is measured in the compiled program."""
+"""Combinators: the savings of repeat, rematerialize and freeze, measured in compiled programs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_repeats_layers_start_differently() -> None:
 
 
 def test_repeat_draws_a_new_mask_for_every_layer() -> None:
-    # Two masks leave a quarter, one drawn twice would leave a half.
+    # Two masks keep a quarter of the entries; the same mask twice would keep a half.
     y = fnn.repeat(fnn.dropout(0.5), 2).forward({}, jnp.ones(4096), jax.random.key(0))[0]
     assert abs(np.mean(np.asarray(y) > 0) - 0.25) < 0.03
 
@@ -85,9 +85,11 @@ def test_repeat_refuses_a_change_of_shape_or_dtype() -> None:
     with pytest.raises(BlockValueError, match=r"linear turns float64\[2, 4\] into float64\[2, 3\]"):
         fnn.repeat(fnn.linear(3), 2).init(jax.random.key(0), X)
     halve = Block(
-        no_params, lambda params, x, key=None: (x.astype(jnp.float32), ()),
-        lambda params, residuals, dy: ({}, dy), "narrow",
-    )  # fmt: skip
+        no_params,
+        lambda params, x, key=None: (x.astype(jnp.float32), ()),
+        lambda params, residuals, dy: ({}, dy),
+        "narrow",
+    )
     with pytest.raises(BlockValueError, match="input's shape and dtype"):
         fnn.repeat(halve, 2).forward({}, jnp.asarray(X))
 
@@ -117,7 +119,7 @@ def test_rematerialize_gives_the_same_gradients() -> None:
 
 
 def test_rematerialize_needs_less_memory() -> None:
-    """In the compiled program: the barrier keeps the compiler from undoing it."""
+    """In the compiled program, where the barrier prevents the compiler from undoing it."""
     segments, x = 6, jax.ShapeDtypeStruct((4096,), jnp.float64)
 
     def temporary(wrap: Any) -> int:
@@ -149,7 +151,7 @@ def flops(net: Block, params: Any, x: Any) -> float:
 
 
 def test_freezing_saves_exactly_the_frozen_weight_gradients() -> None:
-    """The first layers' gradients are not computed, nor is the way back to them."""
+    """Neither the first layers' gradients nor the cotangents that lead to them are computed."""
     batch, features = 8, 16
     body = fnn.serial(
         a=fnn.linear(features, use_bias=False), b=fnn.linear(features, use_bias=False)
@@ -188,7 +190,7 @@ def test_freezing_keeps_parameters_names_and_inference() -> None:
 def test_a_frozen_and_shared_block_trains_where_it_is_not_frozen() -> None:
     shared = fnn.graph(
         "x", [("a", fnn.freeze(fnn.linear(4)), "x"), ("b", fnn.linear(4), "a", "a")], "b"
-    )  # fmt: skip
+    )
     params = shared.init(jax.random.key(0), X)
     _, dparams, _ = backprop(shared)(params, X, DY)
     h = X @ np.asarray(params["a"]["w"])

@@ -16,7 +16,7 @@ from fnn.block import Block, BlockValueError
 
 
 def trained(params: Any) -> int:
-    """The numbers that training changes by gradients: running statistics do not count."""
+    """The number of trained parameters, without running statistics."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return sum(leaf.size for path, leaf in leaves if "statistics" not in str(path))
 
@@ -59,18 +59,31 @@ def test_shapes_are_those_of_table_1() -> None:
     shapes.clear()
     jax.eval_shape(net.forward, params, x, jax.random.key(0))
     table = {
-        "conv1": (112, 112, 64), "pool1": (56, 56, 64), "conv2": (56, 56, 192),
-        "pool2": (28, 28, 192), "inception_3a": (28, 28, 256), "inception_3b": (28, 28, 480),
-        "pool3": (14, 14, 480), "inception_4a": (14, 14, 512), "inception_4b": (14, 14, 512),
-        "inception_4c": (14, 14, 512), "inception_4d": (14, 14, 528), "inception_4e": (14, 14, 832),
-        "pool4": (7, 7, 832), "inception_5a": (7, 7, 832), "inception_5b": (7, 7, 1024),
-        "pool5": (1024,), "loss1": (1000,), "loss2": (1000,), "loss3": (1000,),
-    }  # fmt: skip
+        "conv1": (112, 112, 64),
+        "pool1": (56, 56, 64),
+        "conv2": (56, 56, 192),
+        "pool2": (28, 28, 192),
+        "inception_3a": (28, 28, 256),
+        "inception_3b": (28, 28, 480),
+        "pool3": (14, 14, 480),
+        "inception_4a": (14, 14, 512),
+        "inception_4b": (14, 14, 512),
+        "inception_4c": (14, 14, 512),
+        "inception_4d": (14, 14, 528),
+        "inception_4e": (14, 14, 832),
+        "pool4": (7, 7, 832),
+        "inception_5a": (7, 7, 832),
+        "inception_5b": (7, 7, 1024),
+        "pool5": (1024,),
+        "loss1": (1000,),
+        "loss2": (1000,),
+        "loss3": (1000,),
+    }
     assert {name: shapes[name] for name in table} == table
 
 
 def drawn(net: Block, x: jax.Array) -> Any:
-    """Parameters of the size of He's, without compiling ``init``, which takes many seconds."""
+    """Parameters of He's scale, without compiling ``init``, which takes many seconds."""
     rng = np.random.default_rng(2)
 
     def one(leaf: Any) -> jax.Array:
@@ -150,8 +163,11 @@ def test_training_steps_move_the_running_statistics_and_inference_reads_them() -
 @pytest.mark.parametrize("wrap", ["repeat", "rematerialize", "freeze"])
 def test_statistics_inside_other_blocks(wrap: str) -> None:
     inner = fnn.serial(fnn.batch_norm(), fnn.tanh())
-    make = {"repeat": lambda: fnn.repeat(inner, 2), "rematerialize": fnn.rematerialize,
-            "freeze": fnn.freeze}[wrap]  # fmt: skip
+    make = {
+        "repeat": lambda: fnn.repeat(inner, 2),
+        "rematerialize": fnn.rematerialize,
+        "freeze": fnn.freeze,
+    }[wrap]
     net = make() if wrap == "repeat" else make(inner)  # type: ignore[operator]
     x = 3 + images(8, 2, dtype=jnp.float32)
     params = net.init(jax.random.key(0), x)
@@ -221,7 +237,7 @@ def test_parameters_of_another_network_are_named() -> None:
 def test_large_weight_gradients_are_a_loop(
     parts: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over pictures, or some of their rows; tests/zoo.py has nothing that is large."""
+    """Over images, or some of their rows; tests/zoo.py has no large inputs."""
     net, x = fnn.conv(3, (3, 2), **options), images(4, 8, 6, 2)
     params = drawn(net, x)
     y, residuals = net.forward(params, x)
@@ -242,7 +258,7 @@ def test_large_weight_gradients_are_a_loop(
     def by_autodiff(params: Any, x: jax.Array) -> Any:
         return jax.vjp(lambda p, x: net.forward(p, x)[0], params, x)[1](dy)
 
-    # Values, and derivatives of the second order.
+    # Values and second derivatives.
     got = jax.jit(lambda: jax.jvp(by_hand, (params, x), line))()
     wanted = jax.jit(lambda: jax.jvp(by_autodiff, (params, x), line))()
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):

@@ -1,4 +1,4 @@
-"""Dropout: its mask, its mean, the same mask both ways, and a clear error without a key."""
+"""Dropout: its mask, its mean, the same mask in backward, and a clear error without a key."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ WAYS = (_by_scatter, _by_one_hot, _by_sorting)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize(("vocabulary", "count"), [(1, 5), (7, 40), (100, 40), (3, 0), (5, 1)])
 def test_every_way_adds_by_id(way: Any, vocabulary: int, count: int) -> None:
-    """On every backend one of them is used; all are right on this one. V stands for no row."""
+    """Each backend uses one of them; all are tested on this one. V stands for no row."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, vocabulary + 1, count).astype(np.int32)
     dy = rng.normal(size=(count, 3))
@@ -36,7 +36,7 @@ def test_every_way_adds_by_id(way: Any, vocabulary: int, count: int) -> None:
 
 
 def test_large_vocabularies() -> None:
-    """More than one-hot rows are for; no row but those of the ids gets anything."""
+    """Beyond the limit of one-hot rows; only the rows of the ids get a gradient."""
     block, v = fnn.embedding(MAX_ONE_HOT_IDS + 1, 2), MAX_ONE_HOT_IDS + 1
     ids = jnp.array([0, v - 1, v - 1, v, -1, 2**31 - 1])
     params = block.init(jax.random.key(0), ids)
@@ -49,7 +49,7 @@ def test_large_vocabularies() -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"])
 def test_ids_that_do_not_exist_give_nan_and_no_gradient(dtype: str) -> None:
-    """Also those that another dtype would wrap around to one that does."""
+    """Also ids that a narrower dtype would wrap around to an existing row."""
     block = fnn.embedding(100, 2)
     top = np.iinfo(dtype).max
     ids = np.array([99, 100, top, np.iinfo(dtype).min or 101, 0], dtype)

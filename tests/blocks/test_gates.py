@@ -1,4 +1,4 @@
-"""Gates at the points that the zoo's random inputs do not reach: ties, zeros, infinities."""
+"""Gates where the zoo's random inputs do not reach: ties, zeros, infinities."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def sixteen(block: Any, *x: Any, dy: float, dtype: str = "float16") -> list[np.n
 
 
 def test_sixteen_bits_are_computed_in_thirty_two() -> None:
-    """What overflows, underflows or loses its digits on the way only, and not in the result."""
+    """Intermediate values that overflow, underflow or lose digits where the result does not."""
     assert sixteen(fnn.add(), 256, *[1] * 8, dy=1, dtype="bfloat16")[0] == 264
     assert sixteen(fnn.add(), 60000, 60000, -60000, dy=1)[0] == 60000
     np.testing.assert_allclose(sixteen(fnn.divide(), 1, 1e-3, dy=1e-3)[2], -1e3, rtol=2e-3)
@@ -198,7 +198,7 @@ def test_where_nothing_comes_from_above_nothing_goes_down() -> None:
 
 
 def test_nothing_times_infinity_is_nothing_on_the_way_back() -> None:
-    """A norm's gradient at 0 is 0; a limit that holds exp back leaves nothing to pass."""
+    """A norm's gradient at 0 is 0; below a limit that clips exp nothing passes."""
     norm = fnn.serial(fnn.square(), fnn.sum(), fnn.sqrt())
     x = jnp.zeros(3)
     _, residuals = norm.forward({}, x)
@@ -211,7 +211,7 @@ def test_nothing_times_infinity_is_nothing_on_the_way_back() -> None:
 
 @pytest.mark.parametrize("size", [1e-170, 1e170])
 def test_divide_survives_compilation(size: float) -> None:
-    """XLA makes x1 / x2^2 of x1 / x2 / x2, and the square leaves the range."""
+    """XLA compiles x1 / x2 / x2 to x1 / x2^2, and the square leaves the range."""
 
     def gradient(x: tuple[jax.Array, jax.Array]) -> Any:
         _, residuals = fnn.divide().forward({}, x)

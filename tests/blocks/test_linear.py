@@ -1,4 +1,4 @@
-"""The linear layer: against NumPy, in mixed precision, its starting weights, its errors."""
+"""The linear layer: against NumPy, in mixed precision, its initial weights, its errors."""
 
 from __future__ import annotations
 

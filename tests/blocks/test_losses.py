@@ -1,4 +1,4 @@
-"""Losses where the zoo's ordinary numbers do not reach: confident, masked and infinite rows."""
+"""Losses beyond the zoo's ordinary numbers: confident, masked and infinite rows."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_no_weight_is_a_loss_of_nothing(weights: np.ndarray) -> None:
 
 
 def test_a_weight_near_the_mean_keeps_its_digits() -> None:
-    """dE/dw = (l - E) / sum(w): what rounding took from E is taken out of the difference."""
+    """dE/dw = (l - E) / sum(w): the rounding error of E does not show in the difference."""
     rng = np.random.default_rng(3)
     z, t = np.full(64, 0.3) + 1e-3 * rng.random(64), np.ones(64)
     w = rng.uniform(0.5, 2, 64)
@@ -247,7 +247,7 @@ def test_per_example_gradients_add_up_to_the_batch() -> None:
 
 
 def test_a_confident_teacher_keeps_the_students_digits() -> None:
-    """dE/dz = p sum(t) - t where one of t dominates: its others are summed, not subtracted."""
+    """dE/dz = p sum(t) - t where one of t dominates: the others are summed, not subtracted."""
     for z, t in (([20.0, 0.0], [1.0, 1e-8]), ([20.0, 0.0, 1.0], [0.99999999, 1.5e-9, 2.5e-9])):
         _, dz = loss_and_slope(fnn.softmax_cross_entropy(), np.array([z]), np.array([t]))
         with mpmath.workdps(50):
@@ -278,10 +278,11 @@ def test_the_target_of_binary_cross_entropy_has_an_exact_gradient(z: float) -> N
 @pytest.mark.parametrize("z", [[0.0, 0, 0], [1.0, 1, 0], [-np.inf, 5, 5], [-np.inf, 0, 0]])
 @pytest.mark.parametrize("target", [[0], [2], [[0.2, 0.3, 0.5]]])
 def test_equal_logits_have_autodiff_s_gradient_too(z, target):
-    # As where the last weights begin at 0; autodiff of a maximum shares it among equals.
+    # As where the last weights start at 0; the derivative of max is shared among equal entries.
     loss, z, target = fnn.softmax_cross_entropy(), jnp.array([z]), jnp.array(target)
     by_hand = loss.backward({}, loss.forward({}, (z, target))[1], 1.0)[1][0]
     by_autodiff = jax.grad(lambda z: loss.forward({}, (z, target))[0])(z)
     finite = np.isfinite(by_autodiff)  # of -inf, e^-inf times a difference of infinities
-    np.testing.assert_allclose(np.where(finite, by_hand, 0), np.where(finite, by_autodiff, 0),
-                               atol=1e-15)  # fmt: skip
+    np.testing.assert_allclose(
+        np.where(finite, by_hand, 0), np.where(finite, by_autodiff, 0), atol=1e-15
+    )

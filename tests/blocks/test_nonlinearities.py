@@ -1,4 +1,4 @@
-"""What nonlinearities promise beside their digits in 32 and 16 bits (test_exhaustive.py): digits
+"""Nonlinearities, apart from their digits in 32 and 16 bits (test_exhaustive.py): digits
 in float64, residual bytes, second derivatives, transformations; softmax."""
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_no_residual_at_all(block):
 
 @each_smooth
 def test_second_derivative(name):
-    # jvp through the hand-written backward; 0 is where |x| inside a formula would spoil it
+    # jvp through the hand-written backward; at 0 jnp.abs inside a formula would make it wrong
     block = BLOCKS[name]
     if name in ("elu(0.3)", "selu", "softsign"):  # kinks of the derivative at 0
         x = np.array([-3.0, -1.25, 0.75, 2.5], np.float32)

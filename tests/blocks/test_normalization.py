@@ -1,4 +1,4 @@
-"""Norms: against NumPy, in the digits that plain formulas lose, on constant rows, their errors."""
+"""Norms: against NumPy, where plain formulas lose digits, on constant rows, their errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_response_channel_by_channel(size: int, beta: float) -> None:
 
 
 def test_response_divides_alpha_by_the_window() -> None:
-    """As Caffe and PyTorch do; to have the papers' formula, multiply."""
+    """As in Caffe and PyTorch; multiplying alpha gives the papers' formula."""
     x = jnp.full((1, 9), 10.0)
     y, _ = fnn.local_response_norm(5, 1e-4, 0.75).forward({}, x)
     assert float(y[0, 4]) == pytest.approx(10 / (1 + 1e-4 / 5 * 500) ** 0.75, rel=1e-13)
@@ -133,7 +133,7 @@ def test_a_large_mean_loses_no_digits(offset: float) -> None:
 
 
 def test_the_variance_is_never_negative() -> None:
-    """The mean of squares minus the square of the mean would be, in float32."""
+    """In float32 the mean of squares minus the square of the mean would be."""
     x = jnp.asarray(np.float32(1e4) + np.float32(1e-3) * np.arange(64, dtype=np.float32))[None]
     block = fnn.layer_norm(epsilon=1e-12, use_scale=False, use_bias=False)
     y, _, dx = run(block, {}, x, jnp.ones_like(x))
@@ -155,8 +155,9 @@ def test_parameters_have_the_sizes_of_their_axes() -> None:
     for axis, shape in axes:
         params = fnn.layer_norm(axis).init(jax.random.key(0), x)
         assert {leaf: (p.shape, str(p.dtype)) for leaf, p in params.items()} == {
-            "bias": (shape, "float32"), "scale": (shape, "float32"),
-        }  # fmt: skip
+            "bias": (shape, "float32"),
+            "scale": (shape, "float32"),
+        }
         assert np.all(params["scale"] == 1) and not np.any(params["bias"])
 
 

@@ -19,7 +19,7 @@ from tests.slow import one_of
 
 
 def number_of_windows(n: int, k: int, s: int, low: int, high: int, mode: str | None) -> int:
-    """Caffe's and PyTorch's formulas, as they are written there."""
+    """Caffe's and PyTorch's formulas, as written there."""
     if mode is None:
         return (n + low + high - k) // s + 1
     out = math.ceil((n + low + high - k) / s) + 1
@@ -59,7 +59,7 @@ def by_window(
 
 
 def windows() -> Any:
-    """Many ways for windows to lie: kernels, strides, paddings, sizes, modes."""
+    """Many windows: kernels, strides, paddings, sizes, modes."""
     rng = np.random.default_rng(0)
     checked = 0
     while checked < 36:
@@ -137,7 +137,7 @@ def test_nan_wins_and_the_first_of_them_gets_nan() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_padding_never_wins(dtype: str) -> None:
-    """Not over -inf, nor over the smallest finite numbers; the first real entry does."""
+    """Neither over -inf nor over the smallest finite numbers: the first entry of x wins."""
     for value in (-np.inf, float(jnp.finfo(dtype).min)):
         x = jnp.full((1, 3, 3, 2), value, dtype)
         block = fnn.max_pool(3, 1, 1)

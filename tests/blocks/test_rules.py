@@ -60,7 +60,7 @@ COMBINATORS: dict[str, Callable[[fnn.Block], fnn.Block]] = {
     "rematerialize": fnn.rematerialize,
     "straight_through": lambda block: fnn.straight_through(block, block),
 }
-# A graph has its nodes' rules by running node by node: of its own it has statistics alone.
+# A graph applies its nodes' rules node by node; its own is only update_statistics.
 BY_NODE = {"update_statistics"}
 KEPT = {
     "graph": BY_NODE,

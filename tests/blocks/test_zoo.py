@@ -105,14 +105,14 @@ lab = functools.lru_cache(maxsize=4)(Lab)
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """Floating leaves in another dtype. By NumPy: each eager cast would be compiled."""
+    """Floating leaves in another dtype; by NumPy, as each eager cast would be compiled."""
     return jax.tree.map(
         lambda v: jax.device_put(np.asarray(v).astype(dtype)) if is_floating(v) else v, tree
     )
 
 
 def lowered(block: Block, s: Sample, dtype: Any) -> Sample:
-    """The sample with inputs in ``dtype`` and parameters and dy in the dtypes that go with it."""
+    """The sample with inputs in ``dtype``, and parameters and dy in the dtypes that follow."""
     x = cast(s.x, dtype)
     start = jax.eval_shape(block.init, jax.random.key(0), x)
     params = jax.tree.map(lambda p, like: cast(p, like.dtype), s.params, start)
@@ -166,7 +166,10 @@ def agrees_with_finite_differences(case: Case) -> None:
         d = np.asarray(d)
         scale = np.linalg.norm(d) * np.linalg.norm(direction)
         assert abs(np.sum(d * direction) - measured) <= 1e-7 * scale + 1e-11, (
-            i, np.sum(d * direction), measured)  # fmt: skip
+            i,
+            np.sum(d * direction),
+            measured,
+        )
 
 
 def is_linear_in_the_cotangent(case: Case) -> None:
@@ -178,13 +181,15 @@ def is_linear_in_the_cotangent(case: Case) -> None:
     du, dv = jax.device_get((here.result[1:], here.run(params, x, key, v)[1:]))
     wanted = jax.tree.map(lambda a, b: 2 * a - 3 * b, du, dv)
     got = here.run(params, x, key, both)[1:]
-    # Relative to the parts: their difference may be small by cancelling.
+    # Relative to the parts, whose difference may cancel.
     size = jax.tree.map(lambda a, b: float(np.max(np.abs(a) + np.abs(b), initial=0)), du, dv)
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     jax.tree.map(
         lambda a, b, s: np.testing.assert_allclose(a, b, rtol=1e-12, atol=5e-12 * s),
-        got, wanted, size,
-    )  # fmt: skip
+        got,
+        wanted,
+        size,
+    )
     nothing = jax.device_get(here.run(params, x, key, jax.tree.map(np.zeros_like, u))[1:])
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(nothing))
 
@@ -229,7 +234,7 @@ def vmap_equals_a_loop(case: Case) -> None:
 
 
 def microbatches_add_up(case: Case) -> None:
-    """A batch of four is two of two: parameter gradients add, inputs' stand side by side."""
+    """A batch of four is two of two: parameter gradients add, the inputs' are concatenated."""
     here, rest = lab(case), case.batch[1:]
     s = sample(case, (4, *rest))
     s = s._replace(x=jax.device_get(s.x), dy=jax.device_get(s.dy))
@@ -407,7 +412,7 @@ def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
 @pytest.mark.parametrize(
     ("case", "holds"),
     [
-        # Row by row, so that a worker finds in its cache what a row's properties share.
+        # Row by row, so that a worker's cache serves all properties of a row.
         pytest.param(case, holds, id=f"{case.id}-{holds.__name__}", marks=marks(case, holds))
         for case in CASES
         for holds, applies in PROPERTIES.items()
@@ -555,7 +560,7 @@ MUTANTS: dict[str, tuple[Callable[[], Block], tuple[In, ...], set[Any]]] = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_backward_is_noticed(name: str) -> None:
-    """Each by the properties that are named for it; with the right backward, none complains."""
+    """By each of the properties named for it."""
     make, inputs, notice = MUTANTS[name]
     case = Case(f"square/{name}", make, inputs, batch=(2,), batches=((1,), (3,)))
     for holds in notice:

@@ -70,8 +70,11 @@ def test_the_hundred_pictures_of_the_reference(
         np.testing.assert_allclose(chances, probability, rtol=0, atol=1e-4, err_msg=name)
         if classes != expected["top5"]:  # then only where two are as good as equal
             for ours, theirs, p in zip(classes, expected["top5"], probability, strict=True):
-                near = [k for k, q in zip(expected["top5"], probability, strict=True)
-                        if abs(p - q) <= 1e-3]  # fmt: skip
+                near = [
+                    k
+                    for k, q in zip(expected["top5"], probability, strict=True)
+                    if abs(p - q) <= 1e-3
+                ]
                 assert ours == theirs or ours in near or p - probability[-1] <= 1e-3, name
 
 
@@ -131,8 +134,10 @@ def test_modes_of_colour(tmp_path: Path) -> None:
     grey = read_picture(written(tmp_path / "l.png", rgb.convert("L")))
     assert (grey == grey[..., :1]).all()
     near(read_picture(written(tmp_path / "la.png", rgb.convert("LA"))), grey)
-    near(read_picture(written(tmp_path / "one.png", rgb.convert("1"))),
-         read_picture(written(tmp_path / "l1.png", rgb.convert("1").convert("L"))))  # fmt: skip
+    near(
+        read_picture(written(tmp_path / "one.png", rgb.convert("1"))),
+        read_picture(written(tmp_path / "l1.png", rgb.convert("1").convert("L"))),
+    )
     near(read_picture(written(tmp_path / "cmyk.tif", rgb.convert("CMYK"))), plain)
     # JPEG loses some colour, of CMYK as of RGB.
     near(read_picture(written(tmp_path / "cmyk.jpg", rgb.convert("CMYK"), quality=95)), plain, 12)
@@ -152,8 +157,10 @@ def test_sixteen_bits_are_rounded_to_eight(tmp_path: Path) -> None:
 
 def test_transparent_pixels_are_on_white(tmp_path: Path) -> None:
     pixels = np.concatenate([gradient(), np.full((300, 400, 1), 255, np.uint8)], -1)
-    near(read_picture(written(tmp_path / "opaque.png", pixels)),
-         read_picture(written(tmp_path / "rgb.png", gradient())))  # fmt: skip
+    near(
+        read_picture(written(tmp_path / "opaque.png", pixels)),
+        read_picture(written(tmp_path / "rgb.png", gradient())),
+    )
     pixels[..., 3] = 0
     assert (read_picture(written(tmp_path / "clear.png", pixels)) == 255).all()
     palette = Image.fromarray(np.zeros((9, 9), np.uint8)).convert("P")
@@ -337,9 +344,12 @@ def test_evaluate_a_folder(
     ],
 )
 def test_labels_that_cannot_be_used(
-    labels: str | None, message: str, small: list[str], tmp_path: Path,
+    labels: str | None,
+    message: str,
+    small: list[str],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     path = folder(tmp_path / "data", labels)
     assert message in refused(capsys, "evaluate", "--data-dir", path, *small)
 
@@ -354,9 +364,11 @@ def test_folders_that_cannot_be_used(
 
 
 def test_options_that_cannot_be_used(
-    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    small: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     red = folder(tmp_path / "data", None) / "red.png"
 
     def says(message: str, *arguments: Any) -> None:

@@ -39,9 +39,10 @@ def safetensors(named: Mapping[str, np.ndarray], **changes: Any) -> bytes:
     for name, array in named.items():
         end = len(body) + array.nbytes
         header[name] = {
-            "dtype": CODES[array.dtype.name], "shape": list(array.shape),
+            "dtype": CODES[array.dtype.name],
+            "shape": list(array.shape),
             "data_offsets": [len(body), end],
-        }  # fmt: skip
+        }
         body += array.tobytes()
     text = json.dumps(header | changes).encode()
     return struct.pack("<Q", len(text)) + text + body
@@ -144,7 +145,7 @@ def test_torch_names_of_googlenet(tmp_path: Path, suffix: str) -> None:
     state = to_torch(flat)
     assert state["inception3a.branch2.0.conv.weight"].shape == (96, 192, 1, 1)
     assert state["fc.weight"].shape == (1000, 1024)
-    # The file of torchvision has auxiliary heads, too.
+    # torchvision's file also has auxiliary heads.
     state |= {
         "aux1.fc1.weight": np.zeros((3, 2), "float32"),
         "aux1.fc1.bias": np.zeros(3, "float32"),
@@ -186,8 +187,11 @@ def test_misfits_are_named(tmp_path: Path) -> None:
     np.savez(path, **named | {"out/w": named["out/w"].astype(np.float64)})
     refused(path, "1 array of another dtype: out/w got float64, needs float32")
     np.savez(path, **{f"a{i}": np.zeros(1) for i in range(9)})
-    refused(path, "weights of another network: none of its 9 arrays (a0, a1, a2 and 6 more)",
-            "the 4 that this network needs (conv/b, conv/w, out/b and 1 more)")  # fmt: skip
+    refused(
+        path,
+        "weights of another network: none of its 9 arrays (a0, a1, a2 and 6 more)",
+        "the 4 that this network needs (conv/b, conv/w, out/b and 1 more)",
+    )
     np.savez(path, **named, **{f"a{i}": np.zeros(1) for i in range(50)})
     refused(path, "probably weights of another network; 50 arrays that this network does not have")
     with pytest.raises(ValueError, match="names is 'keras'"):
@@ -282,7 +286,7 @@ def test_damage_anywhere_is_one_line_or_other_numbers(tmp_path: Path, suffix: st
         if rng.random() < 0.3:
             del damaged[rng.integers(len(damaged)) :]
         else:
-            # Most near the beginning or the end, where the structure is.
+            # Mostly near the beginning or the end, where the structure is.
             near = int(min(len(damaged) - 1, rng.exponential(200)))
             damaged[near if rng.random() < 0.5 else -1 - near] = rng.integers(256)
         path.write_bytes(damaged)
