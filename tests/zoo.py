@@ -161,6 +161,9 @@ def nonlinearities() -> list[Case]:
             row("gelu/approximate", lambda: fnn.gelu(approximate=True), jax.nn.gelu)),
         row("elementwise", lambda: fnn.elementwise("cube", lambda x: x * x * x,
                                                    lambda x: 3 * x * x), lambda x: x**3),
+        *further(
+            row("elementwise/from y",
+                lambda: fnn.elementwise("exp", jnp.exp, lambda y: y, keep="y"), jnp.exp)),
         row("straight_through", lambda: fnn.straight_through(fnn.step(), fnn.logistic()),
             lambda x: (x >= 0).astype(x.dtype), kink, surrogate=True,
             bytes_over="what the surrogate needs; a plain step needs nothing"),

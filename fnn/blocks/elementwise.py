@@ -59,15 +59,16 @@ def pointwise(
         return y, x if keep == "x" else None
 
     def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
+        # forward: y = value(x), so dx = dy value'(x), computed from what was kept.
         dy = jnp.asarray(dy)
-        dtype, wide = dy.dtype, dy.astype(compute_dtype(dy.dtype))
-        if keep == "y":
-            what, kept = kept.what, kept.array
-        if keep is not None:
-            dtype, kept = kept.dtype, kept.astype(wide.dtype)
-        if keep == "y" and what == "x":
-            kept = value(kept)
-        return {}, vjp(wide, kept).astype(dtype)
+        d = dy.astype(compute_dtype(dy.dtype))
+        if keep is None:
+            return {}, vjp(d, None).astype(dy.dtype)
+        array = kept.array if keep == "y" else kept
+        wide = array.astype(d.dtype)
+        if keep == "y" and kept.what == "x":
+            wide = value(wide)
+        return {}, vjp(d, wide).astype(array.dtype)
 
     return Block(no_params, forward, backward, name, kind)
 
