@@ -1,4 +1,4 @@
-"""Images as a source for ``fnn.fit``, and what a network says of them."""
+"""Images as a source for ``fnn.fit``, and the evaluation of a network on images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Images:
         return self.examples.vary(i, np.random.default_rng((self.seed, self.epoch, i)))
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """The mean loss of examples, the logits of each, and how often the largest is right."""
 
     loss: float
@@ -61,27 +61,27 @@ class Judged(NamedTuple):
         return self.logits.argmax(-1)
 
 
-def make_judge(
+def make_evaluate(
     net: Block, loss: Block, scaling: Scaling, batch_size: int
-) -> Callable[..., list[Judged]]:
-    """``judge(examples, params, ...)``: the network as it is at inference, with each of these.
+) -> Callable[..., list[Evaluation]]:
+    """``evaluate(examples, params, ...)``: the network at inference, with each set of parameters.
 
-    The examples are read once for all.
+    The examples are read once for all of them.
     """
     predict = fnn.make_predict(net)
 
-    def judge(examples: Examples, *several: Any) -> list[Judged]:
+    def evaluate(examples: Examples, *several: Any) -> list[Evaluation]:
         rows: list[list[Array]] = [[] for _ in several]
         size = min(batch_size, len(examples.labels))
         for pixels, count in batches(range(len(examples.labels)), size, examples.see):
             x = scaling(pixels)
             for own, params in zip(rows, several, strict=True):
                 own.append(np.asarray(predict(params, x), np.float32)[:count])
-        return [_judged(loss, np.concatenate(own), examples.labels) for own in rows]
+        return [_evaluation(loss, np.concatenate(own), examples.labels) for own in rows]
 
-    return judge
+    return evaluate
 
 
-def _judged(loss: Block, logits: Array, labels: Array) -> Judged:
+def _evaluation(loss: Block, logits: Array, labels: Array) -> Evaluation:
     value = float(loss.forward({}, (logits, labels))[0])
-    return Judged(value, logits, fnn.accuracy(logits, labels))
+    return Evaluation(value, logits, fnn.accuracy(logits, labels))

@@ -4,7 +4,7 @@ Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6: stochast
 descent with momentum 0.9; a learning rate that falls by 4 % every 8 epochs; the losses of two
 auxiliary classifiers, which count 0.3 each; Polyak averaging, which makes the final network;
 random parts of the pictures, of 8 to 100 % of their area. Unlike there, one machine takes the
-steps, the network may be narrow, colours are not distorted, and one network judges one view.
+steps, the network may be narrow, colours are not distorted, and one network sees one view.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from experiments.common.report import Report
 from experiments.common.run import conclude, replacing, save
 from experiments.googlenet.examples import Data, grey_images, photographs
 from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
-from experiments.googlenet.streaming import Images, Judged, make_judge
+from experiments.googlenet.streaming import Evaluation, Images, make_evaluate
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
 from fnn.training.fit import ADVICE
@@ -58,25 +58,24 @@ class Train:
     width: float = 0.25
     """channels, as a fraction of the published network's"""
     size: int = 24
-    """side of the pictures in pixels; 224 in the paper, and 24 the least that the auxiliary
-    classifiers can do with"""
+    """side of the pictures in pixels, at least 24; 224 in the paper"""
     stem_strides: tuple[int, int, int] | None = None
-    """of conv1, pool1 and pool2: 2 2 2 as published, or for pictures of fewer than 79 pixels,
-    of which that would leave too little for the auxiliary classifiers, 1 2 1"""
+    """strides of conv1, pool1 and pool2: 2 2 2 as published; 1 2 1 for pictures below 79 pixels,
+    which would become too small for the auxiliary classifiers"""
     epochs: int = 12
     """passes over the training pictures"""
     batch_size: int = 64
     """pictures per step"""
     learning_rate: float = 0.02
-    """of the first 8 epochs"""
+    """learning rate in the first 8 epochs"""
     averaging: float = 0.999
     """Polyak averaging: the average keeps this much of itself at each step"""
     dropout: float = 0.4
     """rate before the main classifier; it is 0.7 in the auxiliary ones"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the computation; parameters are float32"""
+    """dtype of the computation; parameters are float32"""
     check: bool = False
-    """hold the gradients against jax.grad first, and draw those of one picture at the end: minutes
+    """compare the gradients with jax.grad first, and draw those of one picture at the end: minutes
     of compilation"""
     skip_broken: bool = False
     """leave out pictures that cannot be read, rather than refuse the folder"""
@@ -131,8 +130,8 @@ def train(options: Train) -> int:
         data = grey_images(options.data, options.size, options.seed)
     console.print(data.about, style="bold", markup=False)
     console.print(
-        f"{len(data.names)} classes; {len(data.train.labels)} pictures to learn from, "
-        f"{len(data.validation.labels)} to watch by, {len(data.test.labels)} to be judged on."
+        f"{len(data.names)} classes; {len(data.train.labels)} pictures for training, "
+        f"{len(data.validation.labels)} for validation, {len(data.test.labels)} for testing."
     )
     net = fnn.models.googlenet(
         len(data.names), width=options.width, dropout_rate=options.dropout,
@@ -161,7 +160,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     def inputs(pixels: Any) -> jax.Array:
         return jnp.asarray(scaling(pixels), options.dtype)
 
-    judge = make_judge(net, loss, inputs, 2 * options.batch_size)
+    evaluate = make_evaluate(net, loss, inputs, 2 * options.batch_size)
     steps = -(-len(data.train.labels) // options.batch_size)
     falling = optax.exponential_decay(
         options.learning_rate, EPOCHS_A_DECAY * steps, DECAY, staircase=True
@@ -175,7 +174,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         return average
 
     def after_epoch(params: Any, state: Any, history: list[dict[str, float]]) -> None:
-        (raw,) = judge(data.validation, params)
+        (raw,) = evaluate(data.validation, params)
         history[-1]["validation_accuracy"] = raw.accuracy
         keep(params, state, history)
 
@@ -205,7 +204,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         console.print(f"[bold red]{ADVICE}[/bold red]")
     # As in the paper the average at the end is the network, not the best of all epochs.
     average = keep(fitted.last, fitted.state, fitted.history)
-    raw, averaged = judge(data.test, fitted.last, average)
+    raw, averaged = evaluate(data.test, fitted.last, average)
     on = "validation" if data.test is data.validation else "test"
     page.facts[f"{on} accuracy"] = f"{averaged.accuracy:.2%}"
     _report(data, fitted, average, averaged, page)
@@ -242,12 +241,14 @@ def _keep(
         file.write("\n")
 
 
-def _report(data: Data, fitted: fnn.Fitted, average: Any, judged: Judged, page: Report) -> None:
+def _report(
+    data: Data, fitted: fnn.Fitted, average: Any, evaluation: Evaluation, page: Report
+) -> None:
     """Adds what was learned to the report."""
     labels = data.test.labels
     label = "training, all three classifiers"
     page.training(fitted.history, fitted.status, fitted.message, label=label)
-    probabilities = np.asarray(jax.nn.softmax(judged.logits))
+    probabilities = np.asarray(jax.nn.softmax(evaluation.logits))
     page.classified(probabilities, labels, data.names, data.seen)
     w = np.asarray(average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
     shape = w.shape[: 2 if data.channels == 1 else 3]

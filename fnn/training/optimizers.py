@@ -21,7 +21,7 @@ class Optimizer(NamedTuple):
     ``init(params) -> state``.
     ``update(grads, state, params=None) -> (updates, state)``.
     ``evaluated(state, params) -> params``: where :func:`~fnn.fit` shall evaluate and return other
-    parameters than those that take the steps: an average (:func:`averaged`), or
+    parameters than those that take the steps: an average (:func:`~fnn.averaged`), or
     ``optax.contrib.schedule_free_eval_params``.
     """
 
@@ -84,7 +84,7 @@ def sgd(learning_rate: LearningRate, momentum: float = 0.0, nesterov: bool = Fal
       nesterov: look ahead along v; needs a momentum above 0.
 
     Returns:
-      An :class:`Optimizer` whose state is an :class:`OptimizerState`, with ``moments = (v,)``
+      An :class:`~fnn.Optimizer` whose state is an ``OptimizerState``, with ``moments = (v,)``
       where there is a momentum.
 
     Raises:
@@ -135,7 +135,7 @@ def adam(
       eps: above 0; keeps the step small where the gradient is close to 0.
 
     Returns:
-      An :class:`Optimizer` whose state is an :class:`OptimizerState` with ``moments = (m, v)``.
+      An :class:`~fnn.Optimizer` whose state is an ``OptimizerState`` with ``moments = (m, v)``.
 
     Raises:
       ValueError: a setting out of its range.
@@ -194,7 +194,7 @@ def averaged(optimizer: Any, decay: float) -> Optimizer:
       decay: 0 <= decay < 1.
 
     Returns:
-      An :class:`Optimizer` whose state is an :class:`AveragedState`.
+      An :class:`~fnn.Optimizer` whose state is an ``AveragedState``.
 
     Raises:
       ValueError: a decay out of its range.

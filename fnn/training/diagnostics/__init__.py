@@ -1,1 +1,1 @@
-"""What goes wrong in a training run, seen layer by layer and said in words."""
+"""What goes wrong in a training run: measured layer by layer, and explained in words."""
