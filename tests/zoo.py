@@ -1,8 +1,9 @@
 """The one table of every public block, with inputs. tests/blocks/test_zoo.py crosses it with every
 property; a public block without a row here fails the suite (test_every_public_block_has_a_row).
 
-A new block needs one row per way of using it, no more: ``Case(id, make, inputs)``, where the id
-starts with the block's public name, and what makes the block special (see ``Case``).
+A new block needs one row for each way of using it: ``Case(id, make, inputs)``, with an id that
+starts with the block's public name, and what is special about it (see ``Case``). Rows after the
+first go into ``further(...)``.
 """
 
 from __future__ import annotations
