@@ -97,7 +97,7 @@ def energy(W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array) -> jax.Arra
 def by_blocks(
     W1: jax.Array, w2: jax.Array, x: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(E, dE/dW1, dE/dw2) by fnn: the same network in blocks."""
+    """(E, dE/dw2, dE/dW1) by fnn: the same network in blocks."""
     net = fnn.serial(
         hidden=fnn.layer(UNITS, fnn.logistic(), use_bias=False),
         out=fnn.neuron(fnn.logistic(), use_bias=False),
@@ -105,7 +105,7 @@ def by_blocks(
     loss = fnn.binary_cross_entropy(from_logits=False)  # of probabilities, as in the lecture
     params = {"hidden": {"linear": {"w": W1}}, "out": {"linear": {"w": w2}}}
     E, grads = fnn.value_and_grad(net, loss)(params, x, t)
-    return E, grads["hidden"]["linear"]["w"], grads["out"]["linear"]["w"]
+    return E, grads["out"]["linear"]["w"], grads["hidden"]["linear"]["w"]
 
 
 def main(options: Options) -> int:
@@ -121,7 +121,7 @@ def main(options: Options) -> int:
             jnp.asarray(t, jnp.float64),
         )
         hand = by_hand(*arguments)
-        auto = (energy(*arguments), *jax.grad(energy, argnums=(0, 1))(*arguments))
+        auto = (energy(*arguments), *jax.grad(energy, argnums=(1, 0))(*arguments))
         blocks = by_blocks(*arguments)
     _print_forward(arguments, hand)
     _print_factors(hand)
@@ -140,10 +140,9 @@ def main(options: Options) -> int:
 def _batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A few training examples of breast cancer, half from each class."""
     data = load("breast_cancer", seed)
-    rows = np.concatenate(
-        [np.flatnonzero(data.train.target == label)[: EXAMPLES // 2] for label in (0, 1)]
-    )
-    return data.train.x[rows][:, data.columns(FEATURES)], data.train.target[rows]
+    x, target = data.train
+    rows = np.r_[tuple(np.flatnonzero(target == label)[: EXAMPLES // 2] for label in (0, 1))]
+    return x[rows][:, data.columns(FEATURES)], target[rows]
 
 
 # ---- text ------------------------------------------------------------------------------------
@@ -179,11 +178,8 @@ def _print_factors(hand: ByHand) -> None:
         ("dz/dh", "w2", hand.dz_dh, "dW1"),
         ("dh/dW1", "x_i h_j (1 - h_j)", hand.dh_dW1, "dW1"),
     ]
-    table(
-        "",
-        ("factor", "formula", "shape", "used in"),
-        [(name, formula, str(a.shape), use) for name, formula, a, use in rows],
-    )
+    cells = [(name, formula, values.shape, use) for name, formula, values, use in rows]
+    table("", ("factor", "formula", "shape", "used in"), cells)
     for name, _, values, _ in rows[:4]:
         _matrix(f"{name} {values.shape}", values)
     _matrix(f"dh/dW1 {hand.dh_dW1.shape}, of the first example (i, j)", hand.dh_dW1[0])
@@ -203,19 +199,17 @@ def _print_comparison(
     hand: ByHand, auto: tuple[jax.Array, ...], blocks: tuple[jax.Array, ...]
 ) -> float:
     """Prints every entry of E, dE/dw2, dE/dW1 three ways; returns the largest difference."""
-    from_hand = {"E": hand.E, "dE/dw2": hand.dE_dw2, "dE/dW1": hand.dE_dW1}
-    from_grad = {"E": auto[0], "dE/dw2": auto[2], "dE/dW1": auto[1]}
-    from_fnn = {"E": blocks[0], "dE/dw2": blocks[2], "dE/dW1": blocks[1]}
+    names, own = ("E", "dE/dw2", "dE/dW1"), (hand.E, hand.dE_dw2, hand.dE_dW1)
     rows, worst = [], 0.0
-    for name, value in from_hand.items():
-        for index in np.ndindex(*value.shape):
-            hand_, auto_, fnn_ = (float(d[name][index]) for d in (from_hand, from_grad, from_fnn))
+    for name, *values in zip(names, own, auto, blocks, strict=True):
+        for index in np.ndindex(*values[0].shape):
+            hand_, auto_, fnn_ = (float(value[index]) for value in values)
             # Relative to each entry, so that no large neighbour hides a small one.
             error = max(abs(hand_ - auto_), abs(fnn_ - auto_)) / (abs(auto_) or 1.0)
             worst = max(worst, error)
             place = f"[{','.join(map(str, index))}]" if index else ""
-            values = (f"{v:+.9f}" for v in (hand_, auto_, fnn_))
-            rows.append((f"{name}{place}".replace("[", r"\["), *values, f"{error:.1e}"))
+            cells = (f"{v:+.9f}" for v in (hand_, auto_, fnn_))
+            rows.append((f"{name}{place}".replace("[", r"\["), *cells, f"{error:.1e}"))
     console.print()
     table(
         "The same numbers three ways; difference: the larger, relative to the entry",

@@ -74,23 +74,15 @@ def network(nonlinearity: Block, residual: bool, options: Options, tapped: bool 
     Args:
       tapped: also give the gradient of every layer's output, at ``deep/tap``.
     """
-    blocks: dict[str, Block]
     if residual:
         small = jax.nn.initializers.variance_scaling(0.1 / options.depth, "fan_in", "normal")
-        branch = fnn.serial(
-            **{nonlinearity.name: nonlinearity},
-            linear=fnn.linear(options.width, w_init=small),
-        )
-        blocks = {"layer": fnn.residual(branch)}
+        linear = fnn.linear(options.width, w_init=small)
+        layer = fnn.residual(fnn.serial(**{nonlinearity.name: nonlinearity}, linear=linear))
     else:
-        blocks = {"layer": fnn.layer(options.width, nonlinearity)}
-    if tapped:
-        blocks["tap"] = tap()
-    return fnn.serial(
-        first=fnn.linear(options.width),
-        deep=fnn.repeat(fnn.serial(**blocks), options.depth),
-        out=fnn.linear(10),
-    )
+        layer = fnn.layer(options.width, nonlinearity)
+    taps = {"tap": tap()} if tapped else {}
+    deep = fnn.repeat(fnn.serial(layer=layer, **taps), options.depth)
+    return fnn.serial(first=fnn.linear(options.width), deep=deep, out=fnn.linear(10))
 
 
 def gradient_norms(net: Block, data: Split, key: Key) -> Norms:
@@ -101,22 +93,17 @@ def gradient_norms(net: Block, data: Split, key: Key) -> Norms:
     with jax.enable_x64(True):
         x = np.asarray(data.x, np.float64)
         params = jax.jit(net.init)(key, x)
-        _, grads = jax.jit(fnn.value_and_grad(net, fnn.softmax_cross_entropy()))(
-            params, x, data.target
-        )
+        gradient = jax.jit(fnn.value_and_grad(net, fnn.softmax_cross_entropy()))
+        _, grads = gradient(params, x, data.target)
         # repeat stacks its parameters: one array has the gradients of all layers.
-        (w,) = (
-            leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path(grads["deep"])
-            if jax.tree_util.keystr(path, simple=True, separator="/").endswith("/w")
-        )
+        (w,) = (leaf for leaf in jax.tree.leaves(grads["deep"]["layer"]) if leaf.ndim == 3)
         stacks = {"W": w, "h": grads["deep"]["tap"]}
         return {k: np.sqrt(np.sum(np.square(v), axis=(1, 2))) for k, v in stacks.items()}
 
 
 def main(options: Options) -> int:
     options.prepare()
-    at_least(options, "depth", 2)
+    at_least(options, 2, "depth")
     data = load("digits", options.seed)
     console.print(
         f"[bold]{options.depth} layers[/bold] of {options.width} units, three nonlinearities, each "
@@ -148,7 +135,7 @@ def main(options: Options) -> int:
         "Gradients before training, accuracy after it",
         ("network", "|dE/dW| first layer", "last layer", "first / last", "test accuracy"),
         [
-            (n, f"{w[0]:.1e}", f"{w[-1]:.1e}", f"{w[0] / w[-1]:.1e}", f"{accuracy[n]:.3f}")
+            (n, *(f"{v:.1e}" for v in (w[0], w[-1], w[0] / w[-1])), f"{accuracy[n]:.3f}")
             for n, w in ((n, v["W"]) for n, v in norms.items())
         ],
     )
@@ -165,14 +152,11 @@ def _style(label: str) -> dict[str, Any]:
 
 
 def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True)
-    smallest, largest = np.inf, 0.0
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="tight")
     for axis, symbol, what in zip(axes, "Wh", ("weights", "output"), strict=True):
         for label, norm in norms.items():
             values = norm[symbol]
             axis.semilogy(np.arange(1, len(values) + 1), values, **_style(label))
-            smallest = min(smallest, values[values > 0].min(initial=np.inf))
-            largest = max(largest, values.max())
         # A smaller step does not change a float32 weight of 0.1.
         axis.axhspan(1e-99, 1e-9, color=figures.GREY, alpha=0.15, lw=0)
         axis.set(
@@ -180,8 +164,9 @@ def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
             title=f"Gradient of each layer's {what}, |dE/d{symbol}|",
         )
         axis.grid(alpha=0.3)
-    axes[0].set_ylim(max(smallest / 10, 1e-60), largest * 10)
-    axes[0].set_ylabel("norm, before training")
+    values = np.concatenate([v for norm in norms.values() for v in norm.values()])
+    limits = max(values[values > 0].min(initial=np.inf) / 10, 1e-60), values.max() * 10
+    axes[0].set(ylim=limits, ylabel="norm, before training")
     axes[0].text(
         0.98, 0.03, "grey: too small to change a float32 weight", transform=axes[0].transAxes,
         ha="right", va="bottom", fontsize=9, color="#555555",
@@ -191,7 +176,6 @@ def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
         bbox_to_anchor=(0.5, -0.06),
     )  # fmt: skip
     figure.suptitle("Where gradients vanish: the gradient of the same loss at every layer")
-    figure.tight_layout()
     figures.save(figure, path)
 
 
@@ -199,9 +183,7 @@ def _draw_learning(
     fits: Mapping[str, fnn.Fitted], accuracy: Mapping[str, float], path: Path
 ) -> None:
     figure, (loss, right) = plt.subplots(1, 2, figsize=(12, 4.4))
-    for label, fitted in fits.items():
-        if not fitted.history:  # diverged in its first epoch
-            continue
+    for label, fitted in fits.items():  # without rows where it diverged in its first epoch
         epochs = [row["epoch"] for row in fitted.history]
         loss.semilogy(epochs, [row["loss"] for row in fitted.history], **_style(label))
         style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%} on the test images"}

@@ -49,18 +49,13 @@ def up_to(net: Block, name: str) -> Block:
     """
     assert net.graph is not None
     names = [node.name for node in net.graph.nodes]
-    nodes = net.graph.nodes[: names.index(name) + 1]
-    return fnn.graph(
-        net.graph.inputs,
-        [(node.name, node.block, node.inputs, node.params_of) for node in nodes],
-        name,
-    )
+    return fnn.graph(net.graph.inputs, net.graph.nodes[: names.index(name) + 1], name)
 
 
 def main(options: Options) -> int:
     options.out = options.out or Path("results") / f"features_{options.data}"
     options.prepare()
-    at_least(options, "linear_epochs", 1)
+    at_least(options, 1, "linear_epochs")
     data = load(options.data, options.seed, options.data_dir)
     pixels = data.train.x.shape[1]
     if options.hidden > pixels:
@@ -91,8 +86,7 @@ def main(options: Options) -> int:
             name: predict(body, learned, s.x, options.jax_dtype) for name, s in splits.items()
         },
     }
-    accuracy: dict[str, float] = {}
-    train_accuracy: dict[str, float] = {}
+    accuracy: dict[tuple[str, str], float] = {}
     for name, x in features.items():
         console.print(f"\n[bold]A linear classifier of {name}[/bold]")
         # Scaled to the same spread on the training images, so that one step size suits all.
@@ -109,16 +103,16 @@ def main(options: Options) -> int:
             {"accuracy": fnn.accuracy}, name=f"linear_{name.replace(' ', '_')}",
             tolerance=1e-3,
         )  # fmt: skip
-        for part, result in (("train", train_accuracy), ("test", accuracy)):
+        for part in ("train", "test"):
             logits = predict(linear, classifier.params, scaled[part], options.jax_dtype)
-            result[name] = fnn.accuracy(logits, splits[part].target)
+            accuracy[name, part] = fnn.accuracy(logits, splits[part].target)
     console.print()
     table(
         "The same linear classifier on three kinds of features",
         ("features", "number", "training accuracy", "test accuracy"),
         [
-            (n, features[n]["test"].shape[1], f"{train_accuracy[n]:.4f}", f"{accuracy[n]:.4f}")
-            for n in features
+            (n, x["test"].shape[1], *(f"{accuracy[n, part]:.4f}" for part in ("train", "test")))
+            for n, x in features.items()
         ],
     )
     console.print(
@@ -128,7 +122,7 @@ def main(options: Options) -> int:
     w = np.asarray(fitted.params["hidden_1"]["w"], np.float32)
     _draw_filters(w, components, data, options.out / "filters.png")
     _draw_scatter(features, data, options.seed, options.out / "scatter.png")
-    results = {f"test accuracy, linear on {n}": a for n, a in accuracy.items()}
+    results = {f"test accuracy, linear on {n}": accuracy[n, "test"] for n in features}
     return conclude(options.out, results, fitted)
 
 
@@ -165,7 +159,7 @@ def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Pa
 
 def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path) -> None:
     """Test images by class, in the plane of the first two components of each kind of features."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5.6))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.6), layout="tight")
     colors = plt.get_cmap("tab10")
     target = data.test.target[:1500]
     for axis, name in zip(axes, ("pixels", "hidden units"), strict=True):
@@ -184,5 +178,4 @@ def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path
                 )  # fmt: skip
         axis.set(xticks=[], yticks=[], title=f"Two principal components of the {name}")
     figure.suptitle("Test images by class: the hidden layer separates them")
-    figure.tight_layout()
     figures.save(figure, path)

@@ -17,6 +17,7 @@ from experiments.common.options import Training
 from experiments.common.run import conclude, predict, train
 
 BITS = (8, 4, 2, 1)  # most significant first: 6 = 4 + 2 is 0110
+COLUMNS = (*(f"bit {bit}" for bit in BITS), "all four")
 
 
 @dataclass
@@ -56,10 +57,8 @@ def main(options: Options) -> int:
         "one layer": fnn.linear(len(BITS)),
         "hidden layer": fnn.models.mlp((options.hidden, len(BITS)), fnn.relu()),
     }
-    by_bit: dict[str, np.ndarray] = {}
-    all_four: dict[str, float] = {}
-    train_all_four: dict[str, float] = {}
-    fits = []
+    accuracy: dict[str, np.ndarray] = {}  # by COLUMNS, on the test images
+    in_training, fits = [], []
     for name, net in networks.items():
         console.print(f"\n[bold]{name}[/bold]")
         fitted = train(
@@ -67,19 +66,21 @@ def main(options: Options) -> int:
             {"bits": fnn.accuracy, "all_four": all_right}, name=name.replace(" ", "_"),
         )  # fmt: skip
         fits.append(fitted)
-        logits = predict(net, fitted.params, sets["train"].x, options.jax_dtype)
-        train_all_four[name] = all_right(logits, sets["train"].target)
+        train_logits, logits = (
+            predict(net, fitted.params, sets[part].x, options.jax_dtype)
+            for part in ("train", "test")
+        )
+        in_training.append(all_right(train_logits, sets["train"].target))
         target = sets["test"].target
-        logits = predict(net, fitted.params, sets["test"].x, options.jax_dtype)
-        by_bit[name] = np.mean((logits > 0) == (target > 0.5), axis=0)
-        all_four[name] = all_right(logits, target)
+        by_bit = np.mean((logits > 0) == (target > 0.5), axis=0)
+        accuracy[name] = np.append(by_bit, all_right(logits, target))
     console.print()
     table(
         "Accuracy on the test images",
-        ("network", *(f"bit {bit}" for bit in BITS), "all four"),
-        [(n, *(f"{a:.3f}" for a in by_bit[n]), f"{all_four[n]:.3f}") for n in networks],
+        ("network", *COLUMNS),
+        [(name, *(f"{a:.3f}" for a in row)) for name, row in accuracy.items()],
     )
-    first, second = train_all_four.values()
+    first, second = in_training
     console.print(
         "\nWhy one layer is not enough: a neuron asks whether w·x + b > 0, on which side of a "
         "plane x lies.\nBit 1 separates odd from even, but 1, 3, 5, 7, 9 look no more like each "
@@ -88,14 +89,11 @@ def main(options: Options) -> int:
         f"{first:.1%} of its own training images right, a hidden layer {second:.1%}.\n"
         "Hidden units detect strokes, and the bits are nearly weighted sums of strokes."
     )
-    _draw_neurons(np.asarray(fits[0].params["w"]), by_bit["one layer"], options.out)
-    _draw_accuracy(by_bit, all_four, options.out / "accuracy.png")
+    _draw_neurons(np.asarray(fits[0].params["w"]), accuracy["one layer"][:-1], options.out)
+    _draw_accuracy(accuracy, options.out / "accuracy.png")
+    results = {f"test accuracy, all four bits, {n}": float(row[-1]) for n, row in accuracy.items()}
     failed = next((f for f in fits if not f.success), fits[-1])
-    return conclude(
-        options.out,
-        {f"test accuracy, all four bits, {name}": all_four[name] for name in networks},
-        failed,
-    )
+    return conclude(options.out, results, failed)
 
 
 def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
@@ -103,29 +101,24 @@ def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
     figure, axes = plt.subplots(1, len(BITS), figsize=(11, 3.4))
     for axis, bit, column, right in zip(axes, BITS, w.T, accuracy, strict=True):
         figures.image(axis, column.reshape(8, 8))
-        ones = [k for k in range(10) if k & bit]
-        zeros = [k for k in range(10) if not k & bit]
-        axis.set_title(
-            f"bit {bit}: {right:.1%} right\nyes: {' '.join(map(str, ones))}\n"
-            f"no: {' '.join(map(str, zeros))}",
-            fontsize=10,
-        )
+        ones = " ".join(str(k) for k in range(10) if k & bit)
+        zeros = " ".join(str(k) for k in range(10) if not k & bit)
+        title = f"bit {bit}: {right:.1%} right\nyes: {ones}\nno: {zeros}"
+        axis.set_title(title, fontsize=10)
     figure.suptitle(
         "The weights of the four neurons (red: ink there is evidence for 1, blue: for 0)", y=1.06
     )
     figures.save(figure, out / "neurons.png")
 
 
-def _draw_accuracy(
-    by_bit: Mapping[str, np.ndarray], all_four: Mapping[str, float], path: Path
-) -> None:
+def _draw_accuracy(accuracy: Mapping[str, np.ndarray], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7.5, 3.8))
-    places = np.arange(len(BITS) + 1)
-    for i, (name, color) in enumerate(zip(by_bit, (figures.ORANGE, figures.BLUE), strict=True)):
-        heights = [*by_bit[name], all_four[name]]
+    places = np.arange(len(COLUMNS))
+    colors = figures.ORANGE, figures.BLUE
+    for i, ((name, heights), color) in enumerate(zip(accuracy.items(), colors, strict=True)):
         bars = axis.bar(places + 0.4 * (i - 0.5), heights, 0.38, color=color, label=name)
         axis.bar_label(bars, [f"{100 * h:.1f}" for h in heights], fontsize=8, padding=1)
-    axis.set_xticks(places, [*(f"bit {bit}" for bit in BITS), "all four"])
+    axis.set_xticks(places, COLUMNS)
     # Bars are compared by length, so they start at 0.
     axis.set(ylim=(0, 1.22), ylabel="accuracy on the test images", title="Four neurons, four bits")
     axis.set_yticks(np.linspace(0, 1, 6), [f"{k}%" for k in range(0, 101, 20)])

@@ -19,7 +19,7 @@ import numpy as np
 import fnn
 from experiments.common import figures
 from experiments.common.console import console, table
-from experiments.common.data import Dataset, Split, load
+from experiments.common.data import Dataset, load
 from experiments.common.options import Training
 from experiments.common.report import Report
 from experiments.common.run import conclude, predict, train
@@ -50,36 +50,31 @@ def main(options: Options) -> int:
         f"[bold]One neuron is logistic regression[/bold]: {len(data.feature_names)} features of "
         f"cell nuclei, benign (1) or malignant (0).\n{data.sizes()}."
     )
-    page = Report(options)
-    fitted = train(
-        options, net, loss, data.train, data.validation, {"accuracy": fnn.accuracy}, page=page
-    )
+    page, metrics = Report(options), {"accuracy": fnn.accuracy}
+    fitted = train(options, net, loss, data.train, data.validation, metrics, page=page)
     z = predict(net, fitted.params, data.test.x, options.jax_dtype)
     accuracy = fnn.accuracy(z, data.test.target)
-    labels, names = data.test.target.astype(int), data.class_names
     page.facts = {"test accuracy": f"{accuracy:.2%}"} | page.facts
     p = np.asarray(jax.nn.sigmoid(z))
-    page.classified(np.stack([1 - p, p], -1), labels, names)
+    page.classified(np.stack([1 - p, p], -1), data.test.target, data.class_names)
     page.write(options.out)
     _draw_neuron(z, data, accuracy, options.out / "neuron.png")
 
     with jax.enable_x64(True):
-        x, t = _five_features(data)
+        x = data.train.x[:, data.columns(FEATURES)].astype(np.float64)
+        t = data.train.target
         ours = converge(net, loss, x, t, options.seed)
         referee = scikit_learn(x, t)
         _draw_descent(net, loss, x, t, ours.params, options.out / "descent.png")
     difference = abs(ours.loss - referee.loss)
     _print_agreement(ours, referee, x, t)
     _draw_weights(ours, referee, options.out / "weights.png")
-    status = conclude(
-        options.out,
-        {
-            "test accuracy": accuracy,
-            "loss at convergence": f"{ours.loss:.12f} (scikit-learn {referee.loss:.12f})",
-            "difference": f"{difference:.1e}, needs at most {AGREEMENT:g}",
-        },
-        fitted,
-    )
+    results = {
+        "test accuracy": accuracy,
+        "loss at convergence": f"{ours.loss:.12f} (scikit-learn {referee.loss:.12f})",
+        "difference": f"{difference:.1e}, needs at most {AGREEMENT:g}",
+    }
+    status = conclude(options.out, results, fitted)
     return status or int(not difference <= AGREEMENT)
 
 
@@ -99,11 +94,6 @@ class Optimum(NamedTuple):
         """w and then b."""
         linear = self.params["linear"]
         return np.append(np.asarray(linear["w"]), np.asarray(linear["b"]))
-
-
-def _five_features(data: Dataset) -> Split:
-    x = data.train.x[:, data.columns(FEATURES)]
-    return Split(x.astype(np.float64), data.train.target)
 
 
 def converge(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, seed: int) -> Optimum:
@@ -185,8 +175,7 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
     line = np.linspace(-limit, limit, 400)
     probability.plot(line, 1 / (1 + np.exp(-line)), color="black", lw=2, label="logistic(z)")
     probability.set(ylim=(0, 1.04), ylabel=f"probability of {data.class_names[1]}")
-    handles = [a.get_legend_handles_labels() for a in (axis, probability)]
-    axis.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="center left")
+    figure.legend(loc="center left", bbox_to_anchor=(0, 0.5), bbox_transform=axis.transAxes)
     figures.save(figure, path)
 
 
@@ -194,16 +183,10 @@ def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 4))
     names = (*FEATURES, "bias")
     places = np.arange(len(names))
-    for shift, optimum, label, color in (
-        (-0.2, ours, "fnn, gradient descent", figures.BLUE),
-        (0.2, referee, "scikit-learn", figures.ORANGE),
-    ):
-        axis.bar(places + shift, optimum.weights, 0.38, color=color, label=label)
-    for place, value in zip(places, ours.weights, strict=True):
-        axis.annotate(
-            f"{value:.3f}", (place, value), (0, 3 if value > 0 else -3), ha="center",
-            va="bottom" if value > 0 else "top", textcoords="offset points", fontsize=9,
-        )  # fmt: skip
+    label, color = "fnn, gradient descent", figures.BLUE
+    bars = axis.bar(places - 0.2, ours.weights, 0.38, color=color, label=label)
+    axis.bar(places + 0.2, referee.weights, 0.38, color=figures.ORANGE, label="scikit-learn")
+    axis.bar_label(bars, fmt="%.3f", fontsize=9, padding=3)
     axis.axhline(0, color="black", lw=0.8)
     axis.set_xticks(places, [name.replace(" ", "\n") for name in names])
     axis.margins(y=0.12)
@@ -229,7 +212,7 @@ def _draw_descent(
     for _ in range(300):
         pair = pair - 2.0 * both(pair)[1]["linear"]["w"][:2]
         steps.append(pair)
-    path_taken = np.array(steps)
+    points = np.array(steps).T
     first, second = np.linspace(-11, 3.5, 90), np.linspace(-6, 4, 90)
     grid = jnp.asarray(np.stack(np.meshgrid(first, second), -1).reshape(-1, 2))
     height = np.asarray(jax.jit(jax.vmap(lambda p: both(p)[0]))(grid)).reshape(90, 90)
@@ -238,20 +221,16 @@ def _draw_descent(
     levels = height.min() * np.geomspace(1.005, height.max() / height.min(), 16)
     filled = axis.contourf(first, second, np.log10(height), 30, cmap="Blues_r")
     axis.contour(first, second, height, levels, colors="white", linewidths=0.7)
-    axis.plot(*path_taken.T, "-", color=figures.ORANGE, lw=1.5)
     axis.plot(
-        *path_taken.T, "o", color=figures.ORANGE, ms=4, mec="white", mew=0.4,
+        *points, "-o", color=figures.ORANGE, lw=1.5, ms=4, mec="white", mew=0.4,
         label="gradient descent, one dot per step",
     )  # fmt: skip
-    axis.plot(
-        *np.asarray(best[:2]), "*", color=figures.RED, ms=18, mec="white", label="optimum", zorder=5
-    )
+    axis.plot(*best[:2], "*", color=figures.RED, ms=18, mec="white", label="optimum", zorder=5)
     axis.set(
         xlabel=f"weight of {FEATURES[0]}",
         ylabel=f"weight of {FEATURES[1]}",
         title="The loss is convex: one valley, one lowest point",
     )
     axis.legend(loc="upper left")
-    bar = figure.colorbar(filled)
-    bar.set_label("log10 of the loss (other weights at their optimum)")
+    figure.colorbar(filled, label="log10 of the loss (other weights at their optimum)")
     figures.save(figure, path)

@@ -127,8 +127,7 @@ def _row(name: str, nonlinearity: Nonlinearity) -> dict[str, str]:
     row = {"name": name, "formula": nonlinearity.formula}
     row |= {f"y({x:g})": f"{v + 0.0:.4g}" for x, v in zip(AT, y, strict=True)}
     row |= {f"y'({x:g})": f"{v + 0.0:.3g}" for x, v in zip(AT, d, strict=True)}
-    top = float(slopes.max())
-    row["largest |y'|"] = f"{top:.4g}"
+    row["largest |y'|"] = f"{slopes.max():.4g}"
     row["kinks"] = "; ".join(_kink(nonlinearity, x) for x in nonlinearity.kinks) or "none"
     row["saturates"] = _saturation(far, slopes < SATURATED)
     return row
@@ -145,12 +144,9 @@ def _saturation(x: np.ndarray, flat: np.ndarray) -> str:
     """Beyond which points the derivative stays below `SATURATED`."""
     if flat.all():
         return "everywhere"
-    first, last = np.argmin(flat), len(x) - 1 - np.argmin(flat[::-1])
-    sides = []
-    if first > 0:
-        sides.append(f"x < {x[first] + 0.0:.1f}")
-    if last < len(x) - 1:
-        sides.append(f"x > {x[last]:.1f}")
+    steep = x[~flat]
+    sides = [f"x < {steep[0] + 0.0:.1f}"] if flat[0] else []
+    sides += [f"x > {steep[-1]:.1f}"] if flat[-1] else []
     return ", ".join(sides) or "nowhere"
 
 
@@ -192,15 +188,12 @@ SHORTCUTS = {
 def _print_accuracy() -> None:
     """The derivative of a saturated unit by fnn and by the textbook's shortcut."""
     rows = []
+    x = np.array([1.0, 5.0, 10.0, 20.0])
     for name, shortcut in SHORTCUTS.items():
-        for x in (1.0, 5.0, 10.0, 20.0):
-            y, by_fnn = curve(NONLINEARITIES[name], np.array([x]))
-            true = shortcut.truth(np.array([x]))[0]
-            short = shortcut.from_output(y)[0]
-            rows.append(
-                (f"{name}'({x:g})", f"{true:.7g}", f"{by_fnn[0]:.7g}", shortcut.formula,
-                 f"{short:.7g}")
-            )  # fmt: skip
+        y, by_fnn = curve(NONLINEARITIES[name], x)
+        for at, *values in zip(x, shortcut.truth(x), by_fnn, shortcut.from_output(y), strict=True):
+            true, own, short = (f"{value:.7g}" for value in values)
+            rows.append((f"{name}'({at:g})", true, own, shortcut.formula, short))
     table(
         "Why derivatives are computed from the input (float32)",
         ("", "true", "fnn", "shortcut", "gives"),
@@ -212,10 +205,7 @@ def _print_accuracy() -> None:
 
 
 def _draw_all(path: Path) -> None:
-    columns = 4
-    figure, axes = plt.subplots(
-        len(NONLINEARITIES) // columns, columns, figsize=(13, 14.5), sharex=True
-    )
+    figure, axes = plt.subplots(len(NONLINEARITIES) // 4, 4, figsize=(13, 14.5), sharex=True)
     for axis, (name, nonlinearity) in zip(axes.flat, NONLINEARITIES.items(), strict=True):
         # Lines are broken at kinks, so that a jump is drawn as one.
         edges = (-5.0, *nonlinearity.kinks, 5.0)
@@ -239,22 +229,16 @@ def _draw_all(path: Path) -> None:
             color=figures.GREY,
         )  # fmt: skip
         axis.grid(alpha=0.25)
-    handles = [
-        plt.Line2D([], [], color=figures.BLUE, lw=2.2, label="y"),
-        plt.Line2D([], [], color=figures.ORANGE, lw=1.8, ls="--", label="y', by backward"),
-        plt.Line2D(
-            [], [], color=figures.ORANGE, marker="o", mec="black", lw=0,
-            label="y' at a kink, as declared",
-        ),
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="upper center", ncols=3, fontsize=12, frameon=False)
+    handles = [axes[0, 0].lines[i] for i in (0, 1, 5)]  # of step, which has a kink
+    labels = ("y", "y', by backward", "y' at a kink, as declared")
+    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=12, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.975))
     figures.save(figure, path)
 
 
 def _draw_accuracy(path: Path) -> None:
     """The relative error of the derivative in float32, by fnn and by the shortcut."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True, layout="tight")
     x32 = np.linspace(0, 40, 1601, dtype=np.float32)
     for axis, (name, shortcut) in zip(axes, SHORTCUTS.items(), strict=True):
         y, by_fnn = curve(NONLINEARITIES[name], x32)
@@ -278,5 +262,4 @@ def _draw_accuracy(path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("relative error in float32")
     figure.suptitle("Why compute a derivative from the input, not from the output")
-    figure.tight_layout()
     figures.save(figure, path)

@@ -20,7 +20,7 @@ import numpy as np
 import fnn
 from experiments.common import figures
 from experiments.common.console import console, table
-from experiments.common.data import Split, load
+from experiments.common.data import Dataset, Split, load
 from experiments.common.options import Training, at_least
 from experiments.common.run import conclude, predict, save, train
 from fnn.block import Block
@@ -122,8 +122,8 @@ def cross_validate(net: Block, options: Options, data: Split, fold: np.ndarray) 
 
 def main(options: Options) -> int:
     options.prepare()
-    for name, least in (("folds", 2), ("members", 1), ("neuron_epochs", 1)):
-        at_least(options, name, least)
+    at_least(options, 2, "folds")
+    at_least(options, 1, "members", "neuron_epochs")
     data = load("diabetes", options.seed, validation=0)
     n = len(data.train.x)
     if options.folds > n:
@@ -147,11 +147,11 @@ def main(options: Options) -> int:
         wide = Split(*(a.astype(np.float64) for a in data.train))
         converged = train(slow, neuron, fnn.squared_error(), wide, name="neuron")
         by_neuron = predict(neuron, converged.params, data.test.x, np.float64)
-    difference = _half_squares(
-        np.concatenate([converged.params["w"], converged.params["b"][None]]), data.train
-    ) - _half_squares(exact, data.train)
+    reached = np.concatenate([converged.params["w"], converged.params["b"][None]])
+    lowest = _half_squares(exact, data.train)
+    difference = _half_squares(reached, data.train) - lowest
     console.print(
-        f"Its loss is {_half_squares(exact, data.train):.6f}, above the least-squares solution's "
+        f"Its loss is {lowest:.6f}, above the least-squares solution's "
         f"by {difference:.1e}:\nthe loss is convex, and both find its minimum."
     )
 
@@ -159,14 +159,13 @@ def main(options: Options) -> int:
     net = fnn.models.mlp((options.hidden, 1), fnn.relu(), dropout=options.dropout)
     fold = np.random.default_rng(options.seed).permutation(n) % options.folds
     training, held_out = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
-    fitted = train(
-        options, net, fnn.squared_error(), training, held_out, {"r2": fnn.r2}, name="network"
-    )
+    loss, metrics = fnn.squared_error(), {"r2": fnn.r2}
+    fitted = train(options, net, loss, training, held_out, metrics, name="network")
 
-    count = (fold.max() + 1) * options.members
+    folds, members = options.folds, options.members
     console.print(
-        f"\n[bold]A committee of {count} networks[/bold]: {options.members} for each of "
-        f"{fold.max() + 1} folds, trained at once, none on its own fold"
+        f"\n[bold]A committee of {folds * members} networks[/bold]: {members} for each of "
+        f"{folds} folds, trained at once, none on its own fold"
     )
     committee = cross_validate(net, options, data.train, fold)
     if not np.isfinite(committee.held_out).all():
@@ -176,7 +175,7 @@ def main(options: Options) -> int:
         )
     y = data.train.target[:, 0].astype(np.float64)
     linear_held_out = np.empty(n)
-    for k in range(fold.max() + 1):
+    for k in range(folds):
         wb = least_squares(*(a[fold != k] for a in data.train))
         linear_held_out[fold == k] = affine(wb, data.train.x[fold == k])[:, 0]
     # Paired: an example that is hard for both models cancels.
@@ -193,10 +192,8 @@ def main(options: Options) -> int:
         "committee": votes.mean((0, 1)),
     }
     r2 = {name: fnn.r2(p, data.test.target) for name, p in predictions.items()}
-    cv = {
-        "least squares": fnn.r2(linear_held_out, y),
-        "committee": fnn.r2(committee.held_out, y),
-    }
+    held_out_by = {"least squares": linear_held_out, "committee": committee.held_out}
+    cv = {name: fnn.r2(p, y) for name, p in held_out_by.items()}
     table(
         "R2: the fraction of the variance explained",
         ("model", "cross-validated", "test"),
@@ -209,26 +206,20 @@ def main(options: Options) -> int:
         f"{len(data.test.x)} test patients, either may be better by a few hundredths."
     )
     (options.out / "committee").mkdir(exist_ok=True)
-    save(options.out / "committee", committee.params, [
-        {"epoch": i, "cross_validated_loss": v / 2} for i, v in enumerate(committee.curve, 1)
-    ])  # fmt: skip
-    _draw_predictions(
-        predictions, r2, data.test.target, options.out / "predictions.png", data.target_scale
-    )
-    _draw_curves(converged, _half_squares(exact, data.train), fitted, committee,
-                 float(np.mean(np.square(linear_held_out - y)) / 2),
-                 options.out / "learning.png")  # fmt: skip
-    status = conclude(
-        options.out,
-        {
-            "test R2": r2["neuron"],
-            "test R2, least squares": r2["least squares"],
-            "test R2, committee": r2["committee"],
-            "committee's gain in cross-validation": f"{gain.mean():.4f} ± {standard_error:.4f}",
-            "neuron's loss above least squares": f"{difference:.1e}",
-        },
-        fitted if converged.success else converged,
-    )
+    curve = enumerate(committee.curve / 2, 1)
+    rows = [{"epoch": epoch, "cross_validated_loss": loss} for epoch, loss in curve]
+    save(options.out / "committee", committee.params, rows)
+    _draw_predictions(predictions, r2, data, options.out / "predictions.png")
+    linear = float(np.mean(np.square(linear_held_out - y)) / 2)
+    _draw_curves(converged, lowest, fitted, committee, linear, options.out / "learning.png")
+    results = {
+        "test R2": r2["neuron"],
+        "test R2, least squares": r2["least squares"],
+        "test R2, committee": r2["committee"],
+        "committee's gain in cross-validation": f"{gain.mean():.4f} ± {standard_error:.4f}",
+        "neuron's loss above least squares": f"{difference:.1e}",
+    }
+    status = conclude(options.out, results, fitted if converged.success else converged)
     return status or int(not r2["neuron"] >= r2["least squares"] - ROUNDING)
 
 
@@ -238,15 +229,16 @@ def _half_squares(wb: np.ndarray, data: Split) -> float:
 
 
 def _draw_predictions(
-    predictions: dict[str, np.ndarray], r2: dict[str, float], target: np.ndarray, path: Path,
-    scale: Any,
-) -> None:  # fmt: skip
+    predictions: dict[str, np.ndarray], r2: dict[str, float], data: Dataset, path: Path
+) -> None:
     """Predicted against true, in the units of the data."""
-    models = ("neuron", "committee")
-    figure, axes = plt.subplots(1, len(models), figsize=(9.5, 4.9), sharex=True, sharey=True)
-    true = target * scale.std + scale.mean
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.9), sharex=True, sharey=True, layout="tight")
+    scale = data.target_scale
+    assert scale is not None
+    true = data.test.target * scale.std + scale.mean
     ends = [true.min() - 10, true.max() + 10]
-    for axis, name, color in zip(axes, models, (figures.ORANGE, figures.BLUE), strict=True):
+    models = (("neuron", figures.ORANGE), ("committee", figures.BLUE))
+    for axis, (name, color) in zip(axes, models, strict=True):
         axis.plot(ends, ends, color=figures.GREY, lw=1, ls="--", label="predicted = true")
         guess = predictions[name] * scale.std + scale.mean
         axis.scatter(true, guess, s=22, color=color, alpha=0.75, lw=0)
@@ -258,7 +250,6 @@ def _draw_predictions(
         axis.legend(loc="upper left", frameon=False)
     axes[0].set_ylabel("predicted")
     figure.suptitle("Progression of diabetes after a year, test patients", y=1.01)
-    figure.tight_layout()
     figures.save(figure, path)
 
 
@@ -266,7 +257,7 @@ def _draw_curves(
     neuron: fnn.Fitted, lowest: float, network: fnn.Fitted, committee: Committee,
     linear: float, path: Path,
 ) -> None:  # fmt: skip
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="tight")
     losses = np.array([row["loss"] for row in neuron.history])
     left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=figures.ORANGE)
     left.set(
@@ -274,23 +265,16 @@ def _draw_curves(
         ylabel="loss above least squares",
         title="One neuron reaches least squares",
     )
-    epochs = [row["epoch"] for row in network.history]
-    right.plot(
-        epochs, [row["loss"] for row in network.history], color=figures.GREEN,
-        label="one network, training (with dropout)",
-    )  # fmt: skip
-    curve = committee.curve / 2
-    right.plot(
-        np.arange(1, len(curve) + 1),
-        curve,
-        color=figures.BLUE,
-        label="committee, examples held out",
-    )
+    training, curve = [row["loss"] for row in network.history], committee.curve / 2
+    for values, color, label in (
+        (training, figures.GREEN, "one network, training (with dropout)"),
+        (curve, figures.BLUE, "committee, examples held out"),
+    ):
+        right.plot(np.arange(1, len(values) + 1), values, color=color, label=label)
     right.plot(committee.epoch, curve[committee.epoch - 1], "o", color=figures.BLUE)
     right.axhline(linear, color=figures.GREY, ls="--", label="least squares, held out")
     right.set(xlabel="epoch", ylabel="loss", title="A hidden layer, cross-validated")
     right.legend(fontsize=9)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.tight_layout()
     figures.save(figure, path)

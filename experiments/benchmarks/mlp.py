@@ -300,7 +300,7 @@ def measure_epochs(
 def reason(error: Exception) -> str:
     """Why a row is empty, in one line."""
     if isinstance(error, ModuleNotFoundError):
-        return "not installed: pip install 'fnn[bench]'"
+        return "not installed: pip install -e '.[bench]'"
     text = (str(error).strip().splitlines() or [""])[0][:100].replace("|", "/")
     return f"does not work here: {type(error).__name__}: {text}"
 

@@ -32,14 +32,11 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     # hidden_1 or conv_1; out in a network without either.
     first = np.asarray(fitted.params[min(fitted.params)]["w"])
     shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
-    page.facts = {
-        "test accuracy": f"{accuracy:.2%}",
-        "kept": f"epoch {fitted.best_epoch}",
-    } | page.facts
+    facts = {"test accuracy": f"{accuracy:.2%}", "kept": f"epoch {fitted.best_epoch}"}
+    page.facts = facts | page.facts
     probabilities = np.asarray(jax.nn.softmax(logits))
     page.classified(probabilities, target, data.class_names, images.__getitem__)
-    filters = report.filters(first.reshape(-1, first.shape[-1]), shape)
-    page.add("First-layer filters", filters)
+    page.add("First-layer filters", report.filters(first.reshape(-1, first.shape[-1]), shape))
     page.write(options.out)
     _show_examples(images, logits, data)
     wrong = f"{np.sum(logits.argmax(-1) != target)} of {len(images)}"
@@ -49,18 +46,13 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
 def _show_examples(images: np.ndarray, logits: np.ndarray, data: Dataset, count: int = 8) -> None:
     """Prints a few test images as text, with what the network reads."""
     step = max(1, images.shape[1] // 14)  # a pixel is two characters wide
-    shades = " .:-=+*#%@"
-    rows: list[str] = []
-    for y in range(0, images.shape[1], step):
-        row = ""
-        for i in range(count):
-            line = images[i, y, ::step]
-            row += "".join(shades[min(9, int(10 * v))] * 2 for v in line) + "  "
-        rows.append(row)
-    width = 2 * len(range(0, images.shape[2], step)) + 2
-    fits = max(1, min(count, (console.width or 100) // width))
+    small = images[:count, ::step, ::step]
+    width = 2 * small.shape[2] + 2
+    fits = max(1, min(count, console.width // width))
+    shades = np.array([2 * shade for shade in " .:-=+*#%@"])
+    ink = shades[np.minimum(10 * small[:fits], 9).astype(int)]
     console.print("\nThe first test images, and what the network reads:")
-    for row in rows:
-        console.print(row[: fits * width].rstrip(), markup=False)
+    for lines in ink.swapaxes(0, 1):
+        console.print("  ".join(map("".join, lines)).rstrip(), markup=False)
     names = [data.class_names[k] for k in logits[:fits].argmax(-1)]
     console.print("".join(f"{name:^{width}}" for name in names))

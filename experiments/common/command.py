@@ -63,7 +63,7 @@ def run_command(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):
             raise
-        return _refuse(f"{error}; install it with: pip install 'fnn[{extra}]'")
+        return _refuse(f"{error}; install it with: pip install -e '.[{extra}]'")
     except refusals as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise

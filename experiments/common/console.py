@@ -6,7 +6,6 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -52,10 +51,10 @@ def print_summary(net: Block, x: Any, parts: bool = True) -> None:
     if not parts:
         rows = []
         for name, group in itertools.groupby(summary.rows, lambda r: r.path.partition("/")[0]):
-            *_, last = inside = list(group)
-            kind = last.block if len(inside) == 1 else f"{len(inside)} blocks"
+            inside = list(group)
+            kind = inside[0].block if len(inside) == 1 else f"{len(inside)} blocks"
             parameters = sum(r.parameters for r in inside)
-            rows.append(last._replace(path=name, block=kind, parameters=parameters))
+            rows.append(inside[-1]._replace(path=name, block=kind, parameters=parameters))
     table("The network", SUMMARY_COLUMNS, summary_rows(summary._replace(rows=rows)))
 
 
@@ -104,7 +103,7 @@ def _wide(a: Any) -> np.ndarray:
     return a if np.issubdtype(a.dtype, np.integer) else a.astype(np.float64)
 
 
-class TrainingProgress:
+class TrainingProgress(Progress):
     """Progress of training: a bar with the time to finish, and about ``lines`` lines.
 
     Used as ``with TrainingProgress(epochs) as progress: fit(..., progress=progress)``.
@@ -113,42 +112,25 @@ class TrainingProgress:
     def __init__(self, epochs: int, lines: int = 12) -> None:
         self.epochs = epochs
         self.every = max(1, -(-epochs // lines))
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"), console=console, transient=True,
-        )  # fmt: skip
-        self.task = self.bar.add_task("compiling", total=epochs, left="")
-
-    def __enter__(self) -> TrainingProgress:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        left = TextColumn("{task.fields[left]}")
+        super().__init__(*columns, left, console=console, transient=True)
+        self.task = self.add_task("compiling", total=epochs, left="")
 
     def within(self, epoch: int, part: float, left: float) -> None:
         """Within an epoch: ``part`` (0 to 1) of it is done; ``left`` is in seconds."""
-        self.bar.update(
-            self.task, completed=epoch - 1 + part, description="training", left=f"{left:.0f} s left"
-        )
+        self._show(epoch - 1 + part, f"{left:.0f} s left")
 
     def __call__(self, row: dict[str, float], left: float) -> None:
         epoch = int(row["epoch"])
         # The first epoch includes compilation: an upper bound.
         bound = "at most " if epoch == 1 else ""
-        self.bar.update(
-            self.task, completed=epoch, description="training", left=f"{bound}{left:.0f} s left"
-        )
+        self._show(epoch, f"{bound}{left:.0f} s left")
         if epoch == 1 or epoch == self.epochs or epoch % self.every == 0:
-            self.bar.console.print(f"epoch {epoch:>{len(str(self.epochs))}}  {numbers(row)}")
+            values = {k: v for k, v in row.items() if k not in ("epoch", "seconds")}
+            cells = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items()]
+            text = "  ".join([*cells, f"{row['seconds']:.1f} s"])
+            self.console.print(f"epoch {epoch:>{len(str(self.epochs))}}  {text}")
 
-
-def numbers(row: dict[str, float]) -> str:
-    """A row of the history as text."""
-    cells = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k not in _NOT_SHOWN]
-    return "  ".join([*cells, f"{row['seconds']:.1f} s"])
-
-
-_NOT_SHOWN = ("epoch", "seconds")
+    def _show(self, epochs: float, left: str) -> None:
+        self.update(self.task, completed=epochs, description="training", left=left)

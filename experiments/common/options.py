@@ -44,14 +44,9 @@ class Training:
     def prepare(self) -> None:
         """Refuses options that cannot work and makes ``out``, before any data is read."""
         seeded(self)
-        for name in ("epochs", "batch_size"):
-            at_least(self, name, 1)
+        at_least(self, 1, "epochs", "batch_size", "hidden", "width")
         positive_rate(self)
         fractions(self, "dropout", "momentum")
-        for name in ("hidden", "width"):
-            for units in np.atleast_1d(getattr(self, name, 1)):
-                if units < 1:
-                    raise ValueError(f"--{name} is {units}, needs at least 1")
         if self.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
         self.make_optimizer()
@@ -84,11 +79,12 @@ def seeded(options: Any) -> None:
         raise ValueError(f"--seed is {options.seed}, needs a whole number from 0 to {2**32 - 1}")
 
 
-def at_least(options: Any, name: str, least: int) -> None:
-    """Refuses an option that is too small."""
-    if getattr(options, name) < least:
-        flag = "--" + name.replace("_", "-")
-        raise ValueError(f"{flag} is {getattr(options, name)}, needs at least {least}")
+def at_least(options: Any, least: int, *names: str) -> None:
+    """Refuses options that are too small; those that ``options`` lacks are ignored."""
+    for name in names:
+        for value in np.atleast_1d(getattr(options, name, least)):
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}, needs at least {least}")
 
 
 def positive_rate(options: Any) -> None:

@@ -64,21 +64,16 @@ class Report:
         """Adds or replaces the section with this title, one of ``TITLES``."""
         self.sections[TITLES[TITLES.index(title)]] = content
 
-    def training(
-        self, history: Sequence[Mapping[str, float]], ended: str, stopped: str,
-        best_epoch: int = 0, diagnostics: Diagnostics | None = None, label: str = "training",
-    ) -> None:  # fmt: skip
-        """Adds the sections that every training has.
-
-        ``best_epoch``: whose parameters are kept; 0: the last. ``label``: names the training loss.
-        """
+    def training(self, fitted: fnn.Fitted, label: str = "training") -> None:
+        """Adds the sections that every training has. ``label``: names the training loss."""
+        history, diagnostics = fitted.history, fitted.diagnostics
         if history:
-            seconds = history[-1]["seconds"]
-            self.facts |= {"epochs": f"{len(history)}", "seconds": f"{seconds:.1f}"}
-            self.facts["training"] = ended
-            self.add("Learning", learning(history, best_epoch, diagnostics, label))
+            seconds = f"{history[-1]['seconds']:.1f}"
+            self.facts |= {"epochs": f"{len(history)}", "seconds": seconds}
+            self.facts["training"] = fitted.status
+            self.add("Learning", learning(history, fitted.best_epoch, diagnostics, label))
         else:
-            self.facts["stopped"] = stopped
+            self.facts["stopped"] = fitted.message
         if diagnostics is not None:
             self.add("What stands out", findings(diagnostics))
             self.add("Layers over time", layers(diagnostics))

@@ -53,7 +53,7 @@ def train(
     default.
 
     Raises:
-      Interrupted: after saving, where this is one network of several (it has a ``name``).
+      KeyboardInterrupt: after saving, where this is one network of several (it has a ``name``).
     """
     out = writable(options.out / name)
     optimizer = optimizer or options.make_optimizer()
@@ -83,22 +83,12 @@ def train(
     if fitted.diagnostics is not None:
         console.print(f"\n[bold]Diagnostics[/bold]\n{escape(str(fitted.diagnostics))}")
     one = jax.tree.map(lambda a: a[:1], few)
-    drawing = report.whiteboard(net, loss, fitted.params, one)
-    page.add("One example on the whiteboard", drawing)
-    page.training(
-        fitted.history, fitted.status, fitted.message, fitted.best_epoch, fitted.diagnostics
-    )
+    page.add("One example on the whiteboard", report.whiteboard(net, loss, fitted.params, one))
+    page.training(fitted)
     page.write(out)
     if name and fitted.status == "interrupted":
-        raise Interrupted(options.out)
+        raise KeyboardInterrupt(f"interrupted; what was learned so far is saved in {options.out}")
     return fitted
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during the training of one of several networks; ``out`` has its parameters."""
-
-    def __init__(self, out: Path) -> None:
-        super().__init__(f"interrupted; what was learned so far is saved in {out}")
 
 
 def _try_out(
@@ -178,13 +168,23 @@ def replacing(path: Path) -> Iterator[TextIO]:
         raise ValueError(f"{path} cannot be written ({error.strerror}); move it away") from error
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a dict of JSON, with null for a NaN or an infinity."""
+    finite = {
+        name: None if isinstance(v, float) and not math.isfinite(v) else v
+        for name, v in values.items()
+    }
+    with replacing(path) as file:
+        file.write(json.dumps(finite, indent=2, allow_nan=False) + "\n")
+
+
 def predict(net: Block, params: Any, x: Any, dtype: Any) -> np.ndarray:
     """Predictions as a NumPy array, float32 or wider."""
     y = fnn.make_predict(net)(params, jax.numpy.asarray(x, dtype))
     return np.asarray(y.astype(jax.numpy.promote_types(y.dtype, jax.numpy.float32)))
 
 
-def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted | None = None) -> int:
+def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted) -> int:
     """Prints the results, writes ``results.json``, lists the files; returns the exit status.
 
     1 if training ended by an interrupt or a loss that was not finite, 0 otherwise.
@@ -193,17 +193,7 @@ def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted | None = 
     for label, value in results.items():
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
         console.print(f"[bold]{label}[/bold]: {text}")
-    with replacing(out / "results.json") as results_file:
-        json.dump(_finite(results), results_file, indent=2, allow_nan=False)
-        results_file.write("\n")
+    write_json(out / "results.json", results)
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
     console.print(f"saved in {out}: {', '.join(files)}, params")
-    return 0 if fitted is None or fitted.success else 1
-
-
-def _finite(results: Mapping[str, Any]) -> dict[str, Any]:
-    """With None for NaN and infinities, which JSON does not have."""
-    return {
-        name: None if isinstance(v, float) and not math.isfinite(v) else v
-        for name, v in results.items()
-    }
+    return int(not fitted.success)

@@ -12,7 +12,6 @@ a network of any width.
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rich.markup import escape
 
 from experiments.common.console import console, table
 from experiments.common.options import at_least, writable
-from experiments.common.run import replacing
+from experiments.common.run import replacing, write_json
 from experiments.googlenet.guesses import Guess, draw_guesses
 from experiments.googlenet.images import Labelled, PictureError, is_turned, labelled
 from experiments.googlenet.recognition import Recogniser, recogniser, samples
@@ -56,7 +55,7 @@ class Recognising:
 
     def prepare(self) -> None:
         """Refuses options that cannot work, before anything is read."""
-        at_least(self, "batch_size", 1)
+        at_least(self, 1, "batch_size")
         writable(self.out)
 
     def recogniser(self) -> Recogniser:
@@ -91,11 +90,8 @@ def classify(options: Classify) -> int:
         title = escape(path.name)
         if not options.upright and is_turned(path):
             title += " (its EXIF says to turn it: --upright)"
-        table(
-            title,
-            ("class", "probability"),
-            [(network.names[k], f"{row[k]:.4f}") for k in best(row)],
-        )
+        rows = [(network.names[k], f"{row[k]:.4f}") for k in best(row)]
+        table(title, ("class", "probability"), rows)
     figures = _draw(network, options, options.pictures, probabilities, options.out / "classes.png")
     console.print(f"saved {', '.join(map(str, figures))}", markup=False)
     return 0
@@ -114,29 +110,20 @@ def evaluate(options: Evaluate) -> int:
     first, five = ranked[:, 0] == labels, (ranked == labels[:, None]).any(1)
 
     wrong = np.flatnonzero(~first)
-    surest = wrong[np.argsort(-probabilities[wrong, ranked[wrong, 0]], kind="stable")][
-        :MAX_DRAWN_MISTAKES
-    ]
+    certainty = probabilities.max(-1)
+    surest = wrong[np.argsort(-certainty[wrong], kind="stable")][:MAX_DRAWN_MISTAKES]
     if len(surest):
-        table(
-            "The most confident mistakes", ("picture", "true", "guess", "probability"),
-            [
-                (
-                    escape(paths[i].name), _short(network.names[labels[i]]),
-                    _short(network.names[ranked[i, 0]]), f"{probabilities[i, ranked[i, 0]]:.4f}",
-                )
-                for i in surest
-            ],
-        )  # fmt: skip
-        _draw(
-            network, options, [paths[i] for i in surest], probabilities[surest],
-            options.out / "mistakes.png", labels[surest],
-        )  # fmt: skip
+        rows = []
+        for i in surest:
+            true, guess = (_short(network.names[k]) for k in (labels[i], ranked[i, 0]))
+            rows.append((escape(paths[i].name), true, guess, f"{certainty[i]:.4f}"))
+        columns = ("picture", "true", "guess", "probability")
+        table("The most confident mistakes", columns, rows)
+        page, drawn = options.out / "mistakes.png", [paths[i] for i in surest]
+        _draw(network, options, drawn, probabilities[surest], page, labels[surest])
     _write(options.out, examples, probabilities, ranked)
-    with replacing(options.out / "results.json") as file:
-        results = {"pictures": len(labels), "top-1": first.mean(), "top-5": five.mean()}
-        json.dump(results, file, indent=2)
-        file.write("\n")
+    results = {"pictures": len(labels), "top-1": first.mean(), "top-5": five.mean()}
+    write_json(options.out / "results.json", results)
     console.print(
         f"\n[bold]top-1[/bold]: {first.mean():.4f}, {first.sum()} of {len(labels)}\n"
         f"[bold]top-5[/bold]: {five.mean():.4f}, {five.sum()} of {len(labels)}\n"
@@ -167,14 +154,10 @@ def _draw(
     """Draws pages of pictures, as the network sees them, beside their best classes."""
     guesses = []
     for i, (picture, row) in enumerate(zip(paths, probabilities, strict=True)):
-        ranked = best(row)
-        guesses.append(
-            Guess(
-                network.see(picture, options.upright), picture.name,
-                [_short(network.names[k]) for k in ranked], row[ranked],
-                None if labels is None else _short(network.names[labels[i]]),
-            )
-        )  # fmt: skip
+        ranked, image = best(row), network.see(picture, options.upright)
+        classes = [_short(network.names[k]) for k in ranked]
+        right = None if labels is None else _short(network.names[labels[i]])
+        guesses.append(Guess(image, picture.name, classes, row[ranked], right))
     return draw_guesses(guesses, path)
 
 
@@ -185,10 +168,8 @@ def _write(
     places = range(1, ranked.shape[1] + 1)
     with replacing(out / "predictions.csv") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["file", "label", *(f"class_{i}" for i in places),
-             *(f"probability_{i}" for i in places)]
-        )  # fmt: skip
+        columns = [f"{what}_{i}" for what in ("class", "probability") for i in places]
+        writer.writerow(["file", "label", *columns])
         for example, row, order in zip(examples, probabilities, ranked, strict=True):
             chances = [f"{row[k]:.6f}" for k in order]
             writer.writerow([example.path.name, example.label, *order, *chances])

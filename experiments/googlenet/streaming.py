@@ -1,11 +1,11 @@
-"""Images as a source for ``fnn.fit``, and the evaluation of a network on images."""
+"""Images as a source for ``fnn.fit``, and the predictions of a network for images."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -48,40 +48,20 @@ class Images:
         return self.examples.vary(i, np.random.default_rng((self.seed, self.epoch, i)))
 
 
-class Evaluation(NamedTuple):
-    """The mean loss of examples, the logits of each, and how often the largest is right."""
-
-    loss: float
-    logits: Array
-    accuracy: float
-
-    @property
-    def guess(self) -> Array:
-        """The most probable class of each example."""
-        return self.logits.argmax(-1)
-
-
-def make_evaluate(
-    net: Block, loss: Block, scaling: Scaling, batch_size: int
-) -> Callable[..., list[Evaluation]]:
-    """``evaluate(examples, params, ...)``: the network at inference, with each set of parameters.
+def make_predict(net: Block, scaling: Scaling, batch_size: int) -> Callable[..., list[Array]]:
+    """``predict(examples, params, ...)``: logits at inference, with each set of parameters.
 
     The examples are read once for all of them.
     """
-    predict = fnn.make_predict(net)
+    infer = fnn.make_predict(net)
 
-    def evaluate(examples: Examples, *several: Any) -> list[Evaluation]:
+    def predict(examples: Examples, *several: Any) -> list[Array]:
         rows: list[list[Array]] = [[] for _ in several]
         size = min(batch_size, len(examples.labels))
         for pixels, count in batches(range(len(examples.labels)), size, examples.see):
             x = scaling(pixels)
             for own, params in zip(rows, several, strict=True):
-                own.append(np.asarray(predict(params, x), np.float32)[:count])
-        return [_evaluation(loss, np.concatenate(own), examples.labels) for own in rows]
+                own.append(np.asarray(infer(params, x), np.float32)[:count])
+        return [np.concatenate(own) for own in rows]
 
-    return evaluate
-
-
-def _evaluation(loss: Block, logits: Array, labels: Array) -> Evaluation:
-    value = float(loss.forward({}, (logits, labels))[0])
-    return Evaluation(value, logits, fnn.accuracy(logits, labels))
+    return predict

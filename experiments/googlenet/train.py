@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 import time
 import warnings
@@ -31,10 +30,10 @@ from experiments.common import report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.common.options import at_least, fractions, positive_rate, seeded, writable
 from experiments.common.report import Report
-from experiments.common.run import conclude, replacing, save
+from experiments.common.run import conclude, save, write_json
 from experiments.googlenet.examples import Data, grey_images, photographs
 from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
-from experiments.googlenet.streaming import Evaluation, Images, make_evaluate
+from experiments.googlenet.streaming import Images, make_predict
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
 from fnn.training.fit import ADVICE
@@ -88,8 +87,7 @@ class Train:
     def prepare(self) -> None:
         """Refuses what cannot work, before any data are read."""
         seeded(self)
-        for name in ("epochs", "batch_size", "size"):
-            at_least(self, name, 1)
+        at_least(self, 1, "epochs", "batch_size", "size")
         positive_rate(self)
         fractions(self, "averaging", "dropout")
         if not NARROWEST <= self.width < math.inf:
@@ -160,7 +158,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     def inputs(pixels: Any) -> jax.Array:
         return jnp.asarray(scaling(pixels), options.dtype)
 
-    evaluate = make_evaluate(net, loss, inputs, 2 * options.batch_size)
+    predict = make_predict(net, inputs, 2 * options.batch_size)
     steps = -(-len(data.train.labels) // options.batch_size)
     falling = optax.exponential_decay(
         options.learning_rate, EPOCHS_A_DECAY * steps, DECAY, staircase=True
@@ -168,14 +166,19 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     optimizer = fnn.averaged(optax.sgd(falling, MOMENTUM), options.averaging)
 
     def keep(params: Any, state: Any, history: Sequence[Mapping[str, float]]) -> Any:
+        """Writes everything learned, and the average as weights for classify and evaluate."""
         assert optimizer.evaluated is not None
         average = optimizer.evaluated(state, params)
-        _keep(options, data, params, average, history)
+        save(options.out, {"params": params, "average": average}, history)
+        main = {name: p for name, p in average.items() if name not in AUXILIARY}
+        fnn.models.save_weights(options.out / "weights.npz", main)
+        says = describe(options.width, options.strides, data.view, data.moments, data.names)
+        write_json(options.out / DESCRIPTION, says)
         return average
 
     def after_epoch(params: Any, state: Any, history: list[dict[str, float]]) -> None:
-        (raw,) = evaluate(data.validation, params)
-        history[-1]["validation_accuracy"] = raw.accuracy
+        (logits,) = predict(data.validation, params)
+        history[-1]["validation_accuracy"] = fnn.accuracy(logits, data.validation.labels)
         keep(params, state, history)
 
     wall, cpu = time.perf_counter(), time.process_time()
@@ -204,19 +207,25 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         console.print(f"[bold red]{ADVICE}[/bold red]")
     # As in the paper the average at the end is the network, not the best of all epochs.
     average = keep(fitted.last, fitted.state, fitted.history)
-    raw, averaged = evaluate(data.test, fitted.last, average)
+    labels = data.test.labels
+    raw, averaged = predict(data.test, fitted.last, average)
+    accuracy = fnn.accuracy(averaged, labels)
     on = "validation" if data.test is data.validation else "test"
-    page.facts[f"{on} accuracy"] = f"{averaged.accuracy:.2%}"
-    _report(data, fitted, average, averaged, page)
+    page.facts[f"{on} accuracy"] = f"{accuracy:.2%}"
+    page.training(fitted._replace(best_epoch=0), "training, all three classifiers")
+    page.classified(np.asarray(jax.nn.softmax(averaged)), labels, data.names, data.seen)
+    w = np.asarray(average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
+    shape = w.shape[: 2 if data.channels == 1 else 3]
+    page.add("First-layer filters", report.filters(w.reshape(-1, w.shape[-1]), shape))
     if options.check:
         example = inputs(data.train.see(0)[None]), data.train.labels[:1]
         drawn = report.whiteboard(net, loss, average, example)
         page.add("One example on the whiteboard", drawn)
     page.write(options.out)
     results = {
-        f"{on} accuracy": averaged.accuracy,
-        f"{on} accuracy without averaging": raw.accuracy,
-        "wrong": f"{np.sum(averaged.guess != data.test.labels)} of {len(data.test.labels)}",
+        f"{on} accuracy": accuracy,
+        f"{on} accuracy without averaging": fnn.accuracy(raw, labels),
+        "wrong": f"{np.sum(averaged.argmax(-1) != labels)} of {len(labels)}",
         "minutes": round(wall / 60, 1),
         "CPU minutes": round(cpu / 60, 1),
     }
@@ -226,30 +235,3 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
 def _scaled(data: Data, pixels: Any) -> np.ndarray:
     mean, deviation = np.array(data.moments, np.float32)
     return (pixels.astype(np.float32) - mean) / deviation
-
-
-def _keep(
-    options: Train, data: Data, params: Any, average: Any, history: Sequence[Mapping[str, float]]
-) -> None:
-    """Writes everything learned, and the average as weights for ``classify`` and ``evaluate``."""
-    save(options.out, {"params": params, "average": average}, history)
-    main = {name: p for name, p in average.items() if name not in AUXILIARY}
-    fnn.models.save_weights(options.out / "weights.npz", main)
-    with replacing(options.out / DESCRIPTION) as file:
-        says = describe(options.width, options.strides, data.view, data.moments, data.names)
-        json.dump(says, file, indent=2)
-        file.write("\n")
-
-
-def _report(
-    data: Data, fitted: fnn.Fitted, average: Any, evaluation: Evaluation, page: Report
-) -> None:
-    """Adds what was learned to the report."""
-    labels = data.test.labels
-    label = "training, all three classifiers"
-    page.training(fitted.history, fitted.status, fitted.message, label=label)
-    probabilities = np.asarray(jax.nn.softmax(evaluation.logits))
-    page.classified(probabilities, labels, data.names, data.seen)
-    w = np.asarray(average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
-    shape = w.shape[: 2 if data.channels == 1 else 3]
-    page.add("First-layer filters", report.filters(w.reshape(-1, w.shape[-1]), shape))

@@ -113,7 +113,7 @@ def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
     table = measured.table(examples=70)
     assert table.rows[0][3] == "1.00"
-    assert table.rows[2][2] == "not installed: pip install 'fnn[bench]'"
+    assert table.rows[2][2] == "not installed: pip install -e '.[bench]'"
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert len(table.markdown().splitlines()) == 2 + 3
     assert not measured.warnings

@@ -89,7 +89,7 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
         diagnostics=True, progress=False, optimizer=fnn.sgd(1e-6),
     )  # fmt: skip
     page = Report(Options(command=HOSTILE, out=Path("a<b>")), HOSTILE)
-    page.training(fitted.history, fitted.status, fitted.message, 1, fitted.diagnostics)
+    page.training(fitted)
     names = [HOSTILE, "b&b"]
     page.facts[HOSTILE] = HOSTILE
     page.add("The network", report.network(net, x))
