@@ -1,6 +1,6 @@
 # make demo       a network learns to read digits
 # make test       the test suite; with FAST=1 its core, in under a minute
-# make test-slow  the tests marked slow, which make test leaves out; test-all: both
+# make test-slow  the tests marked slow, which make test leaves out
 # make lint       style and types
 # make coverage   the lines of fnn that no test runs
 # make docs       the documentation, in docs/_build
@@ -20,7 +20,7 @@ ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test test-slow test-all smoke lint coverage docs wheel bench clean
+.PHONY: demo test test-slow  smoke lint coverage docs wheel bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
@@ -44,11 +44,6 @@ endif
 
 test-slow: $(VENV)/.test
 	$(QUICK) tests -m slow
-
-# Both at once, which share what they compile.
-test-all: $(VENV)/.test
-	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED)) -m ''
-	$(PYTEST) fnn $(AS_COMPILED) -m ''
 
 # What a new JAX would break first: the executor, training, and of every block its values, its
 # gradients and their dtypes.

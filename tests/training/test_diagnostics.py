@@ -394,7 +394,17 @@ def test_twenty_digits_are_overfitted(net: Block) -> None:
     check = overfit_small_batch(net, CE, params, batch, jax.random.key(0), chance)
     assert check.success and check.loss <= 0.01 * chance and check.steps < 2000
     stuck = overfit_small_batch(fnn.freeze(net), CE, params, batch, jax.random.key(0), chance)
-    assert not stuck.success and stuck.steps == 2000
+    assert stuck.success is False and stuck.steps == 2000
+
+
+def test_a_large_network_gets_fewer_steps_to_overfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the work of a step and not by the clock, and then nothing is concluded."""
+    net = fnn.freeze(fnn.linear(10))
+    params = net.init(jax.random.key(0), X[:20])
+    monkeypatch.setattr("fnn.training.diagnostics.overfit.MAX_FLOPS", 1e6)
+    batch = (X[:20], jnp.asarray(T[:20]))
+    cut = overfit_small_batch(net, CE, params, batch, jax.random.key(0), float(np.log(10)))
+    assert cut.success is None and 0 < cut.steps < 100
 
 
 def test_all_layers_with_a_fault_are_named() -> None:

@@ -253,7 +253,7 @@ def _cannot_overfit(d: Diagnostics) -> Found:
     check, numbers = d.overfit, d.data.losses.outputs * d.overfit.examples
     limit = UNLEARNED_LOSS_RATIO * d.data.losses.best_constant_loss
     nothing = not math.isnan(limit) and not _last(d, "loss") <= limit  # or it is not finite
-    if not check.success and d.parameters > numbers and nothing:
+    if check.success is False and d.parameters > numbers and nothing:
         yield Finding(
             "nothing is learned",
             "network",

@@ -10,23 +10,30 @@ import numpy as np
 
 from fnn.block import Block, Key, Params, Value
 from fnn.executor import map_nodes
+from fnn.introspect.flops import flops
 from fnn.training.optimizers import adam
 from fnn.training.steps import make_epoch
 
 BATCH_EXAMPLES = 20
 MAX_STEPS, STEPS_PER_CALL = 2000, 10
+# Fewer steps of a large network: work and not time is limited, so that a diagnosis does not depend
+# on the machine. Two cores take some 10 s for so many operations.
+MAX_FLOPS = 500e9
 # The part of the chance loss to reach. No finite logits make a cross-entropy 0; a hundredth of
 # ln 10 gives each example its label with p = 0.98.
 OVERFIT_LOSS = 0.01
 
 
 class Overfit(NamedTuple):
-    """Whether a network can overfit ``examples`` examples, and its loss after ``steps`` steps."""
+    """Whether a network can overfit ``examples`` examples, and its loss after ``steps`` steps.
+
+    ``success`` is None where a large network was given fewer steps than it may need.
+    """
 
     examples: int
     steps: int
     loss: float
-    success: bool
+    success: bool | None
 
 
 def overfit_small_batch(
@@ -61,7 +68,9 @@ def overfit_small_batch(
     epoch = make_epoch(_without_dropout(net), loss, optimizer, examples)
     order = np.tile(np.arange(examples, dtype=np.int32), STEPS_PER_CALL)
     state, steps, value, goal = optimizer.init(params), 0, math.nan, math.nan
-    while steps < MAX_STEPS:
+    work = flops(epoch, params, state, x, target, order, key, 0) / STEPS_PER_CALL
+    limit = min(MAX_STEPS, MAX_FLOPS / max(work, 1))
+    while steps < limit:
         params, state, losses = epoch(params, state, x, target, order, key, steps)
         value = float(np.mean(np.asarray(losses)))
         if not steps:
@@ -69,7 +78,8 @@ def overfit_small_batch(
         steps += STEPS_PER_CALL
         if value <= goal or not math.isfinite(value):
             break
-    return Overfit(examples, steps, value, value <= goal)
+    cut_short = MAX_STEPS > steps >= limit and math.isfinite(value)
+    return Overfit(examples, steps, value, True if value <= goal else None if cut_short else False)
 
 
 def _without_dropout(block: Block) -> Block:

@@ -95,10 +95,10 @@ def describe(d: Diagnostics) -> str:
     start = f"before training: loss {d.initial_loss:.4g}"
     if not math.isnan(d.data.losses.chance_loss):
         start += f" (by chance {d.data.losses.chance_loss:.4g})"
-    verb = "overfits" if d.overfit.success else "does not overfit"
+    verb = {True: "overfits", False: "does not overfit", None: "does not yet overfit"}
     lines = [
-        f"{start}; {verb} {d.overfit.examples} examples in {d.overfit.steps} steps, "
-        f"to loss {d.overfit.loss:.2g}",
+        f"{start}; {verb[d.overfit.success]} {d.overfit.examples} examples in "
+        f"{d.overfit.steps} steps, to loss {d.overfit.loss:.2g}",
         f"after epoch {d.watched[-1]}:",
     ]
     largest = np.fmax.accumulate(d.update, axis=0)
