@@ -229,7 +229,13 @@ def layer_norm(
             dparams["scale"] = jnp.sum(d * z, others).astype(params["scale"].dtype)
             g = d * _spread(params["scale"], x, axes)
         g = g - jnp.mean(g, axes, keepdims=True)
-        dx = inverse * (g - z * jnp.mean(g * z, axes, keepdims=True))
+        along = jnp.mean(g * z, axes, keepdims=True)
+        r = g - z * along
+        # mean(r) = 0 and mean(r z) = along epsilon inverse^2, because mean(z z) = 1 - epsilon
+        # inverse^2. Where g is nearly a + b z, r is as small as the rounding errors in it: their
+        # parts along 1 and z are taken out as well.
+        error = jnp.mean(r * z, axes, keepdims=True) - along * (epsilon * jnp.square(inverse))
+        dx = inverse * (r - jnp.mean(r, axes, keepdims=True) - z * error)
         return dparams, dx.astype(x.dtype)
 
     asked = axis if isinstance(axis, int) else tuple(axis)
