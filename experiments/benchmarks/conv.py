@@ -20,25 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 from rich.progress import track
 
-from experiments.benchmarks import conv_peers
+from experiments.benchmarks import conv_peers, report, timing
 from experiments.benchmarks.conv_cases import Case, cases
-from experiments.benchmarks.report import (
-    Recorded,
-    Table,
-    conditions,
-    limit_threads,
-    other_work,
-    record,
-)
-from experiments.benchmarks.timing import (
-    PAUSE_SECONDS,
-    Seconds,
-    alternating,
-    compiled,
-    quartiles,
-    ratio,
-    ready,
-)
+from experiments.benchmarks.report import Recorded, Table
+from experiments.benchmarks.timing import compiled, ratio, ready
 
 PACKAGES = ("jax", "flax", "optax", "torch", "numpy")
 BLOCKS = (
@@ -79,35 +64,33 @@ class Options(Recorded):
 
 def main(options: Options) -> None:
     """Measures, prints the tables, and records them. Ctrl-C prints the tables so far."""
-    threads = limit_threads(options.threads)
-    head = [conditions(threads, PACKAGES), *(f"WARNING: {warning}" for warning in other_work())]
+    threads = report.limit_threads(options.threads)
+    warnings = [f"WARNING: {warning}" for warning in report.other_work()]
+    head = [report.conditions(threads, PACKAGES), *warnings]
     print("\n".join(head))
     tables: list[Table] = []
     interrupted = False
     try:
-        for wanted, columns, measure in (
-            (options.blocks, BLOCKS, blocks),
-            (options.steps, STEPS, steps),
-        ):
-            if wanted:
-                rows: list[list[str]] = []
-                tables.append(Table(columns, rows))
-                measure(options, threads, rows)
+        if options.blocks:
+            tables.append(Table(BLOCKS, []))
+            blocks(options, tables[-1].rows)
+        if options.steps:
+            tables.append(Table(STEPS, []))
+            steps(options, threads, tables[-1].rows)
     except KeyboardInterrupt:
         interrupted = True
     for table in tables:
         table.show()
-    if options.out is None or interrupted:
-        return
     head[0] += f" {options.dtype}."
     name = f"conv, {jax.default_backend().upper()}, {options.dtype}"
-    record(options.out, name, *head, *(table.markdown() for table in tables), ABOUT)
+    out = None if interrupted else options.out
+    report.record(out, name, *head, *(table.markdown() for table in tables), ABOUT)
 
 
 # ---- blocks ----------------------------------------------------------------------------------
 
 
-def blocks(options: Options, threads: int, rows: list[list[str]]) -> None:
+def blocks(options: Options, rows: list[list[str]]) -> None:
     """Appends a row for each block, as it is measured."""
     chosen = [case for case in cases(options.batch, options.pixels) if options.only in case.name]
     for case in track(chosen, "blocks", transient=True):
@@ -134,11 +117,8 @@ def block_row(case: Case, options: Options) -> list[str]:
         def body(carry: Any, _: Any) -> Any:  # steps depend on each other: none is hoisted
             params, x, dy = carry
             _, (dparams, dx) = f(params, x, dy)
-            return (
-                jax.tree.map(lambda p, d: p - 1e-6 * d, params, dparams),
-                x + 1e-6 * dx,
-                dy,
-            ), None
+            params = jax.tree.map(lambda p, d: p - 1e-6 * d, params, dparams)
+            return (params, x + 1e-6 * dx, dy), None
 
         return lambda params, x, dy: lax.scan(body, (params, x, dy), length=2)[0]
 
@@ -157,7 +137,7 @@ def block_row(case: Case, options: Options) -> list[str]:
         # y is not returned, so XLA drops what only forward needs.
         other, _, _ = compiled(lambda p, x, dy: by_autodiff(p, x, dy)[1], params, x, dy)
         programs["autodiff backward"] = ready(other, params, x, dy)
-    seconds = alternating(programs, options.repeats)
+    seconds = timing.alternating(programs, options.repeats)
     plain, loop = seconds["by hand"], seconds["by hand in scan"]
     if "backward" in seconds:
         alone = f"{ratio(seconds['autodiff backward'], seconds['backward']):.1f}"
@@ -173,14 +153,11 @@ def kept(case: Case, params: Any, x: Any) -> tuple[int, int]:
     """Residual bytes by hand and by ``jax.vjp``, without the parameters; x counts once."""
     sizes: list[int] = []
 
-    def count(values: Any, params: Any) -> None:
-        excluded = {id(leaf) for leaf in jax.tree.leaves(params)}
-        arrays = {id(v): v for v in jax.tree.leaves(values) if id(v) not in excluded}
-        sizes.append(sum(v.size * v.dtype.itemsize for v in arrays.values()))
-
     def trace(params: Any, x: Any) -> None:
-        count(case.block.forward(params, x)[1], params)
-        count(jax.vjp(case.plain, params, x)[1], params)
+        excluded = {id(leaf) for leaf in jax.tree.leaves(params)}
+        for values in (case.block.forward(params, x)[1], jax.vjp(case.plain, params, x)[1]):
+            arrays = {id(v): v for v in jax.tree.leaves(values) if id(v) not in excluded}
+            sizes.append(sum(v.nbytes for v in arrays.values()))
 
     jax.eval_shape(trace, params, x)
     return sizes[0], sizes[1]
@@ -204,25 +181,14 @@ def steps(options: Options, threads: int, rows: list[list[str]]) -> None:
                 programs[name] = make()
             except ModuleNotFoundError as error:
                 print(f"left out: {name} ({error})")
-        seconds = alternating(
-            {name: program.run for name, program in programs.items()},
-            options.repeats,
-            PAUSE_SECONDS,
-        )
-        rows += [
-            step_row(what, name, program, seconds[name], seconds["fnn"])
-            for name, program in programs.items()
-        ]
-
-
-def step_row(
-    what: str, name: str, program: conv_peers.Program, seconds: Seconds, fnn: Seconds
-) -> list[str]:
-    """One contender of one comparison."""
-    low, middle, high = quartiles(seconds)
-    return [
-        what, name, f"{1e3 * middle:.1f} ({1e3 * low:.1f}-{1e3 * high:.1f})",
-        f"{ratio(seconds, fnn):.2f}",
-        f"{program.compilation:.1f}" if program.compilation else "-",
-        "-" if program.temporary is None else f"{program.temporary / 1e6:.0f}",
-    ]  # fmt: skip
+        runs = {name: program.run for name, program in programs.items()}
+        seconds = timing.alternating(runs, options.repeats, timing.PAUSE_SECONDS)
+        for name, program in programs.items():
+            low, middle, high = (1e3 * t for t in timing.quartiles(seconds[name]))
+            compilation = f"{program.compilation:.1f}" if program.compilation else "-"
+            memory = "-" if program.temporary is None else f"{program.temporary / 1e6:.0f}"
+            speed, to_fnn = (
+                f"{middle:.1f} ({low:.1f}-{high:.1f})",
+                ratio(seconds[name], seconds["fnn"]),
+            )
+            rows.append([what, name, speed, f"{to_fnn:.2f}", compilation, memory])

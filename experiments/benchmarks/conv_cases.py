@@ -66,28 +66,19 @@ def cases(batch: int, pixels: int) -> list[Case]:
     """All blocks; equal blocks of equal shapes once."""
     distinct: dict[Any, Case] = {}
 
-    def put(
-        network: str, name: str, block: Block, shape: tuple[int, ...], plain: Any, *more: Any
-    ) -> None:
-        distinct.setdefault((block.name, shape, more), Case(network, name, block, shape, plain))
+    def put(network: str, name: str, block: Block, shape: tuple[int, ...], plain: Any) -> None:
+        distinct.setdefault((block.kind, shape), Case(network, name, block, shape, plain))
 
     def conv(network: str, name: str, size: int, i: int, o: int, k: int, n: int = batch) -> None:
         put(network, f"conv {k}x{k} {i}->{o}, {name}", fnn.conv(o, k), (n, size, size, i),
-            plain_conv, o, k)  # fmt: skip
+            plain_conv)  # fmt: skip
 
     def pool(network: str, size: int, c: int, window: int, stride: int, n: int = batch) -> None:
-        padding, same = ("SAME", True) if stride == 1 else ("CEIL", False)
-        block = (
-            fnn.max_pool(window, stride, "SAME")
-            if same
-            else fnn.max_pool(window, stride, ceil_mode="caffe")
-        )
-
-        def plain(_: Any, x: Any) -> Any:
-            return plain_max_pool(x, window, stride, padding)
-
-        shape = (n, size, size, c)
-        put(network, f"max_pool {window}x{window}/{stride}", block, shape, plain, window, stride)
+        padding = "SAME" if stride == 1 else "CEIL"
+        options: dict[str, Any] = {"padding": "SAME"} if stride == 1 else {"ceil_mode": "caffe"}
+        put(network, f"max_pool {window}x{window}/{stride}",
+            fnn.max_pool(window, stride, **options), (n, size, size, c),
+            lambda _, x: plain_max_pool(x, window, stride, padding))  # fmt: skip
 
     conv("CNN", "conv_1", 28, 1, 32, 3, 64)
     pool("CNN", 28, 32, 2, 2, 64)
@@ -96,7 +87,7 @@ def cases(batch: int, pixels: int) -> list[Case]:
     name = "GoogLeNet"
     half, quarter = -(-pixels // 2), -(-pixels // 4)
     put(name, "conv 7x7/2 3->64, conv1", fnn.conv(64, 7, 2, padding=3), (batch, pixels, pixels, 3),
-        lambda params, x: plain_conv(params, x, 2, ((3, 3), (3, 3))), 7)  # fmt: skip
+        lambda params, x: plain_conv(params, x, 2, ((3, 3), (3, 3))))  # fmt: skip
     pool(name, half, 64, 3, 2)
     for channels in (64, 192):
         put(name, f"local_response_norm {channels}", fnn.local_response_norm(),
@@ -112,11 +103,10 @@ def cases(batch: int, pixels: int) -> list[Case]:
         ):  # fmt: skip
             conv(name, f"{module}/{part}", size, i, o, k)
         pool(name, size, channels, 3, 1)
-        if module in ("4a", "4d"):
-            joined = one + three + five + proj
-            put(name, f"avg_pool 5x5/3 {module}", fnn.avg_pool(5, 3), (batch, size, size, joined),
-                lambda _, x: plain_avg_pool(x, 5, 3))  # fmt: skip
         channels = one + three + five + proj
+        if module in ("4a", "4d"):
+            put(name, f"avg_pool 5x5/3 {module}", fnn.avg_pool(5, 3), (batch, size, size, channels),
+                lambda _, x: plain_avg_pool(x, 5, 3))  # fmt: skip
         if module in ("3b", "4e"):
             pool(name, size, channels, 3, 2)
             size = -(-size // 2)
@@ -135,19 +125,20 @@ def _without_statistics() -> Block:
     def whole(params: Any) -> Any:
         return params | {"statistics": None}
 
-    def init(key: Any, x: Any) -> Any:
-        params = block.init(key, x)
+    def trained(params: Any) -> Any:
         return {name: params[name] for name in ("scale", "bias")}
+
+    def init(key: Any, x: Any) -> Any:
+        return trained(block.init(key, x))
 
     def backward(params: Any, residuals: Any, dy: Any) -> Any:
         dparams, dx = block.backward(whole(params), residuals, dy)
-        return {name: dparams[name] for name in params}, dx
+        return trained(dparams), dx
 
-    return block._replace(
-        init=init,
-        backward=backward,
-        forward=lambda params, x, key=None: block.forward(whole(params), x),
-    )
+    def forward(params: Any, x: Any, key: Any = None) -> Any:
+        return block.forward(whole(params), x)
+
+    return block._replace(init=init, forward=forward, backward=backward)
 
 
 def plain_cnn(params: Any, x: Any) -> Any:

@@ -12,12 +12,7 @@ import numpy as np
 from jax import lax
 
 import fnn
-from experiments.benchmarks.conv_cases import (
-    plain_cnn,
-    plain_googlenet,
-    plain_lrn,
-    plain_max_pool,
-)
+from experiments.benchmarks.conv_cases import plain_cnn, plain_googlenet, plain_lrn, plain_max_pool
 from experiments.benchmarks.timing import compiled, ready, stopwatch
 from fnn.models.inception_v1 import INCEPTIONS
 
@@ -42,21 +37,26 @@ def comparisons(batch: int, pixels: int, dtype: str, threads: int) -> dict[str, 
     small = (CNN_BATCH, 28, 28, 1)
     large = (batch, pixels, pixels, 3)
     on = f"batch {batch}, {pixels} pixels"
+    flax, torch = "Flax NNX", "PyTorch eager, channels last"
     return {
-        f"CNN, batch {CNN_BATCH}, a step": steps_of(cnn, plain_cnn, small, 10, dtype)
-        | {"Flax NNX": lambda: flax_step(flax_cnn, small, 10, dtype),
-           "PyTorch eager, channels last": lambda: torch_step(
-               torch_cnn, small, 10, threads, dtype)},
+        f"CNN, batch {CNN_BATCH}, a step": {
+            **steps_of(cnn, plain_cnn, small, 10, dtype),
+            flax: lambda: flax_step(flax_cnn, small, 10, dtype),
+            torch: lambda: torch_step(torch_cnn, small, 10, threads, dtype),
+        },
         f"CNN, batch {CNN_BATCH}, {SCANNED} steps in scan": steps_of(
             cnn, plain_cnn, small, 10, dtype, scan=SCANNED
         ),
-        f"GoogLeNet, {on}, a step": steps_of(google, plain_googlenet, large, 1000, dtype)
-        | {"Flax NNX": lambda: flax_step(flax_googlenet, large, 1000, dtype),
-           "PyTorch eager, channels last": lambda: torch_step(
-               torch_googlenet, large, 1000, threads, dtype)},
-        f"GoogLeNet, {on}, inference": inference_of(google, plain_googlenet, large, dtype)
-        | {"PyTorch eager, channels last": lambda: torch_inference(large, threads, dtype)},
-    }  # fmt: skip
+        f"GoogLeNet, {on}, a step": {
+            **steps_of(google, plain_googlenet, large, 1000, dtype),
+            flax: lambda: flax_step(flax_googlenet, large, 1000, dtype),
+            torch: lambda: torch_step(torch_googlenet, large, 1000, threads, dtype),
+        },
+        f"GoogLeNet, {on}, inference": {
+            **inference_of(google, plain_googlenet, large, dtype),
+            torch: lambda: torch_inference(large, threads, dtype),
+        },
+    }
 
 
 def jitted(f: Callable[..., Any], *arguments: Any) -> Program:
@@ -79,6 +79,16 @@ def plain_loss(logits: Any, target: Any) -> Any:
     return -jnp.mean(jnp.take_along_axis(rows, target[:, None], 1))
 
 
+def sgd_step(gradient: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of SGD: (params, x, target) -> (params, loss)."""
+
+    def step(params: Any, x: Any, target: Any) -> Any:
+        value, grads = gradient(params, x, target)
+        return jax.tree.map(lambda p, g: p - RATE * g, params, grads), value
+
+    return step
+
+
 def steps_of(
     net: Any, plain: Any, shape: tuple[int, ...], classes: int, dtype: str, scan: int = 0
 ) -> Contenders:
@@ -88,15 +98,10 @@ def steps_of(
     params = jax.jit(net.init)(key, x)
     by_hand = fnn.value_and_grad(net, fnn.softmax_cross_entropy())
     by_autodiff = jax.value_and_grad(lambda p, x, t: plain_loss(plain(p, x), t))
-    gradients = {
-        "fnn": lambda p, x, t: by_hand(p, x, t, key),
-        "JAX, jax.grad": by_autodiff,
-    }
+    gradients = {"fnn": lambda p, x, t: by_hand(p, x, t, key), "JAX, jax.grad": by_autodiff}
 
     def make(gradient: Any) -> Program:
-        def step(params: Any, x: Any, target: Any) -> Any:
-            value, grads = gradient(params, x, target)
-            return jax.tree.map(lambda p, g: p - RATE * g, params, grads), value
+        step = sgd_step(gradient)
 
         def steps(params: Any, x: Any, target: Any) -> Any:
             return lax.scan(lambda p, _: step(p, x, target), params, length=scan)
@@ -128,11 +133,7 @@ def flax_step(network: Any, shape: tuple[int, ...], classes: int, dtype: str) ->
     def loss(params: Any, x: Any, target: Any) -> Any:
         return plain_loss(nnx.merge(graph, params)(x), target)
 
-    def step(params: Any, x: Any, target: Any) -> Any:
-        value, grads = jax.value_and_grad(loss)(params, x, target)
-        return jax.tree.map(lambda p, g: p - RATE * g, params, grads), value
-
-    return jitted(step, params, x, target)
+    return jitted(sgd_step(jax.value_and_grad(loss)), params, x, target)
 
 
 def flax_cnn(rngs: Any, dtype: Any) -> Any:

@@ -66,10 +66,9 @@ def main(options: Options) -> None:
     cases = [case for case in CASES if options.only in case.data]
     table = Table(COLUMNS, [_row(case, options) for case in track(cases, transient=True)])
     table.show()
-    if options.out is not None and not options.only:
-        head = f"{conditions(threads, ('jax', 'numpy'))} float32."
-        name = f"diagnostics, {jax.default_backend().upper()}"
-        record(options.out, name, head, table.markdown(), ABOUT)
+    head = f"{conditions(threads, ('jax', 'numpy'))} float32."
+    name = f"diagnostics, {jax.default_backend().upper()}"
+    record(None if options.only else options.out, name, head, table.markdown(), ABOUT)
 
 
 def _row(case: Case, options: Options) -> list[str]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
+from rich.progress import track
 
 import fnn
 from experiments.benchmarks.failure_cases import CASES, Case
@@ -186,37 +187,32 @@ def _numbers(values: Any) -> str:
     return ", ".join(f"{float(v) + 0.0:.3g}" for v in np.ravel(values))
 
 
-def gradient_row(case: Case) -> tuple[list[str], str]:
-    """The row of the first table, and its verdict."""
+def gradient_row(case: Case) -> list[str]:
+    """The row of the first table."""
     g, dtype = gradients(case), case.x.dtype
     word = verdict(g.reported, g.truth, dtype)
     off = f"{max(units_off(ours, g.truth, dtype) for ours in (g.fnn, g.compiled)):.1f}"
     at = f"{_numbers(case.x)} ({dtype})"
     row = [case.cite.split("/")[0], f"{case.title}, {case.cite}", at, _numbers(g.truth)]
-    return [*row, _numbers(g.reported), word, _numbers(g.fnn), off], word
+    return [*row, _numbers(g.reported), word, _numbers(g.fnn), off]
 
 
 def main(options: Options) -> None:
     """Computes all cases, prints the tables, and records them."""
-    from rich.progress import track
-
     where = f"{machine()}. {versions(PACKAGES)}"
     print(where)
-    first, second, wrong = [], [], 0
+    first, second = [], []
     with jax.enable_x64(True):
         for case in track(CASES, "cases", transient=True):
-            row, word = gradient_row(case)
-            first.append(row)
-            wrong += word != "right here today"
+            first.append(gradient_row(case))
             if options.checkers:
-                second.append([row[0], row[1], *refusals(case)])
+                second.append([*first[-1][:2], *refusals(case)])
+    wrong = sum("right here today" not in row for row in first)
     tables = [Table(GRADIENTS, first)] + ([Table(FOUND, second)] if second else [])
     for table in tables:
         table.show()
     total = f"{len(CASES)} reports, {wrong} of which are still wrong here."
     print(total)
-    if options.out is None:
-        return
     notes = [
         f"- {c.cite}, {c.what}: {c.report}." + (f" ({c.note})" if c.note else "") for c in CASES
     ]

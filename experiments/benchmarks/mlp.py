@@ -12,38 +12,25 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.benchmarks import report, timing
 from experiments.benchmarks.mlp_process import mnist, order_of
 from experiments.benchmarks.peers import CONTENDERS, Array, Problem, Trainer, he_normal
-from experiments.benchmarks.report import (
-    Recorded,
-    Table,
-    conditions,
-    limit_threads,
-    other_work,
-    record,
-)
-from experiments.benchmarks.timing import (
-    PAUSE_SECONDS,
-    Seconds,
-    matmul_rate,
-    quartiles,
-    ratio,
-    turns,
-)
+from experiments.benchmarks.report import Recorded, Table
 
+Network = Literal["784-128-64-10", "784-1024-1024-10"]
+Library = Literal["fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn"]
 NETWORKS = {"784-128-64-10": 128, "784-1024-1024-10": 256}  # sizes: batch
 PACKAGES = ("jax", "equinox", "flax", "optax", "torch", "scikit-learn", "numpy")
 ACCURACY = 0.97
@@ -84,14 +71,9 @@ class Options(Recorded):
     """rounds; in each, every contender is timed once"""
     epochs_per_repeat: int = 1
     """epochs that are timed together, from the initial weights"""
-    networks: tuple[Literal["784-128-64-10", "784-1024-1024-10"], ...] = (
-        "784-128-64-10",
-        "784-1024-1024-10",
-    )
+    networks: tuple[Network, ...] = get_args(Network)
     """networks, by their sizes"""
-    contenders: tuple[
-        Literal["fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn"], ...
-    ] = ("fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn")
+    contenders: tuple[Library, ...] = get_args(Library)
     """libraries"""
     examples: int = 60_000
     """training examples, the first of MNIST's"""
@@ -107,7 +89,7 @@ class Row:
 
     network: str
     contender: str
-    seconds: Seconds = field(default_factory=dict)
+    seconds: timing.Seconds = field(default_factory=dict)
     first: float | None = None
     temporary: int | None = None
     process: list[float] = field(default_factory=list)
@@ -118,11 +100,11 @@ class Row:
         """The table's row. rival: fnn's row; flops: those of an epoch; matmul: GFLOP/s."""
         speed = relative = rate = fraction = "-"
         if self.seconds:
-            low, middle, high = quartiles(self.seconds)
-            speed, rate = f"{middle:.3f} ({low:.3f}-{high:.3f})", f"{flops / middle / 1e9:.0f}"
-            fraction = f"{flops / middle / 1e9 / matmul:.0%}" if matmul else "-"
+            low, middle, high = timing.quartiles(self.seconds)
+            speed, gigaflops = f"{middle:.3f} ({low:.3f}-{high:.3f})", flops / middle / 1e9
+            rate, fraction = f"{gigaflops:.0f}", f"{gigaflops / matmul:.0%}" if matmul else "-"
             if rival and rival.seconds:
-                relative = f"{ratio(self.seconds, rival.seconds):.2f}"
+                relative = f"{timing.ratio(self.seconds, rival.seconds):.2f}"
         process = f"{median(self.process):.2f} ({self.process_epochs})" if self.process else "-"
         return [
             f"{self.network}, batch {NETWORKS[self.network]}",
@@ -167,15 +149,15 @@ def main(options: Options) -> None:
     """Measures, prints the table, and records it. Ctrl-C prints what there is."""
     if options.repeats < 1 or options.epochs_per_repeat < 1 or options.process_repeats < 1:
         raise ValueError("--repeats, --epochs-per-repeat and --process-repeats start at 1")
-    threads = limit_threads(options.threads)
+    threads = report.limit_threads(options.threads)
     measured = Measured([Row(n, c) for n in options.networks for c in options.contenders])
-    measured.warnings += other_work()  # asked before our own work
+    measured.warnings += report.other_work()  # asked before our own work
     warm_up()
     data = mnist(options.examples)
     examples, device = len(data[0]), jax.default_backend()
-    networks: tuple[str, ...] = options.networks
-    problems = {name: problem_of(name, threads, device) for name in networks}
-    where = conditions(threads, PACKAGES) + (" scikit-learn on the CPU." if device != "cpu" else "")
+    problems = {str(name): problem_of(name, threads, device) for name in options.networks}
+    where = report.conditions(threads, PACKAGES)
+    where += " scikit-learn on the CPU." if device != "cpu" else ""
     print("\n".join([where, *(f"WARNING: {warning}" for warning in measured.warnings)]))
 
     interrupted = False
@@ -205,9 +187,9 @@ def main(options: Options) -> None:
     print("\n".join([what, *warnings]))
     if interrupted:
         print("interrupted: these are the measurements so far; nothing is recorded")
-    elif options.out is not None:
+    else:
         parts = (table.markdown(), what, *warnings, ABOUT)
-        record(options.out, f"mlp, {device.upper()}", where, *parts)
+        report.record(options.out, f"mlp, {device.upper()}", where, *parts)
 
 
 def warm_up() -> None:
@@ -258,7 +240,8 @@ def measure_epochs(
     orders = [order_of(epoch, examples) for epoch in range(options.epochs_per_repeat)]
     unit = problem.flops(examples) / 1e9
     measured.matmul_size = 2048 if problem.device == "cpu" else 8192  # large enough for full speed
-    matmul, rates = matmul_rate(measured.matmul_size), measured.matmul.setdefault(network, [])
+    matmul = timing.matmul_rate(measured.matmul_size)
+    rates = measured.matmul.setdefault(network, [])
 
     trainers: dict[str, Trainer] = {}
     first: dict[str, tuple[Array, float]] = {}
@@ -282,8 +265,8 @@ def measure_epochs(
     measured.warnings += disagreements(network, first, problem.batch, examples)
 
     running = {row.contender: row for row in rows if row.contender in trainers}
-    for number, name in turns(["matmul", *running], options.repeats):
-        time.sleep(PAUSE_SECONDS)
+    for number, name in timing.turns(["matmul", *running], options.repeats):
+        time.sleep(timing.PAUSE_SECONDS)
         if name == "matmul":
             rates.append(matmul())
             continue
@@ -350,7 +333,7 @@ def measure_processes(
     for network, problem in problems.items():
         unit = PROCESS_EPOCHS * problem.flops(examples) / 1e9
         rows = {row.contender: row for row in measured.rows if row.network == network}
-        for number, name in turns(rows, options.process_repeats):
+        for number, name in timing.turns(rows, options.process_repeats):
             tick(f"{network} {name}: process {number + 1} of {options.process_repeats}", 0)
             if not rows[name].failure:
                 process(problem, examples, rows[name], measured)
@@ -358,47 +341,24 @@ def measure_processes(
 
 
 def process(problem: Problem, examples: int, row: Row, measured: Measured) -> None:
-    """Times one process from its start to the line in which it reports the accuracy."""
-    task = {
-        "problem": asdict(problem),
-        "examples": examples,
-        "accuracy": ACCURACY,
-        "epochs": MOST_EPOCHS,
-    }
+    """Times one process from its start until it has reached the accuracy."""
+    task = {"problem": asdict(problem), "examples": examples}
+    task |= {"accuracy": ACCURACY, "epochs": MOST_EPOCHS}
     module = "experiments.benchmarks.mlp_process"
     command = [sys.executable, "-m", module, row.contender, json.dumps(task)]
     environment = os.environ.copy()
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # everyone compiles everything
     root = Path(__file__).resolve().parents[2]
-    began = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None and child.stderr is not None
-        errors: list[str] = []
-        # In a thread, as a child that fills this pipe would wait for ever.
-        reader = threading.Thread(target=errors.extend, args=(child.stderr,))
-        reader.start()
-        try:
-            line = child.stdout.readline()
-            seconds = time.perf_counter() - began
-            child.wait()
-        finally:
-            child.kill()
-            reader.join()
-    if child.returncode or not line:
-        last = errors[-1].strip() if errors else f"exit status {child.returncode}"
+    began = time.time()  # the clock that both processes read
+    child = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    if child.returncode:
+        last = (child.stderr.splitlines() or [f"exit status {child.returncode}"])[-1].strip()
         measured.warnings.append(f"{row.network}: {row.contender}'s process failed: {last}")
         return
-    result = json.loads(line)
+    result = json.loads(child.stdout)
     if result["accuracy"] < ACCURACY:
         warning = f"{row.contender}'s process came to {result['accuracy']:.2%} in {MOST_EPOCHS}"
         measured.warnings.append(f"{row.network}: {warning} epochs, not to {ACCURACY:.0%}")
         return
-    row.process.append(seconds)
+    row.process.append(result["end"] - began)
     row.process_epochs = result["epochs"]

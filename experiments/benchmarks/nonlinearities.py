@@ -52,10 +52,10 @@ def main(options: Options) -> None:
     rows = [_row(name, BLOCKS[name], JAX[name], options) for name in track(names, transient=True)]
     table = Table(COLUMNS, rows)
     table.show()
-    if options.out is not None and not options.only:
-        head = f"{conditions(threads, ('jax', 'numpy'))} {options.size:,} {options.dtype}."
-        name = f"nonlinearities, {jax.default_backend().upper()}, {options.dtype}"
-        record(options.out, name, head, table.markdown(), ABOUT.format(calls=CALLS))
+    head = f"{conditions(threads, ('jax', 'numpy'))} {options.size:,} {options.dtype}."
+    name = f"nonlinearities, {jax.default_backend().upper()}, {options.dtype}"
+    about = ABOUT.format(calls=CALLS)
+    record(None if options.only else options.out, name, head, table.markdown(), about)
 
 
 def _row(name: str, block: Any, function: Callable[..., Any], options: Options) -> list[str]:

@@ -57,7 +57,8 @@ class Trainer(Protocol):
         """Starts training afresh from these weights; neither keeps nor changes the arrays."""
 
     def prepare(self, examples: int, test_examples: int) -> None:
-        """Optional, before load: compiles ahead of time."""
+        """Optional, before load: compiles ahead of time, if the library can."""
+        return
 
     def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
         """Makes the data resident: float32 (n, sizes[0]) and int32 (n,)."""
@@ -77,6 +78,7 @@ class Trainer(Protocol):
 
     def temporary_bytes(self) -> int | None:
         """Temporary memory of the compiled epoch; None if unknown."""
+        return None
 
 
 class Contender(NamedTuple):
@@ -128,6 +130,7 @@ def scan_epoch(step: Step, batch: int) -> Any:
 class JaxTrainer:
     """Trains any JAX library's network with an epoch that is one compiled program.
 
+    features: of each example.
     shapes: the parameters as a pytree of `jax.ShapeDtypeStruct`: for each layer, in order, a leaf
         with two axes and a leaf with one.
     init: params -> optimiser state.
@@ -137,19 +140,14 @@ class JaxTrainer:
     """
 
     def __init__(
-        self,
-        shapes: Any,
-        init: Callable[[Any], Any],
-        epoch: Any,
-        logits: Callable[[Any, Any], Any],
-        out_in: bool = False,
+        self, features: int, shapes: Any, init: Any, epoch: Any, logits: Any, out_in: bool = False
     ) -> None:
         import jax
 
         def accuracy(params: Any, x: Any, target: Any) -> Any:
             return (logits(params, x).argmax(-1) == target).mean()
 
-        self.jax, self.shapes, self.out_in = jax, shapes, out_in
+        self.jax, self.features, self.shapes, self.out_in = jax, features, shapes, out_in
         # One program each: eager operations would be compiled one by one.
         self.init, self.jitted, self.jitted_accuracy = jax.jit(init), epoch, jax.jit(accuracy)
         self.compiled: Any = None
@@ -169,7 +167,15 @@ class JaxTrainer:
         self.state = self.init(self.params)
 
     def prepare(self, examples: int, test_examples: int) -> None:
-        lowered = self._lower_epoch(examples), self._lower_accuracy(test_examples)
+        struct = self.jax.ShapeDtypeStruct
+        train, test = (
+            (struct((n, self.features), "float32"), struct((n,), "int32"))
+            for n in (examples, test_examples)
+        )
+        lowered = (
+            self.jitted.lower(self.params, self.state, *train, train[1]),
+            self.jitted_accuracy.lower(self.params, *test),
+        )
         with ThreadPoolExecutor() as pool:  # XLA compiles without the GIL
             self.compiled, self.compiled_accuracy = pool.map(lambda low: low.compile(), lowered)
 
@@ -180,15 +186,15 @@ class JaxTrainer:
 
     def epoch(self, order: Array) -> Array:
         if self.compiled is None:  # ahead of time, for temporary_bytes
-            self.compiled = self._lower_epoch(len(order)).compile()
+            lowered = self.jitted.lower(self.params, self.state, *self.train, order)
+            self.compiled = lowered.compile()
         self.params, self.state, losses = self.compiled(self.params, self.state, *self.train, order)
         self.jax.block_until_ready((self.params, self.state))
         return np.asarray(losses)
 
     def accuracy(self) -> float:
-        if self.compiled_accuracy is None:
-            self.compiled_accuracy = self._lower_accuracy(len(self.test[1])).compile()
-        return float(self.compiled_accuracy(self.params, *self.test))
+        program = self.compiled_accuracy or self.jitted_accuracy
+        return float(program(self.params, *self.test))
 
     def weights(self) -> Weights:
         leaves = [np.array(leaf) for leaf in self.jax.tree.leaves(self.params)]
@@ -198,19 +204,6 @@ class JaxTrainer:
     def temporary_bytes(self) -> int | None:
         memory = self.compiled.memory_analysis() if self.compiled is not None else None
         return None if memory is None else int(memory.temp_size_in_bytes)
-
-    def _lower_epoch(self, n: int) -> Any:
-        order = self.jax.ShapeDtypeStruct((n,), "int32")
-        return self.jitted.lower(self.params, self.state, *self._examples(n), order)
-
-    def _lower_accuracy(self, n: int) -> Any:
-        return self.jitted_accuracy.lower(self.params, *self._examples(n))
-
-    def _examples(self, n: int) -> tuple[Any, Any]:
-        features = max(self.jax.tree.leaves(self.shapes)[:2], key=lambda leaf: len(leaf.shape))
-        width = features.shape[1 if self.out_in else 0]
-        struct = self.jax.ShapeDtypeStruct
-        return struct((n, width), "float32"), struct((n,), "int32")
 
 
 def fnn_trainer(problem: Problem) -> Trainer:
@@ -224,7 +217,11 @@ def fnn_trainer(problem: Problem) -> Trainer:
     epoch = fnn.make_epoch(net, fnn.softmax_cross_entropy(), optimizer, problem.batch)
     x = jax.ShapeDtypeStruct((problem.batch, problem.sizes[0]), "float32")
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
-    return JaxTrainer(shapes, optimizer.init, epoch, lambda params, x: net.forward(params, x)[0])
+
+    def logits(params: Any, x: Any) -> Any:
+        return net.forward(params, x)[0]
+
+    return JaxTrainer(problem.sizes[0], shapes, optimizer.init, epoch, logits)
 
 
 def plain_jax(problem: Problem) -> Trainer:
@@ -256,7 +253,7 @@ def plain_jax(problem: Problem) -> Trainer:
     def init(params: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, params)
 
-    return JaxTrainer(shapes, init, scan_epoch(step, problem.batch), logits)
+    return JaxTrainer(problem.sizes[0], shapes, init, scan_epoch(step, problem.batch), logits)
 
 
 def equinox(problem: Problem) -> Trainer:
@@ -287,7 +284,7 @@ def equinox(problem: Problem) -> Trainer:
         return eqx.apply_updates(params, updates), state, value
 
     epoch = scan_epoch(step, problem.batch)
-    return JaxTrainer(shapes, optimizer.init, epoch, logits, out_in=True)
+    return JaxTrainer(problem.sizes[0], shapes, optimizer.init, epoch, logits, out_in=True)
 
 
 def flax_nnx(problem: Problem) -> Trainer:
@@ -332,13 +329,13 @@ def flax_nnx(problem: Problem) -> Trainer:
 
     abstract = nnx.eval_shape(lambda: with_optimizer(MLP(nnx.Rngs(0))))
     both, shapes, rest = split(abstract)
-    return JaxTrainer(shapes, init, scan_epoch(step, problem.batch), logits)
+    return JaxTrainer(problem.sizes[0], shapes, init, scan_epoch(step, problem.batch), logits)
 
 
 # ---------------------------------------------------------------- PyTorch
 
 
-class TorchTrainer:
+class TorchTrainer(Trainer):
     """PyTorch: data resident, permuted by one indexing per epoch, then sliced."""
 
     def __init__(self, problem: Problem, compiled: bool) -> None:
@@ -376,9 +373,6 @@ class TorchTrainer:
                 next(parameters).copy_(self.torch.from_numpy(b))
         self.optimizer.state.clear()
 
-    def prepare(self, examples: int, test_examples: int) -> None:
-        pass  # PyTorch compiles at the first call
-
     def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
         def put(array: Array, dtype: Any) -> Any:
             return self.torch.from_numpy(array).to(self.device, dtype)
@@ -409,14 +403,11 @@ class TorchTrainer:
         arrays = [p.detach().cpu().numpy().copy() for p in self.net.parameters()]
         return [(w.T, b) for w, b in zip(arrays[::2], arrays[1::2], strict=True)]
 
-    def temporary_bytes(self) -> int | None:
-        return None
-
 
 # ---------------------------------------------------------------- scikit-learn
 
 
-class SklearnTrainer:
+class SklearnTrainer(Trainer):
     """scikit-learn's MLPClassifier; `partial_fit` is one pass in the given order."""
 
     def __init__(self, problem: Problem) -> None:
@@ -448,9 +439,6 @@ class SklearnTrainer:
         # Forgets the momentum: the next fit makes a new optimiser.
         self.net.__dict__.pop("_optimizer", None)
 
-    def prepare(self, examples: int, test_examples: int) -> None:
-        pass  # nothing is compiled
-
     def load(self, x: Array, target: Array, test_x: Array, test_target: Array) -> None:
         self.train, self.test = (x, target), (test_x, test_target)
 
@@ -471,9 +459,6 @@ class SklearnTrainer:
     def weights(self) -> Weights:
         pairs = zip(self.net.coefs_, self.net.intercepts_, strict=True)
         return [(w.copy(), b.copy()) for w, b in pairs]
-
-    def temporary_bytes(self) -> int | None:
-        return None
 
 
 CONTENDERS: dict[str, Contender] = {

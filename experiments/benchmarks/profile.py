@@ -100,11 +100,8 @@ def main(options: Options) -> None:
     table = Table(COLUMNS, rows)
     table.show()
     print("\n".join(about))
-    if options.out is not None:
-        head = conditions(threads, ("jax", "numpy"))
-        about.append(ABOUT)
-        record(options.out, "conv: where a step's time goes, CPU", head, table.markdown(),
-               "\n".join(about))  # fmt: skip
+    head, name = conditions(threads, ("jax", "numpy")), "conv: where a step's time goes, CPU"
+    record(options.out, name, head, table.markdown(), "\n".join([*about, ABOUT]))
 
 
 def profile(program: Any, arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:

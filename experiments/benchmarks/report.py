@@ -34,7 +34,7 @@ class Table(NamedTuple):
     """Cells as text; the first two columns are left-aligned."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: list[list[str]]
 
     def markdown(self) -> str:
         """As GitHub renders it."""
@@ -119,18 +119,20 @@ def other_work() -> list[str]:
     return [f"other work on this machine: load average {busy:.1f} at start"]
 
 
-def record(path: Path, heading: str, *parts: str) -> None:
+def record(path: Path | None, heading: str, *parts: str) -> None:
     """Replaces or appends the section `## heading` of a Markdown file: the date, then the parts.
 
-    The rest of the file stays as it is.
+    The rest of the file stays as it is. Without a path, nothing is written.
     """
+    if path is None:
+        return
     old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
     before, *sections = re.split(r"^(?=## )", old, flags=re.MULTILINE)
     text = "\n\n".join(part.strip() for part in parts)
     new = f"## {heading}\n\n{datetime.date.today().isoformat()}; {text}\n"
-    at = [i for i, section in enumerate(sections) if section.startswith(f"## {heading}\n")]
-    sections = [section for i, section in enumerate(sections) if i not in at]
-    sections.insert(at[0] if at else len(sections), new)
+    is_old = [section.startswith(f"## {heading}\n") for section in sections]
+    at = [*is_old, True].index(True)
+    sections[at : at + 1] = [new]
     whole = [before.strip(), *(section.strip() for section in sections)]
     path.write_text("\n\n".join(part for part in whole if part) + "\n", encoding="utf-8")
     print(f"recorded in {path}")

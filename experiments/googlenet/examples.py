@@ -13,17 +13,9 @@ from PIL import Image
 from experiments.common.console import console
 from experiments.common.data import Array, load
 from experiments.common.data import Split as Arrays
+from experiments.googlenet import images
 from experiments.googlenet.image_folder import Moments, check_classes, image_folder, readable
-from experiments.googlenet.images import (
-    SHORT,
-    SIDE,
-    Labelled,
-    PictureError,
-    Pixels,
-    View,
-    read_part,
-    read_picture,
-)
+from experiments.googlenet.images import Labelled, PictureError, Pixels, View
 from experiments.googlenet.recognition import picture_progress
 
 MAX_PRINTED_FAULTS = 5
@@ -73,10 +65,10 @@ def grey_images(name: str, size: int, seed: int) -> Data:
     shape = data.image_shape[:2]
 
     def examples(part: Arrays) -> Examples:
-        images = part.x.reshape(-1, *shape)
+        all_pixels = part.x.reshape(-1, *shape)
 
         def see(i: int) -> Pixels:
-            image = images[i]
+            image = all_pixels[i]
             if image.shape != (size, size):
                 scaled = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
                 image = np.asarray(scaled)
@@ -97,17 +89,18 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
     Without a folder ``test``, the validation pictures are the test pictures too.
     """
     folders = image_folder(folder, seed)
-    view = View(size, round(size * SHORT / SIDE))
+    view = View(size, round(size * images.SHORT / images.SIDE))
     total = len(folders.train) + len(folders.validation) + len(folders.test)
 
     def see(path: Path) -> Pixels:
-        return read_picture(path, view=view)
+        return images.read_picture(path, view=view)
 
     doing = "reading every picture once"
     with picture_progress(total, doing, doing) as progress:
-        train, broken, moments = readable(folders.train, see, skip, progress)
-        validation, more, _ = readable(folders.validation, see, skip, progress)
-        test, most, _ = readable(folders.test, see, skip, progress)
+        (train, broken, moments), (validation, more, _), (test, most, _) = (
+            readable(part, see, skip, progress)
+            for part in (folders.train, folders.validation, folders.test)
+        )
     broken += more + most
     for fault in broken[:MAX_PRINTED_FAULTS]:
         console.print(f"left out: {fault}", markup=False)
@@ -122,7 +115,7 @@ def photographs(folder: Path, size: int, seed: int, skip: bool) -> Data:
         return Examples(
             np.array([picture.label for picture in part], np.int32),
             lambda i: see(paths[i]),
-            lambda i, rng: read_part(paths[i], size, rng),
+            lambda i, rng: images.read_part(paths[i], size, rng),
         )
 
     watched = examples(validation)

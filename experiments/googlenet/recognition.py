@@ -21,14 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import fnn
 from experiments.common.console import console
 from experiments.common.idx import DataError, cache
-from experiments.googlenet.images import (
-    PUBLISHED,
-    PictureError,
-    Pixels,
-    View,
-    batches,
-    read_picture,
-)
+from experiments.googlenet import images
+from experiments.googlenet.images import PictureError, Pixels, View
 from fnn.block import Block
 
 CLASSES = 1000
@@ -51,7 +45,7 @@ class Network(NamedTuple):
     scale: float | tuple[float, ...]
     mean: tuple[float, ...]
     bgr: bool = False
-    view: View = PUBLISHED
+    view: View = images.PUBLISHED
     channels: int = 3  # 1: it sees grey
 
     def scaled(self, pixels: jax.Array) -> jax.Array:
@@ -102,7 +96,7 @@ class Recogniser:
         rows = []
         with picture_progress(len(paths), "classifying") as progress:
             run = self._compile(size)
-            for pixels, count in batches(paths, size, lambda path: self.see(path, upright)):
+            for pixels, count in images.batches(paths, size, lambda path: self.see(path, upright)):
                 rows.append(np.asarray(run(self.params, pixels))[:count])
                 progress(count)
         whole = np.concatenate(rows)
@@ -115,7 +109,7 @@ class Recogniser:
 
     def see(self, path: Path, upright: bool) -> Pixels:
         """The part of a picture that the network sees."""
-        return read_picture(path, upright, self.network.view)
+        return images.read_picture(path, upright, self.network.view)
 
     def _compile(self, size: int) -> Any:
         reading, network = fnn.inference(self.network.net), self.network
