@@ -77,15 +77,12 @@ def run(circuit: Circuit, at: Mapping[str, float]) -> Trace:
     for gate in circuit.gates:
         value = float(recorded[gate.name].y)
         if not np.isfinite(value):
-            raise ValueError(
-                f"gate {gate.name} = {gate.source} = {value:g}, which is not a finite number; "
-                f"{advice}"
-            )
+            what = f"{value:g}, which is not a finite number"
+            raise ValueError(f"gate {gate.name} = {gate.source} = {what}; {advice}")
     for gate in reversed(circuit.gates):
         node = recorded[gate.name]
-        for source, local, dx in zip(
-            gate.inputs, jax.tree.leaves(node.local[1]), jax.tree.leaves(node.dx), strict=True
-        ):
+        locals_, dxs = jax.tree.leaves(node.local[1]), jax.tree.leaves(node.dx)
+        for source, local, dx in zip(gate.inputs, locals_, dxs, strict=True):
             if not np.isfinite([local, dx]).all():
                 raise ValueError(
                     f"gate {gate.name} = {gate.source}: its local derivative by {source} is "

@@ -81,36 +81,28 @@ def main(options: Options) -> int:
         console.print(recorded.text(), markup=False)
     elif recorded.non_finite:
         console.print(str(recorded.non_finite), markup=False)
-    console.print(
-        f"traced in {between - begin:.1f} s, drawn in {end - between:.1f} s; open "
-        f"{options.out / 'whiteboard.html'}",
-        markup=False,
-    )
+    times = f"traced in {between - begin:.1f} s, drawn in {end - between:.1f} s"
+    console.print(f"{times}; open {options.out / 'whiteboard.html'}", markup=False)
     return 0
 
 
 def traced(subject: Subject) -> Trace:
     """The trace of a subject, in float64 if its input is."""
     _, net, params, x, target, loss, check, compiled = subject
-    with jax.enable_x64(_is_double(x)):
 
-        def run(params: Any, x: Any) -> Trace:
-            return trace(net, params, x, target, loss, check=check)
+    def run(params: Any, x: Any) -> Trace:
+        return trace(net, params, x, target, loss, check=check)
 
+    with jax.enable_x64(any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(x))):
         return jax.device_get((jit_for_few_runs(run) if compiled else run)(params, x))
-
-
-def _is_double(x: Any) -> bool:
-    return any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(x))
 
 
 def save(recorded: Trace, title: str, out: Path) -> None:
     """Writes the page, the drawing, the text, the Mermaid chart, and a frame for each step."""
-    for name, content in (
-        ("whiteboard.html", recorded.html(title)), ("whiteboard.svg", recorded.svg()),
-        ("whiteboard.txt", recorded.text() + "\n"), ("whiteboard.mmd", recorded.mermaid()),
-    ):  # fmt: skip
-        (out / name).write_text(content, "utf-8")
+    (out / "whiteboard.html").write_text(recorded.html(title), "utf-8")
+    (out / "whiteboard.svg").write_text(recorded.svg(), "utf-8")
+    (out / "whiteboard.txt").write_text(recorded.text() + "\n", "utf-8")
+    (out / "whiteboard.mmd").write_text(recorded.mermaid(), "utf-8")
     write_frames(recorded, out / "frames")
 
 
@@ -154,9 +146,8 @@ def mlp(options: Options) -> Subject:
     rng = np.random.default_rng(options.seed)
     shapes = jax.eval_shape(net.init, jax.random.key(0), x)
     params = jax.tree.map(lambda p: rng.normal(scale=0.7, size=p.shape).round(2), shapes)
-    return Subject(
-        "A multi-layer perceptron", net, params, x, target.astype(int), fnn.softmax_cross_entropy()
-    )
+    loss = fnn.softmax_cross_entropy()
+    return Subject("A multi-layer perceptron", net, params, x, target.astype(int), loss)
 
 
 def _patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +174,7 @@ def googlenet(options: Options) -> Subject:
     from experiments.googlenet.recognition import networks, recogniser
 
     network = networks()["bvlc"]
-    title, target = "GoogLeNet", 0
+    title = "GoogLeNet"
     rng = np.random.default_rng(options.seed)
     x = 60 * rng.normal(size=(1, network.view.side, network.view.side, 3)).astype(np.float32)
     try:
@@ -192,9 +183,7 @@ def googlenet(options: Options) -> Subject:
         console.print(f"random weights: {error}", markup=False)
         params = jit_for_few_runs(network.net.init)(jax.random.key(options.seed), x)
         title += " with random weights"
-    path = options.picture
-    if path is None:
-        path, target = _sample()
+    path, target = (options.picture, 0) if options.picture else _sample()
     if path is not None:
         x = np.asarray(network.scaled(jnp.asarray(read_picture(path)[None])))
         title += f": {path.name}"

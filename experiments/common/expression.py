@@ -78,7 +78,7 @@ class Circuit:
     """An expression as gates, each after those whose values it reads."""
 
     expression: str
-    variables: list[str] = field(default_factory=list)
+    variables: list[str]
     constants: dict[str, float] = field(default_factory=dict)
     gates: list[Gate] = field(default_factory=list)
 
@@ -110,10 +110,10 @@ def parse(expression: str) -> Circuit:
     text = " ".join(expression.split())
     try:
         tree = ast.parse(text, mode="eval").body
-        circuit = Circuit(text)
-        circuit.variables = list(
-            dict.fromkeys(name.id for name in _names_in_order(tree) if name.id not in FUNCTIONS)
-        )
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        names.sort(key=lambda node: node.col_offset)
+        variables = dict.fromkeys(node.id for node in names if node.id not in FUNCTIONS)
+        circuit = Circuit(text, list(variables))
         last = _read(tree, circuit)
     except SyntaxError as error:
         # Python gives no position where the text ends too early: it is the end.
@@ -128,18 +128,9 @@ def parse(expression: str) -> Circuit:
     return _name_gates(circuit)
 
 
-def _names_in_order(tree: ast.expr) -> list[ast.Name]:
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    return sorted(names, key=lambda node: node.col_offset)
-
-
 def _read(node: ast.expr, circuit: Circuit) -> str:
     """Appends the gates of a node of the syntax tree; returns the name of its value."""
     where = f"{circuit.expression!r}: at position {node.col_offset + 1}"
-    if isinstance(node, ast.Name):
-        if node.id in FUNCTIONS:
-            raise ValueError(f"{where}: {node.id} is a function; write {node.id}(...)")
-        return node.id
     constant = _constant(node)
     if constant is not None:
         if not math.isfinite(constant):
@@ -149,25 +140,29 @@ def _read(node: ast.expr, circuit: Circuit) -> str:
             name += "′"  # noqa: RUF001
         circuit.constants[name] = constant
         return name
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        exponent = _constant(node.right) if isinstance(node.op, ast.Pow) else None
-        if exponent is not None and math.isfinite(exponent):
-            return _gate(circuit, node, _fixed_power(exponent), node.left)
-        return _gate(circuit, node, OPERATORS[type(node.op)], node.left, node.right)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
-        return _read(node.operand, circuit)
-    if isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
-        return _gate(circuit, node, OPERATORS[type(node.op)], node.operand)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        kind = FUNCTIONS.get(node.func.id)
-        if kind is None:
-            raise ValueError(
-                f"{where}: there is no function {node.func.id!r}; there are: {', '.join(FUNCTIONS)}"
-            )
-        if len(node.args) != kind.inputs or node.keywords:
-            needs = f"{kind.inputs} input{'s' * (kind.inputs > 1)}"
-            raise ValueError(f"{where}: {node.func.id} takes {needs}, got {len(node.args)}")
-        return _gate(circuit, node, kind, *node.args)
+    match node:
+        case ast.Name(id=name) if name in FUNCTIONS:
+            raise ValueError(f"{where}: {name} is a function; write {name}(...)")
+        case ast.Name(id=name):
+            return name
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in OPERATORS:
+            exponent = _constant(right) if isinstance(op, ast.Pow) else None
+            if exponent is not None and math.isfinite(exponent):
+                return _gate(circuit, node, _fixed_power(exponent), left)
+            return _gate(circuit, node, OPERATORS[type(op)], left, right)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _read(operand, circuit)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
+            return _gate(circuit, node, OPERATORS[type(op)], operand)
+        case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
+            there_are = ", ".join(FUNCTIONS)
+            raise ValueError(f"{where}: there is no function {name!r}; there are: {there_are}")
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):
+            kind = FUNCTIONS[name]
+            if len(arguments) != kind.inputs or keywords:
+                needs = f"{kind.inputs} input{'s' * (kind.inputs > 1)}"
+                raise ValueError(f"{where}: {name} takes {needs}, got {len(arguments)}")
+            return _gate(circuit, node, kind, *arguments)
     what = ast.get_source_segment(circuit.expression, node) or type(node).__name__
     raise ValueError(
         f"{where}: {what!r} is not a number, a name, + - * / ** or one of {', '.join(FUNCTIONS)}"
@@ -176,16 +171,17 @@ def _read(node: ast.expr, circuit: Circuit) -> str:
 
 def _constant(node: ast.expr) -> float | None:
     """The value of a number, with or without signs; None for anything else."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        value = _constant(node.operand)
-        return None if value is None else -value if isinstance(node.op, ast.USub) else value
-    if not isinstance(node, ast.Constant) or isinstance(node.value, bool):
-        return None
-    if isinstance(node.value, (int, float)):
-        try:
-            return float(node.value)
-        except OverflowError:
-            return math.inf
+    match node:
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _constant(operand)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _constant(operand)
+            return None if value is None else -value
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            try:
+                return float(value)
+            except OverflowError:
+                return math.inf
     return None
 
 
@@ -199,16 +195,13 @@ def _gate(circuit: Circuit, node: ast.expr, kind: Kind, *operands: ast.expr) -> 
 
 def _name_gates(circuit: Circuit) -> Circuit:
     """Names gates as in the lecture: f for the output, q (or q1, q2, ...) for the others."""
+    taken = circuit.variables
+    outputs = ("f", "out", *(f"f{i}" for i in range(99)))
+    letters = ("q", "g", "h", *(f"q{i}_" for i in range(99)))
+    letter = next(a for a in letters if not any(v.startswith(a) for v in taken))
     *inner, last = [gate.name for gate in circuit.gates]
-    taken = set(circuit.variables)
-    new = {last: next(n for n in ("f", "out", *(f"f{i}" for i in range(99))) if n not in taken)}
-    letter = next(
-        a
-        for a in ("q", "g", "h", *(f"q{i}_" for i in range(99)))
-        if not any(v.startswith(a) for v in taken)
-    )
-    for i, name in enumerate(inner, start=1):
-        new[name] = letter if len(inner) == 1 else f"{letter}{i}"
+    new = {name: f"{letter}{i if len(inner) > 1 else ''}" for i, name in enumerate(inner, start=1)}
+    new[last] = next(name for name in outputs if name not in taken)
     circuit.gates = [
         gate._replace(name=new[gate.name], inputs=tuple(new.get(i, i) for i in gate.inputs))
         for gate in circuit.gates

@@ -101,7 +101,7 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
         arrays = [(name, a) for name, a in arrays if is_floating(a) and a.size]
         described = tuple((name, str(a.dtype), a.shape) for name, a in arrays)
         events.append(Event(path or block.name, direction, described))
-        ok.append(_all_finite(results))
+        ok.append(all_finite(results))
         rows = [_statistics(a) for _, a in arrays]
         statistics.append(jnp.stack(rows) if rows else jnp.zeros((0, 5)))
 
@@ -124,12 +124,8 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
     return Finite(jnp.stack(ok), statistics, tuple(events))
 
 
-def all_finite(value: Value) -> bool:
+def all_finite(value: Value) -> jax.Array:
     """Whether every floating number in a pytree is finite."""
-    return bool(_all_finite(value))
-
-
-def _all_finite(value: Value) -> jax.Array:
     leaves = [leaf for leaf in map(jnp.asarray, jax.tree.leaves(value)) if is_floating(leaf)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves] or [jnp.array(True)]))
 
@@ -139,12 +135,10 @@ def _statistics(a: jax.Array) -> jax.Array:
     good = jnp.isfinite(a)
     count = jnp.maximum(jnp.sum(good, dtype=a.dtype), 1)
     finite = jnp.where(good, a, 0)
-    numbers = (
-        jnp.min(jnp.where(good, a, jnp.inf)), jnp.max(jnp.where(good, a, -jnp.inf)),
-        jnp.sum(finite) / count, jnp.sqrt(jnp.sum(jnp.square(finite)) / count),
-        jnp.sum(~good, dtype=a.dtype),
-    )  # fmt: skip
-    return jnp.stack([n.astype(jnp.float32) for n in numbers])
+    lowest, highest = jnp.min(jnp.where(good, a, jnp.inf)), jnp.max(jnp.where(good, a, -jnp.inf))
+    mean, square = jnp.sum(finite) / count, jnp.sum(jnp.square(finite)) / count
+    bad = jnp.sum(~good, dtype=a.dtype)
+    return jnp.stack([lowest, highest, mean, jnp.sqrt(square), bad]).astype(jnp.float32)
 
 
 def _describe(event: Event, rows: np.ndarray) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 
 from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.introspect.flops import flops
-from fnn.introspect.text import bytes_of, clean, kind_of, readable_bytes, readable_count
+from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
 from fnn.introspect.watch import is_network, watch
 
 
@@ -51,25 +50,16 @@ class Summary(NamedTuple):
                 readable_count(r.forward_flops), readable_count(r.backward_flops),
                 readable_bytes(r.residual_bytes), r.residuals,
             )
-            for r in self.rows
+            for r in (*self.rows, Row("total", "", "", *self[1:], ""))
         ]  # fmt: skip
-        total = (
-            "total", "", "", f"{self.parameters:,}", readable_count(self.forward_flops),
-            readable_count(self.backward_flops), readable_bytes(self.residual_bytes), "",
-        )  # fmt: skip
-        table = [header, *cells, total]
-        widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-        right = range(3, 7)  # numbers
-
-        def line(row: tuple[str, ...]) -> str:
-            text = [
-                cell.rjust(width) if i in right else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            return "  ".join(text).rstrip()
-
-        rule = "-" * max(map(len, map(line, table)))
-        return "\n".join([line(header), rule, *map(line, cells), rule, line(total)])
+        columns = []
+        for i, column in enumerate(zip(header, *cells, strict=True)):
+            justify = str.rjust if 3 <= i < 7 else str.ljust  # numbers to the right
+            width = max(map(len, column))
+            columns.append([justify(cell, width) for cell in column])
+        first, *rows, total = ("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+        rule = "-" * max(map(len, (first, *rows, total)))
+        return "\n".join([first, rule, *rows, rule, total])
 
 
 def summary(net: Block, x: Value, key: Key = None) -> Summary:
@@ -107,12 +97,11 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
 
         def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
             y, residuals = block.forward(params, x, key)
-            sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
             names = {"x": x, "y": y, "key": key, "": params}
-            forward_flops = flops(lambda p, x: block.forward(p, x, key), *_shapes((params, x)))
-            backward_flops = flops(block.backward, *_shapes((params, residuals, y)))
+            forward_flops = flops(lambda p, x: block.forward(p, x, key), params, x)
+            backward_flops = flops(block.backward, params, residuals, y)
             row = Row(
-                path or block.name, block.name, ", ".join(_words(y)), sum(sizes),
+                path or block.name, block.name, ", ".join(_words(y)), count_of(params),
                 forward_flops, backward_flops, bytes_of(residuals),
                 ", ".join(_words(residuals, names)),
             )  # fmt: skip
@@ -131,17 +120,10 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
     jax.eval_shape(run, params, x, key)
     return Summary(
         rows,
-        sum(math.prod(p.shape) for p in jax.tree.leaves(params)),
+        count_of(params),
         sum(row.forward_flops for row in rows),
         sum(row.backward_flops for row in rows),
         residual_bytes,
-    )
-
-
-def _shapes(tree: Any) -> Any:
-    """Arrays as their shapes and dtypes; everything else stays."""
-    return jax.tree.map(
-        lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype) if hasattr(v, "dtype") else v, tree
     )
 
 

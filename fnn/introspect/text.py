@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -49,27 +50,34 @@ def kind_of(array: Any) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
+def count_of(tree: Any) -> int:
+    """How many numbers the arrays in a tree have."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def bytes_of(tree: Any) -> int:
     """Bytes of all arrays in a tree; the same array twice counts once."""
     arrays = {id(leaf): leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")}
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays.values())
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays.values())
 
 
 def readable_bytes(count: int) -> str:
     """A number of bytes with a unit: 98.0 KB."""
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1024 or unit == "GB":
-            break
-        size /= 1024
+    size, unit = _scaled(count, 1024, ("B", "KB", "MB", "GB"))
     return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
 
 
 def readable_count(count: int) -> str:
     """A number to three digits: 6.43 M for millions."""
-    size = float(count)
-    for unit in ("", "K", "M", "G", "T"):
-        if size < 1000 or unit == "T":
-            break
-        size /= 1000
+    size, unit = _scaled(count, 1000, ("", "K", "M", "G", "T"))
     return str(count) if not unit else f"{size:.{max(0, 2 - int(math.log10(size)))}f} {unit}"
+
+
+def _scaled(count: int, step: int, units: Sequence[str]) -> tuple[float, str]:
+    """A number in the largest unit that leaves at least 1 before the point."""
+    size = float(count)
+    for unit in units:
+        if size < step or unit == units[-1]:
+            break
+        size /= step
+    return size, unit

@@ -124,15 +124,12 @@ class Board:
             if network.path == self.trace.path:
                 needs.append("out")
             else:
-                needs += self.backward_of(self.parent(network), network.name)
+                needs += self.backward_of(self.parents[network.path], network.name)
         return needs
 
-    def parent(self, node: Recording) -> Recording:
-        """The network that the node is in."""
-        return self._parents[node.path]
-
     @cached_property
-    def _parents(self) -> dict[str, Recording]:
+    def parents(self) -> dict[str, Recording]:
+        """The network that each node is in, by the node's path."""
         networks = (self.trace, *self.trace.walk())
         return {node.path: network for network in networks for node in network.nodes}
 

@@ -16,7 +16,6 @@ from fnn.block import is_floating
 from fnn.introspect.text import clean
 from fnn.whiteboard.array_text import EXACT, exactly, number, tensor
 from fnn.whiteboard.board import MAX_LETTERS, Board
-from fnn.whiteboard.formulas import Formula, formula_of
 from fnn.whiteboard.recording import Recording, each
 
 MAX_WAYS, MAX_FACTORS = 4, 40
@@ -29,8 +28,8 @@ class Product(NamedTuple):
     ``of``: the input or parameter. ``rule``: the local derivative, or what backward computes.
     ``equation``: in names, df/dx = df/dq × dq/dx; entry by entry with ⊙; of a matrix, df/da Wᵀ.
     ``whole``: −4 × 1 = −4 where each has nine numbers at most, else ''. ``numbers``: the same in
-    lines that fit below a block, if any. ``local``: the local derivative, if recorded; ``slope``:
-    the same, of an elementwise block. ``gradient``: what goes down; None if nothing does.
+    lines that fit below a block, if any. ``local``: the local derivative, if recorded.
+    ``gradient``: what goes down; None if nothing does.
     """
 
     of: str
@@ -40,14 +39,13 @@ class Product(NamedTuple):
     whole: str
     numbers: tuple[str, ...]
     local: Any
-    slope: Any
     gradient: Any
 
 
 def value_of(board: Board, node: Recording) -> str:
     """What the node computes, in the names of its wires."""
     names, y = _names(board, node)
-    formula = _formula(node)
+    formula = node.formula
     if formula is None:
         kind = "the network" if node.nodes else clean(node.kind, 40)
         return f"{y} = {kind}({', '.join(names)})"
@@ -56,22 +54,15 @@ def value_of(board: Board, node: Recording) -> str:
     return formula.written(formula.value, names, y)
 
 
-def _formula(node: Recording) -> Formula | None:
-    formula = formula_of(node.block)
-    absent = set(formula.params) - set(node.params) if formula and formula.params else ()
-    return formula and formula.without(absent)
-
-
 def products(board: Board, node: Recording) -> list[Product]:
     """The chain rule through a node, to each of its inputs and then to each parameter."""
     names, y = _names(board, node)
-    formula = _formula(node)
+    formula = node.formula
     by_params, by_x = node.local or (None, None)
+    inputs = zip(names, each(node.dx, len(names)), each(by_x, len(names)), strict=True)
     steps = [
-        _product(board, node, names[i], "", formula.local_of(i, names, y) if formula else "", d, by)
-        for i, (d, by) in enumerate(
-            zip(each(node.dx, len(names)), each(by_x, len(names)), strict=True)
-        )
+        _product(board, node, of, "", formula.local_of(i, names, y) if formula else "", d, by)
+        for i, (of, d, by) in enumerate(inputs)
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
         return steps
@@ -82,7 +73,7 @@ def products(board: Board, node: Recording) -> list[Product]:
         template = formula.params.get(leaf, "") if formula else ""
         rule = formula.written(template, names, y) if formula else ""
         of = leaf
-        if leaf in board.parent(node).values:  # a wire of the same name is another thing
+        if leaf in board.parents[node.path].values:  # a wire of the same name is another thing
             of = clean(f"{node.name}/{leaf}", 40)
             rule = f"d{of}{rule[rule.index(' =') :]}" if " =" in rule else rule
         steps.append(_product(board, node, of, leaf, rule, d, slopes.get(leaf)))
@@ -90,10 +81,9 @@ def products(board: Board, node: Recording) -> list[Product]:
 
 
 def _names(board: Board, node: Recording) -> tuple[list[str], str]:
-    network = board.parent(node)
+    network = board.parents[node.path]
     names = [board.called(network, name) for name in node.reads]
-    formula = formula_of(node.block)
-    if formula and formula.elementwise and len(names) == 1 and isinstance(node.x, tuple):
+    if node.elementwise and len(names) == 1 and isinstance(node.x, tuple):
         names = [f"{names[0]}[{i}]" for i in range(len(node.x))]  # a gate that reads a tuple
     return names, board.called(network, node.name)
 
@@ -110,12 +100,10 @@ def _product(
     """``leaf``: the parameter, '' where it is the product to an input."""
     names, y = _names(board, node)
     f = board.objective
-    formula = formula_of(node.block)
-    slope = local if formula and formula.elementwise else None
     up, step, matrices = f"d{f}/d{y}", f"× d{y}/d{of}", False
     factors: Sequence[Any] = (node.dy, local)
     sizes = [getattr(v, "size", 0) for v in (node.dy, gradient)]
-    if sizes[0] > 1 and formula and formula.elementwise:
+    if sizes[0] > 1 and node.elementwise:
         step = f"⊙ d{y}/d{of}"
     elif sizes[0] > 1:
         factors, matrices = _matrices(node, leaf), True
@@ -123,10 +111,10 @@ def _product(
     whole = _multiplied(factors, gradient, matrices)
     numbers: tuple[str, ...] = (whole,) if whole else ()
     if whole and sizes != [1, 1] and len(f"◂ {of}: {whole}") > FITS:  # a factor a line, at a gate
-        numbers = tuple(re.split(" (?=[⊙×=] )", whole)) if slope is not None else ()
+        numbers = tuple(re.split(" (?=[⊙×=] )", whole)) if node.elementwise else ()
         numbers = numbers if all(len(f"◂ {of}: {line}") <= FITS for line in numbers) else ()
     equation = f"d{f}/d{of} = {up} {step}"
-    return Product(of, bool(leaf), rule, equation, whole, numbers, local, slope, gradient)
+    return Product(of, bool(leaf), rule, equation, whole, numbers, local, gradient)
 
 
 def _matrices(node: Recording, param: str) -> Sequence[Any]:
@@ -292,13 +280,12 @@ def _ways(
         if network.path == board.trace.path:
             yield [(called, _slopes(np.ones(getattr(network.values[name][0], "size", 0))))]
         else:  # the network's output is this value: further on from there
-            yield from _ways(board, board.parent(network), network.name)
+            yield from _ways(board, board.parents[network.path], network.name)
     for node in network.nodes:
         if name not in node.reads:
             continue
         # Entry by entry, or to one number: else the derivatives are a matrix.
-        formula = formula_of(node.block)
-        single = getattr(node.y, "size", 0) == 1 or bool(formula and formula.elementwise)
+        single = node.elementwise or getattr(node.y, "size", 0) == 1
         by = each(node.local[1] if node.local and single else None, len(node.reads))
         for way in _ways(board, network, node.name):
             for read, local in zip(node.reads, by, strict=True):

@@ -279,6 +279,12 @@ def formula_of(kind: Described) -> Formula | None:
     return formula and formula.filled(kind.args)
 
 
+def is_elementwise(kind: Described) -> bool:
+    """Whether downstream is upstream times local, number by number."""
+    formula = formula_of(kind)
+    return formula is not None and formula.elementwise
+
+
 def _literal(name: str) -> str:
     """A name as it has to stand in a template."""
     return name.replace("{", "{{").replace("}", "}}")

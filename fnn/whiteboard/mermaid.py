@@ -11,7 +11,6 @@ import numpy as np
 from fnn.introspect.text import clean
 from fnn.whiteboard.array_text import arrays, number, shape_of, tensor
 from fnn.whiteboard.board import Board, board
-from fnn.whiteboard.formulas import formula_of
 from fnn.whiteboard.recording import Recording
 
 
@@ -44,7 +43,7 @@ def mermaid(trace: Recording) -> str:
 def _nodes(b: Board, network: Recording, boxes: dict[str, str], indent: str) -> Iterator[str]:
     """The lines of a network's nodes; ``boxes``: where each wire comes from, by its name."""
     for node in network.nodes:
-        id, formula, label = f"n{b.ids[node.path]}", formula_of(node.block), _text(node.name)
+        id, formula, label = f"n{b.ids[node.path]}", node.formula, _text(node.name)
         kind = f" ({_text(node.kind)})" if node.kind != node.name else ""
         if b.is_open(node):
             last = len(node.reads) - 1  # a network may read its inputs as one tuple

@@ -18,11 +18,12 @@ from fnn.introspect.text import clean, readable_bytes
 from fnn.whiteboard.array_text import tensor
 from fnn.whiteboard.board import Board
 from fnn.whiteboard.chain_rule import Product, fork_sum, leaves_of, products, relative, value_of
-from fnn.whiteboard.formulas import LOSSES, formula_of, note_of
+from fnn.whiteboard.formulas import LOSSES, note_of
 from fnn.whiteboard.layout import Size
 from fnn.whiteboard.primitives import (
     GRADIENT,
     Piece,
+    after,
     arrow_head,
     column,
     dot,
@@ -86,7 +87,7 @@ def end_item(b: Board, network: Recording, values: tuple[str, ...], inner: bool)
 
 def node_item(b: Board, network: Recording, node: Recording, slots: tuple[int, ...]) -> Item:
     """A gate, a block, or a network in one box."""
-    id, formula = b.ids[node.path], formula_of(node.block)
+    id, formula = b.ids[node.path], node.formula
     ports = _ports(network, node, id, slots)
     gate = bool(formula and formula.symbol and not node.nodes)
     shape = _gate(node, formula.symbol, ports.ys) if formula and gate else _box(b, node, id, ports)
@@ -120,7 +121,7 @@ class _OnAxis(NamedTuple):
     svg: str
 
 
-def _stem(b: Board, network: Recording, value: str, after: list[str]) -> _OnAxis:
+def _stem(b: Board, network: Recording, value: str, makers: list[str]) -> _OnAxis:
     """The wire of a value: the value above it, its gradient below, a dot where it forks."""
     note = ""
     if total := fork_sum(b, network, value, whole=False):
@@ -130,7 +131,7 @@ def _stem(b: Board, network: Recording, value: str, after: list[str]) -> _OnAxis
     width, up = max(above.width, below.width, 24.0) + 14, above.height + 6
     svg = (
         wire(f"M0,0H{n(width)}")
-        + when("f", after, moved(7, -up, above.svg), words(7, -8, "▸ ?", "v unknown"))
+        + when("f", makers, moved(7, -up, above.svg), words(7, -8, "▸ ?", "v unknown"))
         + when("b", b.backward_of(network, value), moved(7, 6, below.svg),
                words(7, 16, "◂ ?", "d unknown"))
         + (dot(width) if _forks(network, value) else "")
@@ -194,7 +195,7 @@ def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(node.params))
         rows.append((f"{blocks} block{'s' * (blocks != 1)} inside", "quiet"))
         rows.append((f"{parameters:,} parameters", "quiet"))
-    elif formula_of(node.block):
+    elif node.formula:
         rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
     if note := note_of(node.block):
         rows.append((note, "quiet"))
@@ -242,7 +243,7 @@ def _captions(b: Board, node: Recording, id: str) -> Piece:
     rows: list[Piece] = []
     for i, product in enumerate(() if node.nodes else products(b, node)):
         if product.gradient is not None and not (i and node.block.maker in LOSSES):
-            rows += _product(product, id)  # a target's gradient is of no interest
+            rows += _product(node, product, id)  # a target's gradient is of no interest
     bytes_ = f"■ kept {readable_bytes(node.kept_bytes)}" if node.kept_bytes else "□ keeps nothing"
     mark, css, error = "–", "quiet", ""
     if node.right is not None:
@@ -254,13 +255,12 @@ def _captions(b: Board, node: Recording, id: str) -> Piece:
     return column([*rows, Piece(at + check.width, keep.height, svg)], 1)
 
 
-def _product(product: Product, id: str) -> list[Piece]:
+def _product(node: Recording, product: Product, id: str) -> list[Piece]:
     """One step of the chain rule below a block: in numbers, as a rule, or the slope in numbers."""
     rows = []
     if product.numbers:
         to = f"{GRADIENT} {product.of}: "
-        first, *further = product.numbers
-        known = lines([(to + first, "d"), *((f"  {line}", "d") for line in further)], 11)
+        known = lines(after(to, product.numbers, "d"), 11)
         hidden = re.sub("[^×⊙·=]+", " ? ", " ".join(product.numbers)).strip()
         svg = when("b", [id], known.svg, words(0, 10, to + hidden, "d unknown", 11))
         rows.append(known._replace(svg=svg))
@@ -268,8 +268,6 @@ def _product(product: Product, id: str) -> list[Piece]:
         text = clean(product.rule, 200)
         parts = [text] if len(text) <= LONGEST else text.split(",  " if ",  " in text else ", ")
         rows.append(lines([(clean(part, LONGEST), "rule") for part in parts], 11))
-    if not product.numbers and product.slope is not None:
-        first, *further = tensor(product.slope).lines
-        slopes = [(f"∂ {first}", "rule"), *((f"  {line}", "rule") for line in further)]
-        rows.append(lines(slopes, 11))
+    if node.elementwise and product.local is not None and not product.numbers:
+        rows.append(lines(after("∂ ", tensor(product.local).lines, "rule"), 11))
     return rows

@@ -60,6 +60,11 @@ def lines(rows: Sequence[tuple[str, str]], size: float = 12.0) -> Piece:
     return Piece(width, height * len(rows), svg)
 
 
+def after(sign: str, texts: Sequence[str], css: str) -> list[tuple[str, str]]:
+    """Lines for :func:`lines`: the first after a sign, the others level with it."""
+    return [(f"{'  ' if i else sign}{text}", css) for i, text in enumerate(texts)]
+
+
 # ---- shapes ----------------------------------------------------------------------------------
 
 
@@ -121,7 +126,7 @@ def shown(value: Any, gradient: bool = False, css: str = "", note: str = "") -> 
     summary = tensor(array)
     picture = heat(array, gradient)
     if summary.numbers:
-        rows = [(f"{' ' if i else sign} {line}", css) for i, line in enumerate(summary.lines)]
+        rows = after(f"{sign} ", summary.lines, css)
     else:
         rows = [(summary.shape, "quiet"), (f"{sign} {summary.summary}", css)]
         rows += [(f"  |g| {summary.magnitude}", css)] if gradient else []

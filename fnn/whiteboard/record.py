@@ -23,7 +23,7 @@ from fnn.block import (
 from fnn.introspect.watch import is_network, watch
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.drawable import Trace
-from fnn.whiteboard.formulas import described, formula_of
+from fnn.whiteboard.formulas import described, is_elementwise
 from fnn.whiteboard.referee import errors_of
 
 
@@ -128,21 +128,17 @@ def _built(
         for n in graph.nodes
         if "y" in ran[inside + n.name]  # what no output needs at inference did not run
     )
-    local = errors = None
-    if record["dy"] is not None and not network:
-        local = _local(block, record)
-    if record["dy"] is not None and (check == "all" or (check == "blocks" and not network)):
-        compared = ("params", "x", "key", "dy", "dparams", "dx")
-        errors = errors_of(block, **{k: record[k] for k in compared})
-    arrays = {
-        k: _arrays(record[k]) for k in ("params", "x", "y", "residuals", "dy", "dparams", "dx")
-    }
+    went_back = record["dy"] is not None
+    compare = went_back and (check == "all" or (check == "blocks" and not network))
+    fields = ("params", "x", "y", "residuals", "dy", "dparams", "dx")
+    arrays = {k: _arrays(record[k]) for k in fields}
     if isinstance(arrays["x"], list):
         arrays["x"] = tuple(arrays["x"])
     return Trace(
         path=path, block=described(block), reads=reads, params_of=params_of,
         inputs=graph.inputs, outputs=graph.outputs, objective=objective, nodes=nodes,
-        local=local, errors=errors, **arrays,
+        local=_local(block, record) if went_back and not network else None,
+        errors=errors_of(block, record) if compare else None, **arrays,
     )  # fmt: skip
 
 
@@ -153,14 +149,14 @@ def _arrays(tree: Any) -> Any:
 
 def _local(block: Block, record: dict[str, Any]) -> Any:
     """The local derivatives, read off the block's own backward; see :class:`Trace`."""
-    y, formula = record["y"], formula_of(described(block))
+    y = record["y"]
     if not hasattr(y, "dtype") or not is_floating(y):
         return None
 
     def pulled(dy: Any) -> Any:
         return block.backward(record["params"], record["residuals"], dy)
 
-    if formula is not None and formula.elementwise:
+    if is_elementwise(described(block)):
         # With ones from above, what goes down is the slope at each entry.
         slopes = pulled(jnp.ones_like(y))
         return jax.tree.map(lambda d: d if d.shape == y.shape else None, slopes)

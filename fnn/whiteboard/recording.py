@@ -13,7 +13,7 @@ import numpy as np
 
 from fnn.block import Params, Residuals, Value, is_floating
 from fnn.introspect.text import bytes_of
-from fnn.whiteboard.formulas import Described
+from fnn.whiteboard.formulas import Described, Formula, formula_of, is_elementwise
 
 
 class Fork(NamedTuple):
@@ -81,6 +81,19 @@ class Recording:
         return self.block.name
 
     @property
+    def formula(self) -> Formula | None:
+        """What the block computes, without parameters that it was made without; None if unknown."""
+        formula = formula_of(self.block)
+        if formula is None or not formula.params:
+            return formula
+        return formula.without(set(formula.params) - set(self.params))
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether downstream is upstream times local, number by number."""
+        return is_elementwise(self.block)
+
+    @property
     def kept_bytes(self) -> int:
         """How many bytes forward kept for backward."""
         return bytes_of(self.residuals)
@@ -93,14 +106,13 @@ class Recording:
         not compared as a whole, the largest error of the blocks inside.
         """
         if self.errors is None:
-            errors = [e for e in (node.error for node in self.nodes) if e is not None]
+            errors = [node.error for node in self.nodes if node.error is not None]
         else:
             errors = [float(e) for e in jax.tree.leaves(self.errors)]
-        comparable = [e for e in errors if not math.isnan(e)]
-        worst = max(comparable, default=0.0)
-        if len(comparable) == len(errors):
-            return max(errors, default=None)
-        return worst if worst > self._rounding else math.nan
+        worst = max((e for e in errors if not math.isnan(e)), default=0.0)
+        if any(map(math.isnan, errors)) and worst <= self._rounding:
+            return math.nan
+        return worst if errors else None
 
     @property
     def right(self) -> bool | None:
@@ -125,11 +137,10 @@ class Recording:
 
     def __getitem__(self, path: str) -> Self:
         """The node at a path."""
-        for node in self.walk():
-            if node.path == path:
-                return node
-        paths = ", ".join(node.path for node in self.walk())
-        raise KeyError(f"no node {path!r}; there are: {paths:.500}")
+        nodes = {node.path: node for node in self.walk()}
+        if path not in nodes:
+            raise KeyError(f"no node {path!r}; there are: {', '.join(nodes):.500}")
+        return nodes[path]
 
     @property
     def dxs(self) -> tuple[Value, ...]:

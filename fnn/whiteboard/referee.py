@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,12 +13,10 @@ from fnn.executor import map_nodes
 from fnn.introspect.autodiff import by_autodiff, compared, relative_error
 from fnn.introspect.watch import is_network
 from fnn.pytrees import split_floats
-from fnn.whiteboard.formulas import LOSSES, described, formula_of
+from fnn.whiteboard.formulas import LOSSES, described, is_elementwise
 
 
-def errors_of(
-    block: Block, params: Params, x: Value, key: Key, dy: Value, dparams: Params, dx: Value
-) -> Any:
+def errors_of(block: Block, ran: Mapping[str, Any]) -> Any:
     """How far backward's (dparams, dx) are from ``jax.vjp`` of forward, leaf by leaf.
 
     Relative to the leaf's largest entry, or to a small part of upstream where terms may cancel
@@ -27,18 +25,17 @@ def errors_of(
     declared subgradient is the truth.
     """
     value = _differentiable(block)
-    _, *want = by_autodiff(lambda *inputs: value.forward(*inputs)[0])(params, x, key, dy)
-    formula = formula_of(described(block))
-    cancels = formula is None or not formula.elementwise
-    upstream = jax.tree.leaves(dy) if cancels else []
-    sizes = [jnp.max(jnp.abs(d), initial=0) for d in upstream]
+    inputs = (ran[k] for k in ("params", "x", "key", "dy"))
+    _, *want = by_autodiff(lambda *inputs: value.forward(*inputs)[0])(*inputs)
+    cancelling = [] if is_elementwise(described(block)) else jax.tree.leaves(ran["dy"])
+    sizes = [jnp.max(jnp.abs(d), initial=0) for d in cancelling]
 
     def error(mine: Any, theirs: Any) -> jax.Array:
         small = 16 * float(jnp.finfo(theirs.dtype).eps) ** (1 / 3)
         scales = [small * jnp.where(jnp.isfinite(size), size, 0) for size in sizes]
         return relative_error(mine, theirs, *scales)
 
-    return compared((dparams, dx), tuple(want), error)
+    return compared((ran["dparams"], ran["dx"]), tuple(want), error)
 
 
 # Linear in the target. At targets 0 and 1, a guard in forward (0 ln 0 is 0) hides the derivative

@@ -205,20 +205,21 @@ def _drawn(b: Board, width: int) -> Drawing:
 def _ran(b: Board, step: int | None) -> tuple[dict[str, frozenset[str]], str]:
     """The ids of the nodes that have run (see :func:`when`), and a title for the step."""
     order = b.visible()
-    count = len(order)
-    done = 2 * count if step is None else step
-    if not 0 <= done <= 2 * count:
-        raise ValueError(f"step is {step}, needs a whole number from 0 to {2 * count}")
-    forward, backward = order[:done], order[::-1][: max(done - count, 0)]
+    most = 2 * len(order)
+    done = most if step is None else step
+    if not 0 <= done <= most:
+        raise ValueError(f"step is {step}, needs a whole number from 0 to {most}")
+    forward, backward = order[:done], order[::-1][: max(done - len(order), 0)]
+    last, title = frozenset[str](), ""
+    if step == 0:
+        title = f"step 0 of {most}: the inputs are known"
+    elif step:
+        direction, node = ("backward", backward[-1]) if backward else ("forward", forward[-1])
+        title = f"step {step} of {most}: {direction} through {clean(node.path, 50)}"
+        last = frozenset({b.ids[node.path]})
     begun = {"out"} if backward else set()
-    ran = {"f": _with_networks(b, forward), "b": _with_networks(b, backward) | begun}
-    if not step:
-        return ran | {
-            "n": frozenset()
-        }, "" if step is None else f"step 0 of {2 * count}: the inputs are known"
-    direction, last = ("backward", backward[-1]) if backward else ("forward", forward[-1])
-    title = f"step {step} of {2 * count}: {direction} through {clean(last.path, 50)}"
-    return ran | {"n": frozenset({b.ids[last.path]})}, title
+    ran = {"f": _with_networks(b, forward), "b": _with_networks(b, backward) | begun, "n": last}
+    return ran, title
 
 
 def _with_networks(b: Board, nodes: list[Recording]) -> frozenset[str]:

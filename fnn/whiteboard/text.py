@@ -53,7 +53,7 @@ def kept(trace: Recording) -> str:
 
 def explained(b: Board, node: Recording) -> list[tuple[str, str]]:
     """All about a node: (kind of line, text). Kinds: head, value, gradient, kept, chain, check."""
-    network, f = b.parent(node), b.objective
+    network, f = b.parents[node.path], b.objective
     y, wires, reads = b.called(network, node.name), network.values, dict.fromkeys(node.reads)
     kind = f" ({clean(node.kind, 60)})" if node.kind != node.name else ""
     values = [value_of(b, node)]
@@ -114,7 +114,7 @@ def text(trace: Recording) -> str:
         lines.append(f"  {_where(node)}{value}, {kept(node)}{note}")
     lines.append("backward")
     for node in reversed(nodes):
-        network = b.parent(node)
+        network = b.parents[node.path]
         gradient = f"d{f}/d{b.called(network, node.name)} = {in_words(node.dy, True)}"
         fork = _fork(b, network, node)
         lines.append(f"  {_where(node)}{gradient}{fork}  {verdict(node)}")
