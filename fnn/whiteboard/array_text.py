@@ -169,12 +169,9 @@ def _flat(a: np.ndarray) -> np.ndarray:
 def _small(a: np.ndarray) -> np.ndarray:
     """Means over rectangles, so that there are at most CELLS rows and columns."""
     for axis in (0, 1):
-        count = a.shape[axis]
-        if count > CELLS:
-            starts = (np.arange(CELLS) * count) // CELLS
-            sizes = np.diff(np.append(starts, count))
-            means = np.add.reduceat(a, starts, axis)
-            a = means / (sizes[:, None] if axis == 0 else sizes[None])
+        if a.shape[axis] > CELLS:
+            parts = np.split(a, np.arange(1, CELLS) * a.shape[axis] // CELLS, axis)
+            a = np.stack([part.mean(axis) for part in parts], axis)
     return a
 
 

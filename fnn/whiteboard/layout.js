@@ -13,7 +13,7 @@ function place(net, sizes, width) {
   const size = (k) => sizes[k] || waypoint;
   const y = heights(net, size);
   const wide = net.columns.map((column) => Math.max(...column.map((k) => size(k).width)));
-  const rows = [[]];
+  const rows = [[]], lefts = [];
   const all = wide.reduce((s, w) => s + w, 0) + GAP * (wide.length - 1);
   const room = all <= width ? width : width - MARGIN;
   let x = 0;
@@ -24,31 +24,25 @@ function place(net, sizes, width) {
       x = MARGIN;
     }
     rows.at(-1).push(i);
+    lefts.push(x);
     x += wide[i] + GAP;
   });
   const at = {}, rowOf = {}, columnOf = {}, bottoms = [], rights = [];
-  let top = 0, bottom = 0, right = 0;
+  net.columns.forEach((column, i) => column.forEach((k) => { columnOf[k] = i; }));
+  let top = 0;
   rows.forEach((row, r) => {
-    const keys = row.flatMap((i) => net.columns[i]);
+    const keys = row.flatMap((i) => net.columns[i]), last = row.at(-1);
     const high = Math.min(...keys.map((k) => y[k] - size(k).up));
     const low = Math.max(...keys.map((k) => y[k] + size(k).down));
-    const shift = r ? bottom + CHANNEL - high : 0;
-    x = r ? MARGIN : 0;
-    for (const i of row) {
-      for (const k of net.columns[i]) {
-        at[k] = [x, y[k] + shift];
-        rowOf[k] = r;
-        columnOf[k] = i;
-      }
-      x += wide[i] + GAP;
-    }
+    const shift = r ? bottoms.at(-1) + CHANNEL - high : 0;
     if (!r) top = high;
-    bottom = low + shift;
-    bottoms.push(bottom);
-    rights.push(x - GAP);
-    right = Math.max(right, x - GAP);
+    for (const k of keys) {
+      at[k] = [lefts[columnOf[k]], y[k] + shift];
+      rowOf[k] = r;
+    }
+    bottoms.push(low + shift);
+    rights.push(lefts[last] + wide[last]);
   });
-  if (rows.length > 1) right += MARGIN;
   const turns = new Map();
   const paths = net.wires.map(([source, via, target, port]) => {
     let a = source;
@@ -61,11 +55,9 @@ function place(net, sizes, width) {
         text += curve(out, end);
       } else {
         const r = rowOf[a], key = `${r} ${source}`;
-        if (!turns.has(key)) {
-          turns.set(key, [...turns.keys()].filter((k) => k.startsWith(`${r} `)).length);
-        }
-        text += turn(end, rights[r] + 8 + 5 * turns.get(key), bottoms[r] + 9 + 5 * turns.get(key),
-          turns.get(key));
+        const lane = turns.get(key) ?? [...turns.keys()].filter((k) => k.startsWith(`${r} `)).length;
+        turns.set(key, lane);
+        text += turn(end, rights[r] + 8 + 5 * lane, bottoms[r] + 9 + 5 * lane, lane);
       }
       a = b;
       out = end;
@@ -78,10 +70,9 @@ function place(net, sizes, width) {
   });
   const outs = net.ends.map((k) => at[k][1]);
   const out = outs.length ? outs.reduce((s, v) => s + v, 0) / outs.length : 0;
-  return {
-    at, paths,
-    size: { width: right, up: -top, down: bottom, ports: net.inputs.map((k) => at[k][1]), out },
-  };
+  const right = Math.max(...rights) + (rows.length > 1 ? MARGIN : 0);
+  const ports = net.inputs.map((k) => at[k][1]);
+  return { at, paths, size: { width: right, up: -top, down: bottoms.at(-1), ports, out } };
 }
 
 function heights(net, size) {

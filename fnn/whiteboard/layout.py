@@ -155,8 +155,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     y = _heights(layers, size)
     wide = [max(size[k].width for k in column) for column in layers.columns]
     # Rows: as many columns as fit; wires that turn from one to the next need a margin.
-    rows: list[list[int]] = [[]]
-    x = 0.0
+    rows, lefts, x = [list[int]()], list[float](), 0.0
     room = width if sum(wide) + GAP * (len(wide) - 1) <= width else width - MARGIN
     for i, w in enumerate(wide):
         last = all(k.startswith("out:") for k in layers.columns[i])
@@ -165,29 +164,23 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
             rows.append([])
             x = MARGIN
         rows[-1].append(i)
+        lefts.append(x)
         x += w + GAP
     at: dict[str, tuple[float, float]] = {}
+    column_of = {k: i for i, column in enumerate(layers.columns) for k in column}
     row_of: dict[str, int] = {}
-    bottoms, rights = [], []
-    top = bottom = right = 0.0
+    bottoms, rights, top = list[float](), list[float](), 0.0
     for r, row in enumerate(rows):
         keys = [k for i in row for k in layers.columns[i]]
         high = min(y[k] - size[k].up for k in keys)
         low = max(y[k] + size[k].down for k in keys)
-        shift = 0.0 if r == 0 else bottom + CHANNEL - high
-        x = 0.0 if r == 0 else MARGIN
-        for i in row:
-            for k in layers.columns[i]:
-                at[k], row_of[k] = (x, y[k] + shift), r
-            x += wide[i] + GAP
-        top = high if r == 0 else top
-        bottom = low + shift
-        bottoms.append(bottom)
-        rights.append(x - GAP)
-        right = max(right, x - GAP)
-    right += MARGIN if len(rows) > 1 else 0
+        shift = bottoms[-1] + CHANNEL - high if r else 0.0
+        top = top if r else high
+        for k in keys:
+            at[k], row_of[k] = (lefts[column_of[k]], y[k] + shift), r
+        bottoms.append(low + shift)
+        rights.append(lefts[row[-1]] + wide[row[-1]])
     turns: dict[tuple[int, str], int] = {}  # by (row, source): which lane its wire turns in
-    column_of = {k: i for i, column in enumerate(layers.columns) for k in column}
 
     def path(wire: Wire) -> str:
         a, out = wire.source, (at[wire.source][0] + size[wire.source].width,
@@ -212,7 +205,8 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     ends = [k for k in layers.columns[-1] if k.startswith("out:")]
     out = sum(at[k][1] for k in ends) / len(ends) if ends else 0.0
     starts = tuple(at[k][1] for k in layers.inputs)
-    return Placed(at, paths, Size(right, -top, bottom, starts, out))
+    right = max(rights) + (MARGIN if len(rows) > 1 else 0)
+    return Placed(at, paths, Size(right, -top, bottoms[-1], starts, out))
 
 
 def _heights(layers: Layers, size: Mapping[str, Size]) -> dict[str, float]:

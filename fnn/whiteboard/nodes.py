@@ -71,7 +71,7 @@ def input_item(b: Board, network: Recording, value: str, inner: bool) -> Item:
     wide = 8 + width_of(text, 11)
     body = wire(f"M{n(-PAD)},0H{n(wide)}")
     body += words(4, -6, text, "name", 11) if many else ""
-    body += dot(wide) if _forks(network, value) else ""
+    body += dot(wide) if value in network.forks else ""
     return Item("", Size(wide, 18 if many else 6, 6), body)
 
 
@@ -108,10 +108,6 @@ def node_item(b: Board, network: Recording, node: Recording, slots: tuple[int, .
     return Item(id, size, body, slots, ports.svgs, ports.stem, css, label)
 
 
-def _forks(network: Recording, value: str) -> bool:
-    return len(network.summands[value]) > 1
-
-
 class _OnAxis(NamedTuple):
     """A drawing whose origin is on the axis, and how far it reaches."""
 
@@ -134,7 +130,7 @@ def _stem(b: Board, network: Recording, value: str, makers: list[str]) -> _OnAxi
         + when("f", makers, moved(7, -up, above.svg), words(7, -8, "▸ ?", "v unknown"))
         + when("b", b.backward_of(network, value), moved(7, 6, below.svg),
                words(7, 16, "◂ ?", "d unknown"))
-        + (dot(width) if _forks(network, value) else "")
+        + (dot(width) if value in network.forks else "")
     )  # fmt: skip
     return _OnAxis(width, up, below.height + 6, svg)
 
@@ -148,7 +144,7 @@ class _Ports(NamedTuple):
 def _ports(network: Recording, node: Recording, id: str, slots: tuple[int, ...]) -> _Ports:
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
     parts = [
-        shown(node.dxs[i], True, "d part") if _forks(network, node.reads[i]) else None
+        shown(node.dxs[i], True, "d part") if node.reads[i] in network.forks else None
         for i in slots
     ]
     stem = max([STEM, *(p.width + 12 for p in parts if p)])

@@ -16,14 +16,6 @@ from fnn.introspect.text import bytes_of
 from fnn.whiteboard.formulas import Described, Formula, formula_of, is_elementwise
 
 
-class Fork(NamedTuple):
-    """A value with several readers: ``summands`` are (reader, cotangent), ``total`` their sum."""
-
-    name: str
-    summands: tuple[tuple[str, Value], ...]
-    total: Value
-
-
 class NonFinite(NamedTuple):
     """The first NaN or infinity: what it is in, and of which block."""
 
@@ -171,13 +163,9 @@ class Recording:
         return sent
 
     @property
-    def forks(self) -> tuple[Fork, ...]:
-        """Every wire inside that is read more than once, or read and an output."""
-        return tuple(
-            Fork(name, tuple(parts), self.values[name][1])
-            for name, parts in self.summands.items()
-            if len(parts) > 1
-        )
+    def forks(self) -> dict[str, list[tuple[str, Value]]]:
+        """The summands of every wire inside that is read more than once, or read and an output."""
+        return {name: parts for name, parts in self.summands.items() if len(parts) > 1}
 
     @property
     def non_finite(self) -> NonFinite | None:
