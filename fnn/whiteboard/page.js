@@ -1,7 +1,22 @@
 // Steps, folding and the panel of every whiteboard on the page.
 "use strict";
 
+const UNFOLD = ".folded > g > .toggle", FOLD = ".inside > .caption > .toggle";
 const PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.9, LARGEST = 2.5;
+
+const part = (g, path) => g.querySelector(`:scope > ${path}`);
+
+const onClick = (element, act) => element?.addEventListener("click", (event) => {
+  event.stopPropagation();
+  act();
+});
+
+const asButton = (element, label, act) => {
+  element.setAttribute("tabindex", "0");
+  element.setAttribute("role", "button");
+  element.setAttribute("aria-label", label);
+  onClick(element, act);
+};
 
 class Whiteboard {
   constructor(root) {
@@ -13,10 +28,6 @@ class Whiteboard {
     this.panel = root.querySelector(".panel");
     this.elements = new Map();
     for (const g of root.querySelectorAll(".item[data-id]")) this.prepare(g);
-    this.labels = [...root.querySelectorAll("[data-f],[data-b]")].map((g) => ({
-      g, forward: g.dataset.f !== undefined,
-      needs: (g.dataset.f ?? g.dataset.b).split(" ").filter(Boolean),
-    }));
     for (const button of root.querySelectorAll("button[data-do]")) {
       button.addEventListener("click", () => this.run(button.dataset.do));
     }
@@ -38,28 +49,13 @@ class Whiteboard {
   prepare(g) {
     const id = g.dataset.id;
     this.elements.set(id, g);
-    const tell = (event) => {
-      event.stopPropagation();
-      this.show(id);
-    };
-    const shape = g.querySelector(":scope > .folded");
-    shape.setAttribute("tabindex", "0");
-    shape.setAttribute("role", "button");
-    shape.setAttribute("aria-label", this.data.labels[id]);
-    shape.addEventListener("click", tell);
-    const frame = g.querySelector(":scope > .inside > .frame");
-    if (frame) frame.addEventListener("click", tell);
-    const own = [":scope > .folded > g > .toggle", ":scope > .inside > .caption > .toggle"];
-    for (const toggle of g.querySelectorAll(own.join(","))) {
-      const unfolds = toggle.closest(".folded") !== null;
-      toggle.setAttribute("tabindex", "0");
-      toggle.setAttribute("role", "button");
-      toggle.setAttribute("aria-expanded", String(!unfolds));
-      toggle.setAttribute("aria-label", `${unfolds ? "unfold" : "fold"} ${this.data.paths[id]}`);
-      toggle.addEventListener("click", (event) => {
-        event.stopPropagation();
-        this.toggle(id);
-      });
+    asButton(part(g, ".folded"), this.data.labels[id], () => this.show(id));
+    onClick(part(g, ".inside > .frame"), () => this.show(id));
+    for (const [path, act] of [[UNFOLD, "unfold"], [FOLD, "fold"]]) {
+      const toggle = part(g, path);
+      if (!toggle) continue;
+      asButton(toggle, `${act} ${this.data.paths[id]}`, () => this.toggle(id));
+      toggle.setAttribute("aria-expanded", String(act === "fold"));
     }
   }
 
@@ -86,15 +82,14 @@ class Whiteboard {
     if (ended) this.step = Infinity;
     this.refresh();
     const g = this.elements.get(id);
-    const own = this.open.has(id) ? ":scope > .inside > .caption > .toggle" : ":scope > .folded";
-    g.querySelector(own).focus({ preventScroll: true });
+    part(g, this.open.has(id) ? FOLD : ".folded").focus({ preventScroll: true });
     if (this.shown === id) this.show(id);
   }
 
   layout() {
     this.width = this.scroller.clientWidth;
     const room = Math.max(this.width - 2 * EDGE, 200);
-    const group = this.svg.querySelector(":scope > .net");
+    const group = part(this.svg, ".net");
     const { size } = this.placeNet(this.data.net, group, room);
     const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
     // Slightly too wide: shrunk; wider: scrolled. Small ones are enlarged to fill the window, to be
@@ -116,7 +111,7 @@ class Whiteboard {
     const sizes = net.items.map((item, k) => {
       if (!this.open.has(item.id)) return item.size;
       const g = this.elements.get(item.id);
-      const within = g.querySelector(":scope > .inside > .within");
+      const within = part(g, ".inside > .within");
       const most = room - item.stem - 2 * PAD;
       let inner = this.placeNet(item.net, within, most - starts).size;
       if (inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
@@ -124,12 +119,11 @@ class Whiteboard {
         width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
         ports: item.slots.map((i) => inner.ports[Math.min(i, inner.ports.length - 1)]), out: inner.out,
       };
-      const frame = g.querySelector(":scope > .inside > .frame");
+      const frame = part(g, ".inside > .frame");
       frame.setAttribute("y", tenth(-size.up));
       frame.setAttribute("width", tenth(size.width - item.stem));
       frame.setAttribute("height", tenth(size.up + size.down));
-      g.querySelector(":scope > .inside > .caption")
-        .setAttribute("transform", `translate(0,${tenth(-size.up)})`);
+      part(g, ".inside > .caption").setAttribute("transform", `translate(0,${tenth(-size.up)})`);
       return size;
     });
     const placed = place(net, sizes, room);
@@ -156,9 +150,11 @@ class Whiteboard {
     if (step > count) backward.add("out");
     this.finish(this.data.net, forward);
     this.finish(this.data.net, backward);
-    for (const label of this.labels) {
-      const done = label.forward ? forward : backward;
-      label.g.classList.toggle("pending", !label.needs.every((id) => done.has(id)));
+    for (const [data, done] of [["f", forward], ["b", backward]]) {
+      for (const g of this.root.querySelectorAll(`[data-${data}]`)) {
+        const needs = g.dataset[data].split(" ").filter(Boolean);
+        g.classList.toggle("pending", !needs.every((id) => done.has(id)));
+      }
     }
     const way = step <= count ? "forward" : "backward";
     const ran = this.order[step <= count ? step - 1 : most - step];
@@ -172,9 +168,9 @@ class Whiteboard {
     slider.max = most;
     slider.value = step;
     slider.setAttribute("aria-valuetext", this.root.querySelector(".said").textContent);
-    for (const [action, off] of [["first", !step], ["back", !step], ["next", step === most],
-      ["last", step === most]]) {
-      this.root.querySelector(`[data-do=${action}]`).disabled = off;
+    const off = { first: !step, back: !step, next: step === most, last: step === most };
+    for (const action in off) {
+      this.root.querySelector(`[data-do=${action}]`).disabled = off[action];
     }
   }
 
@@ -196,7 +192,7 @@ class Whiteboard {
       this.reveal();
     } else if (action === "close") {
       this.panel.hidden = true;
-      this.elements.get(this.shown)?.querySelector(":scope > .folded").focus();
+      if (this.shown) part(this.elements.get(this.shown), ".folded").focus();
     } else {
       const networks = [...this.elements.keys()].filter((id) => this.data.networks.includes(id));
       this.open = new Set(action === "unfold" ? networks : []);
@@ -206,8 +202,8 @@ class Whiteboard {
   }
 
   reveal() {
-    const now = this.root.querySelector(".item.now");
-    now?.querySelector(":scope > .folded")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const now = this.root.querySelector(".item.now > .folded");
+    now?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   key(event) {
@@ -256,10 +252,10 @@ class Whiteboard {
     }
     this.panel.hidden = false;
     // The panel covers the lower part of the window: scroll its block out from under it.
-    const g = this.elements.get(id);
-    const shape = g.querySelector(this.open.has(id) ? ":scope > .inside" : ":scope > .folded");
+    if (this.open.has(id)) return;
+    const shape = part(this.elements.get(id), ".folded");
     const hidden = shape.getBoundingClientRect().bottom - this.panel.getBoundingClientRect().top;
-    if (hidden > 0 && !this.open.has(id)) scrollBy(0, hidden + 12);
+    if (hidden > 0) scrollBy(0, hidden + 12);
   }
 }
 
