@@ -45,11 +45,10 @@ endif
 test-slow: $(VENV)/.test
 	$(QUICK) tests -m slow
 
-# What a new JAX would break first: the executor, training, and of every block its values, its
-# gradients and their dtypes.
+# What a new JAX would break first: the core, and of every block the dtypes of its gradients.
 smoke: $(VENV)/.test
-	$(QUICK) tests/test_graph.py tests/blocks/test_zoo.py tests/training/test_training.py tests/training/test_fit.py \
-		-k 'not test_block or with_autodiff or low_precision'
+	$(QUICK) $(CORE)
+	$(QUICK) tests/blocks/test_zoo.py tests/training/test_fit.py -k 'low_precision or test_fit'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

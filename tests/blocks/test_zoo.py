@@ -20,7 +20,7 @@ import pytest
 import fnn
 from fnn.block import Block, compute_dtype, is_floating
 from fnn.introspect.autodiff import by_autodiff
-from tests.zoo import CASES, Case, In, Sample, fixed, labels, positive, sample
+from tests.zoo import CASES, Case, In, Sample, fixed, is_checked, labels, positive, sample
 
 try:
     from jax.interpreters.partial_eval import dce_jaxpr
@@ -395,12 +395,20 @@ PROPERTIES: dict[Callable[[Case], None], Callable[[Case], Any]] = {
 }
 
 
-# What takes long to compile: for further rows of a block these are slow tests. Values, gradients
-# by autodiff and by differences, and residuals are always checked.
-SLOW = {
+# fnn.check proves these for every row (tests/check/test_zoo_is_right.py, slow tests): here they
+# are for the first row of each block, and for the rows that check refuses.
+PROVED_BY_CHECK = {
     jit_equals_eager, vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
-    works_for_every_batch, second_derivatives_are_right, init_reads_shapes_only,
+    second_derivatives_are_right,
 }  # fmt: skip
+# These take long to compile, too: slow tests for further rows. Values, gradients by autodiff and by
+# differences, and residuals are always checked.
+SLOW = {works_for_every_batch, init_reads_shapes_only}
+
+
+def is_due(case: Case, holds: Callable[[Case], None]) -> bool:
+    proved_elsewhere = holds in PROVED_BY_CHECK and is_checked(case)
+    return bool(PROPERTIES[holds](case)) and not (case.further and proved_elsewhere)
 
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
@@ -415,8 +423,8 @@ def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
         # Row by row, so that a worker's cache serves all properties of a row.
         pytest.param(case, holds, id=f"{case.id}-{holds.__name__}", marks=marks(case, holds))
         for case in CASES
-        for holds, applies in PROPERTIES.items()
-        if applies(case)
+        for holds in PROPERTIES
+        if is_due(case, holds)
     ],
 )
 def test_block(case: Case, holds: Callable[[Case], None]) -> None:
