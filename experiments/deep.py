@@ -119,9 +119,8 @@ def main(options: Options) -> int:
         for residual in (False, True):
             label = f"{name} residual" if residual else name
             console.print(f"\n[bold]{label}[/bold]")
-            key = jax.random.key(options.seed)
             tapped = network(nonlinearity(), residual, options, tapped=True)
-            norms[label] = gradient_norms(tapped, few, key)
+            norms[label] = gradient_norms(tapped, few, jax.random.key(options.seed))
             net = network(nonlinearity(), residual, options)
             fits[label] = train(
                 options, net, fnn.softmax_cross_entropy(), data.train, data.validation,

@@ -125,7 +125,6 @@ class Measured:
 
     rows: list[Row] = field(default_factory=list)
     matmul: dict[str, list[float]] = field(default_factory=dict)  # GFLOP/s, by network
-    matmul_size: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def table(self, examples: int) -> Table:
@@ -181,7 +180,7 @@ def main(options: Options) -> None:
         f"momentum {Problem.momentum}, the last smaller batch included."
     )
     if rates := [rate for each in measured.matmul.values() for rate in each]:
-        size = measured.matmul_size
+        size = matmul_size(device)
         what += f" Square product: {size} x {size}, {median(rates):.0f} GFLOP/s."
     warnings = [f"WARNING: {warning}" for warning in measured.warnings]
     print("\n".join([what, *warnings]))
@@ -190,6 +189,11 @@ def main(options: Options) -> None:
     else:
         parts = (table.markdown(), what, *warnings, ABOUT)
         report.record(options.out, f"mlp, {device.upper()}", where, *parts)
+
+
+def matmul_size(device: str) -> int:
+    """The side of a square product that is large enough for full speed."""
+    return 2048 if device == "cpu" else 8192
 
 
 def warm_up() -> None:
@@ -239,8 +243,7 @@ def measure_epochs(
     weights = he_normal(problem.sizes)
     orders = [order_of(epoch, examples) for epoch in range(options.epochs_per_repeat)]
     unit = problem.flops(examples) / 1e9
-    measured.matmul_size = 2048 if problem.device == "cpu" else 8192  # large enough for full speed
-    matmul = timing.matmul_rate(measured.matmul_size)
+    matmul = timing.matmul_rate(matmul_size(problem.device))
     rates = measured.matmul.setdefault(network, [])
 
     trainers: dict[str, Trainer] = {}
@@ -316,10 +319,8 @@ def disagreements(
         if not off <= 0.01:  # so that NaN warns, too
             warnings.append(f"{network}: {name}'s loss differs from fnn's by {off:.1%}")
         if not abs(its_accuracy - accuracy) <= 0.01:
-            warnings.append(
-                f"{network}: {name}'s test accuracy after an epoch is {its_accuracy:.2%}, "
-                f"fnn's {accuracy:.2%}"
-            )
+            both = f"{its_accuracy:.2%}, fnn's {accuracy:.2%}"
+            warnings.append(f"{network}: {name}'s test accuracy after an epoch is {both}")
     return warnings
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import html
 import importlib.metadata
 import io
@@ -121,9 +122,8 @@ def findings(d: Diagnostics) -> str:
         f'<p class="advice">{_text(_sentence(f.advice))}</p></li>'
         for f in d.findings()
     )
-    if not cards:
-        cards = '<li class="finding fine"><strong>Nothing stands out</strong><p>The diagnostics '
-        cards += "found no fault.</p></li>"
+    nothing = "<strong>Nothing stands out</strong><p>The diagnostics found no fault.</p>"
+    cards = cards or f'<li class="finding fine">{nothing}</li>'
     start = f"The loss before training was {d.initial_loss:.4g}"
     if not math.isnan(d.data.losses.chance_loss):
         start += f"; by chance it would be {d.data.losses.chance_loss:.4g}"
@@ -140,33 +140,25 @@ def learning(
     epochs = [row["epoch"] for row in history]
     chance = math.nan if d is None else d.data.losses.chance_loss
 
-    def curve(axis: Axes, x: Any, y: Any, color: str, label: str) -> None:
-        marker = "o" if len(x) < 30 else ""
-        axis.plot(x, y, color=color, label=label, marker=marker, ms=3, lw=1.7)
-
     def losses(axis: Axes) -> None:
-        curve(axis, epochs, [row["loss"] for row in history], BLUE, label)
+        _curve(axis, epochs, [row["loss"] for row in history], BLUE, label)
         if "validation_loss" in history[0]:
             validation = [row["validation_loss"] for row in history]
-            curve(axis, epochs, validation, ORANGE, "validation")
+            _curve(axis, epochs, validation, ORANGE, "validation")
         if not math.isnan(chance):
             axis.axhline(chance, color=GREY, lw=1, ls=":", label="chance")
         _kept(axis, best_epoch)
 
-    def logarithmic(axis: Axes) -> None:
-        losses(axis)
-        if min(row["loss"] for row in history) > 0:
-            axis.set_yscale("log")
-
-    plots = [_drawing("Loss", losses), _drawing("Loss, log scale", logarithmic)]
+    log = min(row["loss"] for row in history) > 0
+    plots = [_drawing("Loss", losses), _drawing("Loss, log scale", losses, log)]
     for name in history[0]:
         if name.startswith("validation_") and name != "validation_loss":
             metric = name.removeprefix("validation_")
 
             def metrics(axis: Axes, name: str = name, metric: str = metric) -> None:
                 if metric == "accuracy" and d is not None and not np.isnan(d.accuracy).all():
-                    curve(axis, d.watched, d.accuracy, BLUE, "training (sample)")
-                curve(axis, epochs, [row[name] for row in history], ORANGE, "validation")
+                    _curve(axis, d.watched, d.accuracy, BLUE, "training (sample)")
+                _curve(axis, epochs, [row[name] for row in history], ORANGE, "validation")
                 _kept(axis, best_epoch)
 
             plots.append(_drawing(metric.replace("_", " ").capitalize(), metrics))
@@ -183,16 +175,13 @@ def layers(d: Diagnostics) -> str:
     count = max(1, len(d.layers) - 1)
     colors = [to_hex(DEPTH(i / count)) for i in range(len(d.layers))]
 
-    def lines(values: np.ndarray, log: bool) -> Callable[[Axes], None]:
+    def picture(title: str, values: np.ndarray, log: bool) -> str:
         def draw(axis: Axes) -> None:
-            for i, color in enumerate(colors):
-                if not np.isnan(values[:, i]).all():
-                    marker = "o" if len(d.watched) < 30 else ""
-                    axis.plot(d.watched, values[:, i], color=color, lw=1.5, marker=marker, ms=2.5)
-            if log and (values[~np.isnan(values)] > 0).any():
-                axis.set_yscale("log")
+            for column, color in zip(values.T, colors, strict=True):
+                if not np.isnan(column).all():
+                    _curve(axis, d.watched, column, color)
 
-        return draw
+        return _drawing(title, draw, log and bool(np.nanmax(values) > 0))
 
     statistics = [
         ("Output: mean", d.mean, False), ("Output: spread (standard deviation)", d.spread, False),
@@ -201,7 +190,7 @@ def layers(d: Diagnostics) -> str:
         ("Gradient of the parameters, norm", d.gradient, True),
         ("Update / parameters, norms", d.update, True),
     ]  # fmt: skip
-    plots = [_drawing(t, lines(v, log)) for t, v, log in statistics if not np.isnan(v).all()]
+    plots = [picture(*statistic) for statistic in statistics if not np.isnan(statistic[1]).all()]
     chips = "".join(
         f'<span><i style="background:{color}"></i>{_text(layer.path)}</span>'
         for layer, color in zip(d.layers, colors, strict=True)
@@ -225,18 +214,14 @@ def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) 
         return f'<td style="--heat:{heat[i, j]:.2f}">{counts[i, j] or ""}</td>'
 
     head = "".join(f'<th scope="col"><span>{_text(n)}</span></th>' for n in names)
-    rows = "".join(
-        f'<tr><th scope="row">{_text(names[i])}</th>'
-        + "".join(cell(i, j) for j in range(len(names)))
-        + "</tr>"
-        for i in range(len(names))
-    )
+    rows = ""
+    for i, name in enumerate(names):
+        cells = "".join(cell(i, j) for j in range(len(names)))
+        rows += f'<tr><th scope="row">{_text(name)}</th>{cells}</tr>'
     pairs = [divmod(int(k), len(names)) for k in np.argsort(-wrong, axis=None)[:3]]
-    often = "; ".join(
-        f"{names[i]} read as {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]
-    )
+    mixed = [f"{names[i]} read as {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]]
     caption = f"{wrong.sum()} of {len(target)} wrong. Rows: true class; columns: predicted class."
-    caption += f" Most often: {often}." if often else ""
+    caption += f" Most often: {'; '.join(mixed)}." if mixed else ""
     return (
         f'<p>{_text(caption)}</p><div class="wide"><table class="confusion"><thead><tr><td></td>'
         f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -303,9 +288,7 @@ def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
 def whiteboard(net: Block, loss: Block, params: Any, example: tuple[Any, Any]) -> str:
     """Values and gradients of one example through the network at inference, plots."""
 
-    def trace(params: Any, x: Any, target: Any) -> fnn.whiteboard.Trace:
-        return fnn.whiteboard.trace(fnn.inference(net), params, x, target, loss)
-
+    trace = functools.partial(fnn.whiteboard.trace, fnn.inference(net), loss=loss)
     drawing = jit_for_few_runs(trace)(params, *example).svg(width=WHITEBOARD_WIDTH)
     return f'<div class="wide">{drawing}</div>'
 
@@ -325,8 +308,7 @@ def network(net: Block, x: Any) -> str:
 
 def _settings(options: Any) -> str:
     names = [f.name for f in dataclasses.fields(options) if f.name != "command"]
-    values = {name: getattr(options, name) for name in names}
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in values.items()]
+    rows = [(name.replace("_", " "), _plain(getattr(options, name))) for name in names]
     device = jax.devices()[0]
     versions = [
         *([name, v] for name in PACKAGES if (v := _version(name))),
@@ -385,7 +367,11 @@ def _kept(axis: Axes, epoch: int) -> None:
         axis.axvline(epoch, color=GREY, lw=1, ls="--", label=f"kept: epoch {epoch}")
 
 
-def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
+def _curve(axis: Axes, x: Any, y: Any, color: str, label: str = "") -> None:
+    axis.plot(x, y, color=color, label=label, marker="o" if len(x) < 30 else "", ms=3, lw=1.7)
+
+
+def _drawing(title: str, draw: Callable[[Axes], None], log: bool = False) -> str:
     """A figure by matplotlib as SVG inside the page."""
     style: Any = {  # rc_context wants its own type of keys
         "svg.fonttype": "none", "svg.hashsalt": "fnn", "axes.spines.top": False,
@@ -399,6 +385,8 @@ def _drawing(title: str, draw: Callable[[Axes], None]) -> str:
         axis.set(xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.grid(alpha=0.18)
+        if log:
+            axis.set_yscale("log")
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()

@@ -52,6 +52,11 @@ class Data:
     def channels(self) -> int:
         return len(self.moments.mean)
 
+    def scaled(self, pixels: Pixels) -> Array:
+        """Pixels as the network sees them, float32."""
+        mean, deviation = np.array(self.moments, np.float32)
+        return (pixels.astype(np.float32) - mean) / deviation
+
     def seen(self, i: int) -> Pixels:
         """The i-th test picture for drawing: (side, side) if it is grey."""
         pixels = self.test.see(i)

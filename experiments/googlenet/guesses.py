@@ -32,9 +32,8 @@ def draw_guesses(guesses: Sequence[Guess], path: Path, per_page: int = 8) -> lis
       The pages: ``path`` alone, or numbered files beside it.
     """
     pages = [guesses[i : i + per_page] for i in range(0, len(guesses), per_page)]
-    paths = [path]
-    if len(pages) > 1:
-        paths = [path.with_stem(f"{path.stem}_{i}") for i in range(1, len(pages) + 1)]
+    numbered = [path.with_stem(f"{path.stem}_{i}") for i in range(1, len(pages) + 1)]
+    paths = numbered if len(pages) > 1 else [path]
     for page, file in zip(pages, paths, strict=True):
         _draw_page(page, file)
     return paths
@@ -53,8 +52,7 @@ def _draw_page(page: Sequence[Guess], path: Path) -> None:
         photograph.imshow(guess.image)
         # A file's name may have dollar signs, which matplotlib would read as mathematics.
         photograph.set_title(_cut(guess.title, 36), fontsize=9, color=GREY, parse_math=False)
-        is_right = [guess.right in (None, name) for name in guess.classes]
-        colors = [GREEN if yes else RED for yes in is_right]
+        colors = [GREEN if name == guess.right else RED for name in guess.classes]
         if guess.right is None:  # no true class is known: the best guess stands out
             colors = [BLUE] + ["#9CC9E3"] * (len(guess.classes) - 1)
         else:

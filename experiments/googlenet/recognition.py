@@ -218,9 +218,9 @@ def _fits(path: Path, network: Network) -> bool:
 
 def _default(file: str, option: str) -> Path:
     """The file in the data folder, checked."""
-    folders = list(_folders())
-    for folder in folders:
-        path = folder / file
+    root = os.environ.get("FNN_DATA")
+    folders = [*([Path(root) / "googlenet"] if root else []), cache("googlenet")]
+    for path in (folder / file for folder in folders):
         if path.is_file():
             got = hashlib.sha256(path.read_bytes()).hexdigest()
             if got != SHA256[file]:
@@ -233,12 +233,6 @@ def _default(file: str, option: str) -> Path:
         f"there is no {file} in {' or '.join(map(str, folders))}; set FNN_DATA to the folder that "
         f"holds googlenet/, or name the file with {option}"
     )
-
-
-def _folders() -> Iterator[Path]:
-    if root := os.environ.get("FNN_DATA"):
-        yield Path(root) / "googlenet"
-    yield cache("googlenet")
 
 
 def _read_names(path: Path, count: int) -> Iterator[str]:

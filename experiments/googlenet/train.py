@@ -9,7 +9,6 @@ steps, the network may be narrow, colours are not distorted, and one network see
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
@@ -145,18 +144,16 @@ def train(options: Train) -> int:
     if options.check:
         two = np.stack([data.train.see(i) for i in (0, 1)])
         loss = fnn.models.deep_supervision(fnn.softmax_cross_entropy())
-        x = _scaled(data, two)
-        rows = gradient_check(net, loss, params, x, data.train.labels[:2])
+        rows = gradient_check(net, loss, params, data.scaled(two), data.train.labels[:2])
         page.add("Gradient check", report.gradient_check(rows))
     return _train(options, net, data, params, page)
 
 
 def _train(options: Train, net: Block, data: Data, params: Any, page: Report) -> int:
     loss = fnn.softmax_cross_entropy()
-    scaling = functools.partial(_scaled, data)
 
     def inputs(pixels: Any) -> jax.Array:
-        return jnp.asarray(scaling(pixels), options.dtype)
+        return jnp.asarray(data.scaled(pixels), options.dtype)
 
     predict = make_predict(net, inputs, 2 * options.batch_size)
     steps = -(-len(data.train.labels) // options.batch_size)
@@ -187,13 +184,13 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         fitted = fnn.fit(
             net,
             fnn.models.deep_supervision(loss),
-            Images(data.train, scaling, options.seed),
+            Images(data.train, data.scaled, options.seed),
             optimizer=optimizer,
             epochs=options.epochs,
             batch_size=options.batch_size,
             key=jax.random.key(options.seed),
             params=params,
-            validation=Images(data.validation, scaling),
+            validation=Images(data.validation, data.scaled),
             loss_at_inference=loss,
             metrics={"accuracy_averaged": fnn.accuracy},
             dtype=options.dtype,
@@ -230,8 +227,3 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         "CPU minutes": round(cpu / 60, 1),
     }
     return conclude(options.out, results, fitted)
-
-
-def _scaled(data: Data, pixels: Any) -> np.ndarray:
-    mean, deviation = np.array(data.moments, np.float32)
-    return (pixels.astype(np.float32) - mean) / deviation
