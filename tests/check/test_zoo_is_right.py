@@ -9,7 +9,7 @@ from tests import zoo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", filter(zoo.is_checked, zoo.CASES), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [*filter(zoo.is_checked, zoo.CASES)], ids=lambda case: case.id)
 def test_no_right_block_is_flagged(case: zoo.Case) -> None:
     params, x, key, _ = zoo.sample(case)
     wrong = first_wrong(subject_for(case.make(), x, params, key))
