@@ -118,13 +118,9 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
 
     params = jax.eval_shape(net.init, key, x)
     jax.eval_shape(run, params, x, key)
-    return Summary(
-        rows,
-        count_of(params),
-        sum(row.forward_flops for row in rows),
-        sum(row.backward_flops for row in rows),
-        residual_bytes,
-    )
+    forward_flops = sum(row.forward_flops for row in rows)
+    backward_flops = sum(row.backward_flops for row in rows)
+    return Summary(rows, count_of(params), forward_flops, backward_flops, residual_bytes)
 
 
 def _words(tree: Any, named: dict[str, Any] | None = None) -> Iterator[str]:

@@ -32,6 +32,11 @@ def number(value: float, digits: int = 4) -> str:
     return (f"{mantissa}e{int(exponent)}" if exponent else text).replace("-", "−")
 
 
+def relative(error: float) -> str:
+    """A relative error to one digit."""
+    return f"{error:.0e}" if 0 < error < math.inf else number(error)
+
+
 def exactly(value: Any) -> str:
     """The fewest digits that identify the number in its dtype."""
     return str(value).replace("-", "−").replace("nan", "NaN").replace("inf", "∞")

@@ -40,8 +40,6 @@ def in_parts(trace: Recording) -> Recording:
     nodes = tuple(in_parts(node) for node in trace.nodes)
     if len(nodes) > 2 * MAX_BOXES:
         nodes = tuple(_parts(trace, nodes))
-    elif all(a is b for a, b in zip(nodes, trace.nodes, strict=True)):
-        return trace
     return replace(trace, nodes=nodes)
 
 

@@ -180,11 +180,6 @@ def _written(values: Any, digits: int = 4) -> str:
     return f"[{'; '.join(', '.join(row) for row in rows)}]"
 
 
-def relative(error: float) -> str:
-    """A relative error to one digit."""
-    return f"{error:.0e}" if 0 < error < float("inf") else number(error)
-
-
 def _bracketed(text: str) -> str:
     """The number as it stands behind a sign."""
     return f"({text})" if text.startswith("−") else text

@@ -12,12 +12,10 @@ import re
 from html import escape
 from typing import NamedTuple
 
-import jax
-
-from fnn.introspect.text import clean, readable_bytes
-from fnn.whiteboard.array_text import tensor
+from fnn.introspect.text import clean, count_of, readable_bytes
+from fnn.whiteboard.array_text import relative, tensor
 from fnn.whiteboard.board import Board
-from fnn.whiteboard.chain_rule import Product, fork_sum, leaves_of, products, relative, value_of
+from fnn.whiteboard.chain_rule import Product, fork_sum, leaves_of, products, value_of
 from fnn.whiteboard.formulas import LOSSES, note_of
 from fnn.whiteboard.layout import Size
 from fnn.whiteboard.primitives import (
@@ -188,9 +186,8 @@ def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
         rows.append((name(node.kind, 42), "quiet"))
     if node.nodes:
         blocks = sum(not inner.nodes for inner in node.walk())
-        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(node.params))
         rows.append((f"{blocks} block{'s' * (blocks != 1)} inside", "quiet"))
-        rows.append((f"{parameters:,} parameters", "quiet"))
+        rows.append((f"{count_of(node.params):,} parameters", "quiet"))
     elif node.formula:
         rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
     if note := note_of(node.block):

@@ -103,7 +103,7 @@ def _data(b: Board, network: Network) -> dict[str, Any]:
         "networks": [id for id, node in nodes.items() if node.nodes],
         "paths": {id: clean(node.path, 80) for id, node in nodes.items()},
         "labels": {id: clean(f"{node.path}, {node.kind}", 160) for id, node in nodes.items()},
-        "about": {id: explained(b, node) for id, node in nodes.items()},
+        "about": {id: list(explained(b, node)) for id, node in nodes.items()},
     }
 
 

@@ -11,18 +11,7 @@ from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
 from fnn.whiteboard.nodes import PAD, TITLE, Item, end_item, input_item, node_item, toggle
-from fnn.whiteboard.primitives import (
-    at_step,
-    lines,
-    moved,
-    n,
-    name,
-    rectangle,
-    when,
-    width_of,
-    wire,
-    words,
-)
+from fnn.whiteboard.primitives import at_step, lines, moved, n, name, rectangle, when, wire, words
 from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.text import headline
 
@@ -251,7 +240,7 @@ def legend(b: Board, width: float) -> list[str]:
     gradient = f"◂ gradient of {b.objective}, below it"
     for text in (gradient, "■ kept for backward", "✓ matches autodiff"):
         longer = f"{rows[-1]}   {text}"
-        rows[-1:] = [longer] if width_of(longer) <= width else [rows[-1], text]
+        rows[-1:] = [longer] if lines([(longer, "")]).width <= width else [rows[-1], text]
     return rows
 
 

@@ -8,16 +8,9 @@ from collections.abc import Iterator
 import jax
 
 from fnn.introspect.text import clean, kind_of, readable_bytes
+from fnn.whiteboard.array_text import relative
 from fnn.whiteboard.board import Board, board
-from fnn.whiteboard.chain_rule import (
-    chains,
-    fork_sum,
-    in_words,
-    leaves_of,
-    products,
-    relative,
-    value_of,
-)
+from fnn.whiteboard.chain_rule import chains, fork_sum, in_words, leaves_of, products, value_of
 from fnn.whiteboard.formulas import note_of
 from fnn.whiteboard.recording import Recording
 
@@ -51,40 +44,39 @@ def kept(trace: Recording) -> str:
     return f"keeps {readable_bytes(trace.kept_bytes)} for backward: {what}{more}"
 
 
-def explained(b: Board, node: Recording) -> list[tuple[str, str]]:
+def explained(b: Board, node: Recording) -> Iterator[tuple[str, str]]:
     """All about a node: (kind of line, text). Kinds: head, value, gradient, kept, chain, check."""
     network, f = b.parents[node.path], b.objective
     y, wires, reads = b.called(network, node.name), network.values, dict.fromkeys(node.reads)
     kind = f" ({clean(node.kind, 60)})" if node.kind != node.name else ""
-    values = [value_of(b, node)]
-    values += [f"{b.called(network, name)} = {in_words(wires[name][0])}" for name in reads]
-    if not node.nodes:
-        values += [f"{clean(leaf, 40)} = {in_words(v)}" for leaf, v in leaves_of(node.params)]
-    values += [f"{y} = {in_words(node.y)}", *filter(None, [note_of(node.block)])]
-    if node.dy is None:
-        gradients = ["nothing that has a gradient depends on it"]
-    else:
-        gradients = [f"upstream d{f}/d{y} = {in_words(node.dy, True)}{_fork(b, network, node)}"]
-    gradients += _steps(b, node)
+    yield "head", clean(node.path, 200) + kind
+    yield "value", value_of(b, node)
+    for name in reads:
+        yield "value", f"{b.called(network, name)} = {in_words(wires[name][0])}"
+    for leaf, value in () if node.nodes else leaves_of(node.params):
+        yield "value", f"{clean(leaf, 40)} = {in_words(value)}"
+    yield "value", f"{y} = {in_words(node.y)}"
+    if note := note_of(node.block):
+        yield "value", note
+    yield "kept", kept(node)
+    upstream = "nothing that has a gradient depends on it"
+    if node.dy is not None:
+        upstream = f"upstream d{f}/d{y} = {in_words(node.dy, True)}{_fork(b, network, node)}"
+    yield "gradient", upstream
+    for step in _steps(b, node):
+        yield "gradient", step
     owner = node.params_of
     if sum(other.params_of == owner for other in network.nodes) > 1 and owner in network.params:
         shared = f"shared parameters of {clean(owner, 40)}: the sum of all uses is"
-        gradients += [
-            f"{shared} d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
-            for leaf, d in leaves_of(network.dparams[owner])
-        ]
-    ways = [line for name in reads for line in chains(b, network, name)]
+        for leaf, d in leaves_of(network.dparams[owner]):
+            yield "gradient", f"{shared} d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
+    ways = [way for name in reads for way in chains(b, network, name)]
     for product in products(b, node):
         if product.is_param and product.gradient is not None:
             ways += chains(b, network, node.name, (product.of, product.local))
-    return [
-        ("head", clean(node.path, 200) + kind),
-        *(("value", line) for line in values),
-        ("kept", kept(node)),
-        *(("gradient", line) for line in gradients),
-        *(("chain", line) for line in ways),
-        ("check", verdict(node)),
-    ]
+    for way in ways:
+        yield "chain", way
+    yield "check", verdict(node)
 
 
 def _steps(b: Board, node: Recording) -> Iterator[str]:
