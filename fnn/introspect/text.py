@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ def clean(text: str, longest: int = 10_000) -> str:
     >>> clean("a\\u202eb\\x00" + "c" * 90, 8)
     'a�b�ccc…'
     """
-    isolates = _well_nested(text)
+    depths = _depths(text)
+    isolates = min(depths) == depths[-1] == 0  # all that begin also end, as in cleaned text
     printed = "".join(
         "�" if unicodedata.category(c)[0] == "C" and not (isolates and c in "\u2068\u2069") else c
         for c in text
@@ -26,23 +28,15 @@ def clean(text: str, longest: int = 10_000) -> str:
     if len(printed) > longest:
         printed = printed[: longest - 1] + "…"
         printed += "\u2069" * (printed.count("\u2068") - printed.count("\u2069"))
-    depth, turns = 0, False
-    for c in printed:
-        depth += (c == "\u2068") - (c == "\u2069")
-        turns |= not depth and unicodedata.bidirectional(c) in ("R", "AL")
-    if turns:
+    outside = (c for c, depth in zip(printed, _depths(printed)[1:], strict=True) if not depth)
+    if any(unicodedata.bidirectional(c) in ("R", "AL") for c in outside):
         return f"\u2068{printed}\u2069"  # first strong isolate, and its end
     return printed if printed.strip() else "␣" * len(printed)
 
 
-def _well_nested(text: str) -> bool:
-    """Whether every isolate that begins also ends, as in text that was cleaned before."""
-    depth = 0
-    for c in text:
-        depth += (c == "\u2068") - (c == "\u2069")
-        if depth < 0:
-            return False
-    return not depth
+def _depths(text: str) -> list[int]:
+    """How many isolates are open at the start and after each character."""
+    return list(itertools.accumulate(((c == "\u2068") - (c == "\u2069") for c in text), initial=0))
 
 
 def kind_of(array: Any) -> str:

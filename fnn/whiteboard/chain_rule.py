@@ -231,14 +231,14 @@ def chains(
     """
     f, wire = board.objective, board.called(network, name)
     ways = list(itertools.islice(_ways(board, network, name), MAX_WAYS + 1))
-    target = clean(param[0], MAX_LETTERS) if param else wire
-    text = []
+    target, ends, text = wire, list[Any](), []
+    if param:
+        target = clean(param[0], MAX_LETTERS)
+        single = getattr(network.values[name][0], "size", 0) == 1
+        ends = [(target, _slopes(param[1]) if single else None)]
     for i, way in enumerate(ways[:MAX_WAYS]):
-        names = [f, *(stop for stop, _ in way), *([target] if param else [])]
-        slopes = [slope for _, slope in way]
-        if param:
-            single = getattr(network.values[name][0], "size", 0) == 1
-            slopes.append(_slopes(param[1]) if single else None)
+        stops, slopes = zip(*way, *ends, strict=True)
+        names = (f, *stops)
         factors = [f"d{a}/d{b}" for a, b in itertools.pairwise(names)]
         if len(factors) > MAX_FACTORS:
             half = MAX_FACTORS // 2
@@ -256,7 +256,7 @@ def _slopes(local: Any) -> np.ndarray | None:
     return np.asarray(local).astype(float).ravel() if few else None
 
 
-def _numbers(slopes: list[Any]) -> str:
+def _numbers(slopes: Sequence[Any]) -> str:
     """The product of a chain's factors, '' where it would be too long."""
     if len(slopes) == 1:
         return f" = {_written(slopes[0])}"

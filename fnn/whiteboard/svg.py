@@ -177,18 +177,14 @@ def svg(trace: Recording, step: int | None = None, *, unfold: Any = None, width:
     (True, True)
     """
     b = board(trace, unfold)
-    return _document(b, _drawn(b, width), step)
+    return _document(b, draw(b, network_of(b, b.trace), width), step)
 
 
 def frames(trace: Recording, *, unfold: Any = None, width: int = 1600) -> list[str]:
     """A picture for every step: none done, forward 1 to n, backward n to 1."""
     b = board(trace, unfold)
-    drawing = _drawn(b, width)
+    drawing = draw(b, network_of(b, b.trace), width)
     return [_document(b, drawing, step) for step in range(2 * len(b.visible()) + 1)]
-
-
-def _drawn(b: Board, width: int) -> Drawing:
-    return draw(b, network_of(b, b.trace), width)
 
 
 def _ran(b: Board, step: int | None) -> tuple[dict[str, frozenset[str]], str]:
