@@ -112,15 +112,14 @@ Backward = Callable[[Any, Any], Any]
 
 def by_check_grads(value: Value, backward: Backward, x: Any) -> bool:
     """``jax.test_util.check_grads``, reverse mode, at its default tolerances."""
-    return _raises(lambda: check_grads(_custom(value, backward), (x,), order=1, modes=["rev"]))
+    return _raises(check_grads, value, backward, x)
 
 
 def by_chex(value: Value, backward: Backward, x: Any) -> bool:
     """``chex.assert_numerical_grads``, in reverse mode, the only one of a custom_vjp."""
     import chex
 
-    f = _custom(value, backward)
-    return _raises(lambda: chex.assert_numerical_grads(f, (x,), order=1, modes=["rev"]))
+    return _raises(chex.assert_numerical_grads, value, backward, x)
 
 
 def by_gradcheck(value: Value, backward: Backward, x: Any) -> bool:
@@ -154,15 +153,11 @@ def by_fnn(value: Value, backward: Backward, x: Any) -> bool:
 CHECKERS = (by_check_grads, by_chex, by_gradcheck, by_fnn)
 
 
-def _custom(value: Value, backward: Backward) -> Value:
+def _raises(check: Callable[..., Any], value: Value, backward: Backward, x: Any) -> bool:
     f = jax.custom_vjp(value)
     f.defvjp(lambda x: (value(x), x), lambda x, dy: (backward(x, dy),))
-    return f
-
-
-def _raises(check: Callable[[], None]) -> bool:
     try:
-        check()
+        check(f, (x,), order=1, modes=["rev"])
     except AssertionError:
         return True
     return False

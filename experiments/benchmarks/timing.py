@@ -53,10 +53,8 @@ def alternating(
 ) -> dict[str, Seconds]:
     """Seconds of each program by round. Programs wait for their results themselves."""
     seconds: dict[str, Seconds] = {name: {} for name in programs}
-    slow = set()
-    for name, program in programs.items():  # first touches of memory are not counted
-        if stopwatch(program) > SLOW_SECONDS:
-            slow.add(name)
+    # This run of each is not counted: it touches memory first.
+    slow = {name for name, program in programs.items() if stopwatch(program) > SLOW_SECONDS}
     for number, name in turns(programs, rounds):
         if number and name in slow:
             continue

@@ -81,7 +81,6 @@ class Evaluate(Recognising):
 
 
 def classify(options: Classify) -> int:
-    options.prepare()
     if not options.pictures:
         raise PictureError("no picture is named: python -m experiments googlenet classify PICTURE")
     network = options.recogniser()
@@ -98,7 +97,6 @@ def classify(options: Classify) -> int:
 
 
 def evaluate(options: Evaluate) -> int:
-    options.prepare()
     folder = options.data_dir or samples()
     network = options.recogniser()
     examples = labelled(folder, len(network.names))
@@ -186,4 +184,5 @@ Options = (
 
 
 def main(options: Recognising | Train) -> int:
+    options.prepare()
     return COMMANDS[type(options)](options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,6 @@ def networks() -> dict[str, Network]:
 class Recogniser:
     """A network with weights, and the names of its classes."""
 
-    name: str
     network: Network
     params: Any
     names: tuple[str, ...]
@@ -156,8 +156,8 @@ def recogniser(name: str, weights: Path | None, names: Path | None) -> Recognise
     description = path.with_name(DESCRIPTION)
     if weights and description.is_file():
         network, own = _described(description)
-        own = tuple(_read_names(names, len(own))) if names else own
-        return Recogniser(path.stem, network, _load(path, network), own)
+        own = _read_names(names, len(own)) if names else own
+        return Recogniser(network, _load(path, network), own)
     try:
         params = _load(path, by_name[name])
     except ValueError as error:
@@ -166,7 +166,7 @@ def recogniser(name: str, weights: Path | None, names: Path | None) -> Recognise
         raise DataError(f"{error}{hint}") from error
     beside = path.with_name(NAMES)
     names = names or (beside if beside.is_file() else _default(NAMES, "--names"))
-    return Recogniser(name, by_name[name], params, tuple(_read_names(names, CLASSES)))
+    return Recogniser(by_name[name], params, _read_names(names, CLASSES))
 
 
 def describe(
@@ -235,7 +235,7 @@ def _default(file: str, option: str) -> Path:
     )
 
 
-def _read_names(path: Path, count: int) -> Iterator[str]:
+def _read_names(path: Path, count: int) -> tuple[str, ...]:
     """The classes in the network's order, one per line: "n01440764 tench, Tinca tinca"."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -245,10 +245,7 @@ def _read_names(path: Path, count: int) -> Iterator[str]:
         raise DataError(f"{path}: not UTF-8 text ({error.reason})") from error
     if len(lines) != count or not all(line.strip() for line in lines):
         raise DataError(f"{path}: {len(lines)} lines, needs {count}: a class each, none empty")
-    for line in lines:
-        first, _, rest = line.strip().partition(" ")
-        is_synset = first[:1] == "n" and first[1:].isdigit()
-        yield rest if is_synset and rest else line.strip()
+    return tuple(re.sub(r"^n\d+ +", "", line.strip()) for line in lines)
 
 
 def samples() -> Path:

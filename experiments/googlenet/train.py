@@ -120,7 +120,6 @@ def fits(size: int, stem_strides: Sequence[int]) -> bool:
 
 
 def train(options: Train) -> int:
-    options.prepare()
     if options.data_dir:
         data = photographs(options.data_dir, options.size, options.seed, options.skip_broken)
     else:
