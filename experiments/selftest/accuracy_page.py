@@ -17,10 +17,11 @@ from rich.text import Text
 from experiments.selftest.loss_search import Search
 from experiments.selftest.sweep import Record
 from fnn.check import ulps
-from fnn.check.ulps import KINDS, Score
+from fnn.check.ulps import KINDS
 
 PEERS = {"fnn": "fnn", "jax.nn": "jax.grad", "torch": "PyTorch"}
 WHAT = ("value", "derivative")
+COLUMNS = [f"{peer} {what}" for peer in PEERS.values() for what in WHAT]
 
 ABOUT = """\
 # Accuracy
@@ -52,7 +53,7 @@ input that has it. Written by
 def table(records: Iterable[Record | Search]) -> Table:
     """The errors of fnn and its peers as a table for the terminal."""
     out = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for number, column in enumerate(_columns(("function", "dtype"))):
+    for number, column in enumerate(("function", "dtype", *COLUMNS)):
         out.add_column(Text(column), justify="right" if number > 1 else "left")
     for record in records:
         out.add_row(*map(Text, [record.name, record.dtype, *_errors(record)]))
@@ -65,7 +66,7 @@ def write(path: Path, records: Sequence[Record | Search]) -> None:
     for dtype in ulps.LIMITS:
         sweeps = [r for r in records if isinstance(r, Record) and r.dtype == dtype and r.finished]
         if sweeps:
-            parts += [f"## {dtype}\n", _markdown(("function",), _rows(sweeps))]
+            parts += [f"## {dtype}\n", _lines(("function", *COLUMNS), _rows(sweeps))]
             heads = (
                 "function",
                 "wrong limits",
@@ -78,7 +79,7 @@ def write(path: Path, records: Sequence[Record | Search]) -> None:
             parts.append(_lines(heads, [_edges(record) for record in sweeps]))
     losses = [record for record in records if isinstance(record, Search)]
     if losses:
-        parts += ["## Losses, float32\n", LOSSES, _markdown(("loss",), _rows(losses))]
+        parts += ["## Losses, float32\n", LOSSES, _lines(("loss", *COLUMNS), _rows(losses))]
     misses = [f"- {miss}" for record in records for miss in record.misses()]
     parts += ["## Targets missed\n", "\n".join(misses or ["None."]) + "\n"]
     left = [f"{r.name} in {r.dtype}" for r in records if isinstance(r, Record) and not r.finished]
@@ -94,10 +95,6 @@ terms are subnormal). The last argument is the target; classes have label 0. Whe
 a soft target is a difference, p - t, its error is counted in units of the larger terms: the
 difference itself may be as small as one likes. Of probabilities it is counted like any other.
 """
-
-
-def _columns(first: Sequence[str]) -> list[str]:
-    return [*first, *(f"{peer} {what}" for peer in PEERS.values() for what in WHAT)]
 
 
 def _rows(records: Iterable[Record | Search]) -> list[list[str]]:
@@ -132,17 +129,9 @@ def _edges(record: Record) -> list[str]:
     wrong = sum(fnn[w].tallies[kind].over for w in WHAT for kind in ("beyond", "small"))
     subnormal, flushed = (sum(getattr(fnn[w], n) for w in WHAT) for n in ("subnormal", "flushed"))
     inputs = fnn["value"].tallies["subnormal input"].count
-    off = [_off(fnn[what], inputs) for what in WHAT]
+    off = [f"{fnn[what].tallies[KINDS[-1]].over:,} of {inputs:,}" for what in WHAT]
     reference = f"{record.verified.error:.1e}" if record.verified else "-"
     return [record.name, f"{wrong:,}", f"{subnormal:,}", f"{flushed:,}", *off, reference]
-
-
-def _off(score: Score, inputs: int) -> str:
-    return f"{score.tallies[KINDS[-1]].over:,} of {inputs:,}"
-
-
-def _markdown(first: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return _lines(_columns(first), rows)
 
 
 def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from experiments.selftest import accuracy_page
 from experiments.selftest.loss_search import LOSSES, Search, search
@@ -99,14 +99,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def _swept(jobs: Sequence[Sweep], options: Options, console: Console) -> Iterator[Record]:
     """Every sweep's last record, with a progress bar for all of them."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("", total=sum(job.total for job in jobs))
         before = 0
         for number, job in enumerate(jobs, 1):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +74,7 @@ def _of_logits_terms(m: Functions, x: Inputs) -> tuple[Number, ...]:
     return _of_logits(m, x)[0], (1 - t) * sigmoid(m, z) + t * sigmoid(m, -z)
 
 
-def _of_probabilities(m: Functions, x: Inputs) -> tuple[Number, ...]:
+def _of_p(m: Functions, x: Inputs) -> tuple[Number, ...]:
     p, t = x
     value = -(m.where(t == 0, 0 * p, t * m.log(p)) + (1 - t) * m.log1p(-p))
     return value, m.where(t == 0, 1 / (1 - p), (p - t) / (p * (1 - p)))
@@ -99,7 +98,7 @@ def _plain_of_logits(z: jax.Array, t: jax.Array) -> jax.Array:
     return -t * jax.nn.log_sigmoid(z) - (1 - t) * jax.nn.log_sigmoid(-z)
 
 
-def _plain_of_probabilities(p: jax.Array, t: jax.Array) -> jax.Array:
+def _plain_of_p(p: jax.Array, t: jax.Array) -> jax.Array:
     t = t.astype(p.dtype)
     return -t * jnp.log(p) - (1 - t) * jnp.log1p(-p)
 
@@ -109,46 +108,23 @@ def _plain_of_classes(z: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _losses() -> dict[str, Loss]:
-    logits, probabilities = fnn.binary_cross_entropy(), fnn.binary_cross_entropy(False)
+    of_logits = functools.partial(Loss, fnn.binary_cross_entropy(), _plain_of_logits)
+    binary = fnn.binary_cross_entropy(False)
+    of_p = functools.partial(Loss, binary, _plain_of_p, high=1 - 2.0**-24, signed=False)
+    of_classes = functools.partial(Loss, fnn.softmax_cross_entropy(), _plain_of_classes)
     losses = {
         "squared_error": Loss(fnn.squared_error(), lambda y, t: jnp.square(y - t) / 2, 2, _squared)
     }
     name = "binary_cross_entropy"
-    below_one = 1 - 2.0**-24
     for t in (0, 1):
-        losses[f"{name}(logits, {t})"] = Loss(
-            logits, _plain_of_logits, 1, _fixed(_of_logits, t), np.int32(t)
-        )
-        losses[f"{name}(p, {t})"] = Loss(
-            probabilities,
-            _plain_of_probabilities,
-            1,
-            _fixed(_of_probabilities, t),
-            np.int32(t),
-            high=below_one,
-            signed=False,
-        )
+        losses[f"{name}(logits, {t})"] = of_logits(1, _fixed(_of_logits, t), np.int32(t))
+        losses[f"{name}(p, {t})"] = of_p(1, _fixed(_of_p, t), np.int32(t))
     for soft in (np.float32(0.125), np.float32(0.3), np.float32(0.9)):
-        losses[f"{name}(logits, {soft!s})"] = Loss(
-            logits,
-            _plain_of_logits,
-            1,
-            _fixed(_of_logits, float(soft)),
-            soft,
-            terms=_fixed(_of_logits_terms, float(soft)),
-        )
-    losses[f"{name}(p, t)"] = Loss(
-        probabilities, _plain_of_probabilities, 2, _of_probabilities, high=below_one, signed=False
-    )
-    for classes in (2, 3):
-        losses[f"softmax_cross_entropy({classes})"] = Loss(
-            fnn.softmax_cross_entropy(),
-            _plain_of_classes,
-            classes,
-            _of_classes,
-            np.int32(0),
-            high=43.5,  # a gap of more than 87.3 makes single terms subnormal, which XLA makes 0
-        )
+        truth, terms = (_fixed(f, float(soft)) for f in (_of_logits, _of_logits_terms))
+        losses[f"{name}(logits, {soft!s})"] = of_logits(1, truth, soft, terms=terms)
+    losses[f"{name}(p, t)"] = of_p(2, _of_p)
+    for n in (2, 3):  # a gap of more than 87.3 makes single terms subnormal, which XLA makes 0
+        losses[f"softmax_cross_entropy({n})"] = of_classes(n, _of_classes, np.int32(0), high=43.5)
     return losses
 
 
@@ -158,16 +134,14 @@ LOSSES = _losses()
 # ---- the search ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Worst:
+class Worst(NamedTuple):
     """The largest error of a loss or of its gradient, and its inputs."""
 
     error: float
     inputs: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """The largest errors of value and derivative by fnn and its peer, over some points.
 
     ``verified``: the largest relative error of the reference against 50 digits.
@@ -196,10 +170,10 @@ def search(name: str, peer: bool = True, seed: int = 0) -> Search:
     """Grid and climb for one loss, for fnn's rule and ``jax.grad`` of the plain formula."""
     loss = LOSSES[name]
     points, worst, verified = 0, dict[str, dict[str, Worst]](), 0.0
-    for who, program in {"fnn": _by_block(loss), "jax.nn": _by_autodiff(loss)}.items():
-        if who != "fnn" and not peer:
-            continue
-        error = functools.partial(_errors, loss, jax.jit(jax.vmap(program)))
+    programs = {"fnn": _by_block} | ({"jax.nn": _by_autodiff} if peer else {})
+    for who, outputs_of in programs.items():
+        program = jax.jit(jax.vmap(functools.partial(outputs_of, loss)))
+        error = functools.partial(_errors, loss, program)
         start = _grid(loss)
         outputs = error(start)
         points += len(start)
@@ -217,23 +191,16 @@ def search(name: str, peer: bool = True, seed: int = 0) -> Search:
     return Search(name, points, worst, verified)
 
 
-def _by_block(loss: Loss) -> Callable[[jax.Array], jax.Array]:
-    def outputs(x: jax.Array) -> jax.Array:
-        y, t = _split(loss, x)
-        batch = (y[None], t[None])
-        value, residuals = loss.block.forward({}, batch)
-        (dy, *_) = loss.block.backward({}, residuals, jnp.ones_like(value))[1]
-        return jnp.concatenate([value[None], dy.ravel()])
-
-    return outputs
+def _by_block(loss: Loss, x: jax.Array) -> jax.Array:
+    y, t = _split(loss, x)
+    value, residuals = loss.block.forward({}, (y[None], t[None]))
+    (dy, *_) = loss.block.backward({}, residuals, jnp.ones_like(value))[1]
+    return jnp.concatenate([value[None], dy.ravel()])
 
 
-def _by_autodiff(loss: Loss) -> Callable[[jax.Array], jax.Array]:
-    def outputs(x: jax.Array) -> jax.Array:
-        value, dy = jax.value_and_grad(loss.plain)(*_split(loss, x))
-        return jnp.concatenate([value[None], dy.ravel()])
-
-    return outputs
+def _by_autodiff(loss: Loss, x: jax.Array) -> jax.Array:
+    value, dy = jax.value_and_grad(loss.plain)(*_split(loss, x))
+    return jnp.concatenate([value[None], dy.ravel()])
 
 
 def _split(loss: Loss, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import tyro
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from fnn.check.checks import subject_for
 from fnn.check.mutations import CONTROL, Verdict, control, judge, make_mutants
@@ -89,20 +89,15 @@ def main(options: Options) -> int:
     chosen = rows(options)
     verdicts: list[tuple[str, Verdict]] = []
     began = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(transient=True) as progress:
         for row in progress.track(chosen, description="mutants"):
             for verdict in _judged(row, options):
                 verdicts.append((row.id, verdict))
                 if options.seeds and not verdict.caught_by:
                     continue
                 caught = verdict.caught_by or ("-" if verdict.mutant == CONTROL else "ESCAPED")
-                progress.console.print(
-                    f"{row.id:28} {verdict.mutant:32} {caught:14} {verdict.diagnosis[:110]}",
-                    soft_wrap=True,
-                    markup=False,
-                    highlight=False,
-                )
+                words = f"{row.id:28} {verdict.mutant:32} {caught:14} {verdict.diagnosis[:110]}"
+                progress.console.out(words, highlight=False)
     controls = [(row, v) for row, v in verdicts if v.mutant == CONTROL]
     mutants = [(row, v) for row, v in verdicts if v.mutant != CONTROL]
     escaped = [(row, v) for row, v in mutants if not v.caught_by]

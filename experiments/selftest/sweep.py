@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import time
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import fnn
 from experiments.selftest import peers
 from experiments.selftest.references import float64
 from experiments.selftest.verify import Verified, verify
@@ -128,7 +128,7 @@ class Sweep:
         with jax.enable_x64(True):
             wide = jax.ShapeDtypeStruct((self.size,), jnp.float64)
             texts.append(float64(self.name).lower(wide).as_text())
-        texts += [jax.__version__, _version(), jax.devices()[0].device_kind]
+        texts += [jax.__version__, fnn.__version__, jax.devices()[0].device_kind]
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
     def chunk(self, start: int) -> Scores:
@@ -218,10 +218,3 @@ def started(job: Sweep, path: Path, again: bool = False) -> Record:
     if saved is not None and (saved.key, saved.total) == (job.key, job.total):
         return saved
     return Record(job.name, job.dtype, job.key, job.total)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("fnn")
-    except importlib.metadata.PackageNotFoundError:
-        return "a clone"

@@ -179,11 +179,10 @@ def _range(between: tuple[float, float] | None, dtype: str) -> tuple[int, int]:
     """First and last, excluded: of all bit patterns, or of places in the order of the numbers."""
     if between is None:
         return 0, 2 ** jnp.finfo(dtype).bits
-    low, high = between
-    if not low <= high:
+    if not between[0] <= between[1]:
         raise CheckError(f"between is {between}, needs two numbers, the smaller first")
-    low_place, high_place = (_place(np.array(v).astype(jnp.dtype(dtype))) for v in between)
-    return low_place, high_place + 1
+    first, last = (_place(np.array(v).astype(jnp.dtype(dtype))) for v in between)
+    return first, last + 1
 
 
 def _place(number: np.ndarray) -> int:

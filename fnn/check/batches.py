@@ -10,9 +10,8 @@ import numpy as np
 
 from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
-from fnn.check.subject import Subject, is_none, map_floats
-from fnn.check.trials import Batch, Trial, compare, find_batch, first_line, sizes_of, trial_at
-from fnn.pytrees import flat
+from fnn.check.subject import Subject, largest, map_floats
+from fnn.check.trials import Trial, compare, find_batch, first_line, sizes_of, trial_at
 
 MAX_INPUTS = 2**15  # numbers in x, up to which the batch is made larger
 MANY = 37  # examples: more than any tile that a loop goes by, and no multiple of one
@@ -26,23 +25,6 @@ def microbatches(subject: Subject, trials: Sequence[Trial]) -> Result:
         return Result("microbatches", SKIPPED, batch)
     if isinstance(batch, Problem):
         return Result("microbatches", SKIPPED, "backward raises for half a batch")
-    return _halves(subject, trial, batch)
-
-
-def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
-    """One example, and many, or one more than given (ragged sizes): against autodiff."""
-    trial = trials[0]
-    batch = find_batch(subject, trial)
-    if isinstance(batch, str):
-        return Result("batch sizes", SKIPPED, batch)
-    if isinstance(batch, Problem):
-        return Result("batch sizes", WRONG, "backward raises", (batch,))
-    if subject.no_autodiff:
-        return Result("batch sizes", SKIPPED, subject.no_autodiff)
-    return _other_sizes(subject, trial, batch)
-
-
-def _halves(subject: Subject, trial: Trial, batch: Batch) -> Result:
     results = []
     for cut in batch.halves:
         share = (cut.stop - cut.start) / batch.size if batch.kind == "mean" else 1.0
@@ -52,18 +34,16 @@ def _halves(subject: Subject, trial: Trial, batch: Batch) -> Result:
         results.append(subject.programs.run(*batch.rows(trial.sample, cut), dy))
     (_, dparams1, dx1), (_, dparams2, dx2) = results
 
-    def add(a: Any, b: Any) -> Any:
-        return None if a is None else np.asarray(a) + np.asarray(b)
-
     def join(along: bool, a: Any, b: Any) -> Any:
-        return np.concatenate([a, b]) if along and a is not None else add(a, b)
+        if a is None:
+            return None
+        return np.concatenate([a, b]) if along else np.add(a, b)
 
-    along = flat(trial.sample.x)[1].unflatten(batch.leaves)
-    want = (
-        trial.y,
-        jax.tree.map(add, dparams1, dparams2, is_leaf=is_none),
-        jax.tree.map(join, along, dx1, dx2, is_leaf=is_none),
+    dparams, dx = (
+        jax.tree.map(np.add, dparams1, dparams2),
+        jax.tree.map(join, batch.along, dx1, dx2),
     )
+    want = (trial.y, dparams, dx)
     got = (trial.y, *subject.programs.run(*trial.sample, trial.dy)[1:])
     words = "of the whole batch is not that of its halves together"
     return compare(subject, "microbatches", got, want, 1e-9, words, _explain_halves)
@@ -78,7 +58,16 @@ def _explain_halves(case: Case) -> str:
     return explain(case)
 
 
-def _other_sizes(subject: Subject, trial: Trial, batch: Batch) -> Result:
+def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
+    """One example, and many, or one more than given (ragged sizes): against autodiff."""
+    trial = trials[0]
+    batch = find_batch(subject, trial)
+    if isinstance(batch, str):
+        return Result("batch sizes", SKIPPED, batch)
+    if isinstance(batch, Problem):
+        return Result("batch sizes", WRONG, "backward raises", (batch,))
+    if subject.no_autodiff:
+        return Result("batch sizes", SKIPPED, subject.no_autodiff)
     rng = np.random.default_rng(subject.seed + 5)
     problems, sizes = dict[str, Problem](), []
     here = subject.autodiff(trial.sample, trial.dy)
@@ -105,10 +94,9 @@ def _other_sizes(subject: Subject, trial: Trial, batch: Batch) -> Result:
                 text = f"has shape {got[i].shape} for a batch of {n}, needs {want[i].shape}"
                 problems.setdefault(name, Problem(name, text))
                 continue
-            finite = np.isfinite(want[i])
-            top = np.max(np.abs(want[i]), where=finite, initial=0)
-            limit = subject.tolerance(1e-8) * top + 1e-300
-            if not np.max(np.abs(got[i] - want[i]), where=finite, initial=0) <= limit:
+            limit = subject.tolerance(1e-8) * largest([want[i]]) + 1e-300
+            off = np.abs(got[i] - want[i])
+            if not np.max(off, where=np.isfinite(want[i]), initial=0) <= limit:
                 again = [(trial.got[i], here[i], sizes_of(subject, trial))]
                 case = Case(got[i], want[i], floats[i], sizes=sizes_of(subject, other), again=again)
                 text = f"for a batch of {n}: {explain(case)}"

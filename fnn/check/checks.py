@@ -259,11 +259,7 @@ def _results(subject: Subject, skip: Sequence[str] | set[str], timed: bool) -> I
 @contextmanager
 def precisely() -> Iterator[None]:
     """float64, products in full precision, and no NumPy warnings: infinities are intended."""
-    with (
-        jax.enable_x64(True),
-        jax.default_matmul_precision("highest"),
-        np.errstate(all="ignore"),
-    ):
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), np.errstate(all="ignore"):
         yield
 
 
@@ -334,12 +330,12 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
 def _refuse(subject: Subject) -> None:
     """Raises CheckError for what cannot be checked, before anything is compiled."""
     name = subject.rule.name
-    if not subject.layout.places:
+    if not subject.names:
         raise CheckError(
             f"{name}: neither params nor x have a floating leaf, so there is no gradient to check; "
             "give a floating input"
         )
-    if not any(leaf.size for leaf in subject.layout.floats(subject.sample)):
+    if not any(leaf.size for leaf in subject.sample.floats):
         raise CheckError(f"{name}: every floating input is empty, so there is nothing to check")
 
     def shapes_of(what: str, f: Callable[..., Any], *args: Any) -> Any:
@@ -355,5 +351,5 @@ def _refuse(subject: Subject) -> None:
         raise CheckError(f"{name}: forward needs to return (y, residuals)")
     if not any(is_floating(v) for v in jax.tree.leaves(shapes[0])):
         raise CheckError(f"{name}: y has no floating output, so there is nothing to differentiate")
-    dy = subject.random_cotangent(np.random.default_rng(0))
+    dy = subject.random_cotangent(np.random.default_rng(0), subject.sample)
     shapes_of("backward", subject.programs.traced, *subject.sample, dy)

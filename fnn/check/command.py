@@ -66,11 +66,7 @@ def check(target: str, settings: Settings) -> Report:
     inputs = [draw_input(text, rng) for text in settings.input]
     arguments = dict(parse_arg(text) for text in settings.arg)
     rule = resolve(target)
-    options: dict[str, Any] = {
-        "seed": settings.seed,
-        "skip": settings.skip,
-        "timed": settings.timed,
-    }
+    options = dict[str, Any](seed=settings.seed, skip=settings.skip, timed=settings.timed)
     if isinstance(rule, tuple) and not isinstance(rule, Block):  # a Block is a tuple, too
         return checks.pair(*rule, *inputs, **options)
     if isinstance(rule, (jax.custom_vjp, jax.custom_jvp)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
     residuals = _residual_shapes(subject)
     leaves, tree = flat(residuals)
     is_array = [hasattr(leaf, "dtype") for leaf in leaves]  # else a Python number: no bytes
-    arrays = [leaf for leaf in leaves if hasattr(leaf, "dtype")]
+    arrays = [*itertools.compress(leaves, is_array)]
     if not arrays:
         return Result("residuals", RIGHT, "none are kept")
 
@@ -39,11 +40,8 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
 
     jaxpr = jax.make_jaxpr(backward)(arrays).jaxpr
     _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    paths = [
-        path
-        for path, leaf in jax.tree_util.tree_leaves_with_path(residuals)
-        if hasattr(leaf, "dtype")
-    ]
+    every_path = [path for path, _ in jax.tree_util.tree_leaves_with_path(residuals)]
+    paths = [*itertools.compress(every_path, is_array)]
     problems = []
     frozen = any(c is None for c in trials[0].got)  # then what its gradient would need is kept, too
     for path, leaf, read in zip(paths, arrays, used, strict=True):
@@ -111,36 +109,28 @@ def cost(subject: Subject, trials: Sequence[Trial], timed: bool) -> Result:
         y, pull_back = by_autodiff(params, x)
         return y, pull_back(dy)
 
-    programs: dict[str, Callable[..., Any]] = {"by hand": subject.programs.traced}
-    bytes_kept = {
-        "by hand": _bytes_kept(lambda p, x: subject.rule.forward(p, x, key)[1], params, x)
+    programs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "by hand": (subject.programs.traced, lambda p, x: subject.rule.forward(p, x, key)[1])
     }
     if not subject.no_autodiff:
-        programs["autodiff"] = autodiff
-        bytes_kept["autodiff"] = _bytes_kept(lambda p, x: by_autodiff(p, x)[1], params, x)
-    compiled = {}
-    for name, program in programs.items():
+        programs["autodiff"] = (autodiff, lambda p, x: by_autodiff(p, x)[1])
+    compiled, figures = dict[str, Any](), dict[str, list[str]]()
+    for name, (program, residuals) in programs.items():
         try:
             compiled[name] = jax.jit(program).lower(params, x, key, dy).compile()
         except Exception as error:
             return Result("cost", SKIPPED, f"{name} does not compile in float32: {error!s:.80}")
-    seconds = _seconds(compiled, (params, x, key, dy)) if timed else {}
-
-    def figures(name: str) -> Iterator[str]:
-        analysis = compiled[name].cost_analysis() or {}
-        if isinstance(analysis, list):
-            analysis = analysis[0]
+        kept = _bytes_kept(residuals, params, x)
+        flops = float((compiled[name].cost_analysis() or {}).get("flops", 0.0))
         temporary = getattr(compiled[name].memory_analysis(), "temp_size_in_bytes", 0)
-        yield readable_bytes(bytes_kept[name])
-        yield f"{float(analysis.get('flops', 0.0)):.4g} FLOP"
-        yield readable_bytes(int(temporary))
-        if timed:
-            yield f"{1e6 * seconds[name]:.0f} us"
-
+        figures[name] = [readable_bytes(kept), f"{flops:.4g} FLOP", readable_bytes(temporary)]
+    if timed:
+        for name, seconds in _seconds(compiled, (params, x, key, dy)).items():
+            figures[name].append(f"{1e6 * seconds:.0f} us")
     labels = ("keeps", "takes", "temporary", "in")
-    words = [f"{label} {w}" for label, w in zip(labels, figures("by hand"), strict=False)]
-    if "autodiff" in programs:
-        words = [f"{w} (autodiff {a})" for w, a in zip(words, figures("autodiff"), strict=True)]
+    words = [f"{label} {w}" for label, w in zip(labels, figures["by hand"], strict=False)]
+    if "autodiff" in figures:
+        words = [f"{w} (autodiff {a})" for w, a in zip(words, figures["autodiff"], strict=True)]
     return Result("cost", SHOWN, ", ".join(words))
 
 

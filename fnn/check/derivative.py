@@ -36,7 +36,7 @@ DIRECTIONS = 3  # random ones for each leaf, where the Jacobian is larger
 def cotangents(subject: Subject) -> Result:
     """Structure, shape and dtype of every cotangent, leaf by leaf."""
     params, x, key = subject.sample
-    dy = subject.random_cotangent(np.random.default_rng(subject.seed))
+    dy = subject.random_cotangent(np.random.default_rng(subject.seed), subject.sample)
     shapes = jax.eval_shape(subject.programs.traced, params, x, key, dy)
     for what, needed, given in (("params", params, shapes[1]), ("x", x, shapes[2])):
         left, right = (str(jax.tree.structure(t, is_leaf=is_none)) for t in (needed, given))
@@ -64,10 +64,8 @@ def cotangents(subject: Subject) -> Result:
             problems.append(Problem(path, f"has dtype {d.dtype}, needs {leaf.dtype}"))
     if problems:
         return verdict("cotangents", f"{len(problems)} of {count} leaves", problems)
-    figure = f"{count} leaves: structure, shape, dtype"
-    if frozen:
-        figure += f"; None, so not computed: {', '.join(frozen)}"
-    return Result("cotangents", RIGHT, figure)
+    left_out = f"; None, so not computed: {', '.join(frozen)}" if frozen else ""
+    return Result("cotangents", RIGHT, f"{count} leaves: structure, shape, dtype{left_out}")
 
 
 def _items(tree: Any) -> str:
@@ -79,11 +77,11 @@ def _items(tree: Any) -> str:
 
 
 def _wrong_shape(subject: Subject, path: str, values: Any, dy: Any) -> Problem:
-    got = dict(leaves_of(*values[1:]))[path]
-    leaf = dict(leaves_of(subject.sample.params, subject.sample.x))[path]
+    got, number = dict(leaves_of(*values[1:]))[path], subject.names.index(path)
     if subject.no_autodiff:
-        return Problem(path, f"has shape {got.shape}, needs {leaf.shape}")
-    want = subject.autodiff(subject.sample, dy)[subject.names.index(path)]
+        needed = subject.sample.floats[number].shape
+        return Problem(path, f"has shape {got.shape}, needs {needed}")
+    want = subject.autodiff(subject.sample, dy)[number]
     return Problem(path, explain_shape(np.asarray(got), want))
 
 
@@ -132,10 +130,7 @@ def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
         if not all_finite(trial.y):
             continue
         want, noise = subject.autodiff(trial.sample, trial.dy), _noise(subject, trial)
-        unit = max(
-            (np.max(np.abs(d), initial=0) for d in jax.tree.leaves(trial.dy) if is_floating(d)),
-            default=0.0,
-        )
+        unit = largest([*filter(is_floating, jax.tree.leaves(trial.dy))])
         for leaf, (name, got, right) in enumerate(zip(subject.names, trial.got, want, strict=True)):
             if got is None or name in reported or not np.isfinite(right).all():
                 continue
@@ -179,11 +174,7 @@ def _noise(subject: Subject, trial: Trial) -> list[np.ndarray]:
 
 
 def _explained(
-    subject: Subject,
-    trials: Sequence[Trial],
-    wants: Sequence[Cotangents],
-    leaf: int,
-    number: int,
+    subject: Subject, trials: Sequence[Trial], wants: Sequence[Cotangents], leaf: int, number: int
 ) -> Problem:
     """The problem of a leaf that is wrong in a trial, with all that a diagnosis may use."""
     trial, want, own = trials[number], wants[number], subject.names[leaf]
@@ -195,11 +186,8 @@ def _explained(
     arrays |= dict(zip(subject.names, floats, strict=True))
     others = {n: w for n, w in zip(subject.names, want, strict=True) if n != own}
     arrays |= {f"the cotangent of {n}": w for n, w in others.items()}
-    arrays |= {
-        f"what the rule gives for {n}": w
-        for n, w in zip(subject.names, trial.got, strict=True)
-        if w is not None and n != own
-    }
+    given = dict(zip(subject.names, trial.got, strict=True))
+    arrays |= {f"what the rule gives for {n}": w for n in others if (w := given[n]) is not None}
     same = len(trials) > 1 and np.any(trials[0].got[leaf])
     case = Case(
         trial.got[leaf],
@@ -233,21 +221,17 @@ def by_differences(subject: Subject, trials: Sequence[Trial]) -> Result:
     if inputs > MAX_JACOBIAN_SIDE or outputs > MAX_JACOBIAN_SIDE:
         return _projections(subject, given)
     others = [trial for trial in trials if trial.what == "other inputs"]
-    return _whole_jacobian(subject, given + others, inputs)
+    return _whole_jacobian(subject, given + others)
 
 
-def _whole_jacobian(subject: Subject, trials: Sequence[Trial], inputs: int) -> Result:
+def _whole_jacobian(subject: Subject, trials: Sequence[Trial]) -> Result:
     problems: dict[str, Problem] = {}
     worst, bound, rough = 0.0, 0.0, 0
     jacobians: dict[int, Any] = {}
     for trial in trials:
-        where = id(trial.sample)
-        if where not in jacobians:
-            jacobians[where] = directional.jacobian(
-                subject, trial.sample, trial.y, np.arange(inputs)
-            )
-        jacobian = jacobians[where]
-        dy = flat_floats(trial.dy)
+        if (where := id(trial.sample)) not in jacobians:
+            jacobians[where] = directional.jacobian(subject, trial)
+        jacobian, dy = jacobians[where], flat_floats(trial.dy)
         terms = jacobian.value * dy
         slopes, bounds = np.sum(terms, 1), np.sum(np.abs(dy) * jacobian.error, 1)
         size = np.max(np.abs(terms), initial=0)
@@ -271,9 +255,8 @@ def _whole_jacobian(subject: Subject, trials: Sequence[Trial], inputs: int) -> R
                 right = np.where(certain, want, np.ravel(got)).reshape(leaf.shape)
                 case = Case(got, right, leaf, sizes=sizes_of(subject, trial))
                 problems[name] = Problem(name, explain(case), worst_entry(case))
-    figure = f"whole Jacobian: error {worst:.1e}, bound {bound:.1e}"
-    if rough:
-        figure += f"; {rough} entries at a kink or too rough"
+    left_out = f"; {rough} entries at a kink or too rough" if rough else ""
+    figure = f"whole Jacobian: error {worst:.1e}, bound {bound:.1e}{left_out}"
     return verdict("differences", figure, problems.values())
 
 
@@ -282,14 +265,7 @@ def _largest_where(mask: np.ndarray, values: np.ndarray) -> float:
 
 
 def _projections(subject: Subject, trials: Sequence[Trial]) -> Result:
-    slope, sums, sizes = directional.along_leaves(
-        subject,
-        subject.sample,
-        trials[0].y,
-        [t.dy for t in trials],
-        [t.got for t in trials],
-        DIRECTIONS,
-    )
+    slope, sums, sizes = directional.along_leaves(subject, trials, DIRECTIONS)
     problems, worst, bound, rough = [], 0.0, 0.0, 0
     for leaf, name in enumerate(subject.names):
         if any(trial.got[leaf] is None for trial in trials):
@@ -309,9 +285,8 @@ def _projections(subject: Subject, trials: Sequence[Trial]) -> Result:
             if ratios.size > 1 and np.ptp(ratios) < 1e-5 * np.abs(ratios[0]):
                 text = f"is {ratios[0]:.6g} times the truth along every direction; {text}"
             problems.append(Problem(name, text))
-    figure = f"{DIRECTIONS} directions a leaf: error {worst:.1e}, bound {bound:.1e}"
-    if rough:
-        figure += f"; {rough} of {slope.error.size} at a kink or too rough"
+    left_out = f"; {rough} of {slope.error.size} at a kink or too rough" if rough else ""
+    figure = f"{DIRECTIONS} directions a leaf: error {worst:.1e}, bound {bound:.1e}{left_out}"
     return verdict("differences", figure, problems)
 
 
@@ -326,27 +301,26 @@ def linear(subject: Subject, trials: Sequence[Trial]) -> Result:
     def under(dy: Any) -> Cotangents:
         return subject.run(sample, dy)[1]
 
-    for name, a, b in zip(subject.names, first.got, under(first.dy), strict=True):
-        if a is not None and not np.array_equal(a, b, equal_nan=True):
-            problems.append(Problem(name, "differs on a second call with the same arguments"))
-    for name, d in zip(subject.names, under(map_floats(np.zeros_like, first.dy)), strict=True):
-        if d is not None and np.any(d[np.isfinite(d)]):
-            text = "is not zero for a zero upstream cotangent: a term does not contain dy"
-            problems.append(Problem(name, text))
+    again, zero = under(first.dy), under(map_floats(np.zeros_like, first.dy))
     enlarged = under(map_floats(lambda d: 1e4 * d, first.dy))
-    for name, a, b in zip(subject.names, first.got, enlarged, strict=True):
-        if a is not None and b is not None and np.isfinite(a).all():
-            allowed = subject.tolerance(1e-10) * np.max(np.abs(a), initial=0) + 1e-300
-            if not np.max(np.abs(b / 1e4 - a), initial=0) <= allowed:
-                text = "is not 10,000 times as large for dy 10,000 times as large: is it clipped?"
-                problems.append(Problem(name, text))
-    worst = 0.0
     mixed = under(
         jax.tree.map(lambda a, b: 2 * a - 3 * b if is_floating(a) else a, first.dy, second.dy)
     )
-    for name, a, b, d in zip(subject.names, first.got, second.got, mixed, strict=True):
+    worst = 0.0
+    leaves = zip(subject.names, first.got, second.got, mixed, strict=True)
+    for i, (name, a, b, d) in enumerate(leaves):
         if a is None or b is None or d is None:
             continue
+        if not np.array_equal(a, again[i], equal_nan=True):
+            problems.append(Problem(name, "differs on a second call with the same arguments"))
+        if np.any(zero[i][np.isfinite(zero[i])]):
+            text = "is not zero for a zero upstream cotangent: a term does not contain dy"
+            problems.append(Problem(name, text))
+        allowed = subject.tolerance(1e-10) * np.max(np.abs(a), initial=0) + 1e-300
+        off = np.max(np.abs(enlarged[i] / 1e4 - a), initial=0)
+        if np.isfinite(a).all() and not off <= allowed:
+            text = "is not 10,000 times as large for dy 10,000 times as large: is it clipped?"
+            problems.append(Problem(name, text))
         off = np.max(np.nan_to_num(np.abs(d - (2 * a - 3 * b))), initial=0)
         size = np.max(np.nan_to_num(2 * np.abs(a) + 3 * np.abs(b)), initial=0)
         worst = max(worst, float(off / (size or 1.0)))

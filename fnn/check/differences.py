@@ -98,8 +98,6 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope
         for first in FIRST_STEPS[1:]:
             disagrees = np.abs(value[first] - slope) > 10 * (error[first] + bound)
             better = (error[first] < bound) & ~disagrees
-            slope, bound = (
-                np.where(better, value[first], slope),
-                np.where(better, error[first], bound),
-            )
+            slope = np.where(better, value[first], slope)
+            bound = np.where(better, error[first], bound)
     return Slope(slope, bound)

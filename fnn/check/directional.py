@@ -14,7 +14,8 @@ from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
 from fnn.check.rule import MAX_PROGRAMS, Sample
-from fnn.check.subject import Cotangents, Layout, Subject, flat_floats
+from fnn.check.subject import Subject, flat_floats
+from fnn.check.trials import Trial
 from fnn.compiling import jit_for_few_runs
 
 MAX_LINES = 96  # of one run of the program
@@ -22,7 +23,7 @@ MAX_NUMBERS = 2**22  # that one run returns
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
-def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[..., Any]:
+def _mover(forward: Callable[..., Any], lines: int) -> Callable[..., Any]:
     """Flat y at every step along several lines, each a part of one flat direction.
 
     One program for single entries (a part of length one) and for whole leaves, because it takes
@@ -31,7 +32,7 @@ def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[
     ts = differences.steps()
 
     def moved(sample: Sample, direction: Any, starts: Any, stops: Any, count: Any) -> Any:
-        leaves = layout.floats(sample)
+        leaves = sample.floats
         flat = jnp.concatenate([jnp.ravel(v).astype(direction.dtype) for v in leaves])
         places, cuts = jnp.arange(flat.size), np.cumsum([v.size for v in leaves])[:-1]
 
@@ -43,7 +44,7 @@ def _mover(forward: Callable[..., Any], layout: Layout, lines: int) -> Callable[
                 part.reshape(v.shape).astype(v.dtype)
                 for part, v in zip(jnp.split(there, cuts), leaves, strict=True)
             ]
-            y = forward(*layout.fill(sample, parts))[0]
+            y = forward(*sample.with_floats(parts))[0]
             return jnp.concatenate(
                 [v.ravel().astype(flat.dtype) for v in jax.tree.leaves(y) if is_floating(v)]
             )
@@ -58,10 +59,10 @@ def along(
     subject: Subject, sample: Sample, direction: np.ndarray, starts: np.ndarray, stops: np.ndarray
 ) -> np.ndarray:
     """Flat y at the steps along each part [start, stop) of a flat direction: (steps, lines, y)."""
-    outputs = sum(v.size for v in jax.tree.leaves(subject.y_shape) if is_floating(v))
+    outputs = sum(v.size for v in jax.tree.leaves(subject.y_shape(sample)) if is_floating(v))
     ts = len(differences.steps())
     most = min(MAX_LINES, max(1, MAX_NUMBERS // (ts * max(outputs, 1))))
-    program = _mover(subject.rule.forward, subject.layout, most)
+    program = _mover(subject.rule.forward, most)
     parts = []
     for first in range(0, len(starts), most):
         some = slice(first, first + most)
@@ -99,34 +100,31 @@ def by_entry(
     return along(subject, sample, steps, entries, entries + 1), steps[entries]
 
 
-def jacobian(subject: Subject, sample: Sample, y: Any, entries: np.ndarray) -> Slope:
-    """dy/d(entry) by differences around ``y``, that of the sample: (entries, y)."""
-    values, steps = by_entry(subject, sample, entries)
+def jacobian(subject: Subject, trial: Trial) -> Slope:
+    """dy/d(entry) by differences: (entries, y)."""
+    entries = np.arange(sum(leaf.size for leaf in trial.sample.floats))
+    values, steps = by_entry(subject, trial.sample, entries)
     # A small output may be a difference of terms as large as the other outputs.
     size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
-    slope = differences.both_sides(values, size, flat_floats(y))
+    slope = differences.both_sides(values, size, flat_floats(trial.y))
     return Slope(slope.value / steps[:, None], slope.error / steps[:, None])
 
 
 def along_leaves(
-    subject: Subject,
-    sample: Sample,
-    y: Any,
-    dys: Sequence[Any],
-    cotangents: Sequence[Cotangents],
-    repeats: int,
+    subject: Subject, trials: Sequence[Trial], repeats: int
 ) -> tuple[Slope, np.ndarray, np.ndarray]:
-    """Derivatives of <dy, y> along random directions, each within one leaf; ``y`` is that of the
+    """Derivatives of <dy, y> along random directions, each within one leaf; the trials are at one
     sample.
 
     Returns the slopes by differences, the same by the cotangents, and the sum of the sizes of
-    the latter's terms, each (leaves, repeats, dys).
+    the latter's terms, each (leaves, repeats, trials).
     """
+    sample = trials[0].sample
     leaves = subject.floats(sample)
     stops = np.cumsum([leaf.size for leaf in leaves])
     starts = stops - [leaf.size for leaf in leaves]
-    upstream = np.stack([flat_floats(dy) for dy in dys], 1)
-    shape = (len(leaves), repeats, len(dys))
+    upstream = np.stack([flat_floats(trial.dy) for trial in trials], 1)
+    shape = (len(leaves), repeats, len(trials))
     sums, sizes = np.zeros(shape), np.zeros(shape)
     values, terms = [], []
     for repeat in range(repeats):
@@ -137,13 +135,13 @@ def along_leaves(
         around = along(subject, sample, np.concatenate(parts), starts, stops)
         values.append(around @ upstream)
         terms.append(np.abs(around) @ np.abs(upstream))
-        for k, each in enumerate(cotangents):
-            for number, (part, c) in enumerate(zip(parts, each, strict=True)):
+        for k, trial in enumerate(trials):
+            for number, (part, c) in enumerate(zip(parts, trial.got, strict=True)):
                 if c is not None:
                     products = part * np.ravel(c)
                     sums[number, repeat, k] = np.sum(products)
                     sizes[number, repeat, k] = np.sum(np.abs(products))
-    still = flat_floats(y) @ upstream
+    still = flat_floats(trials[0].y) @ upstream
     slope = differences.both_sides(np.stack(values, 2), np.stack(terms, 2), still)
     return slope, sums, sizes
 

@@ -56,8 +56,7 @@ def kinks(subject: Subject, trials: Sequence[Trial]) -> Result:
     examples: dict[str, None] = {}
     count = 0
     for sample in _samples(subject):
-        point = _point(subject, sample, entries)
-        if point is None:
+        if (point := _point(subject, sample, entries)) is None:
             continue
         count += int(np.sum(point.kink | point.jump))
         examples |= dict.fromkeys(_slopes_in_words(point))
@@ -78,7 +77,7 @@ def _entries(subject: Subject, trial: Trial) -> np.ndarray:
         if name.startswith("x") and cotangent is not None:
             entries += range(start, start + leaf.size)
         start += leaf.size
-    outputs = sum(v.size for v in jax.tree.leaves(subject.y_shape))
+    outputs = sum(v.size for v in jax.tree.leaves(subject.y_shape(subject.sample)))
     most = min(MAX_ENTRIES, max(MIN_ENTRIES, MAX_NUMBERS // max(outputs, 1)))
     return np.array(entries[:: -(-len(entries) // most) or 1], np.int64)
 
@@ -101,39 +100,27 @@ def _samples(subject: Subject) -> Iterator[Sample]:
 
 def _point(subject: Subject, sample: Sample, entries: np.ndarray) -> Point | None:
     """The slopes at a sample; None outside the domain or at an edge of it (see "edges")."""
-    dy = subject.random_cotangent(np.random.default_rng(subject.seed + 3))
+    dy = subject.random_cotangent(np.random.default_rng(subject.seed + 3), sample)
     y, cotangents = subject.run(sample, dy)
     at_zero, weights = flat_floats(y), flat_floats(dy)
     if not np.isfinite(at_zero).all():
         return None
     values, scales = directional.by_entry(subject, sample, entries)
-    projected, terms = values @ weights, np.abs(values) @ np.abs(weights)
-    left, right = (
-        Slope(slope.value / scales, slope.error / scales)
-        for slope in (
-            differences.one_side(projected, at_zero @ weights, sign, terms) for sign in (-1, 1)
-        )
-    )
+    terms = np.abs(values) @ np.abs(weights)
+
+    def slope(sign: int) -> Slope:
+        value, error = differences.one_side(values @ weights, at_zero @ weights, sign, terms)
+        return Slope(value / scales, error / scales)
+
+    left, right = slope(-1), slope(1)
     size = max(float(np.max(np.abs(weights), initial=0)), 1e-300)
     sure = (left.error <= 1e-6 * size) & (right.error <= 1e-6 * size)
     apart = np.abs(right.value - left.value) > 1e-5 * size + 10 * (left.error + right.error)
-    places = [
-        (name, float(v))
-        for name, leaf in zip(subject.names, subject.floats(sample), strict=True)
-        for v in np.ravel(leaf)
-    ]
-    return Point(
-        sample,
-        dy,
-        entries,
-        [places[i] for i in entries],
-        subject.flat_cotangents(cotangents)[entries],
-        left,
-        right,
-        sure & apart,
-        ~sure & np.isfinite(values).all((0, 2)),
-        size,
-    )
+    jump = ~sure & np.isfinite(values).all((0, 2))
+    named = zip(subject.names, subject.floats(sample), strict=True)
+    places = [(name, float(v)) for name, leaf in named for v in np.ravel(leaf)]
+    where, given = [places[i] for i in entries], subject.flat_cotangents(cotangents)[entries]
+    return Point(sample, dy, entries, where, given, left, right, sure & apart, jump, size)
 
 
 def _slopes_in_words(point: Point) -> Iterator[str]:
@@ -207,7 +194,7 @@ def _several_kinks_meet(subject: Subject, point: Point, i: int) -> bool:
             f + NEARBY_DISTANCE * rng.uniform(-1, 1, f.shape) if name.startswith("x") else f
             for name, f in zip(subject.names, subject.floats(point.sample), strict=True)
         ]
-        cotangents = subject.run(subject.fill(point.sample, moved), point.dy)[1]
+        cotangents = subject.run(point.sample.with_floats(moved), point.dy)[1]
         slopes.append(subject.flat_cotangents(cotangents)[point.entries[i]])
     values = np.sort(slopes)
     apart = np.diff(values) > 1e-3 * np.max(np.abs(values), initial=0)
@@ -246,8 +233,7 @@ def _slopes_along(subject: Subject, point: Point, entries: np.ndarray) -> tuple[
     weights = flat_floats(point.dy)
     y = subject.run(point.sample, point.dy)[0]
     values, at_zero = moved @ weights, flat_floats(y) @ weights
-    left, right = (differences.one_side(values, at_zero, sign) for sign in (-1, 1))
-    return left, right
+    return differences.one_side(values, at_zero, -1), differences.one_side(values, at_zero, 1)
 
 
 def _not_as_declared(subject: Subject, point: Point) -> Iterator[Problem]:

@@ -7,10 +7,10 @@ sign of a gradient that is 0) makes no mutant.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -46,8 +46,7 @@ class Verdict(NamedTuple):
     diagnosis: str
 
 
-@dataclass(frozen=True)
-class Mutants:
+class Mutants(NamedTuple):
     """What the check says of every mutant of a block, and of the block itself (``control``)."""
 
     name: str
@@ -189,10 +188,9 @@ def _changed(block: Block, change: Callable[[list[Any], Any], list[Any]]) -> Blo
 
 
 def _change_one(block: Block, number: int, change: Change) -> Block:
-    def change_one(cotangents: list[Any], dy: Any) -> list[Any]:
-        return [change(d) if i == number else d for i, d in enumerate(cotangents)]
-
-    return _changed(block, change_one)
+    return _changed(
+        block, lambda ds, dy: [change(d) if i == number else d for i, d in enumerate(ds)]
+    )
 
 
 def _differs(a: Any, b: Any) -> bool:
@@ -215,17 +213,15 @@ def _of_cotangents(subject: Subject, trial: Trial) -> Iterator[Mutant]:
     for name, change in _CHANGES.items():
         if choices := [i for i, d in sized.items() if _differs(changed[name][i], d)]:
             yield Mutant(name, _change_one(block, one_of(name, choices), change))
-    pairs = (
-        (i, j)
-        for i, a in enumerate(cotangents)
-        for j, b in enumerate(cotangents[:i])
-        if a.shape == b.shape and _differs(a, b)
-    )
-    if pair := next(pairs, None):
-        yield Mutant("swapped", _swapped(block, *pair))
+    for (j, b), (i, a) in itertools.combinations(enumerate(cotangents), 2):
+        if a.shape == b.shape and _differs(a, b):
+            yield Mutant("swapped", _swapped(block, i, j))
+            break
     passed = [i for i, d in sized.items() if not isinstance(dy, tuple) and d.shape == dy.shape]
     if passed:
-        yield Mutant("dy added", _dy_added(block, one_of("dy", passed)))
+        at = one_of("dy", passed)
+        added = _changed(block, lambda ds, dy: [d + dy if i == at else d for i, d in enumerate(ds)])
+        yield Mutant("dy added", added)
     batch = find_batch(subject, trial)
     if isinstance(batch, Batch) and any(map(np.any, cotangents)) and subject.names[-1][0] == "x":
         yield Mutant("batch size hard-coded", _hard_coded(block, batch.size))
@@ -237,13 +233,6 @@ def _swapped(block: Block, i: int, j: int) -> Block:
         return cotangents
 
     return _changed(block, swap)
-
-
-def _dy_added(block: Block, number: int) -> Block:
-    def add(cotangents: list[Any], dy: Any) -> list[Any]:
-        return [d + dy if i == number else d for i, d in enumerate(cotangents)]
-
-    return _changed(block, add)
 
 
 def _hard_coded(block: Block, size: int) -> Block:
@@ -286,8 +275,7 @@ def _of_backward(subject: Subject, trial: Trial) -> Iterator[Mutant]:
 
 def _gradient_changes(subject: Subject, trial: Trial) -> bool:
     """Whether the gradient changes when all inputs grow by the same."""
-    absent = tuple(c is None for c in trial.got)
-    change = change_of_gradient(subject.programs.traced, subject.layout, absent)
+    change = change_of_gradient(subject.programs.traced)
     floats = subject.floats(trial.sample)
     slopes = change(floats, [np.ones_like(f) for f in floats], trial.sample, trial.dy)
     return any(bool(np.max(np.abs(d), initial=0) > 1e-3) for d in slopes)
@@ -318,7 +306,7 @@ def _at_points(subject: Subject, trial: Trial) -> Iterator[Mutant]:
         return
     if trial.got[-1] is None:
         return
-    ones = jax.tree.map(lambda v: np.ones(v.shape), subject.y_shape)
+    ones = jax.tree.map(lambda v: np.ones(v.shape), subject.y_shape(subject.sample))
 
     def at(x: np.ndarray) -> tuple[Any, Cotangents]:
         y, cotangents = subject.run(subject.sample._replace(x=x), ones)
@@ -356,9 +344,7 @@ def _of_nodes(block: Block) -> Iterator[Mutant]:
         return map_nodes(block, lambda name, inner: change(inner) if name == chosen else inner)
 
     def turned(inner: Block) -> Block:
-        return _changed(
-            inner, lambda cotangents, dy: [*cotangents[:-1], *(-d for d in cotangents[-1:])]
-        )
+        return _changed(inner, lambda ds, dy: [*ds[:-1], *(-d for d in ds[-1:])])
 
     def without_dparams(inner: Block) -> Block:
         def backward(params: Any, residuals: Any, dy: Any) -> Any:
@@ -369,8 +355,7 @@ def _of_nodes(block: Block) -> Iterator[Mutant]:
 
     for node in block.graph.nodes[:1]:
         yield Mutant(f"sign, inside {node.name}", with_node(node.name, turned))
-    shared = [node.name for node in block.graph.nodes if node.params_of != node.name]
-    for name in shared[:1]:
+    for name in [node.name for node in block.graph.nodes if node.params_of != node.name][:1]:
         yield Mutant("gradient of the first use only", with_node(name, without_dparams))
 
 
@@ -381,74 +366,68 @@ def _by_hand(subject: Subject) -> Iterator[Mutant]:
     block = _block(subject)
     match block.kind:
         case Kind("logistic"):
-            yield Mutant("y (1 - y)", _from_y(block, jax.nn.sigmoid, lambda y: y * (1 - y)))
+            yield Mutant("y (1 - y)", _from_y(block, lambda y: y * (1 - y)))
         case Kind("tanh"):
-            yield Mutant("1 - y^2", _from_y(block, jnp.tanh, lambda y: 1 - y * y))
+            yield Mutant("1 - y^2", _from_y(block, lambda y: 1 - y * y))
         case Kind("softplus"):
-            yield Mutant("1 - exp(-y)", _from_y(block, jax.nn.softplus, lambda y: 1 - jnp.exp(-y)))
+            yield Mutant("1 - exp(-y)", _from_y(block, lambda y: 1 - jnp.exp(-y)))
         case Kind("elu" | "celu", (1.0,)):
-            yield Mutant("y + 1 from y", _from_y(block, jax.nn.elu, _elu_slope))
+            yield Mutant("y + 1 from y", _from_y(block, lambda y: jnp.where(y > 0, 1, y + 1)))
         case Kind("gelu", (False,)):
-            yield Mutant("(1 + erf) / 2", _gelu_by_erf(block))
-        case Kind("softmax_cross_entropy") | Kind("binary_cross_entropy", (True,)):
-            yield Mutant("p - t", _p_minus_t(block))
+            yield Mutant("(1 + erf) / 2", _keeping(block, lambda x, y: x, _gelu_by_erf))
+        case Kind("softmax_cross_entropy"):
+            yield Mutant("p - t", _keeping(block, lambda x, y: x, _softmax_minus_t))
+        case Kind("binary_cross_entropy", (True,)):
+            yield Mutant("p - t", _keeping(block, lambda x, y: x, _sigmoid_minus_t))
         case Kind("linear", (*_, True)) if np.ndim(subject.sample.x) > 1:
             yield Mutant("sum in the narrow dtype", _narrow_sum(block))
         case Kind("dropout"):
-            yield Mutant("mask forgotten", _with_backward(block, _mask_forgotten))
+            forgotten = _with_backward(block, lambda params, residuals, dy: ({}, dy))
+            yield Mutant("mask forgotten", forgotten)
         case Kind("maximum" | "minimum"):
             yield Mutant("a tie to both", _seeing_x(block, _tie_to_both))
 
 
-def _from_y(block: Block, f: Callable[[Any], Any], derivative: Callable[[Any], Any]) -> Block:
-    """y = f(x), with a derivative computed from y, which has lost digits of x."""
+def _keeping(
+    block: Block, keep: Callable[[Any, Any], Any], backward: Callable[[Any, Any], Any]
+) -> Block:
+    """The block that keeps ``keep(x, y)``, and whose dx is ``backward(kept, dy)``."""
 
     def forward(params: Any, x: Any, key: Any = None) -> Any:
-        y = f(x)
-        return y, y
+        y, _ = block.forward(params, x)
+        return y, keep(x, y)
 
-    def backward(params: Any, y: Any, dy: Any) -> Any:
-        return {}, dy * derivative(y).astype(dy.dtype)
+    return block._replace(
+        forward=forward, backward=lambda params, kept, dy: ({}, backward(kept, dy))
+    )
 
-    return block._replace(forward=forward, backward=backward)
+
+def _from_y(block: Block, derivative: Callable[[Any], Any]) -> Block:
+    """With a derivative computed from y, which has lost digits of x."""
+    return _keeping(block, lambda x, y: y, lambda y, dy: dy * derivative(y).astype(dy.dtype))
 
 
-def _elu_slope(y: Any) -> Any:
-    return jnp.where(y > 0, 1, y + 1)
+def _gelu_by_erf(x: Any, dy: Any) -> Any:
+    density = jnp.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    return dy * ((1 + jax.lax.erf(x / np.sqrt(2))) / 2 + x * density).astype(dy.dtype)
+
+
+def _softmax_minus_t(x: Any, dy: Any) -> Any:
+    """dE/dz = p - t, of which nothing is left in a confident row."""
+    z, t = x
+    rows = t if is_floating(t) else jax.nn.one_hot(t, z.shape[-1], dtype=z.dtype)
+    dz = dy * (jax.nn.softmax(z) - rows) / (z.size // z.shape[-1])
+    return dz.astype(z.dtype), jnp.zeros_like(t) if is_floating(t) else None
+
+
+def _sigmoid_minus_t(x: Any, dy: Any) -> Any:
+    z, t = x
+    dz = dy * (jax.nn.sigmoid(z) - t.astype(z.dtype)) / z.size
+    return dz.astype(z.dtype), jnp.zeros_like(t) if is_floating(t) else None
 
 
 def _tie_to_both(dx: Any, x: Any, dy: Any) -> Any:
     return tuple(jnp.where(x[0] == x[1], dy, d) for d in dx)
-
-
-def _gelu_by_erf(block: Block) -> Block:
-    def backward(params: Any, x: Any, dy: Any) -> Any:
-        density = jnp.exp(-x * x / 2) / np.sqrt(2 * np.pi)
-        return {}, dy * ((1 + jax.lax.erf(x / np.sqrt(2))) / 2 + x * density).astype(dy.dtype)
-
-    def forward(params: Any, x: Any, key: Any = None) -> Any:
-        return block.forward(params, x)[0], x
-
-    return block._replace(forward=forward, backward=backward)
-
-
-def _p_minus_t(block: Block) -> Block:
-    """dE/dz = p - t, of which nothing is left in a confident row."""
-
-    def forward(params: Any, x: Any, key: Any = None) -> Any:
-        return block.forward(params, x)[0], x
-
-    def backward(params: Any, x: Any, dy: Any) -> Any:
-        z, t = x
-        if block.kind == Kind("binary_cross_entropy", (True,)):
-            slope, examples = jax.nn.sigmoid(z) - t.astype(z.dtype), z.size
-        else:
-            rows = t if is_floating(t) else jax.nn.one_hot(t, z.shape[-1], dtype=z.dtype)
-            slope, examples = jax.nn.softmax(z) - rows, z.size // z.shape[-1]
-        dz = (jnp.asarray(dy, slope.dtype) * slope / examples).astype(z.dtype)
-        return {}, (dz, None if not is_floating(t) else jnp.zeros_like(t))
-
-    return block._replace(forward=forward, backward=backward)
 
 
 def _narrow_sum(block: Block) -> Block:
@@ -461,7 +440,3 @@ def _narrow_sum(block: Block) -> Block:
         return dparams | {"b": total.astype(params["b"].dtype)}, dx
 
     return block._replace(backward=backward)
-
-
-def _mask_forgotten(params: Any, residuals: Any, dy: Any) -> Any:
-    return {}, dy

@@ -46,7 +46,7 @@ def narrow_samples(subject: Subject, long: Sample | None) -> Iterator[Narrow]:
 
     def changed(change: Callable[[np.ndarray], np.ndarray], names: Sequence[str]) -> Sample:
         named = zip(subject.names, subject.floats(here), strict=True)
-        return subject.fill(here, [change(v) if name in names else v for name, v in named])
+        return here.with_floats([change(v) if name in names else v for name, v in named])
 
     for factor in INPUT_FACTORS:
         what = "as given" if factor == 1 else f"inputs times {factor:g}"
@@ -112,7 +112,8 @@ def _batch_leaves(subject: Subject, trial: Trial, leaves: Sequence[Any]) -> tupl
     """Which leaves of x have the batch as their first axis; none where that is not known."""
     if subject.rule.block is None:
         batch = find_batch(subject, trial)
-        return batch.leaves if isinstance(batch, Batch) else (False,) * len(leaves)
+        along = jax.tree.leaves(batch.along) if isinstance(batch, Batch) else [False] * len(leaves)
+        return tuple(along)
     sizes = {v.shape[0] if np.ndim(v) > 1 else 0 for v in leaves if is_floating(v)}
     fits = len(sizes) == 1 and 0 not in sizes and subject.sample.key is None
     fits = fits and all(np.ndim(v) and v.shape[0] in sizes for v in leaves)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check.report import SKIPPED, Problem, Result, verdict
+from fnn.check.rule import Sample
 from fnn.check.subject import Cotangents, Subject, all_finite, flat_floats
 from fnn.check.trials import Trial
 
@@ -39,13 +40,17 @@ def edges(subject: Subject, trials: Sequence[Trial]) -> Result:
     return verdict("edges", figure, problems.values())
 
 
+def _with_entry(subject: Subject, trial: Trial, leaf: int, place: int, value: float) -> Sample:
+    changed = subject.floats(trial.sample)[leaf].copy()
+    changed.reshape(-1)[place] = value
+    return subject.with_leaf(trial.sample, leaf, changed)
+
+
 def _at(
     subject: Subject, trial: Trial, leaf: int, place: int, value: float
 ) -> tuple[Any, Cotangents]:
     """(y, cotangents) where one entry of a leaf has another value."""
-    changed = subject.floats(trial.sample)[leaf].copy()
-    changed.reshape(-1)[place] = value
-    return subject.run(subject.with_leaf(trial.sample, leaf, changed), trial.dy)
+    return subject.run(_with_entry(subject, trial, leaf, place, value), trial.dy)
 
 
 def _masked_row(subject: Subject, trial: Trial, leaf: int) -> str:
@@ -102,9 +107,7 @@ def _nan(subject: Subject, trial: Trial, leaf: int, place: int) -> str:
     if d is None or np.isnan(d) or not any(other != probes[0][1] for _, other in probes[1:]):
         return ""
     if not subject.no_autodiff and subject.rule.block is None:
-        changed = subject.floats(trial.sample)[leaf].copy()
-        changed.reshape(-1)[place] = np.nan
-        sample = subject.with_leaf(trial.sample, leaf, changed)
+        sample = _with_entry(subject, trial, leaf, place, np.nan)
         if np.ravel(subject.autodiff(sample, trial.dy)[leaf])[place] == d:
             return ""  # a branch of JAX's own, such as max: the NaN shows in y
     return f"is {d:g} where the input is NaN: NaN in must be NaN out, never a number"

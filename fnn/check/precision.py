@@ -64,10 +64,11 @@ def precision(subject: Subject, trials: Sequence[Trial], dtype_name: str) -> Res
             spread = conditioning(subject, wide, unit)
             if narrow.tiny:
                 extra = jumps(subject, wide, unit, narrow.tiny, TINY_FACTOR)
-                pairs = zip(spread, extra, strict=True)
-                spread = [None if s is None else s + j for s, j in pairs]
+                spread = [s if s is None else s + j for s, j in zip(spread, extra, strict=True)]
         except Exception as error:
             return Result(dtype_name, SKIPPED, f"does not run in a loop: {first_line(error)}")
+        terms = [*truth, *filter(is_floating, jax.tree.leaves(wide_dy))]
+        floor = unit * largest([t for t in terms if t is not None])
         for i, (name, at) in enumerate(zip(subject.names, subject.floats(low), strict=True)):
             if got[i] is None or truth[i] is None or not got[i].size:
                 continue
@@ -77,8 +78,6 @@ def precision(subject: Subject, trials: Sequence[Trial], dtype_name: str) -> Res
                 words = f"comes back as {got[i].dtype} for {at.dtype}: cast it"
                 problems.setdefault(name, Problem(name, words))
                 continue
-            terms = [*truth, *filter(is_floating, jax.tree.leaves(wide_dy))]
-            floor = unit * largest([t for t in terms if t is not None])
             inner = narrow.tiny or name.startswith("params")
             scale = spread[i] + floor if inner else spread[i]
             units, share, place = _worst_entry(got[i], truth[i], scale, unit, dtype)
@@ -91,12 +90,12 @@ def precision(subject: Subject, trials: Sequence[Trial], dtype_name: str) -> Res
                 problems[name] = Problem(name, f"{words}, {narrow.what}")
             elif units > MAX_UNITS:
                 one, other = float(got[i][place]), float(truth[i][place])
-                problems[name] = Problem(
-                    name,
-                    _words(dtype_name, narrow, one, other, unit),
+                worst_words = (
                     f"worst at {[int(p) for p in place]}: got {one:.6g}, expected {other:.6g}; "
-                    f"the input there is {float(at[place]):.6g}",
+                    f"the input there is {float(at[place]):.6g}"
                 )
+                words = _words(dtype_name, narrow, one, other, unit)
+                problems[name] = Problem(name, words, worst_words)
     figure = f"{worst:.1f} units of rounding and conditioning; relative error {relative:.1e}"
     return verdict(dtype_name, figure, problems.values())
 

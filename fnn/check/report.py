@@ -73,11 +73,10 @@ class Report:
 
     def __getitem__(self, name: str) -> Result:
         """The result of a property, by its name."""
-        for result in self.results:
-            if result.property == name:
-                return result
-        names = ", ".join(result.property for result in self.results)
-        raise KeyError(f"no property {name!r}; there are: {names}")
+        by_name = {result.property: result for result in self.results}
+        if name not in by_name:
+            raise KeyError(f"no property {name!r}; there are: {', '.join(by_name)}")
+        return by_name[name]
 
     def assert_correct(self) -> None:
         """Raises :class:`WrongGradient`, an AssertionError, with the report if it is not ok."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -43,6 +43,16 @@ class Sample(NamedTuple):
     params: Any
     x: Any
     key: Any
+
+    @property
+    def floats(self) -> list[Any]:
+        """The floating leaves of params and x."""
+        return split_floats((self.params, self.x))[0]
+
+    def with_floats(self, floats: Sequence[Any]) -> Sample:
+        """The sample with others in their place."""
+        params, x = split_floats((self.params, self.x))[1](floats)
+        return Sample(params, x, self.key)
 
 
 def of_block(block: Block, name: str = "") -> Rule:
@@ -124,6 +134,7 @@ def _primitives(jaxpr: Any) -> Iterator[str]:
             yield from _primitives(inner)
 
 
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
 def without_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f`` with every ``custom_vjp`` in it replaced by the function that it decorates.
 

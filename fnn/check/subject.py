@@ -35,11 +35,11 @@ def path_of(path: Any, first: str = "") -> str:
     return "/".join(part for part in (first, text) if part)
 
 
-def leaves_of(params: Any, x: Any) -> list[tuple[str, Any]]:
-    """(path, leaf) of params and then x; None counts as a leaf."""
+def leaves_of(params: Any, x: Any, y: Any = ()) -> list[tuple[str, Any]]:
+    """(path, leaf) of params, x and y; None counts as a leaf."""
     return [
         (path_of(path, first), leaf)
-        for first, tree in (("params", params), ("x", x))
+        for first, tree in (("params", params), ("x", x), ("y", y))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
     ]
 
@@ -74,26 +74,6 @@ def largest(arrays: Sequence[Any]) -> float:
     return float(max(tops, default=0.0))
 
 
-class Layout(NamedTuple):
-    """The places of the floating leaves among all leaves of (params, x)."""
-
-    places: tuple[int, ...]
-    tree: Any
-
-    def floats(self, sample: Sample) -> list[Any]:
-        """The floating leaves."""
-        leaves = jax.tree.leaves((sample.params, sample.x))
-        return [leaves[i] for i in self.places]
-
-    def fill(self, sample: Sample, floats: Sequence[Any]) -> Sample:
-        """The sample with other floats."""
-        leaves = jax.tree.leaves((sample.params, sample.x))
-        for i, value in zip(self.places, floats, strict=True):
-            leaves[i] = value
-        params, x = self.tree.unflatten(leaves)
-        return Sample(params, x, sample.key)
-
-
 class Programs(NamedTuple):
     """(y, dparams, dx) of a rule: as it is, and compiled on its own, mapped, and in a loop."""
 
@@ -115,19 +95,11 @@ def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Prog
             raise CheckError(f"backward needs to return (dparams, dx), got {got}")
         return (y, *cotangents)
 
-    def looped(params: Any, x: Any, key: Any, dy: Any) -> Any:
-        def body(carry: Any, _: Any) -> Any:
-            return carry, run(params, x, key, dy)
-
-        return jax.lax.scan(body, 0, None, length=1)[1]
+    def looped(*arguments: Any) -> Any:
+        return jax.lax.scan(lambda carry, _: (carry, run(*arguments)), 0, None, length=1)[1]
 
     mapped = jax.vmap(run, in_axes=(None, 0, None, 0))
     return Programs(run, jit_for_few_runs(run), jit_for_few_runs(mapped), jit_for_few_runs(looped))
-
-
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
-def _plain(primal: Callable[..., Any]) -> Callable[..., Any]:
-    return without_custom_rules(primal)
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
@@ -153,12 +125,11 @@ class Subject:
     def __init__(self, rule: Rule, sample: Sample, seed: int) -> None:
         self.rule, self.sample, self.seed = rule, sample, seed
         named = leaves_of(sample.params, sample.x)
-        places = tuple(i for i, (_, leaf) in enumerate(named) if is_floating(leaf))
-        self.layout = Layout(places, jax.tree.structure((sample.params, sample.x)))
-        self.names = [named[i][0] for i in places]
+        self._places = [i for i, (_, leaf) in enumerate(named) if is_floating(leaf)]
+        self.names = [named[i][0] for i in self._places]
         self.programs = _programs(rule.forward, rule.backward)
         self._y_shapes: dict[Any, Any] = {}
-        self.in_float32 = any(leaf.dtype == np.float32 for leaf in self.layout.floats(sample))
+        self.in_float32 = any(leaf.dtype == np.float32 for leaf in sample.floats)
 
     def tolerance(self, in_float64: float) -> float:
         """A relative tolerance, widened where the comparison is in float32."""
@@ -166,22 +137,18 @@ class Subject:
 
     def floats(self, sample: Sample) -> list[np.ndarray]:
         """The floating leaves of (params, x), in the order of ``names``."""
-        return [np.asarray(leaf) for leaf in self.layout.floats(sample)]
-
-    def fill(self, sample: Sample, floats: Sequence[Any]) -> Sample:
-        """The sample with other floats."""
-        return self.layout.fill(sample, floats)
+        return [np.asarray(leaf) for leaf in sample.floats]
 
     def with_leaf(self, sample: Sample, leaf: int, value: np.ndarray) -> Sample:
         """The sample with another value of one floating leaf."""
         floats = self.floats(sample)
         floats[leaf] = value
-        return self.fill(sample, floats)
+        return sample.with_floats(floats)
 
     def cotangents(self, dparams: Any, dx: Any) -> Cotangents:
         """The cotangents of the floating leaves, in the order of ``names``."""
         leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
-        return [None if leaves[i] is None else np.asarray(leaves[i]) for i in self.layout.places]
+        return [None if leaves[i] is None else np.asarray(leaves[i]) for i in self._places]
 
     def flat_cotangents(self, cotangents: Cotangents) -> np.ndarray:
         """All cotangents as one vector, with zeros in place of None."""
@@ -193,12 +160,8 @@ class Subject:
         y, dparams, dx = self.programs.run(*sample, dy)
         return jax.tree.map(np.asarray, y), self.cotangents(dparams, dx)
 
-    @property
-    def y_shape(self) -> Any:
-        """Shapes and dtypes of y at the given sample."""
-        return self._y_shape_of(self.sample)
-
-    def _y_shape_of(self, sample: Sample) -> Any:
+    def y_shape(self, sample: Sample) -> Any:
+        """Shapes and dtypes of y."""
         leaves, tree = flat(tuple(sample))
         kinds = (tree, *((np.shape(v), getattr(v, "dtype", type(v))) for v in leaves))
         if kinds not in self._y_shapes:  # tracing a network takes longer than running it
@@ -206,16 +169,15 @@ class Subject:
             self._y_shapes[kinds] = jax.eval_shape(lambda *s: forward(*s)[0], *sample)
         return self._y_shapes[kinds]
 
-    def random_cotangent(self, rng: np.random.Generator, sample: Sample | None = None) -> Any:
+    def random_cotangent(self, rng: np.random.Generator, sample: Sample) -> Any:
         """A random cotangent of y: never all ones, which would hide errors."""
-        shape = self.y_shape if sample is None else self._y_shape_of(sample)
 
         def one(v: Any) -> Any:
             if not jnp.issubdtype(v.dtype, jnp.floating):
                 return np.zeros(v.shape, jax.dtypes.float0)
             return rng.standard_normal(v.shape).astype(v.dtype)
 
-        return jax.tree.map(one, shape)
+        return jax.tree.map(one, self.y_shape(sample))
 
     # ---- autodiff as reference ---------------------------------------------------------------
 
@@ -225,7 +187,7 @@ class Subject:
         try:
             if rule := has_custom_rule(self._primal, *self.sample):
                 return f"forward has a {rule} in a loop or branch, which autodiff would use"
-            dy = self.random_cotangent(np.random.default_rng(0))
+            dy = self.random_cotangent(np.random.default_rng(0), self.sample)
             jax.eval_shape(_by_autodiff(self._primal), *self.sample, dy)
         except Exception as error:
             return f"no autodiff of forward: {str(error).splitlines()[0][:100]}"
@@ -234,7 +196,7 @@ class Subject:
     @functools.cached_property
     def _primal(self) -> Callable[..., Any]:
         if has_custom_rule(self.rule.primal, *self.sample):
-            return _plain(self.rule.primal)
+            return without_custom_rules(self.rule.primal)
         return self.rule.primal
 
     def autodiff(self, sample: Sample, dy: Any) -> Cotangents:

@@ -13,9 +13,10 @@ from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.report import SKIPPED, Problem, Result, verdict
 from fnn.check.rule import MAX_PROGRAMS, Sample
-from fnn.check.subject import Cotangents, Layout, Subject, leaves_of
+from fnn.check.subject import Cotangents, Subject
 from fnn.check.trials import TOO_COARSE, Trial, compare, raises
 from fnn.compiling import jit_for_few_runs
+from fnn.pytrees import split_floats
 
 
 def jit(subject: Subject, trials: Sequence[Trial]) -> Result:
@@ -66,16 +67,12 @@ def scan(subject: Subject, trials: Sequence[Trial]) -> Result:
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
-def change_of_gradient(
-    traced: Callable[..., Any], layout: Layout, absent: tuple[bool, ...]
-) -> Callable[..., Any]:
+def change_of_gradient(traced: Callable[..., Any]) -> Callable[..., Any]:
     """The change of the gradient along a line: ``jax.jvp`` through forward and backward."""
 
     def change(floats: Any, line: Any, sample: Sample, dy: Any) -> Any:
         def gradient(floats: Any) -> Any:
-            _, dparams, dx = traced(*layout.fill(sample, floats), dy)
-            leaves = [leaf for _, leaf in leaves_of(dparams, dx)]
-            return [leaves[i] for i, none in zip(layout.places, absent, strict=True) if not none]
+            return split_floats(traced(*sample.with_floats(floats), dy)[1:])[0]
 
         return jax.jvp(gradient, (floats,), (line,))[1]
 
@@ -90,8 +87,8 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     floats = subject.floats(trial.sample)
     rng = np.random.default_rng(subject.seed + 4)
     lines = [[_direction(f, rng) for f in floats] for _ in range(2)]
-    absent = tuple(c is None for c in trial.got)
-    change = change_of_gradient(subject.programs.traced, subject.layout, absent)
+    absent = [c is None for c in trial.got]
+    change = change_of_gradient(subject.programs.traced)
     try:
         by_jvp = [
             [np.asarray(v) for v in change(floats, line, trial.sample, trial.dy)] for line in lines
@@ -101,7 +98,7 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     gradients = []
     for t in differences.steps():
         moved = [f + t * d for f, d in zip(floats, lines[0], strict=True)]
-        there = subject.fill(trial.sample, moved)
+        there = trial.sample.with_floats(moved)
         gradients.append([c for c in subject.run(there, trial.dy)[1] if c is not None])
     problems, worst = [], 0.0
     names = [n for n, none in zip(subject.names, absent, strict=True) if not none]

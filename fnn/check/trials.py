@@ -91,13 +91,8 @@ def compare(
 ) -> Result:
     """Two (y, dparams, dx) that should be the same numbers."""
     problems, worst = [], 0.0
-
-    def named(values: Any) -> list[tuple[str, Any]]:
-        y, dparams, dx = values
-        outputs = [(path.replace("params", "y", 1), v) for path, v in leaves_of(y, ())]
-        return leaves_of(dparams, dx) + outputs
-
-    for (path, a), (_, b) in zip(named(got), named(want), strict=True):
+    leaves, right = (leaves_of(dparams, dx, y) for y, dparams, dx in (got, want))
+    for (path, a), (_, b) in zip(leaves, right, strict=True):
         if a is None or b is None:
             if (a is None) != (b is None):
                 problems.append(Problem(path, f"{words}: None in one of the two"))
@@ -124,22 +119,21 @@ def compare(
 class Batch(NamedTuple):
     """The batch in x.
 
-    ``size``: the number of examples. ``leaves``: for each leaf of x whether its first axis is the
+    ``size``: the number of examples. ``along``: for each leaf of x whether its first axis is the
     batch. ``kind``: the output of a batch is the "rows" of its parts, their "mean" or their "sum".
     """
 
     size: int
-    leaves: tuple[bool, ...]
+    along: Any
     kind: str
 
     def rows(self, sample: Sample, rows: Any) -> Sample:
         """Some of the examples."""
-        leaves, tree = flat(sample.x)
-        some = [
-            np.asarray(leaf)[rows] if along else leaf
-            for leaf, along in zip(leaves, self.leaves, strict=True)
-        ]
-        return sample._replace(x=tree.unflatten(some))
+
+        def one(along: bool, leaf: Any) -> Any:
+            return np.asarray(leaf)[rows] if along else leaf
+
+        return sample._replace(x=jax.tree.map(one, self.along, sample.x))
 
     @property
     def halves(self) -> tuple[slice, slice]:
@@ -153,7 +147,7 @@ def find_batch(subject: Subject, trial: Trial) -> Batch | Problem | str:
         return "a random key: other batches draw other numbers"
     why = "the inputs have no common first axis of two or more"
     for size, leaves in _batch_axes(subject, trial):
-        batch = Batch(size, leaves, "")
+        batch = Batch(size, flat(trial.sample.x)[1].unflatten(leaves), "")
         halves = [batch.rows(trial.sample, cut) for cut in batch.halves]
         raised = ""
         try:
@@ -207,7 +201,7 @@ def _kind(y: Any, parts: Sequence[Any], counts: Sequence[int]) -> str:
 
     def adds_up(first: float, second: float) -> bool:
         return all(
-            close(first * np.asarray(a) + second * np.asarray(b), whole)
+            np.shape(a) == np.shape(b) and close(first * a + second * b, whole)
             for whole, a, b in zip(*leaves, strict=True)
         )
 
@@ -218,8 +212,6 @@ def _kind(y: Any, parts: Sequence[Any], counts: Sequence[int]) -> str:
         for whole, a, b in zip(*leaves, strict=True)
     ):
         return "rows"
-    if any(np.shape(a) != np.shape(b) for _, a, b in zip(*leaves, strict=True)):
-        return ""
     if adds_up(*(n / sum(counts) for n in counts)):
         return "mean"
     return "sum" if adds_up(1.0, 1.0) else ""
