@@ -114,12 +114,9 @@ def main(options: Options) -> int:
     x, t = _batch(options.seed)
     rng = np.random.default_rng(options.seed)
     with jax.enable_x64(True):
-        arguments = (
-            jnp.asarray(rng.normal(size=(len(FEATURES), UNITS)) / np.sqrt(len(FEATURES))),
-            jnp.asarray(rng.normal(size=UNITS)),
-            jnp.asarray(x, jnp.float64),
-            jnp.asarray(t, jnp.float64),
-        )
+        W1 = rng.normal(size=(len(FEATURES), UNITS)) / np.sqrt(len(FEATURES))
+        w2 = rng.normal(size=UNITS)
+        arguments = tuple(jnp.asarray(a, jnp.float64) for a in (W1, w2, x, t))
         hand = by_hand(*arguments)
         auto = (energy(*arguments), *jax.grad(energy, argnums=(1, 0))(*arguments))
         blocks = by_blocks(*arguments)

@@ -6,7 +6,6 @@ gradient of 1, exactly as in a network.
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import fnn
 from experiments.common import figures
 from experiments.common.console import console, table
 from experiments.common.options import writable
+from experiments.common.run import write_csv
 from fnn.block import Block
 
 AT = (-5.0, -1.0, 0.0, 1.0, 5.0)
@@ -106,10 +106,7 @@ def main(options: Options) -> int:
     rows = [_row(name, nonlinearity) for name, nonlinearity in NONLINEARITIES.items()]
     _print_tables(rows)
     _print_accuracy()
-    with open(out / "nonlinearities.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / "nonlinearities.csv", rows)
     _draw_all(out / "nonlinearities.png")
     _draw_accuracy(out / "accuracy.png")
     console.print(f"\nsaved in {out}: accuracy.png, nonlinearities.csv, nonlinearities.png")

@@ -149,10 +149,7 @@ def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None
         part.rename(last)
         shutil.rmtree(old, ignore_errors=True)
         if history:
-            with replacing(out / "history.csv") as file:
-                writer = csv.DictWriter(file, list(history[0]))
-                writer.writeheader()
-                writer.writerows(history)
+            write_csv(out / "history.csv", history)
 
 
 @contextmanager
@@ -166,6 +163,14 @@ def replacing(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise ValueError(f"{path} cannot be written ({error.strerror}); move it away") from error
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows with the same keys, and the keys above them."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

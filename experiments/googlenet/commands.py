@@ -11,7 +11,6 @@ a network of any width.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.markup import escape
 
 from experiments.common.console import console, table
 from experiments.common.options import at_least, writable
-from experiments.common.run import replacing, write_json
+from experiments.common.run import write_csv, write_json
 from experiments.googlenet.guesses import Guess, draw_guesses
 from experiments.googlenet.images import Labelled, PictureError, is_turned, labelled
 from experiments.googlenet.recognition import Recogniser, recogniser, samples
@@ -163,14 +162,12 @@ def _write(
     out: Path, examples: Sequence[Labelled], probabilities: np.ndarray, ranked: np.ndarray
 ) -> None:
     """predictions.csv: label, best classes and their probabilities for each picture."""
-    places = range(1, ranked.shape[1] + 1)
-    with replacing(out / "predictions.csv") as file:
-        writer = csv.writer(file)
-        columns = [f"{what}_{i}" for what in ("class", "probability") for i in places]
-        writer.writerow(["file", "label", *columns])
-        for example, row, order in zip(examples, probabilities, ranked, strict=True):
-            chances = [f"{row[k]:.6f}" for k in order]
-            writer.writerow([example.path.name, example.label, *order, *chances])
+    rows = []
+    for example, row, order in zip(examples, probabilities, ranked, strict=True):
+        classes = {f"class_{i}": k for i, k in enumerate(order, 1)}
+        chances = {f"probability_{i}": f"{row[k]:.6f}" for i, k in enumerate(order, 1)}
+        rows.append({"file": example.path.name, "label": example.label, **classes, **chances})
+    write_csv(out / "predictions.csv", rows)
 
 
 # A command is a dataclass of its options and a function.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.common.data import Array, hold_out
-from experiments.googlenet.images import Labelled, PictureError, Pixels, labelled
+from experiments.googlenet.images import Labelled, PictureError, Pixels, few, labelled
 
 TRAIN, VALIDATION, TEST = "train", ("val", "validation", "valid"), "test"
 HELD_OUT = 10  # one picture in this many is held out where there is no folder for validation
@@ -117,8 +117,9 @@ def check_classes(folder: Path, names: Sequence[str], pictures: Sequence[Labelle
         )
     counts = np.bincount([picture.label for picture in pictures], minlength=len(names))
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
-        few = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
-        raise PictureError(f"{folder}: no pictures of class {few}; add some, or remove the folder")
+        raise PictureError(
+            f"{folder}: no pictures of class {few(empty)}; add some, or remove the folder"
+        )
 
 
 def _renumbered(folder: Path, names: tuple[str, ...]) -> list[Labelled]:

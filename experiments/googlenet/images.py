@@ -119,9 +119,8 @@ def _read(path: Path, upright: bool, cut: Callable[[Image.Image], Image.Image]) 
         ) from error
     except Exception as error:  # decoders of broken files raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(
-            f"{path}: cannot be read as a picture, it is broken: {reason}"
-        ) from error
+        fault = f"{path}: cannot be read as a picture, it is broken: {reason}"
+        raise PictureError(fault) from error
 
 
 def is_turned(path: Path) -> bool:
@@ -190,6 +189,11 @@ def batches(
             pool.shutdown(cancel_futures=True)
 
 
+def few(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def labelled(folder: Path, classes: int) -> list[Labelled]:
     """The pictures of a folder, in the order of its ``labels.tsv``.
 
@@ -237,8 +241,6 @@ def labelled(folder: Path, classes: int) -> list[Labelled]:
     if not pictures:
         raise PictureError(f"{path}: no pictures below its first line")
     if absent := [p.name for p in pictures if not p.is_file()]:
-        few = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
-        raise PictureError(
-            f"{path}: {len(absent)} of its {len(pictures)} pictures are not in {folder}: {few}"
-        )
+        count = f"{len(absent)} of its {len(pictures)} pictures"
+        raise PictureError(f"{path}: {count} are not in {folder}: {few(absent)}")
     return [Labelled(*item) for item in pictures.items()]
