@@ -10,7 +10,7 @@ import jax
 from fnn.block import Block
 from fnn.check.report import Problem, Result
 from fnn.check.rule import Sample
-from fnn.introspect.watch import is_network, watch
+from fnn.introspect.watch import is_network, observe, watch
 
 
 class Inner(NamedTuple):
@@ -57,14 +57,10 @@ def inside(block: Block, sample: Sample) -> list[Inner]:
     ran: list[Inner] = []
 
     def watched(path: str, inner: Block) -> Block:
-        if is_network(inner):
-            return inner
-
-        def forward(params: Any, x: Any, key: Any = None) -> Any:
+        def note(params: Any, x: Any, key: Any, **_: Any) -> None:
             ran.append(Inner(path, inner, Sample(params, x, key)))
-            return inner.forward(params, x, key)
 
-        return inner._replace(forward=forward)
+        return inner if is_network(inner) else observe(inner, note)
 
     watch(block, watched).forward(*sample)
     return [part._replace(sample=jax.device_get(part.sample)) for part in ran]

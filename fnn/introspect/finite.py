@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fnn.backprop import with_loss
-from fnn.block import Block, Key, Params, Residuals, Value, compute_dtype, is_floating
-from fnn.introspect.watch import watch
+from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
+from fnn.introspect.watch import observe, watch
 
 
 class NonFinite(NamedTuple):
@@ -95,10 +95,10 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
     def note(direction: str, path: str, results: Value, **inputs: Value) -> None:
         # Blocks inside come before those around them, so the first bad one is the innermost.
         arrays = [
-            (jax.tree_util.keystr(where, simple=True, separator="/"), jnp.asarray(leaf))
-            for where, leaf in jax.tree_util.tree_leaves_with_path(inputs)
+            (jax.tree_util.keystr(where, simple=True, separator="/"), a)
+            for where, a in jax.tree_util.tree_leaves_with_path(jax.tree.map(jnp.asarray, inputs))
+            if is_floating(a) and a.size
         ]
-        arrays = [(name, a) for name, a in arrays if is_floating(a) and a.size]
         described = tuple((name, str(a.dtype), a.shape) for name, a in arrays)
         events.append(Event(path or block.name, direction, described))
         ok.append(all_finite(results))
@@ -106,17 +106,13 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
         statistics.append(jnp.stack(rows) if rows else jnp.zeros((0, 5)))
 
     def watched(path: str, inner: Block) -> Block:
-        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-            y, residuals = inner.forward(params, x, key)
+        def ran(params: Params, x: Value, y: Value, **_: Any) -> None:
             note("forward", path, y, x=x, params=params)
-            return y, residuals
 
-        def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-            cotangents = inner.backward(params, residuals, dy)
-            note("backward", path, cotangents, dy=dy, params=params)
-            return cotangents
+        def went_back(params: Params, dy: Value, dparams: Params, dx: Value, **_: Any) -> None:
+            note("backward", path, (dparams, dx), dy=dy, params=params)
 
-        return inner._replace(forward=forward, backward=backward)
+        return observe(inner, ran, went_back)
 
     whole = watch(block, watched)
     y, residuals = whole.forward(params, x, key)

@@ -10,7 +10,7 @@ import jax
 from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
-from fnn.introspect.watch import is_network, watch
+from fnn.introspect.watch import is_network, observe, watch
 
 
 class Row(NamedTuple):
@@ -95,8 +95,7 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
         if is_network(block):
             return block
 
-        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-            y, residuals = block.forward(params, x, key)
+        def note(params: Params, x: Value, key: Key, y: Value, residuals: Residuals) -> None:
             names = {"x": x, "y": y, "key": key, "": params}
             forward_flops = flops(lambda p, x: block.forward(p, x, key), params, x)
             backward_flops = flops(block.backward, params, residuals, y)
@@ -106,9 +105,8 @@ def summary(net: Block, x: Value, key: Key = None) -> Summary:
                 ", ".join(_words(residuals, names)),
             )  # fmt: skip
             rows.append(row)
-            return y, residuals
 
-        return block._replace(forward=forward)
+        return observe(block, note)
 
     residual_bytes = 0
 

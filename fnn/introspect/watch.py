@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fnn.block import Block
+from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.executor import map_nodes
 
 
@@ -40,6 +40,39 @@ def watch(net: Block, wrap: Callable[[str, Block], Block]) -> Block:
         return wrap(path, block)
 
     return wrapped("", net)
+
+
+def observe(
+    block: Block, ran: Callable[..., None], went_back: Callable[..., None] = lambda **_: None
+) -> Block:
+    """The block, reporting every pass: what it was given and what it returned, by name.
+
+    Args:
+      block: any block.
+      ran: called after forward with ``params``, ``x``, ``key``, ``y`` and ``residuals``.
+      went_back: called after backward with ``params``, ``residuals``, ``dy``, ``dparams``, ``dx``.
+
+    Returns:
+      A block that runs as ``block`` does.
+
+    >>> import fnn
+    >>> record = {}
+    >>> y, _ = observe(fnn.square(), record.update).forward({}, 3.0)
+    >>> print(record["x"], record["y"])
+    3.0 9.0
+    """
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        y, residuals = block.forward(params, x, key)
+        ran(params=params, x=x, key=key, y=y, residuals=residuals)
+        return y, residuals
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        dparams, dx = block.backward(params, residuals, dy)
+        went_back(params=params, residuals=residuals, dy=dy, dparams=dparams, dx=dx)
+        return dparams, dx
+
+    return block._replace(forward=forward, backward=backward)
 
 
 def is_network(block: Block) -> bool:

@@ -166,8 +166,7 @@ def _flat(a: np.ndarray) -> np.ndarray:
         side = math.isqrt(a.size)
         whole = side * side == a.size
         columns = side if whole and a.size <= 32**2 else min(a.size, 2 * side)
-        row = np.append(a.ravel(), np.zeros(-a.size % columns))
-        a = row.reshape(-1, columns)
+        a = np.append(a.ravel(), np.zeros(-a.size % columns)).reshape(-1, columns)
     return a
 
 

@@ -61,7 +61,11 @@ def whiteboard(trace: Recording) -> str:
     )  # fmt: skip
     return (
         '<section class="whiteboard">'
-        f'<p class="verdict">{escape(headline(b))}</p>{remarks}{_legend(b)}'
+        f'<p class="verdict">{escape(headline(b))}</p>{remarks}'
+        '<ul class="legend"><li class="v"><b>▸ value</b>, above its wire</li><li class="d">'
+        f"<b>◂ gradient</b> of {escape(b.objective)}, below it</li><li>■ kept for backward</li>"
+        "<li>✓ matches autodiff, with the relative error</li>"
+        "<li>click or tap a block for its chain rule</li></ul>"
         '<div class="controls">'
         '<button data-do="first" aria-label="to the start">|◀</button>'
         '<button data-do="back" aria-label="one step back">◀</button>'
@@ -81,16 +85,6 @@ def whiteboard(trace: Recording) -> str:
         "<kbd>-</kbd> unfold and fold a network, <kbd>Esc</kbd> close.</p>"
         f'<script type="application/json" class="data">{_json(_data(b, network))}</script>'
         "</section>"
-    )
-
-
-def _legend(b: Board) -> str:
-    f = escape(b.objective)
-    return (
-        f'<ul class="legend"><li class="v"><b>▸ value</b>, above its wire</li><li class="d">'
-        f"<b>◂ gradient</b> of {f}, below it</li><li>■ kept for backward</li>"
-        "<li>✓ matches autodiff, with the relative error</li>"
-        "<li>click or tap a block for its chain rule</li></ul>"
     )
 
 

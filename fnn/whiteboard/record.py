@@ -15,12 +15,11 @@ from fnn.block import (
     Graph,
     Key,
     Params,
-    Residuals,
     Value,
     is_floating,
     require_block,
 )
-from fnn.introspect.watch import is_network, watch
+from fnn.introspect.watch import is_network, observe, watch
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.drawable import Trace
 from fnn.whiteboard.formulas import described, is_elementwise
@@ -85,18 +84,7 @@ def trace(
 
     def watched(path: str, inner: Block) -> Block:
         record = ran[path] = {"dy": None, "dparams": None, "dx": None}
-
-        def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-            y, residuals = inner.forward(params, x, key)
-            record.update(params=params, x=x, key=key, y=y, residuals=residuals)
-            return y, residuals
-
-        def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-            dparams, dx = inner.backward(params, residuals, dy)
-            record.update(dy=dy, dparams=dparams, dx=dx)
-            return dparams, dx
-
-        return inner._replace(forward=forward, backward=backward)
+        return observe(inner, record.update, record.update)
 
     run = watch(whole, watched)
     y, residuals = run.forward(params, x, key)
