@@ -79,19 +79,17 @@ def main(options: Options) -> int:
     learned = {"hidden_1": fitted.params["hidden_1"]}
     components, center = _principal_components(data.train.x, options.hidden, options.seed)
     splits = data.splits
-    features: dict[str, dict[str, np.ndarray]] = {
-        "pixels": {name: s.x for name, s in splits.items()},
-        "PCA": {name: (s.x - center) @ components for name, s in splits.items()},
-        "hidden units": {
-            name: predict(body, learned, s.x, options.jax_dtype) for name, s in splits.items()
-        },
-    }
+    features: dict[str, dict[str, np.ndarray]] = {"pixels": {}, "PCA": {}, "hidden units": {}}
+    for part, (x, _) in splits.items():
+        features["pixels"][part] = x
+        features["PCA"][part] = (x - center) @ components
+        features["hidden units"][part] = predict(body, learned, x, options.jax_dtype)
     accuracy: dict[tuple[str, str], float] = {}
-    for name, x in features.items():
+    for name, own in features.items():
         console.print(f"\n[bold]A linear classifier of {name}[/bold]")
         # Scaled to the same spread on the training images, so that one step size suits all.
-        mean, spread = x["train"].mean(0), float(x["train"].std(0).mean() or 1.0)
-        scaled = {k: ((v - mean) / spread).astype(np.float32) for k, v in x.items()}
+        mean, spread = own["train"].mean(0), float(own["train"].std(0).mean() or 1.0)
+        scaled = {k: ((v - mean) / spread).astype(np.float32) for k, v in own.items()}
         linear = fnn.linear(len(data.class_names))
         plain = dataclasses.replace(
             options, epochs=options.linear_epochs, optimizer="sgd", learning_rate=0.01
@@ -111,8 +109,8 @@ def main(options: Options) -> int:
         "The same linear classifier on three kinds of features",
         ("features", "number", "training accuracy", "test accuracy"),
         [
-            (n, x["test"].shape[1], *(f"{accuracy[n, part]:.4f}" for part in ("train", "test")))
-            for n, x in features.items()
+            (n, own["test"].shape[1], *(f"{accuracy[n, part]:.4f}" for part in ("train", "test")))
+            for n, own in features.items()
         ],
     )
     console.print(

@@ -59,9 +59,8 @@ def main(options: Options) -> None:
     threads = limit_threads(options.threads)
     if jax.default_backend() != "cpu":
         raise ValueError("profile reads the operations of XLA:CPU; run it where JAX has the CPU")
-    about = [
-        f"- A product of {MATMUL_SIZE} x {MATMUL_SIZE}: {matmul_rate(MATMUL_SIZE)():.0f} GFLOP/s."
-    ]
+    rate = matmul_rate(MATMUL_SIZE)()
+    about = [f"- A product of {MATMUL_SIZE} x {MATMUL_SIZE}: {rate:.0f} GFLOP/s."]
     rows: list[list[str]] = []
     for what, net, shape, classes in (
         (f"CNN, batch {CNN_BATCH}", fnn.models.cnn(hidden=0), (CNN_BATCH, 28, 28, 1), 10),
@@ -87,10 +86,8 @@ def main(options: Options) -> None:
         seconds = median(times.values())
         work = profile(program, arguments, options.repeats)
         total = sum(work.values())
-        rows += [
-            [what, kind, f"{1e3 * own:.1f}", f"{own / total:.0%}"]
-            for kind, own in sorted(work.items(), key=lambda item: -item[1])
-        ]
+        for kind, own in sorted(work.items(), key=lambda item: -item[1]):
+            rows.append([what, kind, f"{1e3 * own:.1f}", f"{own / total:.0%}"])
         summary = fnn.summary(net, jax.ShapeDtypeStruct(x.shape, x.dtype))
         billions = 1e-9 * (summary.forward_flops + summary.backward_flops)
         about.append(
@@ -106,10 +103,7 @@ def main(options: Options) -> None:
 
 def profile(program: Any, arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
     """Seconds of all threads in one run of a compiled program, by kind of work."""
-    names = {
-        match[1]: match[2]
-        for match in re.finditer(r'%?([\w.-]+) = [^\n]*op_name="([^"]*)"', program.as_text())
-    }
+    names = dict(re.findall(r'%?([\w.-]+) = [^\n]*op_name="([^"]*)"', program.as_text()))
     seconds: dict[str, float] = collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
