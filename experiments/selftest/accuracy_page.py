@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from experiments.benchmarks.report import machine
 from experiments.selftest.loss_search import Search
 from experiments.selftest.sweep import Record
 from fnn.check import ulps
@@ -21,6 +19,10 @@ from fnn.check.ulps import KINDS
 
 PEERS = {"fnn": "fnn", "jax.nn": "jax.grad", "torch": "PyTorch"}
 WHAT = ("value", "derivative")
+EDGES = (
+    "function | wrong limits | subnormal results | given as 0 | subnormal inputs off: value | "
+    "derivative | reference"
+)
 COLUMNS = [f"{peer} {what}" for peer in PEERS.values() for what in WHAT]
 
 ABOUT = """\
@@ -67,16 +69,7 @@ def write(path: Path, records: Sequence[Record | Search]) -> None:
         sweeps = [r for r in records if isinstance(r, Record) and r.dtype == dtype and r.finished]
         if sweeps:
             parts += [f"## {dtype}\n", _lines(("function", *COLUMNS), _rows(sweeps))]
-            heads = (
-                "function",
-                "wrong limits",
-                "subnormal results",
-                "given as 0",
-                "subnormal inputs off: value",
-                "derivative",
-                "reference",
-            )
-            parts.append(_lines(heads, [_edges(record) for record in sweeps]))
+            parts.append(_lines(EDGES.split(" | "), [_edges(record) for record in sweeps]))
     losses = [record for record in records if isinstance(record, Search)]
     if losses:
         parts += ["## Losses, float32\n", LOSSES, _lines(("loss", *COLUMNS), _rows(losses))]
@@ -140,10 +133,7 @@ def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _machine() -> str:
-    """Device and cores, in words."""
+    """The accelerator or the processor, in words."""
     if (device := jax.devices()[0]).platform != "cpu":
         return str(device.device_kind)
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
-    model = match[1].strip() if match else platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores, CPU"
+    return machine()

@@ -16,14 +16,7 @@ import numpy as np
 
 import fnn
 from experiments.selftest import verify
-from experiments.selftest.references import (
-    Double,
-    Functions,
-    Number,
-    exact_functions,
-    sigmoid,
-    softplus,
-)
+from experiments.selftest.references import Double, Functions, exact_functions, sigmoid, softplus
 from fnn.block import Block
 from fnn.check import ulps
 
@@ -31,8 +24,9 @@ GRID = 2**20  # points
 CLIMBERS = 2**12  # points of the grid from which a climb starts
 ROUNDS = 200  # steps of a climb
 
-Inputs = Sequence[Number]
-Numbers = Callable[[Functions, Inputs], tuple[Number, ...]]
+Inputs = Sequence[Any]  # numbers of one kind: see Functions
+Outputs = tuple[Any, ...]
+Numbers = Callable[[Functions, Inputs], Outputs]
 
 
 class Loss(NamedTuple):
@@ -58,29 +52,29 @@ class Loss(NamedTuple):
 # ---- definitions -----------------------------------------------------------------------------
 
 
-def _squared(m: Functions, x: Inputs) -> tuple[Number, ...]:
+def _squared(m: Functions, x: Inputs) -> Outputs:
     d = x[0] - x[1]
     return d * d / 2, d
 
 
-def _of_logits(m: Functions, x: Inputs) -> tuple[Number, ...]:
+def _of_logits(m: Functions, x: Inputs) -> Outputs:
     z, t = x
     value = t * softplus(m, -z) + (1 - t) * softplus(m, z)
     return value, (1 - t) * sigmoid(m, z) - t * sigmoid(m, -z)
 
 
-def _of_logits_terms(m: Functions, x: Inputs) -> tuple[Number, ...]:
+def _of_logits_terms(m: Functions, x: Inputs) -> Outputs:
     z, t = x
     return _of_logits(m, x)[0], (1 - t) * sigmoid(m, z) + t * sigmoid(m, -z)
 
 
-def _of_p(m: Functions, x: Inputs) -> tuple[Number, ...]:
+def _of_p(m: Functions, x: Inputs) -> Outputs:
     p, t = x
     value = -(m.where(t == 0, 0 * p, t * m.log(p)) + (1 - t) * m.log1p(-p))
     return value, m.where(t == 0, 1 / (1 - p), (p - t) / (p * (1 - p)))
 
 
-def _of_classes(m: Functions, x: Inputs) -> tuple[Number, ...]:
+def _of_classes(m: Functions, x: Inputs) -> Outputs:
     """Label 0: with the gaps g_j = z_j - z_0 and s = ln(sum of e^g_j), E = softplus(s)."""
     gaps = [z - x[0] for z in x[1:]]
     s = gaps[0]

@@ -28,12 +28,11 @@ Definition = Callable[[Functions, Number], Number]
 
 class Reference(NamedTuple):
     """``value`` and ``derivative``; ``zero``: near where the derivative crosses zero, if it does;
-    ``kinks``: where there is none; ``clipped``: infinity is read as :data:`BEYOND`."""
+    ``clipped``: infinity is read as :data:`BEYOND`."""
 
     value: Definition
     derivative: Definition
     zero: float | None = None
-    kinks: tuple[float, ...] = ()
     clipped: bool = True
 
 
@@ -146,7 +145,7 @@ def _exponential_unit(scale: str, alpha: float | str, width: float) -> Reference
         below = m.number(alpha) / width * m.exp(m.where(x > 0, 0 * x, x) / width)
         return m.number(scale) * m.where(x > 0, 1 + 0 * x, below)
 
-    return Reference(value, derivative, kinks=(0.0,))
+    return Reference(value, derivative)
 
 
 def _inside(m: Functions, x: Number, edge: float, slope: Number) -> Number:
@@ -165,30 +164,22 @@ def _constant(m: Functions, x: Number, number: float) -> Number:
 
 REFERENCES: dict[str, Reference] = {
     "identity": Reference(lambda m, x: x, lambda m, x: _constant(m, x, 1.0)),
-    "step": Reference(
-        lambda m, x: _steps(m, x, 1.0), lambda m, x: _constant(m, x, 0.0), kinks=(0.0,)
-    ),
+    "step": Reference(lambda m, x: _steps(m, x, 1.0), lambda m, x: _constant(m, x, 0.0)),
     "logistic": Reference(sigmoid, _sigmoid_slope),
     "tanh": Reference(lambda m, x: m.tanh(x), lambda m, x: 4 * _sigmoid_slope(m, 2 * x)),
-    "relu": Reference(
-        lambda m, x: m.where(x > 0, x, 0 * x), lambda m, x: _steps(m, x, 0.0), kinks=(0.0,)
-    ),
+    "relu": Reference(lambda m, x: m.where(x > 0, x, 0 * x), lambda m, x: _steps(m, x, 0.0)),
     "leaky_relu": Reference(
-        lambda m, x: m.where(x > 0, x, SLOPE * x),
-        lambda m, x: _steps(m, x, SLOPE, SLOPE),
-        kinks=(0.0,),
+        lambda m, x: m.where(x > 0, x, SLOPE * x), lambda m, x: _steps(m, x, SLOPE, SLOPE)
     ),
     "hard_tanh": Reference(
         lambda m, x: m.where(abs(x) < 1, x, _steps(m, x, 0.0, -1.0)),
         lambda m, x: _inside(m, x, 1, 1),
-        kinks=(-1.0, 1.0),
     ),
     "hard_sigmoid": Reference(
         lambda m, x: m.where(abs(x) < 3, (x + 3) / 6, _steps(m, x, 0.0)),
         lambda m, x: _inside(m, x, 3, m.number(1) / 6),
-        kinks=(-3.0, 3.0),
     ),
-    "absolute": Reference(lambda m, x: abs(x), lambda m, x: _steps(m, x, 0.0, -1.0), kinks=(0.0,)),
+    "absolute": Reference(lambda m, x: abs(x), lambda m, x: _steps(m, x, 0.0, -1.0)),
     "elu": _exponential_unit("1", 1.0, 1.0),
     "elu(0.3)": _exponential_unit("1", 0.3, 1.0),
     # The constants: Klambauer et al., NeurIPS 2017.

@@ -183,11 +183,9 @@ def sweep(job: Sweep, path: Path, again: bool = False) -> Iterator[Record]:
         with deferred() as check_interrupt:
             for scores in in_parallel(job.chunk, range(record.done, job.total, job.size)):
                 now = time.perf_counter()
+                scores, seconds = merged(record.scores, scores), before + now - clock
                 record = replace(
-                    record,
-                    done=record.done + job.size,
-                    seconds=before + now - clock,
-                    scores=merged(record.scores, scores),
+                    record, done=record.done + job.size, seconds=seconds, scores=scores
                 )
                 if now - written > SAVE_SECONDS:
                     record.save(path)

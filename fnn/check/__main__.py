@@ -43,15 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] == "fnn":
             raise
         message = f"{error}; install it with: pip install 'fnn[check]'"
-    except CheckError as error:
-        if os.environ.get("FNN_TRACEBACK"):
-            raise
-        message = str(error)
     except Exception as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise
-        hint = "FNN_TRACEBACK=1 shows where"
-        message = f"could not be checked: {type(error).__name__}: {error} ({hint})"
+        message = str(error)
+        if not isinstance(error, CheckError):
+            hint = "FNN_TRACEBACK=1 shows where"
+            message = f"could not be checked: {type(error).__name__}: {error} ({hint})"
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return 130

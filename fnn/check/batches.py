@@ -25,25 +25,21 @@ def microbatches(subject: Subject, trials: Sequence[Trial]) -> Result:
         return Result("microbatches", SKIPPED, batch)
     if isinstance(batch, Problem):
         return Result("microbatches", SKIPPED, "backward raises for half a batch")
-    results = []
-    for cut in batch.halves:
+
+    def of_half(cut: slice) -> tuple[Any, Any]:
         share = (cut.stop - cut.start) / batch.size if batch.kind == "mean" else 1.0
-        dy = jax.tree.map(
-            lambda d, c=cut, s=share: d[c] if batch.kind == "rows" else s * d, trial.dy
-        )
-        results.append(subject.programs.run(*batch.rows(trial.sample, cut), dy))
-    (_, dparams1, dx1), (_, dparams2, dx2) = results
+        dy = jax.tree.map(lambda d: d[cut] if batch.kind == "rows" else share * d, trial.dy)
+        _, dparams, dx = subject.programs.run(*batch.rows(trial.sample, cut), dy)
+        return dparams, dx
 
     def join(along: bool, a: Any, b: Any) -> Any:
         if a is None:
             return None
         return np.concatenate([a, b]) if along else np.add(a, b)
 
-    dparams, dx = (
-        jax.tree.map(np.add, dparams1, dparams2),
-        jax.tree.map(join, batch.along, dx1, dx2),
-    )
-    want = (trial.y, dparams, dx)
+    (dparams1, dx1), (dparams2, dx2) = map(of_half, batch.halves)
+    dx = jax.tree.map(join, batch.along, dx1, dx2)
+    want = (trial.y, jax.tree.map(np.add, dparams1, dparams2), dx)
     got = (trial.y, *subject.programs.run(*trial.sample, trial.dy)[1:])
     words = "of the whole batch is not that of its halves together"
     return compare(subject, "microbatches", got, want, 1e-9, words, _explain_halves)
@@ -79,7 +75,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
             x=map_floats(lambda v: v * rng.uniform(0.8, 1.2, v.shape), sample.x)
         )
         try:
-            other = trial_at(subject, f"batch {n}", sample, rng)
+            other = trial_at(subject, sample, rng)
         except Exception as error:
             text = f"raises for a batch of {n}: {first_line(error)}"
             problems.setdefault("backward", Problem("backward", text))

@@ -11,19 +11,10 @@ import jax
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
-from fnn.check import (
-    batches,
-    cost,
-    derivative,
-    kinks,
-    localize,
-    nonfinite_inputs,
-    precision,
-    rule,
-    transformations,
-)
+from fnn.check import batches, cost, derivative, kinks, nonfinite_inputs, precision, transformations
+from fnn.check.localize import Inner, blame
 from fnn.check.report import SKIPPED, WRONG, Report, Result
-from fnn.check.rule import CheckError, Rule, Sample
+from fnn.check.rule import CheckError, Rule, Sample, draw, of_block, of_function, of_pair, redraw
 from fnn.check.subject import Subject, cast
 from fnn.check.trials import evaluate, first_line
 from fnn.compiling import jit_for_few_runs
@@ -127,7 +118,7 @@ def pair(
     True
     """
     name = name or getattr(backward, "__name__", "pair")
-    checked = rule.of_pair(forward, backward, name)
+    checked = of_pair(forward, backward, name)
     return _check(_subject(checked, tuple(args), {}, None, np.float64, seed), skip, timed)
 
 
@@ -165,7 +156,7 @@ def function(
     """
     name = name or getattr(f, "__name__", "function")
     skip = (*skip, *_REVERSE_MODE_ONLY)
-    checked = rule.of_function(f, name)
+    checked = of_function(f, name)
     return _check(_subject(checked, tuple(args), {}, None, np.float64, seed), skip, timed)
 
 
@@ -222,15 +213,15 @@ def _check(subject: Subject, skip: Sequence[str], timed: bool) -> Report:
             return report
         right = set(PROPERTIES) - set(report.wrong)
 
-        def check_inner(part: localize.Inner) -> list[Result]:
+        def check_inner(part: Inner) -> list[Result]:
             if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
                 return []
-            inner = Subject(rule.of_block(part.block), part.sample, subject.seed)
+            inner = Subject(of_block(part.block), part.sample, subject.seed)
             _refuse(inner)
             return list(_results(inner, right, timed=False))
 
-        blamed = localize.blame(checked.block, subject.sample, check_inner)
-        return Report(report.name, report.results, blamed)
+        inside = blame(checked.block, subject.sample, check_inner)
+        return Report(report.name, report.results, inside)
 
 
 def first_wrong(subject: Subject) -> Result | None:
@@ -282,7 +273,7 @@ def subject_for(
         require_block(caller, "block", block)
     except BlockTypeError as error:
         raise CheckError(str(error)) from None
-    return _subject(rule.of_block(block, name), x, params, key, dtype, seed)
+    return _subject(of_block(block, name), x, params, key, dtype, seed)
 
 
 def _subject(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Subject:
@@ -315,14 +306,14 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
     x = jax.tree.map(lambda v: v if hasattr(v, "shape") else np.asarray(v, dtype), x)
     if not jax.tree.leaves(x):
         raise CheckError("no inputs: x is an empty pytree, give at least one array")
-    x = cast(rule.draw(x, rng), dtype)
+    x = cast(draw(x, rng), dtype)
     if params is None and checked.block is not None:
         init = checked.block.init
         try:
             params = jit_for_few_runs(lambda seed, x: init(jax.random.key(seed), x))(seed, x)
         except Exception as error:
             raise CheckError(f"{checked.name}: init raises {first_line(error, 300)}") from error
-        params = rule.redraw(jax.device_get(params), rng)
+        params = redraw(jax.device_get(params), rng)
     params = cast(jax.device_get(params), dtype)
     return Sample(params, x, key)
 

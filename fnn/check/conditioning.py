@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from fnn.check.rule import MAX_PROGRAMS
+from fnn.check.rule import Sample, cached
 from fnn.check.subject import Cotangents, Subject
 from fnn.check.trials import Trial
 from fnn.compiling import jit_for_few_runs
@@ -70,25 +69,23 @@ def _largest_change(
     """The largest change of each entry, each divided by its width."""
     truth = [t for t in trial.got if t is not None]
     program = _changes(subject.programs.traced)
-    changes = iter(program(*trial.sample, trial.dy, truth, noise, widths, unit))
+    changes = iter(program(trial.sample, trial.dy, truth, noise, widths, unit))
     return [None if t is None else np.nan_to_num(next(changes), nan=np.inf) for t in trial.got]
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def _changes(traced: Callable[..., Any]) -> Callable[..., Any]:
     """The largest change of each cotangent over the rows of noise, in one loop."""
 
-    def run(
-        params: Any, x: Any, key: Any, dy: Any, truth: Any, noise: Any, widths: Any, unit: Any
-    ) -> Any:
-        floats, put = split_floats((params, x, dy))
+    def run(sample: Sample, dy: Any, truth: Any, noise: Any, widths: Any, unit: Any) -> Any:
+        floats, put = split_floats((sample.params, sample.x, dy))
         vector, unravel = ravel_pytree(floats)
 
         def body(largest: Any, row_and_width: Any) -> Any:
             row, width = (v.astype(vector.dtype) for v in row_and_width)
             factors = 1 + row * (width * unit.astype(width.dtype) / MOST)
-            moved_params, moved_x, moved_dy = put(unravel(vector * factors))
-            moved = split_floats(traced(moved_params, moved_x, key, moved_dy)[1:])[0]
+            params, x, moved_dy = put(unravel(vector * factors))
+            moved = split_floats(traced(params, x, sample.key, moved_dy)[1:])[0]
             changes = [jax.lax.abs(m - t) / width for m, t in zip(moved, truth, strict=True)]
             return jax.tree.map(jax.lax.max, largest, changes), None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +13,9 @@ import numpy as np
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
 from fnn.check.subject import Subject, cast, path_of
 from fnn.check.trials import Trial
+from fnn.introspect.autodiff import by_autodiff
 from fnn.introspect.text import bytes_of, readable_bytes
-from fnn.pytrees import flat, split_floats
+from fnn.pytrees import split_floats
 
 try:
     from jax.interpreters.partial_eval import dce_jaxpr
@@ -26,32 +26,30 @@ except ImportError:  # newer JAX
 def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
     """Residuals that backward does not read, or that are parameters once more."""
     params, dy = subject.sample.params, trials[0].dy
-    residuals = _residual_shapes(subject)
-    leaves, tree = flat(residuals)
-    is_array = [hasattr(leaf, "dtype") for leaf in leaves]  # else a Python number: no bytes
-    arrays = [*itertools.compress(leaves, is_array)]
-    if not arrays:
+    residuals = subject.rule.forward(*subject.sample)[1]
+    every = jax.tree_util.tree_leaves_with_path(residuals)
+    named = [(path, v) for path, v in every if hasattr(v, "dtype")]  # else a Python number
+    arrays = [array for _, array in named]
+    if not named:
         return Result("residuals", RIGHT, "none are kept")
 
     def backward(arrays: list[Any]) -> Any:
         rest = iter(arrays)
-        filled = [next(rest) if a else v for v, a in zip(leaves, is_array, strict=True)]
-        return jax.tree.leaves(subject.rule.backward(params, tree.unflatten(filled), dy))
+        traced = jax.tree.map(lambda v: next(rest) if hasattr(v, "dtype") else v, residuals)
+        return jax.tree.leaves(subject.rule.backward(params, traced, dy))
 
     jaxpr = jax.make_jaxpr(backward)(arrays).jaxpr
     _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    every_path = [path for path, _ in jax.tree_util.tree_leaves_with_path(residuals)]
-    paths = [*itertools.compress(every_path, is_array)]
     problems = []
     frozen = any(c is None for c in trials[0].got)  # then what its gradient would need is kept, too
-    for path, leaf, read in zip(paths, arrays, used, strict=True):
-        if not read and not frozen and np.prod(leaf.shape) * leaf.dtype.itemsize > 0:
+    for (path, leaf), read in zip(named, used, strict=True):
+        if not read and not frozen and bytes_of(leaf) > 0:
             size = f"{leaf.dtype}{list(leaf.shape)}"
             text = f"is kept and never read by backward ({size}): do not return it"
             problems.append(Problem(path_of(path, "residuals"), text))
     plural = "" if len(arrays) == 1 else "s"
     figure = f"{len(arrays)} array{plural}, {readable_bytes(bytes_of(arrays))}"
-    if spare := _spare(subject, paths):
+    if spare := _spare(subject, named):
         figure += f"; redundant: {'; '.join(spare)}"
     if problems and subject.rule.block is not None:  # the protocol: what backward needs, no more
         return Result("residuals", WRONG, figure, tuple(problems))
@@ -60,27 +58,11 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
     return Result("residuals", SHOWN if spare or problems else RIGHT, figure)
 
 
-def _residual_shapes(subject: Subject) -> Any:
-    """The residuals: shapes of arrays, and Python numbers as they are."""
-    static: list[Any] = []
-
-    def run(*sample: Any) -> Any:
-        leaves, tree = flat(subject.rule.forward(*sample)[1])
-        static.append(([None if hasattr(v, "dtype") else v for v in leaves], tree))
-        return [v if hasattr(v, "dtype") else jnp.zeros(()) for v in leaves]
-
-    shapes = jax.eval_shape(run, *subject.sample)
-    numbers, tree = static[0]
-    return tree.unflatten([s if n is None else n for s, n in zip(shapes, numbers, strict=True)])
-
-
-def _spare(subject: Subject, paths: Sequence[Any]) -> list[str]:
+def _spare(subject: Subject, residuals: Sequence[tuple[Any, Any]]) -> list[str]:
     """Residuals that equal a parameter, its transpose, or another residual."""
-    residuals = jax.tree.leaves(subject.rule.forward(*subject.sample)[1])
     params = jax.tree_util.tree_leaves_with_path(subject.sample.params)
     words, earlier = [], list[tuple[str, np.ndarray]]()
-    arrays = [v for v in residuals if hasattr(v, "dtype")]
-    for path, array in zip(paths, arrays, strict=True):
+    for path, array in residuals:
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             continue
         value, name = np.asarray(array), path_of(path) or "the residual"
@@ -101,19 +83,15 @@ def cost(subject: Subject, trials: Sequence[Trial], timed: bool) -> Result:
     (params, x, key), dy = cast((tuple(subject.sample), trials[0].dy), np.float32)
     params, x = jax.device_put((params, x))
 
-    def by_autodiff(params: Any, x: Any) -> tuple[Any, Callable[..., Any]]:
+    def pull_back(params: Any, x: Any) -> Callable[..., Any]:
         floats, put = split_floats((params, x))
-        return jax.vjp(lambda *some: subject.rule.primal(*(*put(some), key)), *floats)
-
-    def autodiff(params: Any, x: Any, key: Any, dy: Any) -> Any:
-        y, pull_back = by_autodiff(params, x)
-        return y, pull_back(dy)
+        return jax.vjp(lambda *some: subject.rule.primal(*(*put(some), key)), *floats)[1]
 
     programs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "by hand": (subject.programs.traced, lambda p, x: subject.rule.forward(p, x, key)[1])
     }
     if not subject.no_autodiff:
-        programs["autodiff"] = (autodiff, lambda p, x: by_autodiff(p, x)[1])
+        programs["autodiff"] = (by_autodiff(subject.rule.primal), pull_back)
     compiled, figures = dict[str, Any](), dict[str, list[str]]()
     for name, (program, residuals) in programs.items():
         try:

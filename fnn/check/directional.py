@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
-from fnn.check.rule import MAX_PROGRAMS, Sample
+from fnn.check.rule import Sample, cached
 from fnn.check.subject import Subject, flat_floats
 from fnn.check.trials import Trial
 from fnn.compiling import jit_for_few_runs
@@ -22,7 +21,7 @@ MAX_LINES = 96  # of one run of the program
 MAX_NUMBERS = 2**22  # that one run returns
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def _mover(forward: Callable[..., Any], lines: int) -> Callable[..., Any]:
     """Flat y at every step along several lines, each a part of one flat direction.
 
@@ -76,11 +75,9 @@ def along(
 
 def scales(subject: Subject, sample: Sample) -> np.ndarray:
     """The scale on which each entry varies: itself, but not much less than its leaf's."""
-    parts = []
-    for leaf in subject.floats(sample):
-        finite = np.where(np.isfinite(leaf), leaf, 0)
-        parts.append(np.ravel(np.maximum(np.abs(finite), 0.1 * _typical(finite) or 1.0)))
-    return np.concatenate(parts) if parts else np.zeros(0)
+    finite = [np.where(np.isfinite(leaf), leaf, 0) for leaf in subject.floats(sample)]
+    parts = [np.ravel(np.maximum(np.abs(v), 0.1 * _typical(v) or 1.0)) for v in finite]
+    return np.concatenate(parts)
 
 
 def _typical(leaf: np.ndarray) -> float:

@@ -129,7 +129,7 @@ def make_mutants(subject: Subject) -> list[Mutant]:
     """All mutants of a block that differ from it."""
     with precisely():
         rng = np.random.default_rng(zlib.crc32(subject.rule.name.encode()))
-        trial = trial_at(subject, "as given", subject.sample, rng)
+        trial = trial_at(subject, subject.sample, rng)
         return [
             *_of_cotangents(subject, trial),
             *_of_backward(subject, trial),

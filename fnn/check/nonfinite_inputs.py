@@ -11,7 +11,7 @@ import numpy as np
 from fnn.block import is_floating
 from fnn.check.report import SKIPPED, Problem, Result, verdict
 from fnn.check.rule import Sample
-from fnn.check.subject import Cotangents, Subject, all_finite, flat_floats
+from fnn.check.subject import Subject, all_finite, flat_floats
 from fnn.check.trials import Trial
 
 NEARLY_INFINITE = (1e4, 1e8)  # inputs at which a limit shows
@@ -41,16 +41,10 @@ def edges(subject: Subject, trials: Sequence[Trial]) -> Result:
 
 
 def _with_entry(subject: Subject, trial: Trial, leaf: int, place: int, value: float) -> Sample:
+    """The sample with another value in one entry of a leaf."""
     changed = subject.floats(trial.sample)[leaf].copy()
     changed.reshape(-1)[place] = value
     return subject.with_leaf(trial.sample, leaf, changed)
-
-
-def _at(
-    subject: Subject, trial: Trial, leaf: int, place: int, value: float
-) -> tuple[Any, Cotangents]:
-    """(y, cotangents) where one entry of a leaf has another value."""
-    return subject.run(_with_entry(subject, trial, leaf, place, value), trial.dy)
 
 
 def _masked_row(subject: Subject, trial: Trial, leaf: int) -> str:
@@ -65,10 +59,10 @@ def _masked_row(subject: Subject, trial: Trial, leaf: int) -> str:
 
 
 def _limit(subject: Subject, trial: Trial, leaf: int, place: int, sign: int) -> str:
-    (_, near), (far_y, far) = (
-        _at(subject, trial, leaf, place, sign * size) for size in NEARLY_INFINITE
+    (_, near), (far_y, far), (y, got) = (
+        subject.run(_with_entry(subject, trial, leaf, place, sign * size), trial.dy)
+        for size in (*NEARLY_INFINITE, np.inf)
     )
-    y, got = _at(subject, trial, leaf, place, sign * np.inf)
     for v, far_v in zip(jax.tree.leaves(y), jax.tree.leaves(far_y), strict=True):
         # Where y itself does not have the limit (several infinities meet), no slope has to.
         if is_floating(v) and not np.allclose(v, far_v, 1e-3, 1e-6):
@@ -94,7 +88,7 @@ def _nan(subject: Subject, trial: Trial, leaf: int, place: int) -> str:
     """A NaN must show in y; and in the cotangent, where that depends on the input."""
 
     def at(value: float) -> tuple[np.ndarray, Any]:
-        y, got = _at(subject, trial, leaf, place, value)
+        y, got = subject.run(_with_entry(subject, trial, leaf, place, value), trial.dy)
         return flat_floats(y), None if got[leaf] is None else np.ravel(got[leaf])[place]
 
     value = float(subject.floats(trial.sample)[leaf].reshape(-1)[place])

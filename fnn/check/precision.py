@@ -56,7 +56,7 @@ def precision(subject: Subject, trials: Sequence[Trial], dtype_name: str) -> Res
             continue
         exact = np.float32 if subject.in_float32 else np.float64
         sample, wide_dy = cast(low, exact), cast(dy, exact)
-        wide = Trial(narrow.what, sample, wide_dy, *subject.run(sample, wide_dy))
+        wide = Trial(sample, wide_dy, *subject.run(sample, wide_dy))
         truth = wide.got
         if not _finite_where(y, wide.y):
             continue  # forward itself overflows here

@@ -15,7 +15,7 @@ from fnn.block import Block, is_floating
 from fnn.introspect.flops import jaxprs_inside
 from fnn.pytrees import split_floats
 
-MAX_PROGRAMS = 64  # compiled programs in each cache, so that another seed compiles nothing
+cached = functools.lru_cache(maxsize=64)  # for programs, so that another seed compiles nothing
 
 
 class CheckError(Exception):
@@ -63,7 +63,7 @@ def of_block(block: Block, name: str = "") -> Rule:
     return Rule(name or block.name, block.forward, block.backward, primal, block, subgradient)
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def _value_of(forward: Any) -> Callable[..., Any]:
     """forward without its residuals; the same function for the same forward."""
 
@@ -134,7 +134,7 @@ def _primitives(jaxpr: Any) -> Iterator[str]:
             yield from _primitives(inner)
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def without_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f`` with every ``custom_vjp`` in it replaced by the function that it decorates.
 

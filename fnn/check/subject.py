@@ -11,14 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import is_floating
-from fnn.check.rule import (
-    MAX_PROGRAMS,
-    CheckError,
-    Rule,
-    Sample,
-    has_custom_rule,
-    without_custom_rules,
-)
+from fnn.check.rule import CheckError, Rule, Sample, cached, has_custom_rule, without_custom_rules
 from fnn.compiling import jit_for_few_runs
 from fnn.introspect.autodiff import by_autodiff
 from fnn.pytrees import flat
@@ -83,7 +76,7 @@ class Programs(NamedTuple):
     looped: Callable[..., Any]
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Programs:
     def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
         y, residuals = forward(params, x, key)
@@ -102,14 +95,14 @@ def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Prog
     return Programs(run, jit_for_few_runs(run), jit_for_few_runs(mapped), jit_for_few_runs(looped))
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def _by_autodiff(primal: Callable[..., Any]) -> Callable[..., Any]:
     """The cotangents of the floating leaves by ``jax.vjp``, not compiled."""
     run = by_autodiff(primal)
     return lambda *inputs: jax.tree.leaves(run(*inputs)[1:])
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     """:func:`jit_for_few_runs`, the same program for the same function."""
     return jit_for_few_runs(f)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.report import SKIPPED, Problem, Result, verdict
-from fnn.check.rule import MAX_PROGRAMS, Sample
+from fnn.check.rule import Sample, cached
 from fnn.check.subject import Cotangents, Subject
 from fnn.check.trials import TOO_COARSE, Trial, compare, raises
 from fnn.compiling import jit_for_few_runs
@@ -66,7 +65,7 @@ def scan(subject: Subject, trials: Sequence[Trial]) -> Result:
 # ---- second order ----------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@cached
 def change_of_gradient(traced: Callable[..., Any]) -> Callable[..., Any]:
     """The change of the gradient along a line: ``jax.jvp`` through forward and backward."""
 
