@@ -70,15 +70,14 @@ def rows(options: Options) -> list[Row]:
             f"cannot import the table of blocks {options.table!r} ({error}); fnn's own is in a "
             "clone of fnn: run this there"
         ) from error
-    chosen = []
-    for case in table.CASES:
-        another = case.further and case.name != "graph"  # graphs differ in what they test
+
+    def asked(case: Any) -> bool:
         if options.names:
-            asked = case.id.startswith(options.names)
-        else:
-            asked = options.every_row or not another
-        if asked and not case.surrogate:
-            chosen.append(Row(table, case))
+            return bool(case.id.startswith(options.names))
+        # Graphs differ in what they test.
+        return options.every_row or not case.further or case.name == "graph"
+
+    chosen = [Row(table, case) for case in table.CASES if asked(case) and not case.surrogate]
     if not chosen:
         raise CheckError(f"no row of {options.table} starts with {', '.join(options.names)}")
     return chosen

@@ -82,12 +82,10 @@ def sample(name: str, dtype: str, points: int, extra: Iterable[int]) -> np.ndarr
     """Finite inputs in float64: spread over all bit patterns, and around every special point."""
     bits = 8 * jnp.dtype(dtype).itemsize
     patterns = [spread(0, points, 2**bits // points), np.array(list(extra), np.int64)]
-    special = [*SPECIAL, *(-s for s in SPECIAL), zero_of(name) or 0.0]
-    for point in special:
-        centre = int(
-            np.array([point]).astype(np.float32).astype(jnp.dtype(dtype)).view(f"uint{bits}")[0]
-        )
-        patterns.append(np.clip(centre + np.arange(-NEIGHBOURS, NEIGHBOURS + 1), 0, 2**bits - 1))
+    special = np.array([*SPECIAL, *(-s for s in SPECIAL), zero_of(name) or 0.0], np.float32)
+    centres = special.astype(jnp.dtype(dtype)).view(f"uint{bits}").astype(np.int64)
+    near = centres[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    patterns.append(np.clip(near, 0, 2**bits - 1).ravel())
     with np.errstate(invalid="ignore"):  # NaN that warn when they are cast
         x = ulps.floats(np.concatenate(patterns), dtype).astype(np.float64)
     return x[np.isfinite(x)]
