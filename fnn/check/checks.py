@@ -39,6 +39,7 @@ _CHECKS: dict[str, Callable[..., Result]] = {
     "residuals": cost.residuals,
 }
 PROPERTIES = ("cotangents", *_CHECKS)
+_BY_DIFFERENCES = ("differences", "kinks", "second order")
 _REVERSE_MODE_ONLY = ("second order", "residuals")  # which a function's custom_vjp has not
 
 
@@ -241,6 +242,8 @@ def _results(subject: Subject, skip: Sequence[str] | set[str], timed: bool) -> I
             continue
         if not trials:
             yield Result(name, SKIPPED, "cotangents of the wrong structure, shape or dtype")
+        elif name in _BY_DIFFERENCES and subject.in_float32:
+            yield Result(name, SKIPPED, "float32 is too coarse for differences")
         elif name == "cost":
             yield check(subject, trials, timed)
         else:

@@ -14,7 +14,7 @@ from fnn.check.diagnosis import Case, explain, explain_shape, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
 from fnn.check.rule import Sample
 from fnn.check.subject import Cotangents, Subject, flat_floats, largest, leaves_of, map_floats
-from fnn.check.trials import TOO_COARSE, Trial, scaled, sizes_of, trial_at
+from fnn.check.trials import Trial, scaled, sizes_of, trial_at
 
 MAX_JACOBIAN_SIDE = 128  # entries in and out, up to which the whole Jacobian is compared
 FAR_FACTORS = (8.0, 30.0)  # times the given inputs
@@ -202,8 +202,6 @@ def _explained(
 
 def by_differences(subject: Subject, trials: Sequence[Trial]) -> Result:
     """Every leaf against differences of the forward alone, which use no autodiff."""
-    if subject.in_float32:
-        return Result("differences", SKIPPED, TOO_COARSE)
     outputs = flat_floats(trials[0].y).size
     inputs = sum(f.size for f in subject.floats(subject.sample))
     if not inputs or not outputs:

@@ -42,16 +42,11 @@ def explain(case: Case) -> str:
     if case.got.shape != case.want.shape:
         return f"has shape {case.got.shape}, needs {case.want.shape}"
     with np.errstate(all="ignore"):
-        for explanation in _FINE if _error(case) < FINE else _EXPLANATIONS:
+        fine = _top(case.got - case.want) < FINE * _top(case.want)
+        for explanation in _FINE if fine else _EXPLANATIONS:
             if text := explanation(case):
                 return text
         return _unexplained(case)
-
-
-def _error(case: Case) -> float:
-    """The largest error relative to the largest entry; infinite where that has no meaning."""
-    size, error = _top(case.want), _top(case.got - case.want)
-    return error / size if size and np.isfinite(error) else float("inf")
 
 
 def _top(a: np.ndarray) -> float:

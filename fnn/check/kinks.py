@@ -18,7 +18,7 @@ from fnn.check.differences import Slope
 from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
 from fnn.check.rule import Sample
 from fnn.check.subject import Subject, flat_floats, map_floats
-from fnn.check.trials import TOO_COARSE, Trial
+from fnn.check.trials import Trial
 
 MAX_ENTRIES, MIN_ENTRIES = 96, 8  # of x, that are moved one by one
 MAX_NUMBERS = 200_000  # of y for all of them together
@@ -47,8 +47,6 @@ class Point(NamedTuple):
 
 def kinks(subject: Subject, trials: Sequence[Trial]) -> Result:
     """Ties, zeros and whole numbers: where forward has no derivative, the declared one."""
-    if subject.in_float32:
-        return Result("kinks", SKIPPED, TOO_COARSE)
     entries = _entries(subject, trials[0])
     if not entries.size:
         return Result("kinks", SKIPPED, "x has no floating entries with a cotangent")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,8 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check.rule import Sample
-from fnn.check.subject import Subject, path_of
-from fnn.check.trials import Batch, Trial, find_batch
+from fnn.check.subject import Subject, map_floats, path_of
+from fnn.check.trials import Batch, Trial, find_batch, scaled
 from fnn.pytrees import flat
 
 INPUT_FACTORS = (1.0, 0.25, 8.0, 30.0)  # times all of x: as given, nearly linear, saturated
@@ -41,35 +41,31 @@ class Narrow(NamedTuple):
 def narrow_samples(subject: Subject, long: Sample | None) -> Iterator[Narrow]:
     """The samples, those as given first; ``long``: a long batch, if there is one."""
     here = subject.sample
-
-    inputs = [name for name in subject.names if name.startswith("x")]
-
-    def changed(change: Callable[[np.ndarray], np.ndarray], names: Sequence[str]) -> Sample:
-        named = zip(subject.names, subject.floats(here), strict=True)
-        return here.with_floats([change(v) if name in names else v for name, v in named])
-
     for factor in INPUT_FACTORS:
         what = "as given" if factor == 1 else f"inputs times {factor:g}"
-        sample = changed(functools.partial(np.multiply, factor), inputs)
+        sample = scaled(here, factor)
         yield Narrow(what, sample)
         yield Narrow(f"{what}, dy 1 at each row's largest y, else 0", sample, one_hot=True)
     factor = INPUT_FACTORS[-1]
+    large = scaled(here, factor)
     for by in range(1, _row_length(subject) if long is None else 1):
-        sample = changed(functools.partial(_rolled, factor, by), inputs)
+        sample = here._replace(x=map_floats(functools.partial(_rolled, by), large.x))
         yield Narrow(f"inputs times {factor:g}, rolled by {by}", sample)
-    for name in inputs:
-        sample = changed(functools.partial(np.multiply, TINY_FACTOR), [name])
-        yield Narrow(f"{name} times {TINY_FACTOR:g}", sample, tiny=name)
+    for i, (name, leaf) in enumerate(zip(subject.names, subject.floats(here), strict=True)):
+        if name.startswith("x"):
+            sample = subject.with_leaf(here, i, TINY_FACTOR * leaf)
+            yield Narrow(f"{name} times {TINY_FACTOR:g}", sample, tiny=name)
     for sign in (1, -1):
         size = sign * SATURATION
         what = f"inputs {size:g} times their sign"
-        yield Narrow(what, changed(functools.partial(_saturated, size), inputs))
+        saturated = map_floats(functools.partial(_saturated, size), here.x)
+        yield Narrow(what, here._replace(x=saturated))
     if long is not None:
         yield Narrow(f"a batch of {LONG_BATCH}", long, long=True)
 
 
-def _rolled(factor: float, by: int, v: np.ndarray) -> np.ndarray:
-    return factor * (np.roll(v, by, -1) if v.ndim else v)
+def _rolled(by: int, v: np.ndarray) -> np.ndarray:
+    return np.roll(v, by, -1) if v.ndim else v
 
 
 def _saturated(size: float, v: np.ndarray) -> np.ndarray:

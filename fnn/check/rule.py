@@ -168,10 +168,7 @@ def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
             )
         else:
             options = equation.primitive.get_bind_params(equation.params)
-            functions: Any = ()
-            if isinstance(options, tuple):  # older JAX
-                functions, options = options
-            outputs = equation.primitive.bind(*functions, *inputs, **options)
+            outputs = equation.primitive.bind(*inputs, **options)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -10,10 +10,10 @@ import numpy as np
 
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.report import SKIPPED, Problem, Result, verdict
+from fnn.check.report import Problem, Result, verdict
 from fnn.check.rule import Sample, cached
 from fnn.check.subject import Cotangents, Subject
-from fnn.check.trials import TOO_COARSE, Trial, compare, raises
+from fnn.check.trials import Trial, compare, raises
 from fnn.compiling import jit_for_few_runs
 from fnn.pytrees import split_floats
 
@@ -80,8 +80,6 @@ def change_of_gradient(traced: Callable[..., Any]) -> Callable[..., Any]:
 
 def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     """``jax.jvp`` through backward: equal to differences of the gradient, and symmetric."""
-    if subject.in_float32:
-        return Result("second order", SKIPPED, TOO_COARSE)
     trial = trials[0]
     floats = subject.floats(trial.sample)
     rng = np.random.default_rng(subject.seed + 4)

@@ -16,8 +16,6 @@ from fnn.check.rule import Sample, redraw
 from fnn.check.subject import Cotangents, Subject, compiled, leaves_of, map_floats
 from fnn.pytrees import flat
 
-TOO_COARSE = "float32 is too coarse for differences"
-
 
 class Trial(NamedTuple):
     """One evaluation: where, under which upstream cotangent, and what the rule returned."""
