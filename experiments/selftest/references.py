@@ -81,7 +81,7 @@ def exact_functions() -> Exact:
         import mpmath
     except ModuleNotFoundError as error:
         raise CheckError(
-            "the reference needs mpmath, which is not installed: pip install 'fnn[check]'"
+            "the reference needs mpmath, which is not installed: pip install mpmath"
         ) from error
     context = mpmath.MPContext()  # private: other users of mpmath keep their digits
     context.dps = DIGITS

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "fnn":
             raise
-        message = f"{error}; install it with: pip install 'fnn[check]'"
+        message = f"{error}; install it with: pip install {error.name}"
     except Exception as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise

@@ -69,7 +69,7 @@ def input_item(b: Board, network: Recording, value: str, inner: bool) -> Item:
     wide = 8 + width_of(text, 11)
     body = wire(f"M{n(-PAD)},0H{n(wide)}")
     body += words(4, -6, text, "name", 11) if many else ""
-    body += dot(wide) if value in network.forks else ""
+    body += dot(wide) if network.is_fork(value) else ""
     return Item("", Size(wide, 18 if many else 6, 6), body)
 
 
@@ -128,7 +128,7 @@ def _stem(b: Board, network: Recording, value: str, makers: list[str]) -> _OnAxi
         + when("f", makers, moved(7, -up, above.svg), words(7, -8, "▸ ?", "v unknown"))
         + when("b", b.backward_of(network, value), moved(7, 6, below.svg),
                words(7, 16, "◂ ?", "d unknown"))
-        + (dot(width) if value in network.forks else "")
+        + (dot(width) if network.is_fork(value) else "")
     )  # fmt: skip
     return _OnAxis(width, up, below.height + 6, svg)
 
@@ -142,7 +142,7 @@ class _Ports(NamedTuple):
 def _ports(network: Recording, node: Recording, id: str, slots: tuple[int, ...]) -> _Ports:
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
     parts = [
-        shown(node.dxs[i], True, "d part") if node.reads[i] in network.forks else None
+        shown(node.dxs[i], True, "d part") if network.is_fork(node.reads[i]) else None
         for i in slots
     ]
     stem = max([STEM, *(p.width + 12 for p in parts if p)])

@@ -16,6 +16,14 @@ from fnn.introspect.text import bytes_of
 from fnn.whiteboard.formulas import Described, Formula, formula_of, is_elementwise
 
 
+class Fork(NamedTuple):
+    """A value with several readers: ``summands`` are (reader, cotangent), ``total`` their sum."""
+
+    name: str
+    summands: tuple[tuple[str, Value], ...]
+    total: Value
+
+
 class NonFinite(NamedTuple):
     """The first NaN or infinity: what it is in, and of which block."""
 
@@ -98,7 +106,7 @@ class Recording:
         not compared as a whole, the largest error of the blocks inside.
         """
         if self.errors is None:
-            errors = [node.error for node in self.nodes if node.error is not None]
+            errors = [e for e in (node.error for node in self.nodes) if e is not None]
         else:
             errors = [float(e) for e in jax.tree.leaves(self.errors)]
         worst = max((e for e in errors if not math.isnan(e)), default=0.0)
@@ -163,9 +171,17 @@ class Recording:
         return sent
 
     @property
-    def forks(self) -> dict[str, list[tuple[str, Value]]]:
-        """The summands of every wire inside that is read more than once, or read and an output."""
-        return {name: parts for name, parts in self.summands.items() if len(parts) > 1}
+    def forks(self) -> tuple[Fork, ...]:
+        """Every wire inside that is read more than once, or read and an output."""
+        return tuple(
+            Fork(name, tuple(parts), self.values[name][1])
+            for name, parts in self.summands.items()
+            if len(parts) > 1
+        )
+
+    def is_fork(self, wire: str) -> bool:
+        """Whether the wire is one of the forks."""
+        return any(fork.name == wire for fork in self.forks)
 
     @property
     def non_finite(self) -> NonFinite | None:

@@ -93,18 +93,18 @@ def test_the_lecture_s_circuit() -> None:
 
 def test_at_a_fork_every_summand_and_the_sum() -> None:
     t = trace(forks(), {}, (0.5, 3.0))
-    assert list(t.forks) == ["x"]
-    readers, parts = zip(*t.forks["x"], strict=True)
-    assert readers == ("f", "p", "p")
-    assert float(sum(parts)) == float(t.values["x"][1]) == float(t.dx[0])
+    (fork,) = t.forks
+    assert fork.name == "x"
+    assert [reader for reader, _ in fork.summands] == ["f", "p", "p"]
+    assert float(sum(d for _, d in fork.summands)) == float(fork.total) == float(t.dx[0])
     assert t.right
 
 
 def test_an_output_that_is_also_read_is_a_fork() -> None:
     net = fnn.graph("x", [("a", fnn.square(), "x"), ("b", fnn.exp(), "a")], ("a", "b"))
-    t = trace(net, {}, 0.5)
-    assert [reader for reader, _ in t.forks["a"]] == ["output", "b"] and len(t.forks) == 1
-    np.testing.assert_allclose(float(t.values["a"][1]), 1 + np.exp(0.25), rtol=1e-15)
+    (fork,) = trace(net, {}, 0.5).forks
+    assert [reader for reader, _ in fork.summands] == ["output", "b"]
+    np.testing.assert_allclose(float(fork.total), 1 + np.exp(0.25), rtol=1e-15)
 
 
 def test_nested_networks_with_paths() -> None:
