@@ -86,7 +86,7 @@ The worst of a grid of a million points and of a climb from its 4,096 worst (5 t
 evaluations a loss); logits up to 256 in size, 43.5 for several classes (beyond a gap of 87.3 single
 terms are subnormal). The last argument is the target; classes have label 0. Where the gradient of
 a soft target is a difference, p - t, its error is counted in units of the larger terms: the
-difference itself may be as small as one likes. Of probabilities it is counted like any other.
+difference itself may be as small as one likes. For probabilities it is counted like any other.
 """
 
 

@@ -95,10 +95,10 @@ def squared_error() -> Block:
 def binary_cross_entropy(from_logits: bool = True) -> Block:
     """E = -(t ln p + (1 - t) ln(1 - p)), of logits z with p = logistic(z), or of p itself.
 
-    Of logits, with softplus(z) = ln(1 + e^z), it is E = t softplus(-z) + (1 - t) softplus(z),
+    For logits, with softplus(z) = ln(1 + e^z), it is E = t softplus(-z) + (1 - t) softplus(z),
     whose terms never cancel, and dE/dz = (1 - t) logistic(z) - t logistic(-z), which is p - t to
     full relative accuracy. A term of weight 0 is 0, so infinite logits on the right side cost
-    nothing. Of probabilities, dE/dp = (1 - t)/(1 - p) - t/p = (p - t) / (p (1 - p)).
+    nothing. For probabilities, dE/dp = (1 - t)/(1 - p) - t/p = (p - t) / (p (1 - p)).
 
     Args:
       from_logits: whether the prediction is logits, or probabilities.

@@ -81,7 +81,7 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
         from safetensors.numpy import load_file
     except ImportError as error:
         raise ImportError(
-            f"{path}: reading .safetensors needs its package: pip install 'fnn[weights]'"
+            f"{path}: reading .safetensors needs its package: pip install safetensors"
         ) from error
     try:
         return load_file(path)

@@ -97,7 +97,7 @@ def googlenet(
       auxiliary: whether there are two more classifiers, which read 4a and 4d (13,378,280
         parameters in all). They average windows of 5 x 5 values, 3 apart: 4 x 4 windows for images
         of 224 x 224, and one for a side of 79, the smallest (27 with ``stem_strides=(2, 1, 1)``).
-        Of all parameters only those of their ``fc`` depend on the size of x.
+        The parameters of their ``fc`` are the only ones that depend on the size of x.
       width: a factor of all inner channels, which are rounded: below 1 for a narrower network.
       dropout_rate: before the main classifier; it is 0.7 in the auxiliary heads.
       stem_strides: of conv1, pool1 and pool2, which together reduce a side to an eighth before the

@@ -33,7 +33,7 @@ def load_weights(
     """The parameters in a file, as a pytree like ``like``.
 
     Args:
-      path: a ``.npz`` or ``.safetensors`` file (for which ``pip install 'fnn[weights]'``).
+      path: a ``.npz`` or ``.safetensors`` file (for which ``pip install safetensors``).
       like: ``jax.eval_shape(net.init, key, x)``: the structure, shapes and dtypes needed. Arrays
         work as well.
       names: those in the file: "fnn" for paths like ``conv1/7x7_s2/w``, "torch" for PyTorch's

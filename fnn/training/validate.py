@@ -84,7 +84,7 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
 
 
 def predicted(net: Block, loss: Block, params: Params, data: Arrays | Stream, what: str) -> Value:
-    """The shape of the prediction for the data; refuses what does not go together.
+    """The shape of the prediction for the data; refuses a network, loss and data that do not match.
 
     Args:
       net, loss: as they are at inference.

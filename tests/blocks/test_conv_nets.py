@@ -118,6 +118,7 @@ def test_gradients_of_googlenet_are_those_of_the_plain_formula() -> None:
     np.testing.assert_allclose(sum(terms), np.sum(dy * slope), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_are_trained_and_gone_at_inference() -> None:
     net = fnn.models.googlenet(3, width=0.03)
     x = images(2, 80, 80, 3, dtype=jnp.float32)

@@ -398,11 +398,12 @@ PROPERTIES: dict[Callable[[Case], None], Callable[[Case], Any]] = {
 # fnn.check proves these for every row (tests/check/test_zoo_is_right.py, slow tests): here they
 # are for the first row of each block, and for the rows that check refuses.
 PROVED_BY_CHECK = {
-    jit_equals_eager, vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
-    second_derivatives_are_right,
+    agrees_with_finite_differences, is_linear_in_the_cotangent, jit_equals_eager,
+    vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
+    second_derivatives_are_right, every_residual_is_used,
 }  # fmt: skip
-# These take long to compile, too: slow tests for further rows. Values, gradients by autodiff and by
-# differences, and residuals are always checked.
+# These take long to compile, too: slow tests for further rows. Values, gradients by autodiff and
+# the bytes that are kept are always checked.
 SLOW = {works_for_every_batch, init_reads_shapes_only}
 
 

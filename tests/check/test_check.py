@@ -36,9 +36,6 @@ def broken(block: Block, change: Callable[[Any, Any], tuple[Any, Any]]) -> Block
     "block, x",
     [
         (fnn.linear(3), FLOATS),
-        (fnn.relu(), FLOATS),
-        (fnn.logistic(), FLOATS),
-        (fnn.maximum(), (FLOATS, FLOATS)),
         (fnn.softmax_cross_entropy(), (FLOATS, LABELS)),
         (fnn.serial(fnn.layer(5, fnn.tanh()), fnn.linear(2)), FLOATS),
     ],

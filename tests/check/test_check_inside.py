@@ -43,6 +43,7 @@ def test_the_wrong_block_is_named_by_its_path() -> None:
     assert "\n1. in 1_residual/block/b (tanh), x: is -1 times" in str(report)
 
 
+@pytest.mark.slow
 def test_each_wrong_block_is_named_and_a_repeated_one_once() -> None:
     wrong = turned(fnn.square())
     net = fnn.serial(a=wrong, b=fnn.linear(6), c=wrong, d=fnn.linear(6), e=turned(fnn.exp()))

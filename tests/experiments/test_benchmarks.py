@@ -97,6 +97,7 @@ def test_disagreements_name_the_contender() -> None:
     assert "flax's loss differs" in text and "flax's test accuracy" in text
 
 
+@pytest.mark.slow
 def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(problem: Problem) -> Trainer:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")

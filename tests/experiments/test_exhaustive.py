@@ -162,7 +162,7 @@ def test_run_and_page(tmp_path, capsys):
 def test_without_mpmath(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpmath", None)
     exact_functions.cache_clear()
-    with pytest.raises(CheckError, match=r"pip install 'fnn\[check\]'"):
+    with pytest.raises(CheckError, match=r"pip install mpmath"):
         exact("tanh", 1.0)
 
 

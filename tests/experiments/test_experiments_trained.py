@@ -95,6 +95,7 @@ def test_bits() -> None:
     assert four_neurons.all_right(logits, np.array([[1, 0], [1, 0]])) == 0.5
 
 
+@pytest.mark.slow
 def test_regression_reaches_least_squares(tmp_path: Path) -> None:
     results = run("regression", tmp_path, "--members", "2", "--folds", "5", "--epochs", "30")
     assert results["test R2"] == pytest.approx(results["test R2, least squares"], abs=1e-9)
@@ -265,6 +266,7 @@ def test_a_diverging_run_says_what_to_do(
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(read_params(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_does_not_lose_a_training(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments", "neuron", "--epochs", "2", "--out", tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:

@@ -124,6 +124,7 @@ def test_a_folder_is_learned_and_its_weights_classify(
     assert "not a description of a network" in refused(capsys, "classify", red, *weights)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> None:
     weights = []
@@ -134,6 +135,7 @@ def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> N
     assert np.any(weights[0] != weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_grey_images_are_scaled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.repeat(np.uint8([[40], [220]] * 30), 28 * 28, axis=1)

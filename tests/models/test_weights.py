@@ -250,7 +250,7 @@ def test_safetensors_of_no_arrays_of_other_dtypes_and_without_the_package(
     with pytest.raises(OSError):
         load_weights(tmp_path / "none.safetensors", like)
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"pip install 'fnn\[weights\]'"):
+    with pytest.raises(ImportError, match=r"pip install safetensors"):
         load_weights(path, like)
 
 

@@ -246,6 +246,7 @@ def test_healthy_pictures_raise_no_alarm(name: str, seed: int) -> None:
     assert run.overfit.success and run.overfit.loss <= 0.01 * np.log(10)
 
 
+@pytest.mark.slow
 def test_other_healthy_runs_raise_no_alarm() -> None:
     tanh = fnn.models.mlp((32, 10), fnn.tanh())
     assert diagnose(tanh, epochs=6).findings() == []
@@ -274,6 +275,7 @@ def test_rare_features_are_not_large() -> None:
     assert s.offset_sigmas == pytest.approx(images.mean() / images.std())
 
 
+@pytest.mark.slow
 def test_flat_outputs_zero_branches_and_few_judges_raise_no_alarm() -> None:
     """Of ten probabilities nine are flat; a residual branch may start as 0; 20 examples vary."""
     outputs = fnn.serial(h=fnn.linear(30), a=fnn.relu(), z=fnn.linear(10), p=fnn.logistic())
@@ -361,6 +363,7 @@ def test_what_is_seen_is_what_is_there() -> None:
     assert seen.signal[0, 2] == pytest.approx(norm(d), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.as_users  # Optax's line search mixes dtypes
 def test_any_network_and_optimiser() -> None:
     """Frozen, shared, repeated, normalised, dropped out; half precision; a line search."""

@@ -16,8 +16,8 @@ from fnn.training.steps import make_epoch
 
 BATCH_EXAMPLES = 20
 MAX_STEPS, STEPS_PER_CALL = 2000, 10
-# Fewer steps of a large network: work and not time is limited, so that a diagnosis does not depend
-# on the machine. Two cores take some 10 s for so many operations.
+# A large network gets fewer steps. The limit is on work, not on time, so that a diagnosis does not
+# depend on the machine: 500 GFLOP take some 10 s on two cores.
 MAX_FLOPS = 500e9
 # The part of the chance loss to reach. No finite logits make a cross-entropy 0; a hundredth of
 # ln 10 gives each example its label with p = 0.98.
