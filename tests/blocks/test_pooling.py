@@ -78,7 +78,7 @@ def windows() -> Any:
         yield tuple(sizes), tuple(k), tuple(s), tuple(pads), mode
 
 
-@pytest.mark.parametrize("way", one_of(2, windows()))
+@pytest.mark.parametrize("way", one_of(3, windows()))
 def test_against_single_windows(way: Any) -> None:
     """Also with ties, among whole numbers; every way of counting."""
     sizes, k, s, pads, mode = way

@@ -132,7 +132,7 @@ WRONG: dict[str, tuple[Block, Any, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", one_of(2, WRONG))
+@pytest.mark.parametrize("name", one_of(3, WRONG))
 def test_wrong_rules_are_caught_and_explained(name: str) -> None:
     block, x, property, words = WRONG[name]
     report = check(block, x)

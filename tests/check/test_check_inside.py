@@ -52,6 +52,7 @@ def test_each_wrong_block_is_named_and_a_repeated_one_once() -> None:
     assert paths == {"in a (square)", "in e (exp)"}
 
 
+@pytest.mark.slow
 def test_inside_a_network_with_its_loss_and_a_key() -> None:
     net = fnn.serial(fnn.linear(5), fnn.dropout(0.4), turned(fnn.tanh()), fnn.linear(3))
     whole = fnn.with_loss(net, fnn.softmax_cross_entropy())

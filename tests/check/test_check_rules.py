@@ -168,7 +168,7 @@ RIGHT: dict[str, tuple[tuple[Any, Any], tuple[Any, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", one_of(2, WRONG))
+@pytest.mark.parametrize("name", one_of(3, WRONG))
 def test_a_wrong_rule_is_caught_and_explained(name: str) -> None:
     rule, x, where, words = WRONG[name]
     result = check(rule, *x)[where]
@@ -176,7 +176,7 @@ def test_a_wrong_rule_is_caught_and_explained(name: str) -> None:
     assert any(re.search(words, str(p), re.DOTALL) for p in result.problems), result.problems
 
 
-@pytest.mark.parametrize("name", one_of(2, RIGHT))
+@pytest.mark.parametrize("name", one_of(3, RIGHT))
 def test_a_right_rule_is_not_flagged(name: str) -> None:
     rule, x = RIGHT[name]
     report = check(rule, *x)

@@ -174,6 +174,7 @@ _MODULES = (
 )
 
 
+@pytest.mark.slow
 def test_nonlinearities_shows_every_one_that_fnn_exports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert part in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -144,6 +145,7 @@ def test_part_of_a_network_is_what_the_whole_computes_on_the_way() -> None:
     np.testing.assert_allclose(hidden, jnp.maximum(z, 0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_mnist_learns_within_one_epoch(tmp_path: Path) -> None:
     results = run("mnist", tmp_path, "--epochs", "1")

@@ -8,9 +8,10 @@ import pytest
 
 from experiments.benchmarks import failures
 from experiments.benchmarks.failure_cases import CASES, Case
+from tests.slow import one_of
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.cite)
+@pytest.mark.parametrize("case", one_of(2, CASES, lambda case: case.cite))
 def test_fnn_is_right_where_others_were_not(case: Case) -> None:
     found = failures.gradients(case, reported=False)
     assert found.fnn.shape == np.shape(found.truth)
@@ -21,7 +22,7 @@ def test_fnn_is_right_where_others_were_not(case: Case) -> None:
 REPORTED = [case for case in CASES if case.note]  # those rules stay what they were
 
 
-@pytest.mark.parametrize("case", REPORTED, ids=lambda case: case.cite)
+@pytest.mark.parametrize("case", one_of(3, REPORTED, lambda case: case.cite))
 def test_the_reported_formula_fails(case: Case) -> None:
     found = failures.gradients(case)
     word = failures.verdict(found.reported, found.truth, case.x.dtype)

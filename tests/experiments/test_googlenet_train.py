@@ -171,6 +171,7 @@ class Silent(TrainingProgress):
         assert left >= 0 and (left == 0) == (row["epoch"] == self.epochs)
 
 
+@pytest.mark.slow
 def test_the_steps_are_momentum_s_and_the_average_is_the_weighted_mean_of_what_they_gave() -> None:
     net, images, scaling = linear_problem()
     loss, decay, key = fnn.softmax_cross_entropy(), 0.8, jax.random.key(3)

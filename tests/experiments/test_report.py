@@ -72,6 +72,7 @@ def test_the_report_of_a_diagnosed_run(tmp_path: Path, capsys: pytest.CaptureFix
         assert f"<td>{package}</td><td>{importlib.metadata.version(package)}</td>" in page
 
 
+@pytest.mark.slow
 def test_without_diagnostics_there_is_a_report_too(tmp_path: Path) -> None:
     assert main(["neuron", "--epochs", "1", "--out", str(tmp_path)]) == 0
     headings = Reader((tmp_path / "report.html").read_text()).headings
@@ -79,6 +80,7 @@ def test_without_diagnostics_there_is_a_report_too(tmp_path: Path) -> None:
     assert "Layers over time" not in headings
 
 
+@pytest.mark.slow
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "")  # which the name of a block cannot have
     net = fnn.serial(**{name: fnn.linear(4), "act": fnn.relu(), "out": fnn.linear(2)})

@@ -231,6 +231,7 @@ def test_healthy_digits_raise_no_alarm(seed: int) -> None:
     assert abs(run.initial_loss - np.log(10)) < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FNN_DATA"), reason="FNN_DATA names no folder with mnist/")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 @pytest.mark.parametrize("seed", SEEDS)

@@ -15,6 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import fnn
+from tests.slow import one_of
 
 CE = fnn.softmax_cross_entropy()
 X, T = load_digits(return_X_y=True)
@@ -81,7 +82,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", one_of(2, SOURCES))
 def test_a_source_gives_what_arrays_give_bit_for_bit(name: str, tmp_path: Path) -> None:
     source = SOURCES[name](tmp_path)
     arrays, streamed = (fit(*data, steps_per_call=8) for data in ((X, T), (source,)))
@@ -152,6 +153,7 @@ def test_one_call_is_read_ahead() -> None:
     assert len(calls) == 5 and calls[-1] == 1
 
 
+@pytest.mark.slow
 def test_other_dtypes_and_tuples() -> None:
     wide = fit(Rows(X.astype(np.float64), T.astype(np.int64)), dtype=jnp.bfloat16, epochs=1)
     assert wide.params["out"]["w"].dtype == jnp.float32
@@ -163,6 +165,7 @@ def test_other_dtypes_and_tuples() -> None:
     jax.tree.map(np.testing.assert_array_equal, fit(pairs, net=net).params, arrays.params)
 
 
+@pytest.mark.slow
 def test_diagnostics_of_a_source() -> None:
     parts = {"validation": Rows(X[250:], T[250:]), "epochs": 3}
     run = fit(Rows(X[:250], T[:250]), diagnostics=True, **parts)
@@ -176,6 +179,7 @@ def test_diagnostics_of_a_source() -> None:
     assert by_label is not None and by_label.findings()[0].name == "unshuffled labels"
 
 
+@pytest.mark.slow
 def test_a_source_that_diverges_and_an_interrupt() -> None:
     for steps in (1, 3):
         with pytest.warns(RuntimeWarning, match="first non-finite value"):

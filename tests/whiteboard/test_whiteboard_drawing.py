@@ -195,6 +195,7 @@ def googlenet_of_ones() -> Trace:
     return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
 
 
+@pytest.mark.slow
 def test_googlenet_is_drawn_in_less_than_five_seconds() -> None:
     t = googlenet_of_ones()
     begin = time.process_time()
