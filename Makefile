@@ -20,7 +20,7 @@ ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test test-slow  smoke lint coverage docs wheel bench clean
+.PHONY: demo test test-slow lint coverage docs wheel bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
@@ -31,7 +31,8 @@ demo: $(VENV)/.experiments
 QUICK = XLA_FLAGS="$(XLA_FLAGS) $(shell $(BIN)/python tests/quick.py)" $(PYTEST)
 AS_COMPILED = tests/blocks/test_nonlinearities.py tests/experiments/test_exhaustive.py tests/models/test_googlenet.py
 
-# The core: the executor, backpropagation, training, and every block against autodiff once.
+# The core: the executor, backpropagation, training, and every block against autodiff and in lower
+# precision once. It is what a new JAX would break first.
 CORE = -m core tests/test_*.py tests/training/test_training.py tests/blocks/test_zoo.py
 
 test: $(VENV)/.test
@@ -44,11 +45,6 @@ endif
 
 test-slow: $(VENV)/.test
 	$(QUICK) tests -m slow
-
-# What a new JAX would break first: the core, and of every block the dtypes of its gradients.
-smoke: $(VENV)/.test
-	$(QUICK) $(CORE)
-	$(QUICK) tests/blocks/test_zoo.py tests/training/test_fit.py -k 'low_precision or test_fit'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

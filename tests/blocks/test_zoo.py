@@ -414,7 +414,8 @@ def is_due(case: Case, holds: Callable[[Case], None]) -> bool:
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
     if not case.further:
-        return [pytest.mark.core] if holds is agrees_with_autodiff else []
+        core = holds in (agrees_with_autodiff, low_precision_is_close)
+        return [pytest.mark.core] if core else []
     return [pytest.mark.slow] if holds in SLOW else []
 
 
