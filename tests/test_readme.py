@@ -42,6 +42,7 @@ def test_the_first_program_learns(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["gradients"]["hidden"]["w"].shape == (2, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.as_users
 def test_the_guide_runs() -> None:
     names = run("docs/guide.md")
@@ -52,6 +53,7 @@ def test_the_guide_runs() -> None:
     np.testing.assert_allclose(names["slope"], jax.grad(jax.nn.gelu)(1.0), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_contributing_are_right() -> None:
     names = run("CONTRIBUTING.md")
     assert_right(names["gaussian"](), jnp.array([-1.0, 0.0, 2.0]))

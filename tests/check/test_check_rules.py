@@ -183,12 +183,14 @@ def test_a_right_rule_is_not_flagged(name: str) -> None:
     assert report.ok, str(report)
 
 
+@pytest.mark.slow
 def test_networks_with_infinities_that_meet_and_sums_that_cancel_are_right() -> None:
     net = fnn.with_loss(fnn.linear(3), fnn.softmax_cross_entropy())
     report = fnn.check.block(net, (shape(4, 3), np.array([0, 1, 2, 1])), timed=False)
     assert report.ok, str(report)
 
 
+@pytest.mark.slow
 def test_a_block_that_knows_float32_only() -> None:
     options = {"dtype": np.float32, "timed": False}
     net = fnn.serial(fnn.linear(3), fnn.tanh())

@@ -259,6 +259,7 @@ def test_an_interrupt_ends_a_run_of_several_networks(
     assert not (tmp_path / "hidden_layer").exists()
 
 
+@pytest.mark.slow
 def test_a_diverging_run_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
