@@ -228,9 +228,8 @@ def layer_norm(
         if use_scale:
             dparams["scale"] = jnp.sum(d * z, others).astype(params["scale"].dtype)
             g = d * _spread(params["scale"], x, axes)
-        g = g - jnp.mean(g, axes, keepdims=True)
         along = jnp.mean(g * z, axes, keepdims=True)
-        r = g - z * along
+        r = g - jnp.mean(g, axes, keepdims=True) - z * along
         # mean(r) = 0 and mean(r z) = along epsilon inverse^2, because mean(z z) = 1 - epsilon
         # inverse^2. Where g is nearly a + b z, r is as small as the rounding errors in it: their
         # parts along 1 and z are taken out as well.
