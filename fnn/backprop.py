@@ -7,11 +7,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import checked
 from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.executor import graph
 from fnn.pytrees import with_zeros
 
 
+@checked
 def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
     """The network and its loss as one block: E = loss(net(x), target).
 
@@ -55,6 +57,7 @@ def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Par
     return f
 
 
+@checked
 def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params]]:
     """The loss and its gradients by the hand-written backward pass.
 
@@ -89,6 +92,7 @@ def value_and_grad(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Pa
     return f
 
 
+@checked
 def as_function(block: Block) -> Callable[..., Value]:
     """The block as a plain function on which ``jax.grad`` uses the hand-written backward.
 

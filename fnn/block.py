@@ -318,6 +318,30 @@ def as_floating(name: str, x: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
+A_KEY = "a key made by jax.random.key(seed)"
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value is one random key, typed or raw."""
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        return False
+    typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return value.shape == () if typed else value.dtype == jnp.uint32 and value.shape == (2,)
+
+
+def require_key(name: str, key: Any) -> None:
+    """Refuses what is no random key."""
+    if not is_key(key):
+        raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}")
+
+
+def described(value: Any) -> str:
+    """A value in a few words, for messages."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return " ".join(f"{value!r:.60}".split())
+
+
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
     if not isinstance(params, dict) or set(params) != set(needed):

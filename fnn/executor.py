@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from fnn.arguments import checked
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -75,9 +76,16 @@ def graph(
     >>> [float(d) for d in f.backward({}, residuals, 1.0)[1]]
     [-4.0, -4.0, 3.0]
     """
-    remaining = _names(outputs if at_inference is None else at_inference)
+    if not isinstance(name, str) or not isinstance(nodes, (list, tuple)):
+        raise BlockTypeError(
+            "graph",
+            f"nodes is {nodes!r:.60} and name {name!r:.60}, needs a list "
+            "of nodes, such as [('h', linear(4), 'x')], and text",
+        )
+    kept = _names(name, "at_inference", outputs if at_inference is None else at_inference)
     entries = tuple(_node(name, entry) for entry in nodes)
-    structure = Graph(_names(inputs), entries, _names(outputs), remaining)
+    read, made = _names(name, "inputs", inputs), _names(name, "outputs", outputs)
+    structure = Graph(read, entries, made, kept)
     _check(structure, name)
     # Sharing with a node that itself shares is sharing with the node that has the parameters.
     owner: dict[str, str] = {}
@@ -155,6 +163,7 @@ def _executor(
     return Block(init, forward, backward, name, kind, g, rules)
 
 
+@checked
 def inference(block: Block) -> Block:
     """The block as it is at inference, with the same parameters.
 
@@ -182,6 +191,7 @@ def inference(block: Block) -> Block:
     return _executor(reading, block.name, block.kind, block.rules.validate)
 
 
+@checked
 def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     """The graph with every node's block replaced by ``change(name, block)``, wired as before.
 
@@ -268,8 +278,12 @@ def _is_read(g: Graph, name: str) -> bool:
     return any(name in node.inputs for node in g.nodes)
 
 
-def _names(names: Names) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _names(block: str, what: str, names: Names) -> tuple[str, ...]:
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, (tuple, list)) or not names:
+        raise BlockTypeError(block, f"{what} is {names!r:.60}, needs a name or a tuple of names")
+    return tuple(names)
 
 
 def _node(block: str, entry: Entry) -> Node:
@@ -281,7 +295,8 @@ def _node(block: str, entry: Entry) -> Node:
         )
     name, node_block, inputs, *params_of = entry
     require_block(block, f"node {name!r}", node_block)
-    return Node(name, node_block, _names(inputs), params_of[0] if params_of else name)
+    read = _names(block, f"what node {name!r} reads", inputs)
+    return Node(name, node_block, read, params_of[0] if params_of else name)
 
 
 def _check(g: Graph, block: str) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # know each other.
 FLOORS = (
     ("fnn.block",),
-    ("fnn.pytrees", "fnn.compiling"),
+    ("fnn.pytrees", "fnn.compiling", "fnn.arguments"),
     ("fnn.executor",),
     ("fnn.backprop",),
     ("fnn.blocks", "fnn.introspect"),

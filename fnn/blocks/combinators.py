@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.arguments import Count, Natural, checked
 from fnn.block import (
     Backward,
     Block,
@@ -41,7 +42,6 @@ from fnn.block import (
     Value,
     no_params,
     require_block,
-    whole_number,
 )
 from fnn.blocks.gates import add
 from fnn.executor import Entry, graph, inference, map_nodes
@@ -119,6 +119,7 @@ def fan_out(*blocks: Block, **named: Block) -> Block:
     return graph("x", nodes, list(branches), name="fan_out")._replace(kind=Kind("fan_out"))
 
 
+@checked
 def residual(block: Block, shortcut: Block | None = None) -> Block:
     """A block with a way around it: y = f(x) + x, or f(x) + shortcut(x).
 
@@ -165,7 +166,8 @@ def residual(block: Block, shortcut: Block | None = None) -> Block:
     return graph("x", nodes, "add", name="residual")._replace(kind=Kind("residual"))
 
 
-def repeat(block: Block, n: int) -> Block:
+@checked
+def repeat(block: Block, n: Count) -> Block:
     """The same block ``n`` times in a row, each time with parameters of its own.
 
     Parameters, keys and residuals are stacked on a leading axis and the network runs as one
@@ -189,7 +191,6 @@ def repeat(block: Block, n: int) -> Block:
     >>> params["linear"]["w"].shape
     (200, 8, 8)
     """
-    n = whole_number("repeat", "n", n)
 
     def check(y: Value, x: Value) -> None:
         got, needed = (jax.tree.map(Shape.of, v) for v in (y, x))
@@ -247,6 +248,7 @@ def _describe(x: Value) -> str:
     return ", ".join(f"{v.dtype}{list(v.shape)}" for v in jax.tree.leaves(x))
 
 
+@checked
 def rematerialize(block: Block) -> Block:
     """The same function with less memory: keeps only the input, and runs forward again going back.
 
@@ -328,6 +330,7 @@ def _unmerged(
     )
 
 
+@checked
 def freeze(block: Block) -> Block:
     """The same function, with parameters that are not trained.
 
@@ -369,6 +372,7 @@ def freeze(block: Block) -> Block:
     )
 
 
+@checked
 def concatenate(axis: int = -1) -> Block:
     """A tuple of arrays joined along an axis.
 
@@ -420,6 +424,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+@checked
 def item(index: int) -> Block:
     """One of the values of a tuple: y = x[index]. The others get no cotangent (None).
 
@@ -453,7 +458,8 @@ def item(index: int) -> Block:
     return Block(no_params, forward, backward, "item", Kind("item", (index,)))
 
 
-def flatten(keep: int = 1) -> Block:
+@checked
+def flatten(keep: Natural = 1) -> Block:
     """Every example as one row: the first ``keep`` axes stay, the rest become one.
 
     Args:

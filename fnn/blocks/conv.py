@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.arguments import Count, checked
 from fnn.block import (
     Block,
     BlockValueError,
@@ -42,7 +43,6 @@ from fnn.block import (
     Spec,
     compute_dtype,
     require_shapes,
-    whole_number,
 )
 from fnn.blocks.linear import Initializer, contract, he, weights, zeros
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows
@@ -54,13 +54,14 @@ MAX_COPY_ELEMENTS = 2**21  # of x, that one matrix product of a weight gradient 
 Image = tuple[Axis, Axis]  # height and width
 
 
+@checked
 def conv(
-    features: int,
+    features: Count,
     kernel: Sizes,
     stride: Sizes = 1,
     padding: Padding = "SAME",
     dilation: Sizes = 1,
-    groups: int = 1,
+    groups: Count = 1,
     use_bias: bool = True,
     w_init: Initializer = he,
     b_init: Initializer = zeros,
@@ -102,8 +103,6 @@ def conv(
     (Array([ 1., 10.,  0.], dtype=float32), Array([1., 2.], dtype=float32))
     """
     name = "conv"
-    features = whole_number(name, "features", features)
-    groups = whole_number(name, "groups", groups)
     if features % groups:
         raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
     windows = Windows(name, kernel, stride, padding, dilation, window="kernel")

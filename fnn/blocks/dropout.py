@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import Share, checked
 from fnn.block import (
     Block,
     BlockValueError,
@@ -21,7 +20,8 @@ from fnn.block import (
 from fnn.blocks.nonlinearities import identity
 
 
-def dropout(rate: float) -> Block:
+@checked
+def dropout(rate: Share) -> Block:
     """Each entry becomes 0 with probability ``rate``, else x / (1 - rate), which keeps the mean.
 
     Srivastava et al. 2014, in the inverted form: there is nothing to scale at inference, where the
@@ -43,8 +43,6 @@ def dropout(rate: float) -> Block:
     >>> sorted(set(y.tolist()))
     [0.0, 2.0]
     """
-    if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
-        raise BlockValueError("dropout", f"rate is {rate!r}, needs 0 <= rate < 1")
 
     def masked(key: jax.Array, x: jax.Array) -> jax.Array:
         keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)

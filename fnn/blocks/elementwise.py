@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import checked
 from fnn.block import (
     Block,
     Key,
@@ -73,6 +74,7 @@ def pointwise(
     return Block(no_params, forward, backward, name, kind)
 
 
+@checked
 def elementwise(
     name: str,
     value: Callable[[jax.Array], jax.Array],
@@ -159,6 +161,7 @@ def subgradient_at(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Arr
     return subgradient
 
 
+@checked
 def straight_through(block: Block, surrogate: Block) -> Block:
     """Forward through ``block``, backward through ``surrogate``.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.arguments import Count, checked
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -20,7 +21,6 @@ from fnn.block import (
     Spec,
     compute_dtype,
     require_shapes,
-    whole_number,
 )
 from fnn.blocks.linear import Initializer
 
@@ -29,7 +29,8 @@ normal = jax.nn.initializers.normal(1.0)
 MAX_ONE_HOT_IDS = 4096  # of the vocabulary, for which a product with one-hot rows is fast
 
 
-def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> Block:
+@checked
+def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) -> Block:
     """y = the rows of w at the ids: integers of any shape (B...) to (B..., F), for w of (V, F).
 
     An id that is negative or not less than V has no row: its y is NaN, and it adds nothing to any
@@ -66,8 +67,6 @@ def embedding(vocabulary: int, features: int, w_init: Initializer = normal) -> B
            [2., 2.]], dtype=float32)
     """
     name = "embedding"
-    vocabulary = whole_number(name, "vocabulary", vocabulary)
-    features = whole_number(name, "features", features)
     shape = (vocabulary, features)
 
     def init(key: jax.Array, ids: Spec) -> Params:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import checked
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -278,6 +279,7 @@ def minimum() -> Block:
     return _larger("minimum", jnp.minimum, lambda x1, x2: x1 < x2)
 
 
+@checked
 def power(exponent: float | None = None) -> Block:
     """y = x^p, with a fixed exponent, or of two inputs (x, p).
 
@@ -347,6 +349,7 @@ def negate() -> Block:
     return pointwise("negate", jnp.negative, lambda dy, _: -dy, None, Kind("negate"))
 
 
+@checked
 def scale(factor: float) -> Block:
     """y = factor x. Local derivative: factor.
 
@@ -364,9 +367,8 @@ def scale(factor: float) -> Block:
     >>> float(y), float(fnn.scale(0.5).backward({}, residuals, 1.0)[1])
     (5.0, 0.5)
     """
-    number = float(factor)
-    kind = Kind("scale", (number,))
-    return pointwise("scale", lambda x: number * x, lambda dy, _: number * dy, None, kind)
+    kind = Kind("scale", (factor,))
+    return pointwise("scale", lambda x: factor * x, lambda dy, _: factor * dy, None, kind)
 
 
 def exp() -> Block:
@@ -481,6 +483,7 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
     return Block(no_params, forward, backward, name, Kind(name, (axes, keepdims)))
 
 
+@checked
 def sum(axis: Axis = None, keepdims: bool = False) -> Block:
     """y = the sum of x over some axes (all by default). dy goes to every term.
 
@@ -503,6 +506,7 @@ def sum(axis: Axis = None, keepdims: bool = False) -> Block:
     return _reduction("sum", axis, keepdims, mean=False)
 
 
+@checked
 def mean(axis: Axis = None, keepdims: bool = False) -> Block:
     """y = the mean of x over some axes (all by default). dy / n goes to each of the n terms.
 

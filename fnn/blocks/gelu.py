@@ -11,6 +11,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import checked
 from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import (
@@ -74,6 +75,7 @@ _GELU_TANH_SLOPE = (
 # fmt: on
 
 
+@checked
 def gelu(approximate: bool = False) -> Block:
     r"""y = x P(x), P the standard normal distribution (Hendrycks and Gimpel, 2016).
 

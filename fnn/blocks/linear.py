@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from fnn.arguments import Count, checked
 from fnn.block import (
     Block,
     BlockValueError,
@@ -21,12 +22,10 @@ from fnn.block import (
     Params,
     Spec,
     compute_dtype,
-    require_block,
     require_floating,
     require_params,
     require_shapes,
     unwrapped,
-    whole_number,
 )
 from fnn.executor import graph
 
@@ -51,12 +50,12 @@ _INITIALIZERS = {
 
 def initializer_for(nonlinearity: Block) -> Initializer:
     """The initialiser of weights before this nonlinearity: He's, LeCun's or Glorot's."""
-    require_block("layer", "nonlinearity", nonlinearity)
     return _INITIALIZERS.get(unwrapped(nonlinearity).kind.maker, glorot)
 
 
+@checked
 def linear(
-    features: int,
+    features: Count,
     use_bias: bool = True,
     w_init: Initializer = glorot,
     b_init: Initializer = zeros,
@@ -91,10 +90,10 @@ def linear(
     >>> dx, dparams["b"]
     (Array([[1., 3.]], dtype=float32), Array([1., 0.], dtype=float32))
     """
-    features = whole_number("linear", "features", features)
     return _affine((features,), use_bias, w_init, b_init)
 
 
+@checked
 def neuron(
     nonlinearity: Block,
     use_bias: bool = True,
@@ -127,8 +126,9 @@ def neuron(
     return _activated(weighted_sum, nonlinearity)._replace(name="neuron", kind=Kind("neuron"))
 
 
+@checked
 def layer(
-    features: int,
+    features: Count,
     nonlinearity: Block,
     use_bias: bool = True,
     w_init: Initializer | None = None,
@@ -155,8 +155,8 @@ def layer(
     """
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
     weighted_sum = linear(features, use_bias, w_init, b_init)
-    kind = Kind("layer", (weighted_sum.kind.args[0],))
-    return _activated(weighted_sum, nonlinearity)._replace(name="layer", kind=kind)
+    whole = _activated(weighted_sum, nonlinearity)
+    return whole._replace(name="layer", kind=Kind("layer", (features,)))
 
 
 def node_name(nonlinearity: Block, taken: tuple[str, ...]) -> str:

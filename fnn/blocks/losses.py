@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fnn.arguments import checked
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -92,6 +93,7 @@ def squared_error() -> Block:
     )
 
 
+@checked
 def binary_cross_entropy(from_logits: bool = True) -> Block:
     """E = -(t ln p + (1 - t) ln(1 - p)), of logits z with p = logistic(z), or of p itself.
 

@@ -29,9 +29,9 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import Positive, checked
 from fnn.block import (
     Block,
-    BlockValueError,
     Key,
     Kind,
     Params,
@@ -178,6 +178,7 @@ heaviside = step
 # ---- piecewise linear ------------------------------------------------------------------------
 
 
+@checked
 def leaky_relu(slope: float = 0.01) -> Block:
     """A rectifier that leaks: y = x where x > 0, else slope * x (Maas, Hannun and Ng, 2013).
 
@@ -337,6 +338,7 @@ def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> B
     return elementwise(kind.maker, value, derivative, kind)._replace(rules=rules)
 
 
+@checked
 def elu(alpha: float = 1.0) -> Block:
     """The exponential linear unit: y = x where x > 0, else alpha * (exp(x) - 1)
     (Clevert, Unterthiner and Hochreiter, ICLR 2016).
@@ -380,7 +382,8 @@ def selu() -> Block:
     return _exponential_unit(Kind("selu"), 1.0507009873554804934193, 1.6732632423543772848170, 1.0)
 
 
-def celu(alpha: float = 1.0) -> Block:
+@checked
+def celu(alpha: Positive = 1.0) -> Block:
     """The continuously differentiable elu: y = x where x > 0, else alpha * (exp(x / alpha) - 1)
     (Barron, 2017, arXiv:1704.07483).
 
@@ -402,6 +405,4 @@ def celu(alpha: float = 1.0) -> Block:
     >>> celu(2.0).forward({}, jnp.array([-1.0, 0.0, 2.0]))[0]
     Array([-0.78693867,  0.        ,  2.        ], dtype=float32)
     """
-    if not alpha > 0:
-        raise BlockValueError("celu", f"alpha is {alpha}, needs a positive number: it is a width")
     return _exponential_unit(Kind("celu", (alpha,)), 1.0, alpha, alpha)

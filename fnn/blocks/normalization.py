@@ -32,11 +32,13 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.arguments import Count, Needs, NonNegative, Positive, checked
 from fnn.block import (
     Block,
     BlockValueError,
@@ -51,12 +53,14 @@ from fnn.block import (
     no_params,
     require_floating,
     require_shapes,
-    whole_number,
 )
 
+Momentum = Annotated[float, Needs("0 <= momentum <= 1", lambda m: 0 <= m <= 1)]
 
+
+@checked
 def local_response_norm(
-    size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    size: Count = 5, alpha: NonNegative = 1e-4, beta: float = 0.75, k: Positive = 1.0
 ) -> Block:
     """y_c = x_c / u_c^beta, u_c = k + alpha / size (the sum of x_j^2 over size channels around c).
 
@@ -88,11 +92,6 @@ def local_response_norm(
     Array([0. , 0. , 0.2], dtype=float32)
     """
     name = "local_response_norm"
-    size = whole_number(name, "size", size)
-    for what, value, least in (("alpha", alpha, 0), ("beta", beta, -math.inf), ("k", k, 0)):
-        if not least <= value < math.inf or (what == "k" and value == 0):
-            needs = {"alpha": "0 or more", "beta": "a finite number", "k": "more than 0"}[what]
-            raise BlockValueError(name, f"{what} is {value!r}, needs {needs}")
     below, above = size // 2, (size - 1) // 2
     scale = math.sqrt(alpha / size)  # before squaring: x^2 leaves the range where this does not
 
@@ -150,9 +149,10 @@ def _powers(u: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
     return power, power / u
 
 
+@checked
 def layer_norm(
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-5,
+    epsilon: Positive = 1e-5,
     use_scale: bool = True,
     use_bias: bool = True,
 ) -> Block:
@@ -189,8 +189,6 @@ def layer_norm(
     Array([-2.,  3.], dtype=float32)
     """
     name = "layer_norm"
-    if not 0 < epsilon < math.inf:
-        raise BlockValueError(name, f"epsilon is {epsilon!r}, needs a number more than 0")
     leaves = [leaf for leaf, use in (("bias", use_bias), ("scale", use_scale)) if use]
 
     def init(key: jax.Array, x: Spec) -> Params:
@@ -237,8 +235,7 @@ def layer_norm(
         dx = inverse * (r - jnp.mean(r, axes, keepdims=True) - z * error)
         return dparams, dx.astype(x.dtype)
 
-    asked = axis if isinstance(axis, int) else tuple(axis)
-    kind = Kind(name, (asked, epsilon, use_scale, use_bias))
+    kind = Kind(name, (axis, epsilon, use_scale, use_bias))
     return Block(init, forward, backward, name, kind)
 
 
@@ -266,7 +263,8 @@ def _spread(leaf: jax.Array, x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return leaf.reshape(shape).astype(compute_dtype(x.dtype))
 
 
-def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
+@checked
+def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
     """y = scale (x - mean) / sqrt(var + epsilon) + bias, over all axes but the last.
 
     Ioffe and Szegedy 2015. x and y are (B..., C), all else (C,). ``mean`` and ``var`` are the
@@ -303,10 +301,6 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Block:
     Array([0.2, 0.5], dtype=float32)
     """
     name = "batch_norm"
-    if not 0 <= momentum <= 1:
-        raise BlockValueError(name, f"momentum is {momentum}, needs 0 <= momentum <= 1")
-    if not epsilon >= 0:
-        raise BlockValueError(name, f"epsilon is {epsilon}, needs a number of at least 0")
 
     def init(key: jax.Array, x: Spec) -> Params:
         _require_batch(name, x)

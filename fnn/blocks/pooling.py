@@ -36,6 +36,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from fnn.arguments import checked
 from fnn.block import (
     Block,
     BlockValueError,
@@ -57,6 +58,7 @@ Index = int | jax.Array  # a number while tracing, or a traced one in a loop
 T = TypeVar("T")
 
 
+@checked
 def max_pool(
     window: Sizes,
     stride: Sizes | None = None,
@@ -150,6 +152,7 @@ def max_pool(
     return Block(no_params, forward, backward, "max_pool", pool.kind(), rules=rules)
 
 
+@checked
 def avg_pool(
     window: Sizes,
     stride: Sizes | None = None,
@@ -258,10 +261,6 @@ class _Pool(Windows):
         self, name: str, size: Sizes, stride: Sizes | None, padding: Padding, ceil_mode: CeilMode
     ) -> None:
         super().__init__(name, size, size if stride is None else stride, padding)
-        if ceil_mode not in (None, "caffe", "torch"):
-            raise BlockValueError(
-                name, f"ceil_mode is {ceil_mode!r}, needs None, 'caffe' or 'torch'"
-            )
         self.ceil_mode = ceil_mode
 
     def kind(self, *more: Any) -> Kind:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import checked
 from fnn.block import Block, Key, Kind, Params, compute_dtype, no_params, require_floating
 
 
@@ -30,6 +31,7 @@ def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     return jnp.where(is_top, 0.0, x - top), is_top
 
 
+@checked
 def softmax(axis: int = -1) -> Block:
     """y_i = exp(x_i) / sum_j exp(x_j) along ``axis``; x and y have the same shape.
 
@@ -75,6 +77,7 @@ def softmax(axis: int = -1) -> Block:
     return Block(no_params, forward, backward, "softmax", Kind("softmax", (axis,)))
 
 
+@checked
 def log_softmax(axis: int = -1) -> Block:
     """y_i = x_i - log sum_j exp(x_j) along ``axis``; x and y have the same shape.
 

@@ -8,17 +8,18 @@ floor((low + n + high - span) / s) + 1 windows.
 
 from __future__ import annotations
 
-import functools
+import typing
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jax import lax
 
-from fnn.block import BlockValueError, Spec, require_floating, whole_number
+from fnn.arguments import Count, Natural
+from fnn.block import BlockValueError, Spec, require_floating
 
-Sizes = int | Sequence[int]
-Padding = str | int | Sequence[Sequence[int]]
+Sizes = Count | Sequence[Count]
+Padding = Literal["SAME", "VALID"] | Natural | Sequence[tuple[Natural, Natural]]
 Pads = tuple[tuple[int, int], ...]
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class Axis(NamedTuple):
 
 
 class Windows:
-    """A block's arguments about windows, checked at once; ``over(x)`` lays the windows over x.
+    """A block's arguments about windows; ``over(x)`` lays the windows over x.
 
     ``window``: what the block calls its window ("window", "kernel"), for messages.
     """
@@ -83,10 +84,7 @@ class Windows:
         window: str = "window",
     ) -> None:
         self.name, self.window = name, window
-        self.size = self._sizes(window, size)
-        self.stride = self._sizes("stride", stride)
-        self.dilation = self._sizes("dilation", dilation)
-        self.padding = self._padding(padding)
+        self.size, self.stride, self.dilation, self.padding = size, stride, dilation, padding
 
     def over(self, x: Spec) -> tuple[Axis, ...]:
         """The spatial axes of x, of shape (B, H, W, C) or (B, W, C), with their windows.
@@ -124,44 +122,18 @@ class Windows:
             axes.append(Axis(n, k, s, d, low, high, room // s + 1))
         return tuple(axes)
 
-    def _sizes(self, what: str, value: Sizes) -> int | tuple[int, ...]:
-        """One positive number, or one for each axis."""
-        if isinstance(value, (tuple, list)):
-            return tuple(whole_number(self.name, what, v) for v in value)
-        return whole_number(self.name, what, value)
-
-    def _padding(self, padding: Padding) -> str | int | Pads:
-        """'SAME', 'VALID', one number for all sides, or a pair (low, high) for each axis."""
-        number = functools.partial(whole_number, self.name, "padding", least=0)
-        if padding in ("SAME", "VALID"):
-            return str(padding)
-        if isinstance(padding, (tuple, list)):
-            if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in padding):
-                raise BlockValueError(
-                    self.name,
-                    f"padding is {padding!r}, needs a pair (low, high) for each axis, such as "
-                    "((1, 1), (1, 1))",
-                )
-            return tuple((number(low), number(high)) for low, high in padding)
-        if isinstance(padding, str):
-            raise BlockValueError(
-                self.name,
-                f"padding is {padding!r}, needs 'SAME', 'VALID', a number, or pairs (low, high)",
-            )
-        return number(padding)
-
-    def _each(self, what: str, value: T | tuple[T, ...], x: Spec) -> tuple[T, ...]:
+    def _each(self, what: str, value: T | Sequence[T], x: Spec) -> tuple[T, ...]:
         """What was given for all axes, or for each, as a tuple with one for each."""
         rank = len(x.shape) - 2
-        if not isinstance(value, tuple):
-            return (value,) * rank
+        if not isinstance(value, (tuple, list)):
+            return (typing.cast(T, value),) * rank
         if len(value) != rank:
             raise BlockValueError(
                 self.name,
                 f"{what} {value} has {len(value)} entries, and x of shape {tuple(x.shape)} has "
                 f"{rank} spatial {'axis' if rank == 1 else 'axes'}: give one number, or {rank}",
             )
-        return value
+        return tuple(value)
 
 
 def where(dim: int, x: Spec) -> str:

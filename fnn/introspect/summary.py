@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fnn.arguments import RandomKey, checked
 from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
@@ -62,7 +63,8 @@ class Summary(NamedTuple):
         return "\n".join([first, rule, *rows, rule, total])
 
 
-def summary(net: Block, x: Value, key: Key = None) -> Summary:
+@checked
+def summary(net: Block, x: Value, key: RandomKey | None = None) -> Summary:
     """A table of the network by block path: outputs, parameters, floating-point operations (see
     :func:`fnn.introspect.flops.flops`), and what is kept for backward.
 

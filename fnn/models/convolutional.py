@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.block import Block, BlockValueError, Kind, whole_number
+from fnn.arguments import Count, Natural, Share, checked
+from fnn.block import Block, BlockValueError, Kind
 from fnn.blocks.combinators import flatten, serial
 from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout as dropout_block
@@ -13,12 +14,13 @@ from fnn.blocks.nonlinearities import relu
 from fnn.blocks.pooling import max_pool
 
 
+@checked
 def cnn(
-    classes: int = 10,
-    channels: Sequence[int] = (32, 64),
-    hidden: int = 128,
-    kernel: int = 3,
-    dropout: float = 0.0,
+    classes: Count = 10,
+    channels: Sequence[Count] = (32, 64),
+    hidden: Natural = 128,
+    kernel: Count = 3,
+    dropout: Share = 0.0,
 ) -> Block:
     """Convolution, ReLU and 2x2 max-pool for each of ``channels``, then one or two linear layers.
 
@@ -52,7 +54,7 @@ def cnn(
             f"pool_{i}": max_pool(2),
         }
     blocks["flatten"] = flatten()
-    widths = [whole_number("cnn", "hidden", hidden, least=0)] if hidden else []
+    widths = [hidden] if hidden else []
     for i, features in enumerate([*widths, classes], start=1):
         if dropout:
             blocks[f"dropout_{i}"] = dropout_block(dropout)

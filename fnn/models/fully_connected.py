@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.block import Block, BlockTypeError, BlockValueError, Kind, require_block
+from fnn.arguments import Count, Share, checked
+from fnn.block import Block, BlockTypeError, BlockValueError, Kind
 from fnn.blocks.combinators import serial
 from fnn.blocks.dropout import dropout as dropout_block
 from fnn.blocks.linear import initializer_for, linear, neuron, node_name
 from fnn.blocks.nonlinearities import identity, relu
 
 
+@checked
 def logistic_regression(classes: int = 2) -> Block:
     """Logistic regression: one neuron for two classes, a linear layer for more.
 
@@ -37,12 +39,13 @@ def logistic_regression(classes: int = 2) -> Block:
     return net._replace(name="logistic_regression")
 
 
+@checked
 def mlp(
-    sizes: Sequence[int],
+    sizes: Sequence[Count],
     nonlinearity: Block | None = None,
     *,
     use_bias: bool = True,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
 ) -> Block:
     """A multi-layer perceptron: linear layers with a nonlinearity between them.
 
@@ -68,10 +71,9 @@ def mlp(
     >>> {name: p["w"].shape for name, p in params.items()}
     {'hidden_1': (784, 128), 'hidden_2': (128, 64), 'out': (64, 10)}
     """
-    if isinstance(sizes, int) or not sizes:
+    if not sizes:
         raise BlockTypeError("mlp", f"sizes is {sizes!r}, needs features per layer: (128, 10)")
     nonlinearity = relu() if nonlinearity is None else nonlinearity
-    require_block("mlp", "nonlinearity", nonlinearity)
     label = node_name(nonlinearity, taken=("hidden", "dropout"))
     *hidden, out = sizes
     blocks: dict[str, Block] = {}

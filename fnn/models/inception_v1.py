@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fnn.block import Block, BlockValueError, Kind, Value, whole_number
+from fnn.arguments import Count, NonNegative, Positive, Share, checked
+from fnn.block import Block, BlockValueError, Kind, Value
 from fnn.blocks.combinators import concatenate, flatten, item, serial
 from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout
@@ -38,8 +39,9 @@ INCEPTIONS = {
 }
 
 
+@checked
 def inception(
-    one: int, three_reduce: int, three: int, five_reduce: int, five: int, pool: int
+    one: Count, three_reduce: Count, three: Count, five_reduce: Count, five: Count, pool: Count
 ) -> Block:
     """The inception module: four branches over the same input, joined along the channels.
 
@@ -79,12 +81,13 @@ def inception(
     return graph("x", nodes, "output", name="inception")
 
 
+@checked
 def googlenet(
-    classes: int = 1000,
+    classes: Count = 1000,
     auxiliary: bool = True,
-    width: float = 1.0,
-    dropout_rate: float = 0.4,
-    stem_strides: Sequence[int] = (2, 2, 2),
+    width: Positive = 1.0,
+    dropout_rate: Share = 0.4,
+    stem_strides: tuple[Count, Count, Count] = (2, 2, 2),
 ) -> Block:
     """The published network: 22 layers with 6,998,552 parameters for 1000 classes.
 
@@ -118,23 +121,17 @@ def googlenet(
     6998552
     """
 
-    if not width > 0:
-        raise BlockValueError("googlenet", f"width is {width}, needs a positive number")
-
     def scaled(*channels: int) -> list[int]:
         return [max(1, round(c * width)) for c in channels]
 
     (stem, reduced, before), (head, hidden) = scaled(64, 64, 192), scaled(128, 1024)
-    strides = [whole_number("googlenet", "stem_strides", s) for s in stem_strides]
-    if len(strides) != 3:
-        raise BlockValueError("googlenet", f"stem_strides is {stem_strides}, needs three numbers")
 
     def pool(stride: int) -> Block:
         return max_pool(3, stride, ceil_mode="caffe")  # sizes round up, as Caffe's do
 
     blocks: dict[str, Block] = {
-        "conv1": serial(**{"7x7_s2": conv(stem, 7, strides[0], padding=3), "relu": relu()}),
-        "pool1": serial(**{"3x3_s2": pool(strides[1]), "norm1": local_response_norm()}),
+        "conv1": serial(**{"7x7_s2": conv(stem, 7, stem_strides[0], padding=3), "relu": relu()}),
+        "pool1": serial(**{"3x3_s2": pool(stem_strides[1]), "norm1": local_response_norm()}),
         "conv2": serial(
             **{
                 "3x3_reduce": conv(reduced, 1),
@@ -144,7 +141,7 @@ def googlenet(
                 "norm2": local_response_norm(),
             }
         ),
-        "pool2": pool(strides[2]),
+        "pool2": pool(stem_strides[2]),
     }
     for name, channels in INCEPTIONS.items():
         blocks[f"inception_{name}"] = inception(*scaled(*channels))
@@ -176,8 +173,9 @@ def googlenet(
     return net._replace(kind=Kind("googlenet", (classes,)))
 
 
+@checked
 def googlenet_batch_norm(
-    classes: int = 1000, dropout_rate: float = 0.2, epsilon: float = 1e-3
+    classes: Count = 1000, dropout_rate: Share = 0.2, epsilon: NonNegative = 1e-3
 ) -> Block:
     """GoogLeNet as in torchvision: batch normalisation, no biases, 3x3 in place of 5x5.
 
@@ -239,6 +237,7 @@ def googlenet_batch_norm(
     )
 
 
+@checked
 def deep_supervision(loss: Block, weights: Sequence[float] = (1.0, 0.3, 0.3)) -> Block:
     """The loss of a network with several outputs: sum over i of weights[i] loss(y[i], target).
 

@@ -17,12 +17,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.arguments import checked
 from fnn.block import Params
 from fnn.models.files import read_arrays
 
 Array = NDArray[Any]
 
 
+@checked
 def load_weights(
     path: str | os.PathLike[str],
     like: Params,
@@ -61,8 +63,6 @@ def load_weights(
     >>> bool((fnn.models.load_weights(path, like)["w"] == params["w"]).all())
     True
     """
-    if names not in ("auto", "fnn", "torch"):
-        raise ValueError(f"names is {names!r}, needs one of 'auto', 'fnn', 'torch'")
     arrays = read_arrays(path)
     needs = _by_path(like)
     unknown = not needs.keys() & arrays.keys()
@@ -77,6 +77,7 @@ def load_weights(
     return jax.device_put(chosen, may_alias=False)
 
 
+@checked
 def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     """Writes parameters as a ``.npz`` file, each leaf under its path.
 
@@ -123,6 +124,7 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
 _TORCH_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
+@checked
 def torch_names(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """A PyTorch ``state_dict`` under fnn's names and in fnn's layouts.
 

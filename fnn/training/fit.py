@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from fnn.block import Block, Key, Params, Value
+from fnn.arguments import AnyOptimizer, Count, DType, Natural, NonNegative, RandomKey, checked
+from fnn.block import Block, Params, Value
 from fnn.executor import inference
 from fnn.introspect.finite import all_finite
 from fnn.training.diagnostics.data_summary import DataSummary, data_summary
@@ -25,7 +26,7 @@ from fnn.training.progress import Clock, reporter
 from fnn.training.run import Call, Metric, Row, Run, evaluation, post_mortem, seed_of
 from fnn.training.source import Source, opened
 from fnn.training.steps import make_epoch
-from fnn.training.validate import options, parameters, predicted, random_key
+from fnn.training.validate import parameters, predicted
 
 Status = Literal["finished", "converged", "interrupted", "diverged"]
 ADVICE = "Try a lower learning rate, or look at the data and that block."
@@ -60,24 +61,25 @@ class Fitted(NamedTuple):
         return self.status in ("finished", "converged")
 
 
+@checked
 def fit(
     net: Block,
     loss: Block,
     x: Value | Source,
     target: Value = None,
     *,
-    optimizer: Any = None,
-    epochs: int = 10,
-    batch_size: int = 128,
-    key: Key = None,
+    optimizer: AnyOptimizer | None = None,
+    epochs: Natural = 10,
+    batch_size: Count = 128,
+    key: RandomKey | None = None,
     params: Params = None,
     validation: tuple[Value, Value] | Source | None = None,
     loss_at_inference: Block | None = None,
     metrics: Mapping[str, Metric] | None = None,
-    dtype: Any = None,
-    tolerance: float | None = None,
-    patience: int = 5,
-    steps_per_call: int | None = None,
+    dtype: DType | None = None,
+    tolerance: NonNegative | None = None,
+    patience: Count = 5,
+    steps_per_call: Count | None = None,
     diagnostics: bool = False,
     progress: Callable[[Row, float], None] | bool = True,
     after_epoch: Callable[[Params, Any, list[Row]], None] | None = None,
@@ -132,14 +134,11 @@ def fit(
     >>> round(float(fitted.params["w"][0, 0]), 2), round(float(fitted.params["b"][0]), 2)
     (3.0, 1.0)
     """
-    counts = {"epochs": (epochs, 0), "batch_size": (batch_size, 1), "patience": (patience, 1)}
-    if steps_per_call is not None:
-        counts["steps_per_call"] = (steps_per_call, 1)
     optimizer = sgd(0.1) if optimizer is None else optimizer
-    options(net, loss, optimizer, tolerance, **counts)
+    key = jax.random.key(0) if key is None else key
     run, params, summary = _prepare(
-        net, loss, x if target is None else (x, target), optimizer, int(epochs), int(batch_size),
-        random_key(key), params, validation, loss_at_inference or loss, metrics or {}, dtype,
+        net, loss, x if target is None else (x, target), optimizer, epochs, batch_size,
+        key, params, validation, loss_at_inference or loss, metrics or {}, dtype,
         steps_per_call, diagnostics,
     )  # fmt: skip
 
@@ -179,7 +178,7 @@ def fit(
         warnings.warn(
             f"fit stopped {message}. The best parameters so far are kept. {ADVICE}",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,  # of fit's caller: fit is wrapped
         )
     status, message = _ending(run, now, best, status, message)
     return Fitted(
@@ -310,7 +309,7 @@ def _ending(run: Run, now: _Now, best: _Best, status: Status, message: str) -> t
     elif best.epoch == 0 and status in ("finished", "converged"):
         status, message = "diverged", f"{message}; the validation loss was never finite"
         best.params, best.epoch = params, count
-        warnings.warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning, stacklevel=4)
     return status, message
 
 

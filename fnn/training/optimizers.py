@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import AnyOptimizer, Positive, Share, checked
 from fnn.block import Params
 
-LearningRate = float | Callable[[jax.Array], jax.Array]  # a schedule is a function of the step
+# A schedule is a function of the step; a number may be traced, under vmap, say.
+LearningRate = Positive | Callable[[jax.Array], jax.Array] | jax.core.Tracer
 
 
 class Optimizer(NamedTuple):
@@ -47,11 +49,8 @@ class OptimizerState(NamedTuple):
 Direction = Callable[[Params, tuple[Params, ...], jax.Array], tuple[Params, tuple[Params, ...]]]
 
 
-def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direction) -> Optimizer:
+def _descent(learning_rate: LearningRate, moments: int, along: Direction) -> Optimizer:
     """w <- w - learning_rate * direction, where ``along`` finds the direction."""
-    traced = isinstance(learning_rate, jax.core.Tracer)  # under vmap, say
-    if not callable(learning_rate) and not traced and not learning_rate > 0:
-        raise ValueError(f"{name}: learning_rate is {learning_rate}, needs a number above 0")
 
     def init(params: Params) -> OptimizerState:
         rate = None if callable(learning_rate) else jnp.asarray(1.0 * learning_rate)
@@ -70,7 +69,8 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
     return Optimizer(init, update)
 
 
-def sgd(learning_rate: LearningRate, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
+@checked
+def sgd(learning_rate: LearningRate, momentum: Share = 0.0, nesterov: bool = False) -> Optimizer:
     """Stochastic gradient descent: w <- w - learning_rate * dE/dw.
 
     With momentum m: v <- m v + dE/dw and w <- w - learning_rate * v (Polyak 1964); with
@@ -97,8 +97,6 @@ def sgd(learning_rate: LearningRate, momentum: float = 0.0, nesterov: bool = Fal
     >>> fnn.apply_updates(params, updates)
     {'w': Array(2., dtype=float32)}
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"sgd: momentum is {momentum}, needs 0 <= momentum < 1")
     if nesterov and momentum == 0:
         raise ValueError("sgd: nesterov needs a momentum above 0")
 
@@ -113,11 +111,12 @@ def sgd(learning_rate: LearningRate, momentum: float = 0.0, nesterov: bool = Fal
         velocity = plus(moments[0], grads)
         return plus(velocity, grads) if nesterov else velocity, (velocity,)
 
-    return _descent("sgd", learning_rate, 1 if momentum else 0, along)
+    return _descent(learning_rate, 1 if momentum else 0, along)
 
 
+@checked
 def adam(
-    learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: LearningRate, b1: Share = 0.9, b2: Share = 0.999, eps: Positive = 1e-8
 ) -> Optimizer:
     """Adam: steps of about the learning rate, whatever the scale of the gradient.
 
@@ -147,11 +146,6 @@ def adam(
     >>> round(float(fnn.apply_updates(params, updates)["w"]), 4)
     2.5
     """
-    for name, b in (("b1", b1), ("b2", b2)):
-        if not 0 <= b < 1:
-            raise ValueError(f"adam: {name} is {b}, needs 0 <= {name} < 1")
-    if not eps > 0:
-        raise ValueError(f"adam: eps is {eps}, needs a number above 0")
 
     def along(
         grads: Params, moments: tuple[Params, ...], steps: jax.Array
@@ -167,7 +161,7 @@ def adam(
 
         return jax.tree.map(direction, m, v), (m, v)
 
-    return _descent("adam", learning_rate, 2, along)
+    return _descent(learning_rate, 2, along)
 
 
 class AveragedState(NamedTuple):
@@ -178,7 +172,8 @@ class AveragedState(NamedTuple):
     steps: jax.Array
 
 
-def averaged(optimizer: Any, decay: float) -> Optimizer:
+@checked
+def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
     """The same steps, and an average of the parameters to evaluate and return (Polyak averaging).
 
     After step t, ``evaluated`` gives the mean of the parameters after steps 1 to t with weights
@@ -208,8 +203,6 @@ def averaged(optimizer: Any, decay: float) -> Optimizer:
     >>> round(float(optimizer.evaluated(state, params)), 4)  # (0.5 * 3 + 1 * 0) / 1.5
     1.0
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"averaged: decay is {decay}, needs 0 <= decay < 1")
 
     def moved(average: Params, params: Params, steps: jax.Array) -> Params:
         t = jnp.maximum(steps, 1).astype(jnp.result_type(float))

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
-from fnn.block import Block, Key, Params, Value, whole_number
+from fnn.block import Block, Key, Params, Value
 from fnn.executor import inference
 from fnn.pytrees import with_zeros
 from fnn.training.optimizers import accepted, apply_updates
@@ -58,7 +59,8 @@ def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:
     )
 
 
-def make_step(net: Block, loss: Block, optimizer: Any, *, donate: bool = False) -> Step:
+@checked
+def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool = False) -> Step:
     """One compiled training step: forward, backward, update.
 
     Args:
@@ -89,7 +91,8 @@ def make_step(net: Block, loss: Block, optimizer: Any, *, donate: bool = False) 
     return jax.jit(plain_step(net, loss, optimizer), donate_argnums=(0, 1) if donate else ())
 
 
-def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step:
+@checked
+def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Count) -> Step:
     """A whole epoch, compiled as one ``lax.scan``.
 
     Args:
@@ -117,7 +120,6 @@ def make_epoch(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step
     >>> losses.shape
     (3,)
     """
-    batch_size = whole_number("make_epoch", "batch_size", batch_size)
     step = plain_step(net, loss, optimizer)
 
     @jax.jit
@@ -151,7 +153,8 @@ def _rows(a: jax.Array, rows: jax.Array) -> jax.Array:
     return a.at[rows].get(mode="promise_in_bounds")
 
 
-def make_predict(net: Block, batch_size: int = 4096) -> Callable[[Params, Value], Value]:
+@checked
+def make_predict(net: Block, batch_size: Count = 4096) -> Callable[[Params, Value], Value]:
     """Predictions of the network as it is at inference, for any number of examples.
 
     Args:
@@ -169,7 +172,7 @@ def make_predict(net: Block, batch_size: int = 4096) -> Callable[[Params, Value]
     >>> predict({}, jnp.array([1.0, 2.0, 3.0]))
     Array([1., 4., 9.], dtype=float32)
     """
-    return predict_with(inference(net), whole_number("make_predict", "batch_size", batch_size))
+    return predict_with(inference(net), batch_size)
 
 
 def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value], Value]:

@@ -16,40 +16,9 @@ from fnn.block import (
     Params,
     Value,
     is_floating,
-    require_block,
-    whole_number,
 )
 from fnn.training.arrays import Arrays, like
 from fnn.training.source import Stream
-
-
-def options(
-    net: Any, loss: Any, optimizer: Any, tolerance: float | None, **counts: tuple[Any, int]
-) -> None:
-    """Refuses arguments of fit of another kind: not a block, an optimiser, a whole number."""
-    for what, block in (("net", net), ("loss", loss)):
-        require_block("fit", what, block)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        hint = " (call it with its learning rate)" if callable(optimizer) else ""
-        raise TypeError(
-            f"fit: optimizer is {optimizer!r:.60}{hint}, needs one with init and update: "
-            "fnn.sgd(0.1) or one of Optax's"
-        )
-    for name, (value, least) in counts.items():
-        whole_number("fit", name, value, least)
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"fit: tolerance is {tolerance}, needs 0 or more")
-
-
-def random_key(key: Any) -> jax.Array:
-    """The key, by default key(0); refuses anything else."""
-    if key is None:
-        return jax.random.key(0)
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,)
-    if not (raw or (typed and key.shape == ())):
-        raise TypeError(f"fit: key is {key!r:.60}, needs one made by jax.random.key(seed)")
-    return key
 
 
 def parameters(net: Block, params: Params, key: Key, like: Value) -> Params:

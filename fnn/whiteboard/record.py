@@ -7,17 +7,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import RandomKey, checked
 from fnn.backprop import with_loss
 from fnn.block import (
     Block,
     BlockTypeError,
-    BlockValueError,
     Graph,
-    Key,
     Params,
     Value,
     is_floating,
-    require_block,
 )
 from fnn.introspect.watch import is_network, observe, watch
 from fnn.whiteboard.array_text import EXACT
@@ -26,6 +24,7 @@ from fnn.whiteboard.formulas import described, is_elementwise
 from fnn.whiteboard.referee import errors_of
 
 
+@checked
 def trace(
     block: Block,
     params: Params,
@@ -33,7 +32,7 @@ def trace(
     target: Value = None,
     loss: Block | None = None,
     *,
-    key: Key = None,
+    key: RandomKey | None = None,
     check: Literal["all", "blocks", "none"] = "all",
 ) -> Trace:
     """Runs a network forward and backward once and records what every block in it did.
@@ -68,17 +67,13 @@ def trace(
     >>> t.right
     True
     """
-    require_block("trace", "the first argument", block)
     # Python's 2 is an integer, without a gradient: as an array it is refused with a clear error.
     x, target = jax.tree.map(lambda v: jnp.asarray(v) if type(v) is int else v, (x, target))
-    if check not in ("all", "blocks", "none"):
-        raise BlockValueError("trace", f"check is {check!r}, needs 'all', 'blocks' or 'none'")
     if (target is None) != (loss is None):
         given, missing = ("loss", "target") if target is None else ("target", "loss")
         raise BlockTypeError("trace", f"got a {given} and no {missing}; it needs both or neither")
     whole = block
     if loss is not None:
-        require_block("trace", "loss", loss)
         whole, params, x = with_loss(block, loss), {"net": params}, (x, target)
     ran: dict[str, dict[str, Any]] = {}
 

@@ -84,7 +84,7 @@ def test_initialisers_are_arguments() -> None:
     assert np.all(params["w"] == 1) and np.all(params["b"] == 5)
 
 
-@pytest.mark.parametrize("features", [0, -1, 2.0, "3", None])
+@pytest.mark.parametrize("features", [0, -1, 2.0, "3"])
 def test_bad_features_are_refused(features: Any) -> None:
     with pytest.raises(BlockValueError, match="whole number of at least 1"):
         fnn.linear(features)

@@ -78,8 +78,8 @@ def test_response_to_an_infinity_stays_within_its_window() -> None:
     [
         ({"size": 0}, "size is 0, needs a whole number"),
         ({"size": 2.5}, "size is 2.5"),
-        ({"alpha": -1.0}, "alpha is -1.0, needs 0 or more"),
-        ({"k": 0.0}, "k is 0.0, needs more than 0"),
+        ({"alpha": -1.0}, "alpha is -1.0, needs a finite number of at least 0"),
+        ({"k": 0.0}, "k is 0.0, needs a finite number above 0"),
         ({"k": float("nan")}, "k is nan"),
         ({"beta": float("inf")}, "beta is inf, needs a finite number"),
     ],

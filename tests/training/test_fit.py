@@ -218,8 +218,8 @@ BAD_INPUT = {
     "batch size as text": ((X, T), {"batch_size": "8"}, "batch_size is '8', needs a whole number"),
     "half an epoch": ((X, T), {"epochs": 1.5}, "epochs is 1.5, needs a whole number"),
     "a name of an optimizer": ((X, T), {"optimizer": "adam"}, "needs one with init and update"),
-    "an uncalled optimizer": ((X, T), {"optimizer": fnn.sgd}, "call it with its learning rate"),
-    "a number as key": ((X, T), {"key": 0}, r"needs one made by jax.random.key"),
+    "an uncalled optimizer": ((X, T), {"optimizer": fnn.sgd}, r"call it, sgd\("),
+    "a number as key": ((X, T), {"key": 0}, r"needs a key made by jax.random.key"),
     "three validation parts": ((X, T), {"validation": (X, T, T)}, r"3 parts, needs \(x, target\)"),
     "tolerance": ((X, T), {"tolerance": np.nan}, "tolerance is nan"),
     "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "there is no validation"),
@@ -234,7 +234,9 @@ def test_bad_input_is_refused_before_training(case: str) -> None:
 
 
 def test_an_uncalled_block_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"loss needs a Block, got function \(call it"):
+    with pytest.raises(
+        TypeError, match=r"loss is the function softmax_cross_entropy, needs a Block: call it"
+    ):
         fit(small_net(), fnn.softmax_cross_entropy, X, T)
 
 

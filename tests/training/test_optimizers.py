@@ -73,15 +73,23 @@ def test_the_learning_rate_changes_without_recompiling() -> None:
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (fnn.sgd, {"learning_rate": 0.0}, "sgd: learning_rate is 0.0, needs a number above 0"),
+        (
+            fnn.sgd,
+            {"learning_rate": 0.0},
+            "sgd: learning_rate is 0.0, needs a finite number above 0",
+        ),
         (fnn.sgd, {"learning_rate": -1.0}, "learning_rate is -1.0"),
         (fnn.sgd, {"learning_rate": float("nan")}, "learning_rate is nan"),
         (fnn.sgd, {"learning_rate": 0.1, "momentum": 1.0}, "momentum is 1.0, needs 0 <= momentum"),
         (fnn.sgd, {"learning_rate": 0.1, "nesterov": True}, "nesterov needs a momentum above 0"),
-        (fnn.adam, {"learning_rate": 0.0}, "adam: learning_rate is 0.0, needs a number above 0"),
+        (
+            fnn.adam,
+            {"learning_rate": 0.0},
+            "adam: learning_rate is 0.0, needs a finite number above 0",
+        ),
         (fnn.adam, {"learning_rate": 0.1, "b1": 1.0}, "b1 is 1.0, needs 0 <= b1 < 1"),
         (fnn.adam, {"learning_rate": 0.1, "b2": -0.1}, "b2 is -0.1, needs 0 <= b2 < 1"),
-        (fnn.adam, {"learning_rate": 0.1, "eps": 0.0}, "eps is 0.0, needs a number above 0"),
+        (fnn.adam, {"learning_rate": 0.1, "eps": 0.0}, "eps is 0.0, needs a finite number above 0"),
         (fnn.averaged, {"optimizer": fnn.sgd(0.1), "decay": 1.0}, "decay is 1.0, needs 0 <= decay"),
     ],
 )

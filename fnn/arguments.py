@@ -1,0 +1,176 @@
+"""Arguments of public functions, checked by their annotations: in one place, before anything runs.
+
+What an annotation means is a table here (:func:`_converted`): a number is finite, a count at least
+1, a flag True or False, a block a Block. NumPy's numbers, fractions and 0-d arrays become Python's,
+lists and arrays of numbers tuples.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import math
+import numbers
+import operator
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import A_KEY, Block, BlockTypeError, BlockValueError, is_key
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Needs(NamedTuple):
+    """A narrower kind of number: in words, with {} for the argument's name, and as a condition."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return isinstance(jnp.dtype(value), np.dtype)
+    except TypeError:
+        return False
+
+
+def _descends(value: Any) -> bool:
+    return hasattr(value, "init") and hasattr(value, "update")
+
+
+Count = Annotated[int, Needs("a whole number of at least 1", lambda n: n >= 1)]
+Natural = Annotated[int, Needs("a whole number of at least 0", lambda n: n >= 0)]
+Positive = Annotated[float, Needs("a finite number above 0", lambda v: v > 0)]
+NonNegative = Annotated[float, Needs("a finite number of at least 0", lambda v: v >= 0)]
+DType = Annotated[Any, Needs("a dtype, such as 'float32'", _is_dtype)]
+RandomKey = Annotated[Any, Needs(A_KEY, is_key)]
+AnyOptimizer = Annotated[
+    Any, Needs("one with init and update: fnn.sgd(0.1) or one of Optax's", _descends)
+]
+Share = Annotated[float, Needs("0 <= {} < 1", lambda v: 0 <= v < 1)]  # 1 is all
+
+_MISFIT = object()
+
+
+def checked(make: F) -> F:
+    """Refuses arguments that the function's annotations do not allow.
+
+    >>> @checked
+    ... def double(n: Count) -> int:
+    ...     return 2 * n
+    >>> double(np.int64(3))
+    6
+    >>> double(0)
+    Traceback (most recent call last):
+    ...
+    fnn.block.BlockValueError: double: n is 0, needs a whole number of at least 1
+    """
+    signature, hints = inspect.signature(make), typing.get_type_hints(make, include_extras=True)
+
+    @functools.wraps(make)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            usage = f"{make.__name__}({', '.join(signature.parameters)})"
+            raise BlockTypeError(make.__name__, f"{error}, needs {usage}") from None
+        for what, value in bound.arguments.items():
+            bound.arguments[what] = _require(make.__name__, what, hints[what], value)
+        return make(*bound.args, **bound.kwargs)
+
+    return typing.cast(F, call)
+
+
+def _require(name: str, what: str, hint: Any, value: Any) -> Any:
+    converted = _converted(hint, value)
+    if converted is not _MISFIT:
+        return converted
+    got, fix = " ".join(f"{value!r:.60}".split()), ""
+    if isinstance(value, types.FunctionType) and "a function" not in _needs(hint):
+        got, fix = f"the function {value.__name__}", f": call it, {value.__name__}(...)"
+    elif isinstance(value, Block):
+        got = f"the block {value.name}"
+    is_value = isinstance(value, (numbers.Number, str, tuple, list)) and not fix
+    error = BlockValueError if is_value and not isinstance(value, Block) else BlockTypeError
+    raise error(name, f"{what} is {got}, needs {_needs(hint).format(what)}{fix}")
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """The value as the annotation has it, or _MISFIT."""
+    if hint is Any:
+        return value
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        number = _converted(inside[0], value)
+        return number if number is not _MISFIT and inside[1].fits(number) else _MISFIT
+    if origin in (typing.Union, types.UnionType):
+        fitting = (v for v in (_converted(each, value) for each in inside) if v is not _MISFIT)
+        return next(fitting, _MISFIT)
+    if origin is Literal:
+        return value if any(type(v) is type(value) and v == value for v in inside) else _MISFIT
+    if origin in (tuple, collections.abc.Sequence):
+        is_array = isinstance(value, (np.ndarray, jax.Array)) and value.ndim > 0
+        if not is_array and not isinstance(value, (tuple, list, range)):
+            return _MISFIT
+        each = inside if origin is tuple else inside * len(value)
+        parts = tuple(map(_converted, each, value)) if len(each) == len(value) else (_MISFIT,)
+        return _MISFIT if any(part is _MISFIT for part in parts) else parts
+    if hint in (int, float):
+        return _number(hint, value)
+    if hint is bool:
+        return bool(value) if isinstance(value, (bool, np.bool_)) else _MISFIT
+    if _is_function(hint):
+        return value if callable(value) else _MISFIT
+    kind = origin or hint
+    if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
+        return value if isinstance(value, kind) else _MISFIT
+    return value
+
+
+def _is_function(hint: Any) -> bool:
+    return typing.get_origin(hint) is collections.abc.Callable or "__call__" in vars(hint)
+
+
+def _number(kind: type, value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_, jax.core.Tracer)):
+        return _MISFIT
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if kind is int:
+        return operator.index(value) if isinstance(value, numbers.Integral) else _MISFIT
+    if not isinstance(value, (int, float, numbers.Real)):
+        return _MISFIT
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        finite = False
+    if not finite:
+        return _MISFIT
+    return value if type(value) in (int, float) else float(value)
+
+
+def _needs(hint: Any) -> str:
+    """What an annotation allows, in words."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return inside[1].words
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_needs(each) for each in inside if each is not jax.core.Tracer)
+    if origin is Literal:
+        return " or ".join(map(repr, inside))
+    if origin is tuple:
+        return f"({', '.join(map(_needs, inside))})"
+    if origin is collections.abc.Sequence:
+        return f"a tuple, each {_needs(inside[0])}"
+    names = {
+        int: "a whole number", float: "a finite number", bool: "True or False", str: "text",
+        Block: "a Block", type(None): "None",
+    }  # fmt: skip
+    return "a function" if _is_function(hint) else names.get(hint, f"a {origin or hint.__name__}")
