@@ -1,6 +1,7 @@
 # make demo       a network learns to read digits
 # make test       the test suite; with FAST=1 its core, in under a minute
 # make test-slow  the tests marked slow, which make test leaves out
+# make test-outside  against PyTorch, Optax and functions of other packages, which it installs
 # make lint       style and types
 # make coverage   the lines of fnn that no test runs
 # make docs       the documentation, in docs/_build
@@ -20,7 +21,7 @@ ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test test-slow lint coverage docs wheel bench clean
+.PHONY: demo test test-slow test-outside lint coverage docs wheel bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
@@ -45,6 +46,9 @@ endif
 
 test-slow: $(VENV)/.test
 	$(QUICK) tests -m slow
+
+test-outside: $(VENV)/.outside
+	$(QUICK) tests/outside
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
