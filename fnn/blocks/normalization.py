@@ -274,8 +274,10 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
     Parameters: ``scale`` (ones at first), ``bias`` (zeros) and ``statistics``, the running
     ``mean`` (zeros) and ``var`` (ones), whose gradient is None. After every training step they
     become momentum x old + (1 - momentum) x the batch's. ``make_step``, ``make_epoch`` and ``fit``
-    do that; a loop of your own calls ``net.rules.update_statistics(params, residuals)`` with what
-    forward kept. ``inference(net)`` uses the running statistics in place of the batch's.
+    do that, the last two for a smaller last batch in proportion to its size; a loop of your own
+    calls ``net.rules.update_statistics(params, residuals)`` with what forward kept. The running
+    ``var`` is of the batches' own, over n (PyTorch's over n - 1). ``inference(net)`` uses the
+    running statistics in place of the batch's.
 
     Args:
       momentum: the weight of the old statistics, from 0 to 1, as in Flax and Keras; 1 minus
@@ -304,9 +306,10 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
 
     def init(key: jax.Array, x: Spec) -> Params:
         _require_batch(name, x)
-        shape, dtype = x.shape[-1:], compute_dtype(x.dtype)
-        zeros, ones = jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
-        return {"scale": ones, "bias": zeros, "statistics": {"mean": zeros, "var": ones}}
+        leaf = x.shape[-1:], compute_dtype(x.dtype)
+        # Four arrays, as a step may be given the memory of each.
+        statistics = {"mean": jnp.zeros(*leaf), "var": jnp.ones(*leaf)}
+        return {"scale": jnp.ones(*leaf), "bias": jnp.zeros(*leaf), "statistics": statistics}
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         _require_batch(name, x, params)

@@ -67,9 +67,8 @@ def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Valu
             f"fit: dtype is {jnp.dtype(dtype)}, which JAX has switched off; switch it on first: "
             "jax.config.update('jax_enable_x64', True)"
         )
-    x, target = jax.tree.map(
-        lambda a: _array(what, a), (x, target), is_leaf=lambda a: a is None or isinstance(a, list)
-    )
+    of_target = f"{what.removesuffix('x')}target"
+    x, target = _arrays(what, x), _arrays(of_target, target)
     if not jax.tree.leaves(x) or not jax.tree.leaves(target):
         raise ValueError(f"fit: {what} or its target holds no array; give at least one of each")
     shapes = [a.shape for a in jax.tree.leaves((x, target))]
@@ -85,31 +84,72 @@ def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Valu
             "with at least one feature"
         )
 
-    def cast(a: np.ndarray, dtype: Any) -> np.ndarray:
-        # float64 is what NumPy makes by default; like all of JAX, without x64 it means float32.
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
-        with np.errstate(over="ignore"):  # an overflow is refused below
-            return a.astype(dtype, copy=False) if is_floating(a) else a
+    # float64 is what NumPy makes by default; like all of JAX, without x64 it means float32.
+    def canonical(name: str, a: np.ndarray, dtype: Any = None) -> np.ndarray:
+        wanted = dtype if dtype is not None and is_floating(a) else a.dtype
+        return cast(f"fit: {name}", a, jax.dtypes.canonicalize_dtype(wanted))
 
-    x = jax.tree.map(lambda a: cast(a, dtype or a.dtype), x)
+    x = jax.tree.map(lambda a: canonical(what, a, dtype), x)
     for a in jax.tree.leaves(x):
-        check_finite(what, a)
-    return x, jax.tree.map(lambda a: cast(a, a.dtype), target)
+        check_finite(what, a)  # an overflow, too
+    return x, jax.tree.map(lambda a: canonical(of_target, a), target)
 
 
-def _array(what: str, a: Any) -> np.ndarray:
-    if isinstance(a, list) or not hasattr(a, "shape"):
-        raise TypeError(
-            f"fit: {what} or its target holds a {type(a).__name__}, needs arrays: "
-            "numpy.asarray(...) makes one of a list"
+def _arrays(what: str, value: Value) -> Value:
+    def array(a: Any) -> np.ndarray:
+        if isinstance(a, list) or not hasattr(a, "shape"):
+            raise TypeError(
+                f"fit: {what} holds a {type(a).__name__}, needs arrays: numpy.asarray(...) makes "
+                "one of a list"
+            )
+        return host_array(f"fit: {what}", a)
+
+    return jax.tree.map(array, value, is_leaf=lambda a: a is None or isinstance(a, list))
+
+
+# How to make real numbers of an array, by the kind of its dtype.
+REMEDIES = {
+    "O": "drop missing values and convert the rest: .astype(float), or .astype(int) for labels",
+    "U": "turn names of classes into labels 0, 1, ... with numpy.unique(a, return_inverse=True)[1]",
+    "M": "subtract a date and divide by numpy.timedelta64(1, 'D')",
+    "m": "divide by numpy.timedelta64(1, 's')",
+    "c": "give its real and imaginary parts as two features",
+    "V": "numpy.lib.recfunctions.structured_to_unstructured(a) makes columns of its fields",
+    "f": "a.astype(numpy.float64)",
+}
+
+
+def host_array(name: str, a: Any) -> np.ndarray:
+    """Real numbers as a NumPy array; refused where the conversion would lose or invent some.
+
+    ``name``: of the function and its argument, for errors.
+    """
+    if any(np.ma.is_masked(part) for part in jax.tree.leaves(a)):
+        raise ValueError(
+            f"{name} is a masked array, and what is under the mask would be taken for data; drop "
+            "these examples, or replace what is masked: a.filled(value)"
         )
-    a = np.asarray(a)
-    if not (np.issubdtype(a.dtype, np.number) or a.dtype == bool or is_floating(a)):
-        raise TypeError(
-            f"fit: {what} or its target has dtype {a.dtype}, needs numbers; turn names of classes "
-            "into labels 0, 1, ... with numpy.unique(target, return_inverse=True)[1]"
-        )
-    return a
+    array = np.asarray(a)
+    dtype, kind = array.dtype, array.dtype.kind
+    narrow = kind == "V" and jnp.issubdtype(dtype, jnp.number)  # bfloat16, int4
+    if not (narrow or (kind in "biuf" and dtype.itemsize <= 8)):
+        sparse = ".toarray() makes an array of a sparse matrix"
+        remedy = sparse if hasattr(a, "toarray") else REMEDIES["U" if kind in "ST" else kind]
+        raise TypeError(f"{name} has dtype {dtype}, needs real numbers: {remedy}")
+    return array.astype(dtype.newbyteorder("="), copy=False)  # a file's may be another
+
+
+def cast(name: str, a: np.ndarray, dtype: Any) -> np.ndarray:
+    """In another dtype of its kind; refuses integers that would wrap. Floats may overflow."""
+    if not is_floating(a) and a.dtype != dtype and a.size:
+        low, high, limits = a.min(), a.max(), jnp.iinfo(dtype)
+        if low < limits.min or high > limits.max:
+            raise ValueError(
+                f"{name} has integers from {low} to {high}, which {dtype} cannot hold: make them "
+                "smaller, or switch on jax.config.update('jax_enable_x64', True)"
+            )
+    with np.errstate(over="ignore"):
+        return a.astype(dtype, copy=False)
 
 
 def check_finite(what: str, a: np.ndarray, rows: np.ndarray | None = None) -> None:

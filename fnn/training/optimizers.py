@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ class OptimizerState(NamedTuple):
 Direction = Callable[[Params, tuple[Params, ...], jax.Array], tuple[Params, tuple[Params, ...]]]
 
 
-def _descent(learning_rate: LearningRate, moments: int, along: Direction) -> Optimizer:
+def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direction) -> Optimizer:
     """w <- w - learning_rate * direction, where ``along`` finds the direction."""
 
     def init(params: Params) -> OptimizerState:
@@ -60,10 +61,14 @@ def _descent(learning_rate: LearningRate, moments: int, along: Direction) -> Opt
     def update(
         grads: Params, state: OptimizerState, params: Params = None
     ) -> tuple[Params, OptimizerState]:
-        rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
+        with traceable(f"{name}: learning_rate"):
+            rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
+        rate = jnp.asarray(rate)
+        if rate.shape != ():
+            raise ValueError(f"{name}: learning_rate has shape {rate.shape}, needs one number")
         steps = state.steps + 1
         direction, moments = along(grads, state.moments, steps)
-        updates = jax.tree.map(lambda d: -jnp.asarray(rate).astype(d.dtype) * d, direction)
+        updates = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, direction)
         return updates, OptimizerState(steps, state.learning_rate, moments)
 
     return Optimizer(init, update)
@@ -111,7 +116,7 @@ def sgd(learning_rate: LearningRate, momentum: Share = 0.0, nesterov: bool = Fal
         velocity = plus(moments[0], grads)
         return plus(velocity, grads) if nesterov else velocity, (velocity,)
 
-    return _descent(learning_rate, 1 if momentum else 0, along)
+    return _descent("sgd", learning_rate, 1 if momentum else 0, along)
 
 
 @checked
@@ -161,7 +166,7 @@ def adam(
 
         return jax.tree.map(direction, m, v), (m, v)
 
-    return _descent(learning_rate, 2, along)
+    return _descent("adam", learning_rate, 2, along)
 
 
 class AveragedState(NamedTuple):
@@ -227,6 +232,24 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
         return moved(state.average, params, state.steps)
 
     return Optimizer(init, update, evaluated)
+
+
+@contextmanager
+def traceable(name: str) -> Iterator[None]:
+    """Says what to do about a schedule, or an optimiser, that cannot be traced."""
+    try:
+        yield
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise TypeError(
+            f"{name} cannot be compiled: if, float(), an index of a list or NumPy need a number "
+            "that is known only when the program runs, such as a schedule's number of the step. "
+            "Write it with jax.numpy, such as jnp.where(step < 1000, 0.1, 0.01), or take one of "
+            "Optax's schedules"
+        ) from error
 
 
 def accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:

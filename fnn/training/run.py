@@ -76,10 +76,20 @@ def evaluation(
         row = {"validation_loss": mean}
         if metrics:
             y, target = jax.tree.map(lambda *parts: np.concatenate(parts), *pairs)
-            row |= {f"validation_{name}": metric(y, target) for name, metric in metrics.items()}
+            for name, metric in metrics.items():
+                row[f"validation_{name}"] = _number(name, metric(y, target))
         return row
 
     return evaluate
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"fit: the metric {name!r} returned {value!r:.60}, needs to return one number"
+        ) from None
 
 
 class Call(NamedTuple):

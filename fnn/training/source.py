@@ -14,8 +14,10 @@ from fnn.training.arrays import (
     Arrays,
     Check,
     Examples,
+    cast,
     check_finite,
     checked_arrays,
+    host_array,
     like,
     named,
     pick,
@@ -97,13 +99,12 @@ class Stream:
 
     def read(self, rows: np.ndarray) -> Examples:
         """These examples as arrays on the host, refused if one of them is bad."""
-
-        def cast(like: jax.ShapeDtypeStruct, a: np.ndarray) -> np.ndarray:
-            with np.errstate(over="ignore"):  # an overflow is refused below
-                return a.astype(like.dtype, copy=False) if is_floating(a) else a
-
-        x, target = jax.tree.map(cast, self.like, self._read(rows))
-        for a in jax.tree.leaves(x):
+        x, target = jax.tree.map(
+            lambda like, a: cast(f"fit: {self.what} or its target", a, like.dtype),
+            self.like,
+            self._read(rows),
+        )
+        for a in jax.tree.leaves(x):  # an overflow, too
             check_finite(self.what, a, rows)
         if self.target_check is not None:
             what, check = self.target_check
@@ -146,9 +147,10 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
             raise ValueError(f"fit: {name} has {len(data)} parts, needs (x, target)")
         return Arrays(*checked_arrays(what, *data, dtype))
     if hasattr(data, "shape") or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        split = " (fit does not split x)" if isinstance(data, float) else ""
         raise TypeError(
-            f"fit: {what} is a {type(data).__name__} without a target, needs x and target, or a "
-            "source: an object with len(source) and source[rows] -> (x, target)"
+            f"fit: {what} is a {type(data).__name__} without a target{split}, needs x and target, "
+            "or a source: an object with len(source) and source[rows] -> (x, target)"
         )
     return Stream(what, data, dtype)
 
@@ -177,15 +179,22 @@ def _pair(examples: Any) -> Examples:
         raise TypeError(
             f"fit: the source gave a {type(examples).__name__}, needs a pair (x, target)"
         )
-    x, target = jax.tree.map(np.asarray, tuple(examples), is_leaf=lambda a: isinstance(a, list))
+    x, target = jax.tree.map(
+        lambda a: host_array("fit: x or its target", a),
+        tuple(examples),
+        is_leaf=lambda a: isinstance(a, list),
+    )
     return x, target
 
 
 def _form(examples: Examples, *axis: int) -> Any:
-    """Kinds and shapes of the arrays, such as ('float[64]', 'int64[]')."""
-    return jax.tree.map(
-        lambda a: f"{'float' if is_floating(a) else a.dtype}{[*axis, *a.shape]}", examples
-    )
+    """Kinds and shapes of the arrays, such as ('float[64]', 'int[]')."""
+
+    def form(a: Any) -> str:
+        kind = "float" if is_floating(a) else "bool" if a.dtype == bool else "int"
+        return f"{kind}{[*axis, *a.shape]}"
+
+    return jax.tree.map(form, examples)
 
 
 def _examples(rows: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +12,25 @@ from jax import lax
 
 from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
-from fnn.block import Block, Key, Params, Value
+from fnn.block import Block, Key, Params, Value, is_floating
 from fnn.executor import inference
 from fnn.pytrees import with_zeros
-from fnn.training.optimizers import accepted, apply_updates
+from fnn.training.optimizers import accepted, apply_updates, traceable
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
 
 
 def plain_step(
-    net: Block, loss: Block, optimizer: Any, run: Callable[..., Any] | None = None
+    net: Block,
+    loss: Block,
+    optimizer: Any,
+    run: Callable[..., Any] | None = None,
+    share: float = 1.0,
 ) -> Step:
     """One training step, not jitted: forward, backward, update.
 
-    ``run``: what goes forward and backward; ``backpropagate(net, loss)`` by default.
+    ``run``: what goes forward and backward; ``backpropagate(net, loss)`` by default. ``share``:
+    the size of the batch as a part of that of a full one; running statistics move so much less.
     """
     run = backpropagate(net, loss) if run is None else run
 
@@ -43,13 +49,21 @@ def plain_step(
         full = with_zeros(grads, params)
         extra = {"value": value, "grad": full, "value_fn": value_fn}
         extra = accepted(optimizer.update, extra)
-        updates, state = optimizer.update(full, state, params, **extra)
+        with traceable("the optimizer"):
+            updates, state = optimizer.update(full, state, params, **extra)
         params = _keep_frozen(params, apply_updates(params, updates), grads)
         if net.rules.update_statistics is not None:
-            params = net.rules.update_statistics(params, residuals)
+            moved = net.rules.update_statistics(params, residuals)
+            params = moved if share == 1 else _part_of_the_way(params, moved, share)
         return params, state, value
 
     return step
+
+
+def _part_of_the_way(old: Params, new: Params, share: float) -> Params:
+    return jax.tree.map(
+        lambda o, n: n if n is o or not is_floating(n) else o + share * (n - o), old, new
+    )
 
 
 def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:
@@ -88,7 +102,31 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
     >>> bool(value < 1e-6)
     True
     """
-    return jax.jit(plain_step(net, loss, optimizer), donate_argnums=(0, 1) if donate else ())
+    step = plain_step(net, loss, optimizer)
+    if not donate:
+        return jax.jit(step)
+    donating = jax.jit(step, donate_argnums=(0, 1))
+
+    @functools.wraps(step)
+    def once(params: Params, state: Any, *data: Any, **options: Any) -> Any:
+        return donating(*_distinct((params, state)), *data, **options)
+
+    return once
+
+
+def _distinct(tree: Any) -> Any:
+    """Copies arrays that occur again: the memory of each can be donated once.
+
+    A state may hold the parameters themselves, as that of ``optax.lbfgs`` does at first.
+    """
+    seen: set[int] = set()
+
+    def copied(a: Any) -> Any:
+        again = id(a) in seen
+        seen.add(id(a))
+        return jnp.copy(a) if again else a
+
+    return jax.tree.map(copied, tree)
 
 
 @checked
@@ -98,7 +136,9 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     Args:
       net, loss: blocks.
       optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's.
-      batch_size: examples per step; the last step takes the rest, which may be fewer.
+      batch_size: examples per step; the last step takes the rest, which may be fewer. Running
+        statistics (of :func:`~fnn.batch_norm`) move in proportion: by 1/128 of a usual step after
+        one example where ``batch_size`` is 128, whose variance is 0.
 
     Returns:
       ``epoch(params, state, x, target, order, key=None, first=0) -> (params, state, losses)``.
@@ -129,7 +169,7 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     ) -> tuple[Params, Any, jax.Array]:  # fmt: skip
         steps, rest = divmod(order.shape[0], batch_size)
 
-        def body(carry: Any, rows_and_place: Any) -> tuple[Any, jax.Array]:
+        def body(carry: Any, rows_and_place: Any, step: Step = step) -> tuple[Any, jax.Array]:
             rows, place = rows_and_place
             batch_x, batch_target = jax.tree.map(lambda a: _rows(a, rows), (x, target))
             step_key = None if key is None else jax.random.fold_in(key, first + place)
@@ -142,7 +182,8 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
             carry, values = lax.scan(body, carry, (full, jnp.arange(steps)))
             losses.append(values)
         if rest:
-            carry, value = body(carry, (order[-rest:], jnp.asarray(steps)))
+            smaller = plain_step(net, loss, optimizer, share=rest / batch_size)
+            carry, value = body(carry, (order[-rest:], jnp.asarray(steps)), smaller)
             losses.append(value[None])
         return (*carry, jnp.concatenate(losses) if losses else jnp.zeros(0))
 

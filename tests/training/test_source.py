@@ -224,7 +224,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "first label": (Rows(X, changed(T, 0, -1)), "target of example 0: labels go from -1 to -1"),
     "shape": (
         [*PAIRS[:77], (X[0, :63], 3)],
-        r"example 77 of .* came as \('float\[63\]', 'int64\[\]",
+        r"example 77 of .* came as \('float\[63\]', 'int\[\]",
     ),
     "pair": ([*PAIRS[:77], (X[0], 3, 4)], "gave a tuple, needs a pair"),
     "float labels": ([*PAIRS[:77], (X[0], 3.0)], "example 77 .*'float"),

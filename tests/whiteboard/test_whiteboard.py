@@ -231,7 +231,7 @@ def test_refusals() -> None:
         trace(net, params, x, x)
     with pytest.raises(BlockTypeError, match="needs a Block"):
         trace(fnn.linear, params, x)  # type: ignore[arg-type]
-    with pytest.raises(BlockTypeError, match="loss is .*, needs a Block"):
+    with pytest.raises(BlockTypeError, match=r"loss is .*, needs a Block"):
         trace(net, params, x, x, fnn.squared_error)  # type: ignore[arg-type]
     with pytest.raises(BlockValueError, match="check is 'some'"):
         trace(net, params, x, check="some")  # type: ignore[arg-type]
