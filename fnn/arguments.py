@@ -34,9 +34,9 @@ class Needs(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def _is_dtype(value: Any) -> bool:
+def _is_float_dtype(value: Any) -> bool:
     try:
-        return isinstance(jnp.dtype(value), np.dtype)
+        return bool(jnp.issubdtype(jnp.dtype(value), jnp.floating))
     except TypeError:
         return False
 
@@ -49,7 +49,7 @@ Count = Annotated[int, Needs("a whole number of at least 1", lambda n: n >= 1)]
 Natural = Annotated[int, Needs("a whole number of at least 0", lambda n: n >= 0)]
 Positive = Annotated[float, Needs("a finite number above 0", lambda v: v > 0)]
 NonNegative = Annotated[float, Needs("a finite number of at least 0", lambda v: v >= 0)]
-DType = Annotated[Any, Needs("a dtype, such as 'float32'", _is_dtype)]
+FloatDType = Annotated[Any, Needs("a floating dtype, such as 'float32'", _is_float_dtype)]
 RandomKey = Annotated[Any, Needs(A_KEY, is_key)]
 AnyOptimizer = Annotated[
     Any, Needs("one with init and update: fnn.sgd(0.1) or one of Optax's", _descends)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from fnn.arguments import AnyOptimizer, Count, DType, Natural, NonNegative, RandomKey, checked
+from fnn.arguments import AnyOptimizer, Count, FloatDType, Natural, NonNegative, RandomKey, checked
 from fnn.block import Block, Params, Value
 from fnn.executor import inference
 from fnn.introspect.finite import all_finite
@@ -23,7 +23,7 @@ from fnn.training.interrupts import deferred
 from fnn.training.metrics import accuracy
 from fnn.training.optimizers import sgd
 from fnn.training.progress import Clock, reporter
-from fnn.training.run import Call, Metric, Row, Run, evaluation, post_mortem, seed_of
+from fnn.training.run import Call, Metric, Metrics, Row, Run, evaluation, post_mortem, seed_of
 from fnn.training.source import Source, opened
 from fnn.training.steps import make_epoch
 from fnn.training.validate import parameters, predicted
@@ -75,8 +75,8 @@ def fit(
     params: Params = None,
     validation: tuple[Value, Value] | Source | None = None,
     loss_at_inference: Block | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    dtype: DType | None = None,
+    metrics: Metrics | None = None,
+    dtype: FloatDType | None = None,
     tolerance: NonNegative | None = None,
     patience: Count = 5,
     steps_per_call: Count | None = None,

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fnn.arguments import checked
 from fnn.block import is_floating
 from fnn.training.arrays import host_array
 
 
+@checked
 def accuracy(prediction: Any, target: Any, threshold: float | None = None) -> float:
     """The fraction of right predictions.
 
@@ -124,7 +126,7 @@ def _warn_of_probabilities(prediction: np.ndarray) -> None:
         warnings.warn(
             "accuracy: all predictions are between 0 and 1, and above 0 predicts 1, as of logits; "
             "give threshold=0.5 if they are probabilities, threshold=0 if they are logits",
-            stacklevel=3,
+            stacklevel=4,  # of accuracy's caller: accuracy is wrapped
         )
 
 

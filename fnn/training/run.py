@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arguments import Needs
 from fnn.block import Block, Params, Value
 from fnn.introspect.finite import NonFinite, all_finite, finite
 from fnn.training.arrays import Arrays, pick
@@ -17,6 +18,13 @@ from fnn.training.steps import Step, predict_with
 
 Row = dict[str, float]
 Metric = Callable[[Any, Any], float]  # (prediction, target) -> value
+Metrics = Annotated[
+    Mapping[str, Metric],
+    Needs(
+        'a function for each name, {{"accuracy": fnn.accuracy}},',
+        lambda metrics: all(map(callable, metrics.values())),
+    ),
+]
 NO_FAULT = "the optimiser's update is not finite"  # where network and loss are
 
 

@@ -149,6 +149,7 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
 
     Raises:
       BlockValueError: ``batch_size`` is not a whole number of at least 1.
+      ValueError: by ``epoch``, x and target are of different lengths.
       BlockError: by ``epoch``, while it is traced, where network, loss and data do not match.
 
     >>> import fnn, jax, jax.numpy as jnp, numpy as np
@@ -167,6 +168,7 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
         params: Params, state: Any, x: Value, target: Value, order: jax.Array, key: Key = None,
         first: Any = 0,
     ) -> tuple[Params, Any, jax.Array]:  # fmt: skip
+        _count("make_epoch: x and target", (x, target))
         steps, rest = divmod(order.shape[0], batch_size)
 
         def body(carry: Any, rows_and_place: Any, step: Step = step) -> tuple[Any, jax.Array]:
@@ -190,6 +192,19 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     return epoch
 
 
+def _count(what: str, examples: Any) -> int:
+    """The number of examples; refused where arrays disagree, or are the numbers of a list."""
+    shapes = [jnp.shape(a) for a in jax.tree.leaves(examples)]
+    sizes = {shape[:1] for shape in shapes}
+    if len(sizes) != 1 or () in sizes:
+        got = ", ".join(map(str, shapes[:4])) + (", ..." if len(shapes) > 4 else "")
+        raise ValueError(
+            f"{what} need arrays with a first axis of examples, all of one length, got shapes "
+            f"{got or 'of no array'}; numpy.asarray(...) makes one array of a list"
+        )
+    return shapes[0][0]
+
+
 def _rows(a: jax.Array, rows: jax.Array) -> jax.Array:
     return a.at[rows].get(mode="promise_in_bounds")
 
@@ -207,6 +222,7 @@ def make_predict(net: Block, batch_size: Count = 4096) -> Callable[[Params, Valu
 
     Raises:
       BlockValueError: ``batch_size`` is not a whole number of at least 1.
+      ValueError: by ``predict``, x is not arrays of one length.
 
     >>> import fnn, jax.numpy as jnp
     >>> predict = fnn.make_predict(fnn.square(), batch_size=2)
@@ -221,7 +237,7 @@ def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value]
 
     @jax.jit
     def predict(params: Params, x: Value) -> Value:
-        n = jax.tree.leaves(x)[0].shape[0]
+        n = _count("make_predict: the parts of x", x)
         steps, rest = divmod(n, batch_size)
         if steps == 0:
             return net.forward(params, x)[0]

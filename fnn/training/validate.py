@@ -31,7 +31,7 @@ def parameters(net: Block, params: Params, key: Key, like: Value) -> Params:
     for path in sorted(needed.keys() | got.keys()):
         if needed.get(path) != got.get(path):
             raise BlockValueError(
-                path,
+                path or "fit",
                 f"params hold {got.get(path, 'nothing')}, the network needs "
                 f"{needed.get(path, 'nothing')} here: are these another network's parameters?",
             )

@@ -223,6 +223,20 @@ BAD_INPUT = {
     "three validation parts": ((X, T), {"validation": (X, T, T)}, r"3 parts, needs \(x, target\)"),
     "tolerance": ((X, T), {"tolerance": np.nan}, "tolerance is nan"),
     "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "there is no validation"),
+    "a list of metrics": (
+        (X, T),
+        {"metrics": [fnn.accuracy], "validation": (X, T)},
+        r"metrics is \[.*needs a function for each name, {\"accuracy\": fnn.accuracy}",
+    ),
+    "a metric": ((X, T), {"metrics": fnn.accuracy}, "needs a function for each name, .* or None$"),
+    "no function": ((X, T), {"metrics": {"a": 3}}, "needs a function for each name"),
+    "progress": ((X, T), {"progress": 3}, "progress is 3, needs a function or True or False"),
+    "a share": ((X, T), {"validation": 0.2}, r"validation x is a float .*\(fit does not split x\)"),
+    "no dtype": ((X, T), {"dtype": "float7"}, "dtype is 'float7', needs a floating dtype"),
+    "integers": ((X, T), {"dtype": "int64"}, "dtype is 'int64', needs a floating dtype"),
+    "text": ((X, T), {"tolerance": "1"}, "tolerance is '1', needs a finite number of at least 0"),
+    "another loss": ((X, T), {"loss_at_inference": 3}, "loss_at_inference is 3, needs a Block"),
+    "a number as params": ((X, T), {"params": 3}, r"^fit: params hold \(\)"),
 }
 
 

@@ -208,3 +208,18 @@ def test_predictions_do_not_depend_on_the_batches(data: Any) -> None:
 def test_a_bad_batch_size_is_refused(batch_size: Any) -> None:
     with pytest.raises(ValueError, match="batch_size is"):
         fnn.make_epoch(small_net(), LOSS, fnn.sgd(0.1), batch_size)
+
+
+@pytest.mark.parametrize("x", [[[1.0] * FEATURES], 3.0, None, [], np.float32(1)])
+def test_predictions_of_numbers_without_an_axis_of_examples_are_refused(x: Any) -> None:
+    params = small_net().init(jax.random.key(0), jnp.ones((1, FEATURES)))
+    with pytest.raises(ValueError, match=r"make_predict.*axis of examples.*numpy.asarray"):
+        fnn.make_predict(small_net())(params, x)
+
+
+def test_targets_of_another_length_are_refused(data: Any) -> None:
+    x, target = data
+    net, optimizer = small_net(), fnn.sgd(0.1)
+    params, epoch = net.init(jax.random.key(0), x), fnn.make_epoch(net, LOSS, optimizer, 4)
+    with pytest.raises(ValueError, match=r"x and target need .* got shapes \(14, 5\), \(13,\)"):
+        epoch(params, optimizer.init(params), x, target[1:], np.arange(N))
