@@ -7,8 +7,9 @@ A gate, a layer, a loss, a whole network, a network with its loss: each has an `
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -394,3 +395,15 @@ def compute_dtype(dtype: DTypeLike) -> DTypeLike:
     float32 for bfloat16 and float16, which have too few digits to accumulate in.
     """
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def count_of(x: Spec, axes: Sequence[int] | None = None) -> Any:
+    """The number of entries along some axes, all by default, as a float; 1 where there are none.
+
+    A float, because int32 does not hold every count, and an array where jax.export leaves a size
+    open.
+    """
+    count = math.prod(x.shape if axes is None else [x.shape[a] for a in axes])
+    if isinstance(count, int):
+        return float(max(count, 1))
+    return jnp.maximum(jnp.asarray(count, compute_dtype(x.dtype)), 1)

@@ -18,6 +18,13 @@ and with g = dy scale, the cotangent of z,
 dscale is the sum of dy z and dbias that of dy, over all entries that share them. The two differ in
 which n numbers these are: the features of one example, or one feature of all examples.
 
+In floating point the mean is rounded, which would shift every x - m: by a lot where the mean is
+large beside the spread. So the mean is corrected by the mean of what is left when it is
+subtracted, which makes that of equal numbers exact, and what rounding leaves even then is
+subtracted as a second part. So y and dx have their digits for x of any offset, and z is 0 where x
+is constant. What the dtype does not hold: where the sum of n numbers or a squared deviation leaves
+its range (in float32 deviations above 1e19), y is NaN; squared deviations below it count as 0.
+
 Local response normalisation has y_j = x_j u_j^-beta with u_j = k + alpha / size (the sum of x_i^2
 over the window of j). Then du_j/dx_i = 2 alpha / size x_i for the i in that window, and
 
@@ -50,6 +57,7 @@ from fnn.block import (
     Rules,
     Spec,
     compute_dtype,
+    count_of,
     no_params,
     require_floating,
     require_shapes,
@@ -64,7 +72,8 @@ def local_response_norm(
 ) -> Block:
     """y_c = x_c / u_c^beta, u_c = k + alpha / size (the sum of x_j^2 over size channels around c).
 
-    For x and y of shape (B..., C), computed in float32 at least. Krizhevsky et al. 2012, section
+    For x and y of shape (B..., C), computed in float32 at least, there within 5 units in the last
+    place (by roots, which are faster than powers, and less exact). Krizhevsky et al. 2012, section
     3.3, except that alpha is divided by ``size``, as in Caffe and PyTorch and unlike the papers of
     AlexNet and GoogLeNet. For the papers' formula give ``alpha=size * alpha``; weights trained with
     Caffe or PyTorch, GoogLeNet's among them, need the formula here. An even window has its larger
@@ -149,6 +158,42 @@ def _powers(u: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
     return power, power / u
 
 
+# ---- what layer and batch normalisation share ------------------------------------------------
+
+Moments = tuple[jax.Array, jax.Array, jax.Array]  # the mean in two parts, and the variance
+
+
+def _average(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The mean over some axes, which stay with size 1; 0 of no entries."""
+    return jnp.sum(x, axes, keepdims=True) / count_of(x, axes)
+
+
+def _moments(x: jax.Array, axes: Sequence[int]) -> Moments:
+    x = x.astype(compute_dtype(x.dtype))
+    mean = _average(x, axes)
+    mean = mean + _average(x - mean, axes)
+    rest = _average(x - mean, axes)
+    # rest is at most about a unit of the mean's last place: of the two terms the first is larger
+    # by the variance, which is more than that of numbers that differ in that place.
+    var = _average(jnp.square(x - mean), axes) - jnp.square(rest)
+    return mean, rest, var
+
+
+def _rate(moments: Moments, epsilon: float) -> jax.Array:
+    return 1 / jnp.sqrt(moments[2] + epsilon)
+
+
+def _standardised(x: jax.Array, moments: Moments, epsilon: float) -> jax.Array:
+    """z = (x - mean) / sqrt(var + epsilon)."""
+    mean, rest, _ = moments
+    return (x.astype(mean.dtype) - mean - rest) * _rate(moments, epsilon)
+
+
+def _nan_if_overflown(moments: Moments, z: jax.Array) -> jax.Array:
+    """Not a silent 0 where the variance is infinite."""
+    return jnp.where(moments[2] < jnp.inf, z, jnp.nan)
+
+
 @checked
 def layer_norm(
     axis: int | Sequence[int] = -1,
@@ -158,10 +203,10 @@ def layer_norm(
 ) -> Block:
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, along an axis or several.
 
-    Ba, Kiros and Hinton 2016. The variance is the mean of (x - mean)^2, over n and not n - 1, from
-    the differences, so that it is never negative and right where the mean is large. Where a row is
-    constant y is the bias, and gradients are finite: sqrt(epsilon) divides them. Computed in
-    float32 at least.
+    Ba, Kiros and Hinton 2016. The variance is the mean of (x - mean)^2, over n and not n - 1. Where
+    a row is constant y is the bias, and gradients are finite: sqrt(epsilon) divides them. Computed
+    in float32 at least, and accurate also where the mean is large beside the spread
+    (:mod:`fnn.blocks.normalization`).
 
     Args:
       axis: what is normalised; scale and bias have its size (of several axes, in x's order).
@@ -170,8 +215,8 @@ def layer_norm(
         (zeros).
 
     Returns:
-      A block. Residuals: x, and for each row its mean and 1 / sqrt(variance + epsilon); z would be
-      a second array of x's size. The derivation of its backward is in
+      A block. Residuals: x, and each row's mean (in two parts) and variance; z would be a second
+      array of x's size. The derivation of its backward is in
       :mod:`fnn.blocks.normalization`.
 
     Raises:
@@ -199,40 +244,34 @@ def layer_norm(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         axes = _axes(name, axis, x)
         require_shapes(name, params, dict.fromkeys(leaves, tuple(x.shape[a] for a in axes)), x)
-        wide = x.astype(compute_dtype(x.dtype))
-        mean = jnp.mean(wide, axes, keepdims=True)
-        # A large mean is rounded, which would shift the whole row: subtract that error as well.
-        rest = jnp.mean(wide - mean, axes, keepdims=True)
-        variance = jnp.mean(jnp.square(wide - mean - rest), axes, keepdims=True)
-        inverse = 1 / jnp.sqrt(variance + epsilon)
-        y = (wide - mean - rest) * inverse
+        moments = _moments(x, axes)
+        y = _nan_if_overflown(moments, _standardised(x, moments, epsilon))
         if use_scale:
             y = y * _spread(params["scale"], x, axes)
         if use_bias:
             y = y + _spread(params["bias"], x, axes)
-        return y.astype(x.dtype), (x, mean, rest, inverse)
+        return y.astype(x.dtype), (x, moments)
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y = z scale + bias, z = (x - mean) inverse, where mean and inverse depend on x,
-        # so dx = inverse (g - mean(g) - z mean(g z)) with g = dy scale.
-        x, mean, rest, inverse = residuals
+        # forward: y = z scale + bias, z = (x - mean) rate, where mean and rate depend on x,
+        # so dx = rate (g - mean(g) - z mean(g z)) with g = dy scale.
+        x, moments = residuals
         axes = _axes(name, axis, x)
         others = tuple(a for a in range(x.ndim) if a not in axes)
-        g = d = dy.astype(mean.dtype)
-        z = (x.astype(mean.dtype) - mean - rest) * inverse
+        z, g = _standardised(x, moments, epsilon), dy.astype(compute_dtype(dy.dtype))
         dparams = {}
         if use_bias:
-            dparams["bias"] = jnp.sum(d, others).astype(params["bias"].dtype)
+            dparams["bias"] = jnp.sum(g, others).astype(params["bias"].dtype)
         if use_scale:
-            dparams["scale"] = jnp.sum(d * z, others).astype(params["scale"].dtype)
-            g = d * _spread(params["scale"], x, axes)
-        along = jnp.mean(g * z, axes, keepdims=True)
-        r = g - jnp.mean(g, axes, keepdims=True) - z * along
-        # mean(r) = 0 and mean(r z) = along epsilon inverse^2, because mean(z z) = 1 - epsilon
-        # inverse^2. Where g is nearly a + b z, r is as small as the rounding errors in it: their
-        # parts along 1 and z are taken out as well.
-        error = jnp.mean(r * z, axes, keepdims=True) - along * (epsilon * jnp.square(inverse))
-        dx = inverse * (r - jnp.mean(r, axes, keepdims=True) - z * error)
+            dparams["scale"] = jnp.sum(g * z, others).astype(params["scale"].dtype)
+            g = g * _spread(params["scale"], x, axes)
+        rate, along = _rate(moments, epsilon), _average(g * z, axes)
+        r = g - _average(g, axes) - z * along
+        # mean(r) = 0 and mean(r z) = along epsilon rate^2, because mean(z z) = 1 - epsilon rate^2.
+        # Where g is nearly a + b z, r is as small as the rounding errors in it: their parts along
+        # 1 and z are taken out as well.
+        error = _average(r * z, axes) - along * (epsilon * jnp.square(rate))
+        dx = rate * (r - _average(r, axes) - z * error)
         return dparams, dx.astype(x.dtype)
 
     kind = Kind(name, (axis, epsilon, use_scale, use_bias))
@@ -268,8 +307,8 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
     """y = scale (x - mean) / sqrt(var + epsilon) + bias, over all axes but the last.
 
     Ioffe and Szegedy 2015. x and y are (B..., C), all else (C,). ``mean`` and ``var`` are the
-    batch's own, var the mean of squared deviations, which is never negative. Statistics and sums
-    are in float32 or wider.
+    batch's own, var the mean of squared deviations. Computed in float32 at least, and accurate also
+    where a mean is large beside the spread (:mod:`fnn.blocks.normalization`).
 
     Parameters: ``scale`` (ones at first), ``bias`` (zeros) and ``statistics``, the running
     ``mean`` (zeros) and ``var`` (ones), whose gradient is None. After every training step they
@@ -285,7 +324,8 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
       epsilon: added to the variance, at least 0.
 
     Returns:
-      A block. Residuals: ``x``, the batch's mean and variance. The derivation of its backward is in
+      A block. Residuals: ``x``, the batch's mean (in two parts) and variance. The derivation of its
+      backward is in
       :mod:`fnn.blocks.normalization`.
 
     Raises:
@@ -313,28 +353,28 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         _require_batch(name, x, params)
-        wide = x.astype(compute_dtype(x.dtype))
-        mean = _batch_mean(wide)
-        var = _batch_mean(jnp.square(wide - mean))
-        return _normalized(params, x, mean, var, epsilon), (x, mean, var)
+        moments = _moments(x, _batch_axes(x))
+        z = _nan_if_overflown(moments, _standardised(x, moments, epsilon))
+        scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
+        return (z * scale + bias).astype(x.dtype), (x, moments)
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = scale z + bias, z = (x - mean) rate, where mean and rate depend on x,
         # so dx = scale rate (dy - mean(dy) - z mean(dy z)).
-        x, mean, var = residuals
-        d, rate = dy.astype(mean.dtype), lax.rsqrt(var + epsilon)
-        z = (x.astype(mean.dtype) - mean) * rate
-        mean_d, mean_dz = _batch_mean(d), _batch_mean(d * z)
-        dx = _per_channel(params["scale"], x) * rate * (d - mean_d - z * mean_dz)
-        count = float(x.size // x.shape[-1])
-        return _gradients(params, mean_dz * count, mean_d * count), dx.astype(x.dtype)
+        x, moments = residuals
+        d, batch = dy.astype(moments[0].dtype), _batch_axes(x)
+        z = _standardised(x, moments, epsilon)
+        mean, along, count = _average(d, batch), _average(d * z, batch), count_of(x, batch)
+        factor = _per_channel(params["scale"], x) * _rate(moments, epsilon)
+        dx = factor * (d - mean - z * along)
+        return _gradients(params, along * count, mean * count), dx.astype(x.dtype)
 
     def update_statistics(params: Params, residuals: Residuals) -> Params:
-        _, *batch = residuals
-        old = params["statistics"]
+        _, (mean, rest, var) = residuals
+        old, batch = params["statistics"], {"mean": mean + rest, "var": var}
         new = {
-            name: momentum * old[name] + (1 - momentum) * value.ravel().astype(old[name].dtype)
-            for name, value in zip(("mean", "var"), batch, strict=True)
+            leaf: momentum * old[leaf] + (1 - momentum) * value.ravel().astype(old[leaf].dtype)
+            for leaf, value in batch.items()
         }
         return params | {"statistics": new}
 
@@ -350,18 +390,20 @@ def _with_running_statistics(init: Init, epsilon: float, kind: Kind) -> Block:
     """The block at inference: linear in x. Residuals: ``x``."""
     name = "batch_norm"
 
+    def running(params: Params, x: jax.Array) -> Moments:
+        mean, var = (_per_channel(params["statistics"][leaf], x) for leaf in ("mean", "var"))
+        return mean, jnp.zeros_like(mean), var
+
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         _require_batch(name, x, params)
-        mean, var = (_per_channel(params["statistics"][leaf], x) for leaf in ("mean", "var"))
-        return _normalized(params, x, mean, var, epsilon), x
+        scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
+        return (_standardised(x, running(params, x), epsilon) * scale + bias).astype(x.dtype), x
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y = scale (x - mean) rate + bias, with mean and rate constant: dx = scale rate dy
-        mean, var = (_per_channel(params["statistics"][leaf], x) for leaf in ("mean", "var"))
-        d, rate = dy.astype(mean.dtype), lax.rsqrt(var + epsilon)
-        batch = tuple(range(x.ndim - 1))
-        dscale = jnp.sum(d * ((x.astype(mean.dtype) - mean) * rate), batch)
-        dx = d * (_per_channel(params["scale"], x) * rate)
+        # forward: y = scale z + bias, z = (x - mean) rate, with mean and rate constant.
+        moments, d, batch = running(params, x), dy.astype(compute_dtype(dy.dtype)), _batch_axes(x)
+        dscale = jnp.sum(d * _standardised(x, moments, epsilon), batch)
+        dx = d * (_per_channel(params["scale"], x) * _rate(moments, epsilon))
         return _gradients(params, dscale, jnp.sum(d, batch)), dx.astype(x.dtype)
 
     return Block(init, forward, backward, name, kind)
@@ -378,22 +420,12 @@ def _require_batch(name: str, x: Spec, params: Params = None) -> None:
         require_shapes(name, params, {"scale": c, "bias": c, "statistics": statistics}, x)
 
 
-def _batch_mean(x: jax.Array) -> jax.Array:
-    """Over all axes but the last, each of which stays with size 1; 0 of an empty batch."""
-    count = float(max(x.size // max(x.shape[-1], 1), 1))
-    return jnp.sum(x, tuple(range(x.ndim - 1)), keepdims=True) / count
+def _batch_axes(x: Spec) -> tuple[int, ...]:
+    return tuple(range(len(x.shape) - 1))
 
 
 def _per_channel(leaf: jax.Array, x: jax.Array) -> jax.Array:
     return _spread(leaf, x, (x.ndim - 1,))
-
-
-def _normalized(
-    params: Params, x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
-) -> jax.Array:
-    wide = x.astype(mean.dtype)
-    scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
-    return ((wide - mean) * lax.rsqrt(var + epsilon) * scale + bias).astype(x.dtype)
 
 
 def _gradients(params: Params, dscale: jax.Array, dbias: jax.Array) -> Params:

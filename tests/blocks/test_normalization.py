@@ -116,20 +116,70 @@ def test_constant_rows_have_finite_gradients(dtype: str) -> None:
         assert np.isfinite(dparams["scale"]).all() and float(dparams["bias"][0]) == 3
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3, -1e5])
-def test_a_large_mean_loses_no_digits(offset: float) -> None:
-    """In float32, as good as float64 from the same rounded x."""
+def rows_of(norm: str, **options: Any) -> Any:
+    """``(x, dy) -> (y, dparams, dx)`` of a norm of rows, in the dtype of x; batch_norm's are
+    the columns."""
+    block = getattr(fnn, norm)(**options)
+
+    @jax.jit
+    def of(x: jax.Array, dy: jax.Array) -> Any:
+        x, dy = (v.T if norm == "batch_norm" else v for v in (x, dy))
+        params = block.init(jax.random.key(0), x)
+        params = jax.tree.map(lambda p: p.astype(x.dtype), params)
+        y, dparams, dx = run(block, params, x, dy)
+        return (y.T, dparams, dx.T) if norm == "batch_norm" else (y, dparams, dx)
+
+    return of
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+@pytest.mark.parametrize("n", [1, 3, 100, 1000, 50_001])
+def test_a_constant_becomes_exactly_0(norm: str, n: int) -> None:
+    of = rows_of(norm)
+    for value in (12345.678, 0.1, -1e-30, 1.6e7, 3e15, -2e31, 1e-38):
+        x = jnp.full((1, n), value, jnp.float32)
+        y, _, dx = of(x, x * 0 + 1)
+        assert not np.any(y) and np.max(np.abs(dx)) < 1e-4, value
+
+
+@pytest.mark.parametrize(
+    ("norm", "mean"), [("layer_norm", 0), ("batch_norm", 0), ("layer_norm", 1e4)]
+)
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e6, 1.6e7])
+def test_a_large_mean_loses_no_digits(norm: str, mean: float, offset: float) -> None:
+    """In float32, as good as float64 from the same rounded x and dy."""
     rng = np.random.default_rng(0)
-    x = (rng.normal(size=(20, 300)) + offset).astype(np.float32)
-    dy, block = rng.normal(size=x.shape).astype(np.float32), fnn.layer_norm()
-    params = block.init(jax.random.key(0), jnp.asarray(x))
-    got = run(block, params, jnp.asarray(x), jnp.asarray(dy))
-    up = lambda v: jnp.asarray(v, float)  # noqa: E731
-    wanted = run(block, jax.tree.map(up, params), up(x), up(dy))
+    x = (rng.normal(size=(20, 3000)) + offset).astype(np.float32)
+    dy, of = (mean + rng.normal(size=x.shape)).astype(np.float32), rows_of(norm)
+    got, wanted = of(x, dy), of(x.astype(float), dy.astype(float))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.max(np.abs(b)))
-    np.testing.assert_allclose(wanted[0].mean(-1), 0, atol=1e-8)
-    np.testing.assert_allclose(wanted[0].std(-1), 1, rtol=1e-4)
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.max(np.abs(b)))
+    np.testing.assert_allclose(np.mean(got[0], -1, dtype=float), 0, atol=1e-7)
+    np.testing.assert_allclose(np.std(got[0], -1, dtype=float), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+def test_four_neighbouring_numbers(norm: str) -> None:
+    """pytorch#5410: their mean is not a float32."""
+    x = jnp.array([[1.6e7, 1.6e7 + 1, 1.6e7 + 2, 1.6e7 + 3]], jnp.float32)
+    y, _, dx = rows_of(norm, epsilon=1e-12)(x, jnp.array([[0, 0, 0, 1]], jnp.float32))
+    z = np.array([-3, -1, 1, 3]) / 5**0.5
+    np.testing.assert_allclose(y[0], z, rtol=2e-7)
+    wanted = (np.array([0, 0, 0, 1]) - 0.25 - z * z[3] / 4) / 1.25**0.5
+    np.testing.assert_allclose(dx[0], wanted, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+def test_what_leaves_the_range_is_not_a_silent_0(norm: str) -> None:
+    x, of = np.array([[0.0, 1.0, 2.0, 5.0]], np.float32), rows_of(norm)
+    dy = np.array([[0.0, 0.0, 3.0, 1.0]], np.float32)
+    for scale in (1e-30, 1e-19, 1e-10, 1.0, 1e10, 1e18):
+        y, _, dx = of(scale * x, dy)
+        wanted = of(scale * x.astype(float), dy.astype(float))
+        np.testing.assert_allclose(y, wanted[0], rtol=1e-6, atol=1e-6 * np.max(wanted[0]))
+        np.testing.assert_allclose(dx, wanted[2], rtol=1e-5, atol=1e-6 * np.max(wanted[2]))
+    assert np.isnan(of(np.float32(1e30) * x, dy)[0]).all()
 
 
 def test_the_variance_is_never_negative() -> None:
