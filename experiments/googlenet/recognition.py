@@ -205,7 +205,7 @@ def _load(path: Path, network: Network) -> Any:
     side = network.view.side
     x = jax.ShapeDtypeStruct((1, side, side, network.channels), jnp.float32)
     like = jax.eval_shape(network.net.init, jax.random.key(0), x)
-    return fnn.models.load_weights(path, like, drop=network.unwanted)
+    return fnn.models.load_weights(path, like, drop=network.unwanted, flattened={})
 
 
 def _fits(path: Path, network: Network) -> bool:

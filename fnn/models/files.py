@@ -6,6 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +36,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The arrays of a ``.npz`` or ``.safetensors`` file by name, in the file's order.
 
     Raises:
-      ValueError: another kind of file, or one that is truncated, malformed or empty; one line.
+      ValueError: another kind of file, or one that is truncated or malformed; one line.
       ImportError: safetensors is not installed.
       OSError: the file cannot be read.
     """
@@ -46,10 +47,15 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
         if path.suffix in (".pt", ".pth", ".bin"):
             hint = ": convert PyTorch's with safetensors.torch.save_file(state_dict, path)"
         raise ValueError(f"{path}: weights are read from .npz and .safetensors files{hint}")
-    arrays = readers[path.suffix](path)
-    if not arrays:
-        raise ValueError(f"{path}: a file without arrays")
-    return arrays
+    return readers[path.suffix](path)
+
+
+def write_npz(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    """Writes arrays as ``numpy.savez`` does, of which some names are arguments ("file")."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
@@ -68,9 +74,11 @@ def _read_npz(path: Path) -> dict[str, Array]:
 def _arrays(path: Path, file: BinaryIO) -> dict[str, Array]:
     try:
         with np.load(file, allow_pickle=False) as archive:
-            if len(set(archive.files)) != len(archive.files):
+            # Members by their own names: "w.npy.npy" holds w.npy, not w.
+            members = archive.zip.namelist()
+            if len(set(members)) != len(members):
                 raise ValueError("several arrays have the same name")
-            return {name: archive[name] for name in archive.files}
+            return {name.removesuffix(".npy"): archive[name] for name in members}
     except (OSError, *MALFORMED) as error:
         raise _not_well_formed(path, error) from error
 

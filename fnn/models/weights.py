@@ -7,6 +7,7 @@ name, shape and dtype: nothing is cast, broadcast, filled in or left out unless 
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from fnn.arguments import checked
 from fnn.block import Params
-from fnn.models.files import read_arrays
+from fnn.models.files import read_arrays, write_npz
 
 Array = NDArray[Any]
 
@@ -31,6 +33,8 @@ def load_weights(
     *,
     names: Literal["auto", "fnn", "torch"] = "auto",
     drop: Sequence[str] = (),
+    flattened: Mapping[str, Sequence[int]] | None = None,
+    embeddings: Sequence[str] | None = None,
 ) -> Params:
     """The parameters in a file, as a pytree like ``like``.
 
@@ -43,6 +47,7 @@ def load_weights(
         (``.weight``, ``.bias``, ...).
       drop: parts of the file to leave out, by the beginning of their paths: ``("loss1", "loss2")``
         are the auxiliary classifiers. They may be absent.
+      flattened, embeddings: of PyTorch's, what the file does not say: see :func:`torch_names`.
 
     Returns:
       The pytree, of JAX arrays.
@@ -63,14 +68,24 @@ def load_weights(
     >>> bool((fnn.models.load_weights(path, like)["w"] == params["w"]).all())
     True
     """
-    arrays = read_arrays(path)
-    needs = _by_path(like)
-    unknown = not needs.keys() & arrays.keys()
+    arrays, needs = read_arrays(path), _by_path(like)
+    for name, need in needs.items():
+        if not hasattr(need, "shape") or not hasattr(need, "dtype"):
+            raise TypeError(
+                f"like holds a {type(need).__name__} at {name!r}, needs arrays or "
+                "jax.ShapeDtypeStruct: jax.eval_shape(net.init, key, x)"
+            )
+    unknown, unsaid = not needs.keys() & arrays.keys(), ""
     if names == "torch" or (names == "auto" and unknown and _are_torch_names(arrays)):
-        arrays = torch_names(arrays)
+        state = {n: a for n, a in arrays.items() if not _inside(n.replace(".", "/"), drop)}
+        unsaid = _unsaid(state, flattened, embeddings)
+        arrays = _renamed(state, flattened or {}, embeddings or ())
+    elif flattened or embeddings:
+        raise ValueError(f"{path}: flattened and embeddings are for PyTorch's names, not fnn's")
     arrays = {name: a for name, a in arrays.items() if not _inside(name, drop)}
-    if faults := _faults(arrays, needs):
-        raise ValueError(f"{path}: {faults}")
+    faults = _faults(arrays, needs) if arrays or not needs else "a file without arrays"
+    if faults or unsaid:
+        raise ValueError(f"{path}: {faults or unsaid}")
     # A copy, as JAX may donate an array's memory, which must not be the file's. (jnp.array would
     # compile a program for each shape.)
     chosen = jax.tree_util.tree_map_with_path(lambda at, _: arrays[_name(at)], like)
@@ -89,8 +104,8 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
       params: a pytree of arrays.
 
     Raises:
-      ValueError: the name does not end in ``.npz``, two leaves have one path, or a leaf is of a
-        dtype that such a file cannot hold (bfloat16).
+      ValueError: the name does not end in ``.npz``, two leaves have one path, or a leaf is no
+        array or of a dtype that such a file cannot hold (bfloat16, a random key).
       OSError: the file cannot be written.
 
     >>> import os, tempfile, numpy as np
@@ -102,21 +117,34 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"{path}: the suffix is {path.suffix!r}; only .npz is written")
-    arrays = {name: np.asarray(leaf) for name, leaf in _by_path(params).items()}
-    for name, array in arrays.items():
-        # NumPy would write the dtypes of ml_dtypes as bytes without a meaning.
-        if array.dtype.kind not in "biufc":
-            raise ValueError(
-                f"{path}: {name} is {array.dtype}, which .npz cannot hold; convert it to float32"
-            )
+    arrays = {name: _writable(path, name, leaf) for name, leaf in _by_path(params).items()}
     # In the same folder, as a rename is atomic only within one file system.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            write_npz(file, arrays)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _writable(path: Path, name: str, leaf: Any) -> Array:
+    """The leaf as an array; refused if the file would not hold it as it is."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{path}: {name} is a random key; save jax.random.key_data(key)")
+    if np.ma.isMaskedArray(leaf):
+        raise ValueError(f"{path}: {name} is a masked array; save its .filled(value)")
+    array = np.asarray(leaf)
+    # NumPy would write the dtypes of ml_dtypes as bytes without a meaning, and pickle objects.
+    if dtype is None or array.dtype.kind not in "biufc":
+        got = type(leaf).__name__ if dtype is None else array.dtype
+        raise ValueError(
+            f"{path}: {name} is {got}, which .npz cannot hold; convert it to an array of float32"
+        )
+    if not name.isprintable():  # zipfile would cut it at a null
+        raise ValueError(f"{path}: {name!r} cannot be a name in a file; rename it")
+    return array
 
 
 # ---- PyTorch's names ---------------------------------------------------------------------------
@@ -125,15 +153,21 @@ _TORCH_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_t
 
 
 @checked
-def torch_names(arrays: Mapping[str, Array]) -> dict[str, Array]:
+def torch_names(
+    arrays: Mapping[str, Array],
+    *,
+    flattened: Mapping[str, Sequence[int]] | None = None,
+    embeddings: Sequence[str] | None = None,
+) -> dict[str, Array]:
     """A PyTorch ``state_dict`` under fnn's names and in fnn's layouts.
 
     =========================  =====================  ==============================
     PyTorch                    fnn
     =========================  =====================  ==============================
     ``a.weight`` (O, I)        ``a/w`` (I, O)         linear
+    ``a.weight`` (V, F)        ``a/w`` (V, F)         embedding, if named as one
     ``a.weight`` (O, I, K)     ``a/w`` (K, I, O)      convolution, 1-dimensional
-    ``a.weight`` (O, I, H, W)  ``a/w`` (H, W, I, O)   convolution
+    ``a.weight`` (O, I, H, W)  ``a/w`` (H, W, I, O)   convolution, of I channels a group
     ``a.bias``                 ``a/b``                of these
     ``a.weight`` (C,)          ``a/scale``            normalisation
     ``a.bias``                 ``a/bias``             of a normalisation
@@ -142,44 +176,118 @@ def torch_names(arrays: Mapping[str, Array]) -> dict[str, Array]:
     ``a.num_batches_tracked``  not read               a count that fnn does not need
     =========================  =====================  ==============================
 
-    So ``inception3a.branch2.0.conv.weight`` is ``inception3a/branch2/0/conv/w``. An embedding's
-    weight looks like a linear layer's, and would be transposed.
+    So ``inception3a.branch2.0.conv.weight`` is ``inception3a/branch2/0/conv/w``. Two things a
+    state_dict does not say, and they are asked for where it matters.
 
     Args:
       arrays: the state_dict, as NumPy arrays.
+      flattened: the linear layers that read a flattened image, by fnn's path, with the shape of
+        that image: ``{"fc": (height, width, channels)}``, ``{}`` if there is none. PyTorch
+        flattens (C, H, W) and fnn (H, W, C): the rows of ``w`` change places. Needed where there
+        are convolutions and linear layers.
+      embeddings: the paths of the embeddings, ``()`` if there is none. Needed where a weight may be
+        either: it is square and has no bias.
 
     Returns:
       The same arrays, transposed where layouts differ.
 
     Raises:
-      ValueError: a name or a number of dimensions that is not among these.
+      ValueError: a name or a number of dimensions that is not among these, two arrays with one
+        path, or something that needs to be said.
 
     >>> import numpy as np
-    >>> {k: v.shape for k, v in torch_names({"conv1.weight": np.zeros((8, 3, 7, 5))}).items()}
-    {'conv1/w': (7, 5, 3, 8)}
+    >>> state = {"conv.weight": np.zeros((8, 3, 7, 5)), "fc.weight": np.zeros((10, 32))}
+    >>> arrays = torch_names(state, flattened={"fc": (2, 2, 8)})
+    >>> {name: a.shape for name, a in arrays.items()}
+    {'conv/w': (7, 5, 3, 8), 'fc/w': (32, 10)}
     """
+    if unsaid := _unsaid(arrays, flattened, embeddings):
+        raise ValueError(unsaid)
+    return _renamed(arrays, flattened or {}, embeddings or ())
+
+
+def _renamed(
+    arrays: Mapping[str, Array], flattened: Mapping[str, Sequence[int]], embeddings: Sequence[str]
+) -> dict[str, Array]:
     renamed: dict[str, Array] = {}
     for name, array in arrays.items():
-        module, _, leaf = name.rpartition(".")
-        weight = arrays.get(f"{module}.weight" if module else "weight")
-        normalisation = weight is not None and weight.ndim == 1
-        if leaf == "num_batches_tracked":
+        if not (path := _torch_path(arrays, name)):
             continue
-        if leaf == "weight" and 1 <= array.ndim <= 5:
-            # (O, I, space...) -> (space..., I, O); of one axis, it stays as it is.
-            array = np.transpose(array, (*range(2, array.ndim), 1, 0)) if array.ndim > 1 else array
-            new = "scale" if normalisation else "w"
-        elif leaf == "bias" and array.ndim == 1:
-            new = "bias" if normalisation else "b"
-        elif leaf in ("running_mean", "running_var") and array.ndim == 1:
-            new = f"statistics/{leaf.removeprefix('running_')}"
-        else:
-            raise ValueError(
-                f"{name} of shape {array.shape} is not a parameter of PyTorch's linear, "
-                "convolution or normalisation layers"
-            )
-        renamed["/".join([*module.split("."), new]).lstrip("/")] = array
+        module = path.rpartition("/")[0]
+        if path.endswith("w") and array.ndim > 1 and module not in embeddings:
+            # (O, I, space...) -> (space..., I, O)
+            array = np.transpose(array, (*range(2, array.ndim), 1, 0))
+            if module in flattened:
+                array = _channels_last(path, array, tuple(flattened[module]))
+        if path in renamed:
+            raise ValueError(f"two arrays have the path {path} under fnn's names")
+        renamed[path] = array
+    if strangers := [m for m in (*flattened, *embeddings) if f"{m}/w".lstrip("/") not in renamed]:
+        raise ValueError(f"there is no weight of {_few(strangers)}; there are {_few([*renamed])}")
     return renamed
+
+
+def _unsaid(
+    arrays: Mapping[str, Array],
+    flattened: Mapping[str, Sequence[int]] | None,
+    embeddings: Sequence[str] | None,
+) -> str:
+    """What needs to be said of a state_dict, as it cannot be known from it; "" if it has been."""
+    weights = {
+        name.removesuffix("weight").rstrip(".").replace(".", "/"): (name, a.shape)
+        for name, a in arrays.items()
+        if name.endswith("weight")
+    }
+    matrices = {module: named for module, named in weights.items() if len(named[1]) == 2}
+    if embeddings is None:
+        for module, (name, (rows, columns)) in matrices.items():
+            if rows == columns and f"{name.removesuffix('weight')}bias" not in arrays:
+                return (
+                    f"{name}, a square matrix without a bias, may be of a linear layer, which is "
+                    "transposed, or an embedding, which is not: give the paths of the embeddings, "
+                    f"embeddings=({module!r},), or embeddings=() if there is none"
+                )
+    linear = [module for module in matrices if module not in (embeddings or ())]
+    if flattened is None and linear and any(len(shape) > 2 for _, shape in weights.values()):
+        return (
+            f"{matrices[linear[0]][0]} is of a linear layer in a network with convolutions, and "
+            "PyTorch flattens images channels first, fnn channels last: give the layers that read "
+            f"a flattened image with its shape, flattened={{{linear[0]!r}: (height, width, "
+            "channels)}, or flattened={} if there is none"
+        )
+    return ""
+
+
+def _torch_path(arrays: Mapping[str, Array], name: str) -> str:
+    """fnn's path of an array of a state_dict, "" for one that fnn does not need."""
+    array, (module, _, leaf) = arrays[name], name.rpartition(".")
+    weight = arrays.get(f"{module}.weight" if module else "weight")
+    normalisation = weight is not None and weight.ndim == 1
+    if leaf == "num_batches_tracked":
+        return ""
+    if leaf == "weight" and 1 <= array.ndim <= 5:
+        new = "scale" if normalisation else "w"
+    elif leaf == "bias" and array.ndim == 1:
+        new = "bias" if normalisation else "b"
+    elif leaf in ("running_mean", "running_var") and array.ndim == 1:
+        new = f"statistics/{leaf.removeprefix('running_')}"
+    else:
+        raise ValueError(
+            f"{name} of shape {array.shape} is not a parameter of PyTorch's linear, "
+            "convolution or normalisation layers"
+        )
+    return "/".join([*module.split("."), new]).lstrip("/")
+
+
+def _channels_last(path: str, w: Array, image: tuple[int, ...]) -> Array:
+    """w (C H W, O), whose rows are an image's numbers channels first, as (H W C, O)."""
+    *space, channels = image
+    if math.prod(image) != len(w):
+        raise ValueError(
+            f"{path} has {len(w)} rows, and a flattened image of (height, width, channels) {image} "
+            f"has {math.prod(image)} numbers"
+        )
+    return np.moveaxis(w.reshape(channels, *space, -1), 0, -2).reshape(w.shape)
 
 
 def _are_torch_names(names: Iterable[str]) -> bool:
@@ -225,6 +333,8 @@ def _faults(arrays: Mapping[str, Array], needs: Mapping[str, Any]) -> str:
             permuted |= sorted(got.shape) == sorted(need.shape)
         elif got.dtype != need.dtype:
             dtypes.append(f"{name} got {got.dtype}, needs {need.dtype}")
+        elif jax.dtypes.canonicalize_dtype(need.dtype) != need.dtype:
+            dtypes.append(f"{name} is {need.dtype}, which JAX has switched off (jax_enable_x64)")
     parts = []
     if len(shared) < (len(arrays) + len(needs)) / 4 or len(shapes) > len(shared) / 2:
         parts.append("probably weights of another network")
@@ -236,7 +346,8 @@ def _faults(arrays: Mapping[str, Array], needs: Mapping[str, Any]) -> str:
         parts.append(f"{_count(shapes)} of another shape: {_few(shapes)}")
     if permuted:
         parts.append(
-            "(are the axes in another order? fnn's are (in, out), (height, width, in, out))"
+            "(are the axes in another order? fnn's are (in, out), (height, width, in, out), of an "
+            "embedding (vocabulary, features): name PyTorch's embeddings in embeddings=)"
         )
     if dtypes:
         parts.append(

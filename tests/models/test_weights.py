@@ -6,7 +6,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,14 +102,75 @@ def test_parts_that_are_not_wanted(tmp_path: Path) -> None:
     refused(path, "2 arrays that", drop=("los", "oss1"))
 
 
-def test_what_npz_cannot_hold_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"conv/w is bfloat16, which .npz cannot hold"):
-        save_weights(tmp_path / "w.npz", {"conv": {"w": jnp.zeros(2, jnp.bfloat16)}})
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+ONE = np.arange(3, dtype=np.float32)
+TREES: dict[str, Any] = {
+    "numpy#5243": {"allow_pickle": ONE, "file": ONE + 1, "args": ONE + 2, "kwds": ONE + 3},
+    "suffixes": {"w": ONE, "w.npy": ONE + 1, "w.npy.npy": ONE + 2, ".npy": ONE + 3},
+    "PyTorch's words": {"weight": ONE, "a.weight": ONE + 1, "bias": ONE + 2},
+    "an array": ONE,
+    "nothing": {},
+    "empty parts": {"a": {}, "b": [], "c": (), "w": ONE},
+    "keys that are no text": {3: ONE, 10: {2: ONE + 1}},
+    "sequences": [ONE, (ONE + 1, [ONE + 2]), Pair(ONE + 3, {"w": ONE + 4})],
+    "no axes": {"a": np.float32(3), "b": np.array(True), "c": np.zeros((0, 3), np.int8)},
+    "dtypes": {t: np.ones(2, t) for t in ("float16", "int64", "uint8", "bool", "complex64")},
+    "letters": {"gewöhnlich": ONE, "two words": ONE + 1, "层": ONE + 2, "\\": ONE + 3, "..": ONE},
+    "order": {"w": np.asfortranarray(np.arange(6.0).reshape(2, 3))},
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_tree_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
+    tree = TREES[name]
+    save_weights(tmp_path / "w.npz", tree)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+    got = load_weights(tmp_path / "w.npz", like)
+    same(got, tree)
+    assert jax.tree.structure(got) == jax.tree.structure(tree)
+    with np.load(tmp_path / "w.npz") as archive:  # NumPy reads it, too
+        sizes = [archive[file].size for file in archive.files]
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+UNWRITABLE: dict[str, tuple[Any, str]] = {
+    "bfloat16": ({"conv": {"w": jnp.zeros(2, jnp.bfloat16)}}, "conv/w is bfloat16, which .npz can"),
+    "int4": ({"w": jnp.zeros(2, jnp.int4)}, "w is int4, which .npz cannot hold"),
+    "a key": ({"key": jax.random.key(0)}, r"key is a random key; save jax.random.key_data\(key\)"),
+    "a number": ({"w": 3.0}, "w is float, which .npz cannot hold; convert it to an array"),
+    "text": ({"w": "relu"}, "w is str, which"),
+    "names": ({"w": np.array(["relu"])}, "w is <U4, which"),
+    "objects": ({"w": np.array([None])}, "w is object, which"),
+    "a mask": ({"w": np.ma.masked_array(ONE, ONE > 1)}, "w is a masked array"),
+    "null": ({"a\0b": ONE}, r"'a\\x00b' cannot be a name in a file"),
+    "one path twice": ({"a": {"b": ONE}, "a/b": ONE}, "several leaves have the path a/b"),
+}
+
+
+@pytest.mark.parametrize("name", UNWRITABLE)
+def test_what_npz_cannot_hold_is_not_written(name: str, tmp_path: Path) -> None:
+    tree, message = UNWRITABLE[name]
+    with pytest.raises(ValueError, match=message):
+        save_weights(tmp_path / "w.npz", tree)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_npz_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"only .npz is written"):
         save_weights(tmp_path / "w.safetensors", {})
-    with pytest.raises(ValueError, match="several leaves have the path a/b"):
-        save_weights(tmp_path / "w.npz", {"a": {"b": jnp.zeros(1)}, "a/b": jnp.zeros(1)})
-    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_needed_has_shapes_and_dtypes_that_jax_has(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.npz", {"a": np.ones(2), "b": np.ones(2)})
+    with pytest.raises(TypeError, match=r"like holds a float at 'b', needs arrays or"):
+        load_weights(tmp_path / "w.npz", {"a": np.ones(2), "b": 1.0})
+    with jax.enable_x64(False):
+        refused(tmp_path / "w.npz", "a is float64, which JAX has switched off", "jax_enable_x64",
+                like={"a": np.ones(2), "b": np.ones(2)})  # fmt: skip
 
 
 # ---- PyTorch's names ---------------------------------------------------------------------------
@@ -156,8 +217,9 @@ def test_torch_names_of_googlenet(tmp_path: Path, suffix: str) -> None:
         np.savez(path, **state)  # type: ignore[arg-type]
     else:
         path.write_bytes(safetensors({k: v for k, v in state.items() if v.dtype.name in CODES}))
-    got = load_weights(path, like, drop=("aux1", "aux2"))
+    got = load_weights(path, like, drop=("aux1", "aux2"), flattened={})
     same(got, jax.tree.map(jnp.asarray, expected))
+    refused(path, "fc.weight is of a linear layer in a net", like=like, drop=("aux1", "aux2"))
     refused(path, "2 arrays that this network does not have: aux1/fc1/w, aux1/fc1/b", like=like)
     refused(path, "weights of another network: none of its", like=like, names="fnn")
     refused(path, "weights of another network: none of its")
@@ -169,6 +231,71 @@ def test_torch_names_at_the_top_and_unknown_ones() -> None:
     assert one.shape == (4, 3, 2) and one[1, 2, 0] == 9
     with pytest.raises(ValueError, match=r"lstm.weight_ih_l0 of shape"):
         torch_names({"lstm.weight_ih_l0": np.zeros((2, 2))})
+
+
+def torch_forward(state: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Conv2d(padding=1, groups), Flatten and Linear of PyTorch, for x (B, C, H, W), written out."""
+    w, groups = state["c.weight"], x.shape[1] // state["c.weight"].shape[1]
+    x, of = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), len(w) // groups
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))  # (B, C, H, W, 3, 3)
+    parts = [
+        np.einsum("bihwkl,oikl->bohw", part, w[g * of : (g + 1) * of])
+        for g, part in enumerate(np.split(windows, groups, 1))
+    ]
+    y = np.concatenate(parts, 1) + state["c.bias"][:, None, None]
+    return y.reshape(len(y), -1) @ state["o.weight"].T + state["o.bias"]
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 1), (4, 2)])
+def test_rows_after_a_flatten_change_places(tmp_path: Path, channels: int, groups: int) -> None:
+    """nn-transfer#16: PyTorch flattens images of (C, H, W)."""
+    rng, path = np.random.default_rng(0), tmp_path / "t.npz"
+    shapes = {"c.weight": (4, channels // groups, 3, 3), "c.bias": (4,), "o.weight": (3, 120)}
+    state = {name: rng.normal(size=shape) for name, shape in (shapes | {"o.bias": (3,)}).items()}
+    np.savez(path, **state)  # type: ignore[arg-type]
+    x = rng.normal(size=(2, channels, 6, 5))
+    net = fnn.serial(c=fnn.conv(4, 3, groups=groups), f=fnn.flatten(), o=fnn.linear(3))
+    image = jnp.asarray(x.transpose(0, 2, 3, 1))
+    like = jax.eval_shape(net.init, jax.random.key(0), image)
+    params = load_weights(path, like, flattened={"o": (6, 5, 4)})
+    np.testing.assert_allclose(net.forward(params, image)[0], torch_forward(state, x), rtol=1e-12)
+    assert np.abs(net.forward(load_weights(path, like, flattened={}), image)[0]
+                  - torch_forward(state, x)).max() > 0.1  # fmt: skip
+    refused(path, "o.weight is of a linear layer in a network with convolutions",
+            "flattened={'o': (height, width, channels)}", like=like)  # fmt: skip
+    wrong = {
+        "o/w has 120 rows, and a flattened image": {"o": (6, 5, 3)},
+        "there is no weight of fc; there are c/w, c/b, o/w and 1 more": {"fc": (6, 5, 4)},
+    }
+    for message, flattened in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            load_weights(path, like, flattened=flattened)
+
+
+def test_embeddings_are_not_transposed(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "t.npz"
+    state = {"e.weight": rng.normal(size=(7, 4)), "o.weight": rng.normal(size=(4, 4))}
+    np.savez(path, **state)  # type: ignore[arg-type]
+    net = fnn.serial(e=fnn.embedding(7, 4), o=fnn.linear(4, use_bias=False))
+    ids = jnp.array([[1, 5, 6]])
+    like = jax.eval_shape(net.init, jax.random.key(0), ids)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, "float64"), like)
+    params = load_weights(path, like, embeddings=("e",))
+    expected = state["e.weight"][ids] @ state["o.weight"].T
+    np.testing.assert_allclose(net.forward(params, ids)[0], expected, rtol=1e-12)
+    refused(path, "e/w got (4, 7), needs (7, 4)", "embeddings=", like=like)
+    square = {"e.weight": np.eye(4)}
+    with pytest.raises(ValueError, match=r"e.weight, a square matrix without a bias, .*\('e',\)"):
+        torch_names(square)
+    assert torch_names(square, embeddings=())["e/w"].shape == (4, 4)
+    with pytest.raises(ValueError, match="are for PyTorch's names, not fnn's"):
+        load_weights(path, like, names="fnn", embeddings=("e",))
+
+
+def test_two_names_of_one_path_are_refused() -> None:
+    state = {"a.b.weight": np.zeros(2), "a/b.weight": np.zeros(2)}
+    with pytest.raises(ValueError, match="two arrays have the path a/b/scale"):
+        torch_names(state)
 
 
 # ---- weights that are not the network's --------------------------------------------------------
