@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fnn.arguments import checked
 from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.executor import graph
-from fnn.pytrees import with_zeros
+from fnn.pytrees import require_held, with_zeros
 
 
 @checked
@@ -126,6 +126,7 @@ def as_function(block: Block) -> Callable[..., Value]:
     f.defvjp(forward, backward)
 
     def apply(params: Params, x: Value, key: Key = None) -> Value:
+        require_held(block.name, x)
         return f(params, x, key)
 
     return apply

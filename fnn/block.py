@@ -343,6 +343,38 @@ def described(value: Any) -> str:
     return " ".join(f"{value!r:.60}".split())
 
 
+def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
+    """Why integers do not fit a dtype, in words; "" where they do, or where they are traced.
+
+    The dtype is by default the one that JAX makes of theirs: it wraps NumPy's int64 to int32 where
+    64 bits are switched off, so that 2^32 + 1 would be 1.
+
+    >>> misfit(np.array([2**32 + 1]))[:60]
+    'has integers from 4294967297 to 4294967297, which int32 cann'
+    """
+    if not isinstance(integers, (np.ndarray, np.generic)) or integers.dtype.kind not in "iu":
+        return ""
+    dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(integers.dtype) if dtype is None else dtype)
+    if dtype == integers.dtype or not integers.size:
+        return ""
+    low, high, limits = int(integers.min()), int(integers.max()), jnp.iinfo(dtype)
+    if limits.min <= low and high <= limits.max:
+        return ""
+    return (
+        f"has integers from {low} to {high}, which {dtype} cannot hold: make them smaller, or "
+        "switch on jax.config.update('jax_enable_x64', True)"
+    )
+
+
+def as_array(name: str, what: str, x: Any) -> jax.Array:
+    """x as JAX has it; refused if it is made of integers that JAX would wrap."""
+    if not hasattr(x, "dtype"):
+        x = np.asarray(x)
+    if words := misfit(x):
+        raise BlockValueError(name, f"{what} {words}")
+    return jnp.asarray(x)
+
+
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
     if not isinstance(params, dict) or set(params) != set(needed):

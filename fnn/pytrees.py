@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.block import BlockValueError, is_floating, misfit
 
 
 def flat(tree: Any) -> tuple[list[Any], Any]:
@@ -31,6 +31,13 @@ def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
         return tree.unflatten(filled)
 
     return [leaves[i] for i in places], put
+
+
+def require_held(name: str, tree: Any) -> None:
+    """Refuses a pytree with integers that JAX would wrap when it makes arrays of them."""
+    for leaf in jax.tree.leaves(tree):
+        if words := misfit(leaf):
+            raise BlockValueError(name, f"an array {words}")
 
 
 def with_zeros(cotangents: Any, like: Any) -> Any:

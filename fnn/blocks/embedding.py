@@ -19,6 +19,7 @@ from fnn.block import (
     Kind,
     Params,
     Spec,
+    as_array,
     compute_dtype,
     require_shapes,
 )
@@ -34,7 +35,9 @@ def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) 
     """y = the rows of w at the ids: integers of any shape (B...) to (B..., F), for w of (V, F).
 
     An id that is negative or not less than V has no row: its y is NaN, and it adds nothing to any
-    gradient. (It is not clamped, unlike in plain JAX indexing.) y has the dtype of w.
+    gradient. (It is not clamped, unlike in plain JAX indexing.) Ids that JAX would wrap to 32 bits
+    are refused (but JAX wraps NumPy's int64 before it calls a function that you jit). y has the
+    dtype of w.
 
     The gradient of a row of w is the sum of dy over the places of its id, in float32 at least; ids
     have none (None). On accelerators, where this is a matrix product for small vocabularies, an
@@ -75,6 +78,7 @@ def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) 
 
     def forward(params: Params, ids: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         check(ids)
+        ids = as_array(name, "ids", ids)
         require_shapes(name, params, {"w": shape})
         w = jnp.asarray(params["w"])
         return w.at[_rows(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan), ids

@@ -50,6 +50,7 @@ from fnn.block import (
     Shape,
     Spec,
     Value,
+    as_array,
     compute_dtype,
     is_floating,
     no_params,
@@ -184,7 +185,8 @@ def softmax_cross_entropy() -> Block:
     30, 0, -5 and label 0: 9.42e-14), and so does its gradient: p_j for the wrong classes, and for
     the right one minus the sum of the others' p, not p - 1 (derived in :mod:`fnn.blocks.losses`).
     A logit of -inf has p = 0 and gradient 0; a row of nothing else has loss 0 and gradient 0. A
-    label out of range makes the loss NaN (and is refused by ``fit``).
+    label out of range makes the loss NaN (and is refused by ``fit``). Labels that JAX would wrap to
+    32 bits are refused (but JAX wraps NumPy's int64 before it calls a function that you jit).
 
     Returns:
       A block of ``(logits, target[, weights])``: logits (B, K); target integer labels (B,) from 0
@@ -391,7 +393,8 @@ def _rows(t: jax.Array, z: jax.Array) -> jax.Array:
 def _inputs(name: str, x: Value) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     if not isinstance(x, (tuple, list)) or len(x) not in (2, 3):
         raise BlockTypeError(name, "needs (prediction, target) or (prediction, target, weights)")
-    y, t, *w = (jnp.asarray(v) for v in x)
+    whats = ("prediction", "target", "weights")
+    y, t, *w = (as_array(name, what, v) for what, v in zip(whats, x, strict=False))
     require_floating(name, "prediction", y)
     return y, t, w[0] if w else None
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import BlockValueError, Value, is_floating
+from fnn.block import BlockValueError, Value, is_floating, misfit
 
 Examples = tuple[Value, Value]  # x and target, with a first axis of examples
 Check = Callable[[Value], None]  # raises BlockValueError for targets that the loss refuses
@@ -141,13 +141,8 @@ def host_array(name: str, a: Any) -> np.ndarray:
 
 def cast(name: str, a: np.ndarray, dtype: Any) -> np.ndarray:
     """In another dtype of its kind; refuses integers that would wrap. Floats may overflow."""
-    if not is_floating(a) and a.dtype != dtype and a.size:
-        low, high, limits = a.min(), a.max(), jnp.iinfo(dtype)
-        if low < limits.min or high > limits.max:
-            raise ValueError(
-                f"{name} has integers from {low} to {high}, which {dtype} cannot hold: make them "
-                "smaller, or switch on jax.config.update('jax_enable_x64', True)"
-            )
+    if words := misfit(a, dtype):
+        raise ValueError(f"{name} {words}")
     with np.errstate(over="ignore"):
         return a.astype(dtype, copy=False)
 

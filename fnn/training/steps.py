@@ -14,7 +14,7 @@ from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
 from fnn.block import Block, Key, Params, Value, is_floating
 from fnn.executor import inference
-from fnn.pytrees import with_zeros
+from fnn.pytrees import require_held, with_zeros
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
@@ -89,7 +89,7 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
       their losses; ``value`` is the loss before the update.
 
     Raises:
-      BlockError: by ``step``, while it is traced, where network, loss and data do not match.
+      BlockError: by ``step``, where network, loss and data do not match.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net, optimizer = fnn.linear(1), fnn.sgd(0.1)
@@ -104,14 +104,30 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
     """
     step = plain_step(net, loss, optimizer)
     if not donate:
-        return jax.jit(step)
-    donating = jax.jit(step, donate_argnums=(0, 1))
+        return _compiled("make_step", step, trees=2)
+    donating = _compiled("make_step", step, trees=2, donate_argnums=(0, 1))
 
-    @functools.wraps(step)
+    @functools.wraps(donating)
     def once(params: Params, state: Any, *data: Any, **options: Any) -> Any:
         return donating(*_distinct((params, state)), *data, **options)
 
     return once
+
+
+def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> Callable[..., Any]:
+    """``jax.jit(f)``, which refuses integers that JAX would wrap before f sees them.
+
+    ``trees``: how many arguments come before the data.
+    """
+    compiled = jax.jit(f, **options)
+
+    @functools.wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        require_held(name, (args[trees:], kwargs))
+        return compiled(*args, **kwargs)
+
+    call.lower = compiled.lower  # type: ignore[attr-defined]
+    return call
 
 
 def _distinct(tree: Any) -> Any:
@@ -163,7 +179,6 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     """
     step = plain_step(net, loss, optimizer)
 
-    @jax.jit
     def epoch(
         params: Params, state: Any, x: Value, target: Value, order: jax.Array, key: Key = None,
         first: Any = 0,
@@ -189,7 +204,7 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
             losses.append(value[None])
         return (*carry, jnp.concatenate(losses) if losses else jnp.zeros(0))
 
-    return epoch
+    return _compiled("make_epoch", epoch, trees=2)
 
 
 def _count(what: str, examples: Any) -> int:
@@ -235,7 +250,6 @@ def make_predict(net: Block, batch_size: Count = 4096) -> Callable[[Params, Valu
 def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value], Value]:
     """:func:`make_predict` of a network that is already as it is at inference."""
 
-    @jax.jit
     def predict(params: Params, x: Value) -> Value:
         n = _count("make_predict: the parts of x", x)
         steps, rest = divmod(n, batch_size)
@@ -249,4 +263,4 @@ def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value]
             y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, tail)
         return y
 
-    return predict
+    return _compiled("make_predict", predict, trees=1)

@@ -108,3 +108,58 @@ def test_misfits_are_refused() -> None:
     for arguments in ((0, 2), (2, 0), (2.5, 2)):
         with pytest.raises(BlockValueError, match="needs a whole number"):
             fnn.embedding(*arguments)
+
+
+# ---- integers of every width, of ids and of labels -------------------------------------------
+
+Z = np.float32([[0.0, 9.0, 0.0]])
+NET = fnn.serial(rows=fnn.embedding(3, 3))
+W = {"rows": {"w": jnp.asarray(Z.T * Z)}}
+LOSS, SGD = fnn.softmax_cross_entropy(), fnn.sgd(0.1)
+STATE = SGD.init(W)
+ONE = np.int32([1])
+
+# Of integers (1,): ids first, then labels.
+USES: dict[str, Any] = {
+    "ids": lambda n: NET.forward(W, n)[0],
+    "jit": lambda n: jax.jit(NET.forward)(W, jnp.asarray(n))[0],
+    "as_function": lambda n: fnn.as_function(NET)(W, n),
+    "make_predict": lambda n: fnn.make_predict(NET)(W, n),
+    "make_step, ids": lambda n: fnn.make_step(NET, LOSS, SGD)(W, STATE, n, ONE)[2],
+    "labels": lambda n: LOSS.forward({}, (Z, n))[0],
+    "cross_entropy": lambda n: fnn.cross_entropy().forward({}, (np.abs(Z) / 9 + 0.1, n))[0],
+    "labels, jit": lambda n: jax.jit(LOSS.forward)({}, (Z, jnp.asarray(n)))[0],
+    "value_and_grad": lambda n: fnn.value_and_grad(NET, LOSS)(W, ONE, n)[0],
+    "make_step": lambda n: fnn.make_step(NET, LOSS, SGD)(W, STATE, ONE, target=n)[2],
+    "make_step, donate": lambda n: fnn.make_step(NET, LOSS, SGD, donate=True)(
+        *jax.tree.map(jnp.copy, (W, STATE)), ONE, n
+    )[2],
+    "make_epoch": lambda n: fnn.make_epoch(NET, LOSS, SGD, 1)(W, STATE, ONE, n, np.arange(1))[2],
+}
+WRAPPED = [np.array([2**32 + 1]), np.array([1 - 2**32]), np.uint64([2**63 + 2**32 + 1])]
+OUTSIDE = [np.array([3]), np.int8([-1]), np.uint8([255]), np.uint32([2**32 - 1]), np.array([-1])]
+
+
+@pytest.mark.as_users  # without x64, where JAX wraps
+@pytest.mark.parametrize("use", USES)
+def test_integers_of_every_width(use: str) -> None:
+    """Those that exist are right, others NaN; those that JAX would wrap to others refused."""
+    of = USES[use]
+    wanted = np.asarray(of(ONE))
+    assert np.isfinite(wanted).all()
+    for dtype in ("int8", "uint8", "int16", "uint16", "uint32", "int64", "uint64"):
+        np.testing.assert_array_equal(of(ONE.astype(dtype)), wanted, err_msg=dtype)
+    for outside in OUTSIDE:
+        assert np.isnan(of(outside)).all(), outside
+    if "jit" not in use:
+        for wrapped in WRAPPED:
+            with pytest.raises(BlockValueError, match=r"integers from .*, which u?int32 cannot"):
+                of(wrapped)
+
+
+@pytest.mark.as_users
+@pytest.mark.parametrize("loss", [fnn.squared_error, fnn.binary_cross_entropy])
+def test_integers_as_numbers(loss: Any) -> None:
+    with pytest.raises(BlockValueError, match="target has integers from 4294967297"):
+        loss().forward({}, (np.zeros(1, np.float32), np.array([2**32 + 1])))
+    assert np.isfinite(loss().forward({}, (np.zeros(1, np.float32), np.array([1])))[0])
