@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
 from fnn.block import Params
@@ -175,6 +176,10 @@ class AveragedState(NamedTuple):
     inner: Any
     average: Params
     steps: jax.Array
+
+
+for _state in (OptimizerState, AveragedState):  # so that jax.export can write a training step
+    export.register_namedtuple_serialization(_state, serialized_name=f"fnn.{_state.__name__}")
 
 
 @checked

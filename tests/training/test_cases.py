@@ -13,8 +13,10 @@ import pytest
 import scipy.sparse
 
 import fnn
+from fnn.block import Block
 from fnn.training.arrays import checked_arrays
-from tests.zoo import CASES, sample
+from fnn.training.optimizers import AveragedState, OptimizerState
+from tests.zoo import CASES, Case, sample
 
 CE = fnn.softmax_cross_entropy()
 X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
@@ -308,3 +310,53 @@ def test_a_donated_step_takes_the_same_array_twice(optimizer: Any) -> None:
         new, *_ = donating(params, optimizer.init(params), X, T)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new, expected)
     assert params["out"]["w"].is_deleted()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if not c.further], ids=lambda case: case.id)
+def test_donated_steps_work_with_every_block(case: Case) -> None:
+    """optax PR#1059: also in a jit of one's own."""
+    block, (_, x, key, _), optimizer = case.make(), sample(case), fnn.adam(0.1)
+    params = block.init(jax.random.key(0), x)
+    half_squares = Block(
+        lambda key, x: {},
+        lambda params, x, key=None: (sum(jnp.sum(y * y) / 2 for y in jax.tree.leaves(x[0])), x[0]),
+        lambda params, y, dy: ({}, (jax.tree.map(lambda v: v * dy, y), None)),
+    )
+    step = fnn.make_step(block, half_squares, optimizer, donate=True)
+    data = (x, jnp.zeros(1), key)
+    params, state, _ = step(params, optimizer.init(params), *data)
+    params, state, _ = step(params, state, *data)
+    new = block.init(jax.random.key(0), x)
+    jax.jit(fnn.make_step(block, half_squares, optimizer), donate_argnums=(0, 1))(new, state, *data)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(new) if leaf.size)
+
+
+# ---- JAX's settings and tools ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["jax#5698", pytest.param("BrainPy#605", marks=pytest.mark.slow)])
+def test_fit_under_debug_nans_and_without_jit(name: str) -> None:
+    """Nothing stops where all numbers are finite; the parameters are the same."""
+    net = fnn.serial(a=fnn.linear(3), r=fnn.relu(), n=fnn.batch_norm(), d=fnn.dropout(0.2),
+                     b=fnn.linear(2))  # fmt: skip
+    settings = {"jax#5698": lambda: jax.debug_nans(True), "BrainPy#605": jax.disable_jit}
+    options = STEP | {"batch_size": 12, "validation": (X, T), "metrics": {"a": fnn.accuracy}}
+    expected = fnn.fit(net, CE, X, T, **options)
+    with settings[name]():
+        got = fnn.fit(net, CE, X, T, **options, diagnostics=name == "jax#5698")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.params,
+                 expected.params)  # fmt: skip
+    assert got.history[0]["validation_loss"] == pytest.approx(
+        expected.history[0]["validation_loss"]
+    )
+
+
+@pytest.mark.parametrize("state", [OptimizerState, AveragedState])
+def test_optimizer_states_are_registered_with_jax_export(state: type) -> None:
+    """So that a program that takes one can be written to a file (for which flatbuffers is needed).
+
+    JAX refuses a second registration.
+    """
+    with pytest.raises(ValueError, match="Duplicate"):
+        jax.export.register_namedtuple_serialization(state, serialized_name="another")

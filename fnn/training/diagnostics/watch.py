@@ -69,7 +69,8 @@ class Watch:
     def __call__(self, epoch: int, params: Params, state: Any, last: bool = False) -> None:
         """Measures after ``epoch``, if it is its turn; nothing waits for the result."""
         if epoch < 2 or last or epoch % self.every == 0:
-            values = self.step(params, state, *self.sample, *self.predicted, self.key)
+            with jax.debug_nans(False):  # NaN stands for what a layer does not have
+                values = self.step(params, state, *self.sample, *self.predicted, self.key)
             self.measured.append((epoch, values))
 
     def note_losses(self, losses: np.ndarray) -> None:
