@@ -126,7 +126,8 @@ def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> C
         require_held(name, (args[trees:], kwargs))
         return compiled(*args, **kwargs)
 
-    call.lower = compiled.lower  # type: ignore[attr-defined]
+    # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.
+    call.lower, call.trace = compiled.lower, compiled.trace  # type: ignore[attr-defined]
     return call
 
 

@@ -18,6 +18,7 @@ from fnn.training.arrays import checked_arrays
 from fnn.training.optimizers import AveragedState, OptimizerState
 from tests.zoo import CASES, Case, sample
 
+KEY = jax.random.key(0)
 CE = fnn.softmax_cross_entropy()
 X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
 T = (X[:, 0] > 0).astype(np.int32)
@@ -275,7 +276,7 @@ def test_a_schedule_that_cannot_be_traced_is_named(optimizer: str, schedule: str
     with jax.numpy_dtype_promotion("standard"):  # Optax's
         with pytest.raises(TypeError, match=message):
             fnn.fit(net, loss, X, X[:, :1], optimizer=made, **STEP)
-        params = net.init(jax.random.key(0), X)
+        params = net.init(KEY, X)
         with pytest.raises(TypeError, match=message):
             fnn.make_step(net, loss, made)(params, made.init(params), X, X[:, :1])
 
@@ -292,7 +293,7 @@ def test_init_returns_no_array_twice() -> None:
         if case.further and "batch_norm" not in case.id:
             continue
         x = sample(case).x
-        leaves = jax.tree.leaves(case.make().init(jax.random.key(0), x))
+        leaves = jax.tree.leaves(case.make().init(KEY, x))
         assert len({leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size}) == sum(
             leaf.size > 0 for leaf in leaves
         ), case.id
@@ -302,7 +303,7 @@ def test_init_returns_no_array_twice() -> None:
 def test_a_donated_step_takes_the_same_array_twice(optimizer: Any) -> None:
     """optax PR#1059: the state of lbfgs holds the parameters themselves at first."""
     net = fnn.serial(bn=fnn.batch_norm(), out=fnn.linear(2))
-    params = net.init(jax.random.key(0), X)
+    params = net.init(KEY, X)
     params["bn"]["scale"] = params["bn"]["statistics"]["var"]
     with jax.numpy_dtype_promotion("standard"):  # Optax's
         expected, *_ = fnn.make_step(net, CE, optimizer)(params, optimizer.init(params), X, T)
@@ -317,7 +318,7 @@ def test_a_donated_step_takes_the_same_array_twice(optimizer: Any) -> None:
 def test_donated_steps_work_with_every_block(case: Case) -> None:
     """optax PR#1059: also in a jit of one's own."""
     block, (_, x, key, _), optimizer = case.make(), sample(case), fnn.adam(0.1)
-    params = block.init(jax.random.key(0), x)
+    params = block.init(KEY, x)
     half_squares = Block(
         lambda key, x: {},
         lambda params, x, key=None: (sum(jnp.sum(y * y) / 2 for y in jax.tree.leaves(x[0])), x[0]),
@@ -327,7 +328,7 @@ def test_donated_steps_work_with_every_block(case: Case) -> None:
     data = (x, jnp.zeros(1), key)
     params, state, _ = step(params, optimizer.init(params), *data)
     params, state, _ = step(params, state, *data)
-    new = block.init(jax.random.key(0), x)
+    new = block.init(KEY, x)
     jax.jit(fnn.make_step(block, half_squares, optimizer), donate_argnums=(0, 1))(new, state, *data)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(new) if leaf.size)
 
@@ -360,3 +361,13 @@ def test_optimizer_states_are_registered_with_jax_export(state: type) -> None:
     """
     with pytest.raises(ValueError, match="Duplicate"):
         jax.export.register_namedtuple_serialization(state, serialized_name="another")
+
+
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_step_is_exported(donate: bool) -> None:
+    net, optimizer = fnn.linear(2), fnn.averaged(fnn.adam(0.1), 0.9)
+    step, params = fnn.make_step(net, CE, optimizer, donate=donate), net.init(KEY, X)
+    arguments = (params, optimizer.init(params), X, T)
+    program = jax.export.export(step)(*arguments)  # type: ignore[arg-type]
+    got, expected = program.call(*jax.tree.map(jnp.copy, arguments)), step(*arguments)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
