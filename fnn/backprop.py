@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.block import Block, Key, Params, Residuals, Shape, Value
 from fnn.executor import graph
-from fnn.pytrees import require_held, with_zeros
+from fnn.pytrees import in_form_of, require_held, with_zeros
 
 
 @checked
@@ -52,7 +52,7 @@ def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Par
         inputs = (x, target) if weights is None else (x, target, weights)
         value, residuals = block.forward({"net": params}, inputs, key)
         grads, _ = block.backward({"net": params}, residuals, jnp.ones_like(value))
-        return value, grads["net"], residuals["net"]
+        return value, in_form_of(params, grads["net"]), residuals["net"]
 
     return f
 
@@ -116,12 +116,14 @@ def as_function(block: Block) -> Callable[..., Value]:
 
     def forward(params: Params, x: Value, key: Key) -> tuple[Value, Residuals]:
         y, residuals = block.forward(params, x, key)
-        return y, (params, residuals)
+        shape = jax.tree.map(Shape.of, x)  # for the form of its cotangent
+        return y, (params, residuals, shape)
 
-    def backward(saved: tuple[Params, Residuals], dy: Value) -> tuple[Params, Value, None]:
-        params, residuals = saved
+    def backward(saved: tuple[Params, Residuals, Value], dy: Value) -> tuple[Params, Value, None]:
+        params, residuals, x = saved
         dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
-        return (*block.backward(params, residuals, dy), None)  # None: JAX's zero cotangent
+        dparams, dx = block.backward(params, residuals, dy)
+        return in_form_of(params, dparams), in_form_of(x, dx), None  # None: JAX's zero cotangent
 
     f.defvjp(forward, backward)
 

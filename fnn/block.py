@@ -377,8 +377,8 @@ def as_array(name: str, what: str, x: Any) -> jax.Array:
 
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
-    if not isinstance(params, dict) or set(params) != set(needed):
-        got = sorted(params) if isinstance(params, dict) else type(params).__name__
+    if not isinstance(params, Mapping) or set(params) != set(needed):
+        got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
         raise BlockTypeError(
             name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
         )

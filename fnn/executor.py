@@ -133,7 +133,7 @@ def _executor(
         # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
         # what its readers send back. In reverse order all of them have been run before it.
         cotangents: dict[str, Value] = {}
-        dparams: Params = type(params)(dict.fromkeys(params))
+        dparams: Params = dict.fromkeys(params)
         _send(cotangents, g.outputs, dy)
         for _, node in reversed(live):
             upstream = cotangents.get(node.name)
@@ -153,7 +153,7 @@ def _executor(
         for _, node in live:
             if (rule := node.block.rules.update_statistics) is not None:
                 updated[node.params_of] = rule(updated[node.params_of], residuals[node.name])
-        return type(params)(updated)
+        return updated
 
     has_statistics = any(node.block.rules.update_statistics is not None for _, node in live)
     rules = Rules(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,32 @@ def split_floats(x: Any) -> tuple[list[Any], Callable[[Any], Any]]:
         return tree.unflatten(filled)
 
     return [leaves[i] for i in places], put
+
+
+def in_form_of(like: Any, tree: Any) -> Any:
+    """``tree`` with the containers of ``like``, where they hold the same.
+
+    Blocks give cotangents as dicts and tuples, whatever mappings and sequences their parameters
+    and inputs are: an ``OrderedDict``, Flax's ``FrozenDict``, a list, a NamedTuple.
+
+    >>> from collections import OrderedDict
+    >>> in_form_of([OrderedDict(w=1, b=2)], ({"b": 3, "w": 4},))
+    [OrderedDict({'w': 4, 'b': 3})]
+    """
+    structure: Any
+    children, structure = jax.tree_util.tree_flatten_with_path(like, lambda v: v is not like)
+    if isinstance(like, Mapping) and isinstance(tree, Mapping):
+        if jax.tree_util.all_leaves([like]):
+            raise TypeError(
+                f"params or x is a {type(like).__name__}, which JAX does not know as a pytree: "
+                "give dict(...) of it"
+            )
+        parts = [(child, tree[path[0].key]) for path, child in children]
+    elif isinstance(like, (tuple, list)) and isinstance(tree, (tuple, list)):
+        parts = list(zip([child for _, child in children], tree, strict=True))
+    else:
+        return tree
+    return structure.unflatten([in_form_of(child, part) for child, part in parts])
 
 
 def require_held(name: str, tree: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import collections
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from flax.core import FrozenDict
 
 import fnn
 from fnn.block import Block
@@ -152,3 +156,84 @@ def test_as_function_with_integers_and_keys(problem: Any) -> None:
     frozen = fnn.as_function(fnn.freeze(fnn.linear(2)))
     grads = jax.grad(lambda p: frozen(p, x).sum())(fnn.linear(2).init(key, x))
     assert not any(np.any(g) for g in jax.tree.leaves(grads))
+
+
+# ---- parameters and inputs in other containers -----------------------------------------------
+
+
+def reversed_order(items: dict[str, Any]) -> Any:
+    return collections.OrderedDict(reversed(items.items()))
+
+
+def with_default(items: dict[str, Any]) -> Any:
+    return collections.defaultdict(list, items)
+
+
+def made_of(mapping: Callable[[dict[str, Any]], Any], tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return mapping({name: made_of(mapping, part) for name, part in tree.items()})
+
+
+MIXED = fnn.serial(
+    first=fnn.linear(3), norm=fnn.batch_norm(), frozen=fnn.freeze(fnn.linear(3)),
+    deep=fnn.repeat(fnn.layer(3, fnn.tanh()), 2), last=fnn.rematerialize(fnn.linear(2)),
+)  # fmt: skip
+SQUARED, SGD = fnn.squared_error(), fnn.sgd(0.1, 0.9)
+X, T = np.float32([[1, 2, 3], [2, 0, 1], [5, 1, 1]]), np.float32([[1, 0], [2, 1], [0, 3]])
+ENTRIES: dict[str, Callable[[Any], Any]] = {
+    "value_and_grad": lambda p: fnn.value_and_grad(MIXED, SQUARED)(p, X, T)[1],
+    "as_function": jax.grad(lambda p: fnn.as_function(MIXED)(p, X).sum()),
+    "make_step": lambda p: fnn.make_step(MIXED, SQUARED, SGD)(p, SGD.init(p), X, T)[0],
+    "make_epoch": lambda p: fnn.make_epoch(MIXED, SQUARED, SGD, 2)(
+        p, SGD.init(p), X, T, np.arange(3)
+    )[0],
+    "fit": lambda p: fnn.fit(MIXED, SQUARED, X, T, params=p, epochs=1, progress=False).params,
+    "errors": lambda p: jax.tree.map(lambda e: e < 1e-5, fnn.check.errors(MIXED, p, X)),
+}
+
+
+@pytest.mark.parametrize("mapping", [reversed_order, with_default, FrozenDict])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_parameters_in_any_mapping(entry: str, mapping: Any) -> None:
+    params = MIXED.init(jax.random.key(0), X)
+    other = made_of(mapping, params)
+    wanted, got = ENTRIES[entry](params), ENTRIES[entry](other)
+    if entry != "errors":
+        assert jax.tree.structure(got) == jax.tree.structure(other)
+    paths = jax.tree_util.tree_leaves_with_path
+    got, wanted = ({jax.tree_util.keystr(k): v for k, v in paths(t)} for t in (got, wanted))
+    assert got.keys() == wanted.keys()
+    for path, value in wanted.items():
+        np.testing.assert_array_equal(got[path], value, err_msg=path)
+
+
+def test_what_reads_parameters_takes_any_mapping() -> None:
+    params = MIXED.init(jax.random.key(0), X)
+    other = made_of(reversed_order, params)
+    for net in (MIXED, fnn.inference(MIXED)):
+        np.testing.assert_array_equal(net.forward(other, X)[0], net.forward(params, X)[0])
+    predict = fnn.make_predict(MIXED, 2)
+    np.testing.assert_array_equal(predict(other, X), predict(params, X))
+    assert fnn.whiteboard.trace(MIXED, other, X).svg()
+    assert fnn.check.finite(MIXED)(other, X).first is None
+
+
+class Pair(NamedTuple):
+    u: Any
+    v: Any
+
+
+@pytest.mark.parametrize("container", [tuple, list, Pair._make])
+def test_inputs_in_any_sequence(container: Any) -> None:
+    x = container([jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])])
+    dx = jax.grad(lambda x: fnn.as_function(fnn.multiply())({}, x).sum())(x)
+    assert type(dx) is type(x) and (dx[0] == x[1]).all() and (dx[1] == x[0]).all()
+    value, _ = fnn.value_and_grad(fnn.multiply(), SQUARED)({}, x, jnp.array([3.0, 6.0]))
+    assert float(value) == 1
+
+
+def test_a_mapping_that_jax_does_not_know_is_refused() -> None:
+    params = types.MappingProxyType(NET.init(jax.random.key(0), jnp.ones((1, 5))))
+    with pytest.raises(TypeError, match=r"a mappingproxy, which JAX does not know.*dict\(\.\.\.\)"):
+        fnn.value_and_grad(NET, LOSS)(params, jnp.ones((1, 5)), jnp.array([0]))

@@ -376,7 +376,7 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
             leaf: momentum * old[leaf] + (1 - momentum) * value.ravel().astype(old[leaf].dtype)
             for leaf, value in batch.items()
         }
-        return params | {"statistics": new}
+        return {**params, "statistics": new}
 
     kind = Kind(name, (momentum, epsilon))
     rules = Rules(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
-from fnn.pytrees import flat, split_floats
+from fnn.pytrees import flat, in_form_of, split_floats
 
 
 def errors(
@@ -93,7 +93,7 @@ def compared(got: Any, want: Any, error: Callable[[Any, Any], Any] | None = None
     def compare(mine: Any, theirs: Any) -> Any:
         return None if mine is None else jax.tree.map(error or relative_error, mine, theirs)
 
-    return jax.tree.map(compare, got, want, is_leaf=lambda d: d is None)
+    return jax.tree.map(compare, in_form_of(want, got), want, is_leaf=lambda d: d is None)
 
 
 def relative_error(got: jax.Array, want: jax.Array, *scales: jax.Array) -> jax.Array:

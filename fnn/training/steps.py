@@ -14,7 +14,7 @@ from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
 from fnn.block import Block, Key, Params, Value, is_floating
 from fnn.executor import inference
-from fnn.pytrees import require_held, with_zeros
+from fnn.pytrees import in_form_of, require_held, with_zeros
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
@@ -53,7 +53,7 @@ def plain_step(
             updates, state = optimizer.update(full, state, params, **extra)
         params = _keep_frozen(params, apply_updates(params, updates), grads)
         if net.rules.update_statistics is not None:
-            moved = net.rules.update_statistics(params, residuals)
+            moved = in_form_of(params, net.rules.update_statistics(params, residuals))
             params = moved if share == 1 else _part_of_the_way(params, moved, share)
         return params, state, value
 
