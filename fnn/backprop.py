@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import Block, Key, Params, Residuals, Shape, Value
+from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.executor import graph
 from fnn.pytrees import in_form_of, require_held, with_zeros
 
@@ -116,8 +116,7 @@ def as_function(block: Block) -> Callable[..., Value]:
 
     def forward(params: Params, x: Value, key: Key) -> tuple[Value, Residuals]:
         y, residuals = block.forward(params, x, key)
-        shape = jax.tree.map(Shape.of, x)  # for the form of its cotangent
-        return y, (params, residuals, shape)
+        return y, (params, residuals, jax.tree.map(lambda _: (), x))  # of x its containers alone
 
     def backward(saved: tuple[Params, Residuals, Value], dy: Value) -> tuple[Params, Value, None]:
         params, residuals, x = saved

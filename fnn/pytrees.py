@@ -40,8 +40,8 @@ def in_form_of(like: Any, tree: Any) -> Any:
     and inputs are: an ``OrderedDict``, Flax's ``FrozenDict``, a list, a NamedTuple.
 
     >>> from collections import OrderedDict
-    >>> in_form_of([OrderedDict(w=1, b=2)], ({"b": 3, "w": 4},))
-    [OrderedDict({'w': 4, 'b': 3})]
+    >>> [*in_form_of(OrderedDict(w=1, b=2), {"b": 3, "w": 4}).items()]
+    [('w', 4), ('b', 3)]
     """
     structure: Any
     children, structure = jax.tree_util.tree_flatten_with_path(like, lambda v: v is not like)
