@@ -107,6 +107,7 @@ def test_labels_of_any_kind_are_the_same_labels(kind: str) -> None:
             x, target = checked_arrays("x", X, labels, None)
         np.testing.assert_array_equal(target, T)
         assert target.dtype == jax.dtypes.canonicalize_dtype(target.dtype) and x is X
+        assert target.dtype.isnative  # JAX has no others
 
 
 def test_examples_of_a_source_may_have_integers_of_several_widths() -> None:
