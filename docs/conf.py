@@ -118,6 +118,9 @@ LABEL = re.compile(
 FIELD = re.compile(
     r"``[^`]+``(?: \([^)]*\))?(?:, ``[^`]+``(?: \([^)]*\))?)*: "
 )  # of a record: one a line
+NARROWER = re.compile(
+    r"~[\w.]+Annotated\[(.*?), Needs\(words=.*?, fits=<function \S+ at \w+>\)\]"
+)  # of fnn.arguments
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Example|Examples|Note):$")
 
 
@@ -203,9 +206,14 @@ def arguments(
 
 def signature(
     app: Sphinx, what: str, name: str, subject: Any, options: Any, arguments: Any, returns: Any
-) -> tuple[str, str] | None:
-    """A protocol is called, not made: its docstring begins with how."""
-    return ("", "") if getattr(subject, "_is_protocol", False) else None
+) -> tuple[str, str]:
+    """Narrower kinds of numbers by their type; the docstring has the range.
+
+    A protocol is called, not made: its docstring begins with how.
+    """
+    if getattr(subject, "_is_protocol", False):
+        return "", ""
+    return arguments and NARROWER.sub(r"\1", arguments), returns
 
 
 # ---- the table of formulas -------------------------------------------------------------------
