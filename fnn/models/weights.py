@@ -233,27 +233,29 @@ def _unsaid(
     embeddings: Sequence[str] | None,
 ) -> str:
     """What needs to be said of a state_dict, as it cannot be known from it; "" if it has been."""
-    weights = {
-        name.removesuffix("weight").rstrip(".").replace(".", "/"): (name, a.shape)
+    shapes = {
+        module: a.shape
         for name, a in arrays.items()
-        if name.endswith("weight")
+        for module, _, leaf in [name.rpartition(".")]
+        if leaf == "weight"
     }
-    matrices = {module: named for module, named in weights.items() if len(named[1]) == 2}
+    matrices = {module.replace(".", "/"): module for module in shapes if len(shapes[module]) == 2}
     if embeddings is None:
-        for module, (name, (rows, columns)) in matrices.items():
-            if rows == columns and f"{name.removesuffix('weight')}bias" not in arrays:
+        for path, module in matrices.items():
+            rows, columns = shapes[module]
+            if rows == columns and f"{module}.bias".lstrip(".") not in arrays:
                 return (
-                    f"{name}, a square matrix without a bias, may be of a linear layer, which is "
-                    "transposed, or an embedding, which is not: give the paths of the embeddings, "
-                    f"embeddings=({module!r},), or embeddings=() if there is none"
+                    f"the weight of {path}, square and without a bias, may be a linear layer's, "
+                    "which is transposed, or an embedding's, which is not: give the paths of the "
+                    f"embeddings, embeddings=({path!r},), or embeddings=() if there is none"
                 )
-    linear = [module for module in matrices if module not in (embeddings or ())]
-    if flattened is None and linear and any(len(shape) > 2 for _, shape in weights.values()):
+    linear = [path for path in matrices if path not in (embeddings or ())]
+    if flattened is None and linear and any(len(shape) > 2 for shape in shapes.values()):
         return (
-            f"{matrices[linear[0]][0]} is of a linear layer in a network with convolutions, and "
-            "PyTorch flattens images channels first, fnn channels last: give the layers that read "
-            f"a flattened image with its shape, flattened={{{linear[0]!r}: (height, width, "
-            "channels)}, or flattened={} if there is none"
+            f"{linear[0]} is a linear layer in a network with convolutions, and PyTorch flattens "
+            "images channels first, fnn channels last: give the layers that read a flattened image "
+            f"with its shape, flattened={{{linear[0]!r}: (height, width, channels)}}, or "
+            "flattened={} if there is none"
         )
     return ""
 
