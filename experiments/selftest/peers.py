@@ -112,7 +112,7 @@ def of_torch(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
         leaf = bits.view(getattr(torch, x.dtype.name)).requires_grad_()
         y = value(leaf)
         (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
-        y, dx = (v.detach().view(bits.dtype).numpy().view(x.dtype) for v in (y, dx))
-        return y, dx
+        numbers, slope = (v.detach().view(bits.dtype).numpy().view(x.dtype) for v in (y, dx))
+        return numbers, slope
 
     return both

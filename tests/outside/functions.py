@@ -249,6 +249,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "betainc by x": lambda s, r: (lambda x: s.betainc(1.3, 2.1, x), r.unit(3)),
         "gammainc": lambda s, r: (s.gammainc, r.positive(4), r.positive(4)),
         "erfinv": lambda s, r: (s.erfinv, r.between(-0.9, 0.9, 6)),
+        "exp1 near 0": lambda s, r: (s.exp1, np.array([2e-3, 1e-3, 5e-4, 3e-4])),
         "erfcx": lambda s, r: (s.erfcx, r.normal(6)),
         "dawsn": lambda s, r: (s.dawsn, r.normal(6)),
         "fresnel": lambda s, r: (s.fresnel, r.normal(6)),
@@ -306,6 +307,10 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "cholesky": lambda s, r: (s.cholesky, r.spd(3)),
         "eigvalsh": lambda s, r: (s.eigvalsh, r.spd(3)),
         "eigvals, complex out": lambda s, r: (s.eigvals, r.normal(3, 3)),
+        "svd with its vectors": lambda s, r: (
+            lambda x: s.svd(x, full_matrices=False),
+            r.normal(3, 3),
+        ),
         "svdvals": lambda s, r: (s.svdvals, r.normal(4, 3)),
         "qr": lambda s, r: (s.qr, r.normal(4, 3)),
         "norm of vectors": lambda s, r: (lambda x: s.norm(x, axis=-1), r.normal(4, 3)),
@@ -1187,5 +1192,70 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
 RIGHT = [
     Row(package, name, make)
     for package, functions in FUNCTIONS.items()
+    for name, make in functions.items()
+]
+
+
+def _of_probabilities(x: Any, dy: Any) -> Any:
+    return jax.vjp(jax.nn.softmax, x)[1](dy)
+
+
+# Not the derivative, on purpose: what is meant is declared.
+SURROGATES = [
+    Row(package, name, make)
+    for package, functions in {
+        "jax.lax": {
+            "stop_gradient in a straight-through rounding": given(
+                lambda lax, r: (lambda x: x + lax.stop_gradient(jnp.round(x) - x), r.normal(6)),
+                declared=lambda x, dy: (dy,),
+            ),
+            "stop_gradient of one factor": given(
+                lambda lax, r: (lambda x: x * lax.stop_gradient(jnp.exp(x)), r.normal(6)),
+                declared=lambda x, dy: (dy * jnp.exp(x),),
+            ),
+        },
+        "rlax": {
+            "clip_gradient": given(
+                lambda m, r: (lambda x: m.clip_gradient(x, -0.5, 0.5), r.normal(6)),
+                declared=lambda x, dy: (jnp.clip(dy, -0.5, 0.5),),
+            ),
+            "td_learning, the target stopped": given(
+                lambda m, r: (m.td_learning, *(r.normal() for _ in range(4))),
+                declared=lambda v, r, g, w, dy: (-dy, 0 * dy, 0 * dy, 0 * dy),
+            ),
+        },
+        "optax": {
+            "scale_gradient": given(
+                lambda optax, r: (lambda x: optax.scale_gradient(x, 0.3), r.normal(6)),
+                declared=lambda x, dy: (0.3 * dy,),
+            ),
+        },
+        "tensorflow_probability.substrates.jax.math": {
+            "clip_by_value_preserve_gradient": given(
+                lambda m, r: (
+                    lambda x: m.clip_by_value_preserve_gradient(x, -0.5, 0.5),
+                    r.normal(6),
+                ),
+                declared=lambda x, dy: (dy,),
+            ),
+        },
+        "distrax": {
+            "straight_through_wrapper": given(
+                lambda d, r: (
+                    lambda x: d.straight_through_wrapper(d.OneHotCategorical)(x).sample(seed=KEY),
+                    r.normal(3, 4),
+                ),
+                declared=_of_probabilities,
+            ),
+        },
+        "jax.random": {
+            "gamma, reparameterised implicitly": given(
+                lambda random, r: (lambda a: random.gamma(KEY, a), r.positive(5)),
+                declared=lambda a, dy: (
+                    dy * jax.lax.random_gamma_grad(a, jax.random.gamma(KEY, a)),
+                ),
+            ),
+        },
+    }.items()
     for name, make in functions.items()
 ]

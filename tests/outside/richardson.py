@@ -20,7 +20,7 @@ def _in_float64(leaf: Any) -> Any:
     return np.array(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
 
 
-def slope(f: Callable[[float], float], h: float = 0.02) -> tuple[float, float]:
+def slope(f: Callable[[float], float], h: float) -> tuple[float, float]:
     """f'(0) and its likely error: central differences with steps h, h/2, ..., extrapolated."""
     best, error = np.nan, np.inf
     before: list[float] = []
@@ -74,7 +74,10 @@ def errors(f: Callable[..., Any], *args: Any, seed: int = 0) -> tuple[float, flo
             for at in np.ndindex(leaf.shape):
                 for unit in (1, 1j) if np.iscomplexobj(leaf) else (1,):
                     got = (np.asarray(dx[i])[at] * unit).real
-                    true, error = slope(lambda t, i=i, at=at, unit=unit: value(i, at, t * unit))
+                    step = 0.02 * min(1, 10 * abs(leaf[at])) or 0.02
+                    true, error = slope(
+                        lambda t, i=i, at=at, unit=unit: value(i, at, t * unit), step
+                    )
                     wrong = max(wrong, abs(got - true)) if got == got else np.inf
                     doubt, top = max(doubt, error), max(top, abs(true))
         return wrong / (top or 1), doubt / (top or 1)

@@ -1,15 +1,22 @@
-"""fnn.check.function on functions of public packages: no false alarm, no crash, in its time."""
+"""fnn.check.function on functions of public packages: no false alarm, no crash, in its time; their
+known defects, and rules broken on purpose, are found and named."""
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fnn
 from tests.outside import richardson
-from tests.outside.functions import RIGHT, Draw, Row
+from tests.outside.broken import BROKEN, Broken, Rule
+from tests.outside.defects import DEFECTS, Defect
+from tests.outside.functions import RIGHT, SURROGATES, Draw, Row
 
 pytestmark = pytest.mark.as_users
 BUDGET = 60  # seconds of the process for one check, by default
@@ -46,6 +53,41 @@ def test_the_table_is_right(row: Row) -> None:
     assert error < tolerance and doubt < tolerance
 
 
-def test_the_table_has_many_packages() -> None:
+@pytest.mark.parametrize("row", SURROGATES, ids=str)
+def test_a_declared_surrogate_is_right_and_another_is_not(row: Row) -> None:
+    f, *args = made(row)
+    assert verdict(checked(row))
+
+    def twice(*args: Any) -> Any:
+        return jax.tree.map(lambda d: 2 * d, row.options["declared"](*args))
+
+    assert not verdict(fnn.check.function(f, *args, declared=twice))
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=str)
+def test_a_defect_of_a_package_is_found(defect: Defect) -> None:
+    f, *args = defect.make(pytest.importorskip(defect.package))
+    if defect.true is not None:
+        with jax.enable_x64(True):
+            leaves = [jnp.asarray(arg) for arg in args]
+            y, back = jax.vjp(f, *leaves)
+            got = back(jnp.ones_like(y))
+        pairs = zip(got, defect.true(), strict=True)
+        if all(np.allclose(d, true, 1e-3, 1e-3) for d, true in pairs):
+            pytest.skip("this version is right")
+    report = fnn.check.function(f, *args)
+    said = [*report.problems, *getattr(report, "notes", ())]
+    assert said if defect.noted else not verdict(report)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=str)
+def test_a_broken_rule_is_found_and_named(broken: Broken | Rule) -> None:
+    report = fnn.check.function(broken.rule(), *broken.args)
+    assert not verdict(report)
+    assert re.search(broken.words, str(report.problems[0])), report.problems[0]
+
+
+def test_the_tables_are_large() -> None:
     packages = {row.package.split(".")[0] for row in RIGHT}
     assert len(RIGHT) >= 250 and len(packages) >= 15
+    assert len(BROKEN) >= 60
