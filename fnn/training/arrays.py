@@ -129,7 +129,10 @@ def host_array(name: str, a: Any) -> np.ndarray:
             f"{name} is a masked array, and what is under the mask would be taken for data; drop "
             "these examples, or replace what is masked: a.filled(value)"
         )
-    array = np.asarray(a)
+    try:
+        array = np.asarray(a)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of several lengths; PyTorch's
+        raise TypeError(f"{name} does not become one array of numbers: {error}") from error
     dtype, kind = array.dtype, array.dtype.kind
     narrow = kind == "V" and jnp.issubdtype(dtype, jnp.number)  # bfloat16, int4
     if not (narrow or (kind in "biuf" and dtype.itemsize <= 8)):

@@ -35,6 +35,13 @@ class Table:
         return self.values
 
 
+class Tensor(Table):
+    """An array of another library that needs a step of its own."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise RuntimeError("use tensor.detach()")
+
+
 def masked(a: np.ndarray) -> np.ma.MaskedArray:
     return np.ma.masked_array(a, mask=np.arange(a.size).reshape(a.shape) == 5)
 
@@ -59,6 +66,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "complex": (X.astype(complex), T, "complex128, needs real numbers: .* as two features"),
     "complex target": (X, T.astype(complex), "target has dtype complex128"),
     "fields": (FIELDS, T, "structured_to_unstructured"),
+    "a tensor": (Tensor(X), T, r"x does not become one array of numbers: use tensor.detach\(\)"),
     "long double": (X.astype(np.longdouble), T, r"float128.*a.astype\(numpy.float64\)"),
     "lists of unequal length": ([[1.0], [1.0, 2.0]], T[:2], "x holds a list, needs arrays"),
     "a list in a tuple": ((X, X.tolist()), T, "x holds a list, needs arrays"),
@@ -177,6 +185,11 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "jax#13795": (LOGITS, np.ma.masked_array([0, 1, 2, 0], mask=[0, 0, 0, 1]), "masked array"),
     "jax#13795, in a list": (LOGITS, [0, 1, 2, np.ma.masked], "masked array"),
     "objects": (LOGITS, np.array([0, 1, 2, None]), "dtype object, needs real numbers"),
+    "lists of unequal length": (
+        [[1.0], [1.0, 2.0]],
+        [0, 1],
+        "does not become one array of numbers",
+    ),
     "names": (LOGITS, list("abca"), "numpy.unique"),
     "complex": (LOGITS + 1j, [0, 1, 2, 0], "complex128, needs real numbers"),
 }
