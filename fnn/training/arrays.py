@@ -107,10 +107,12 @@ def _arrays(what: str, value: Value) -> Value:
     return jax.tree.map(array, value, is_leaf=lambda a: a is None or isinstance(a, list))
 
 
+NAMES = "turn names of classes into labels 0, 1, ... with numpy.unique(a, return_inverse=True)[1]"
 # How to make real numbers of an array, by the kind of its dtype.
 REMEDIES = {
-    "O": "drop missing values and convert the rest: .astype(float), or .astype(int) for labels",
-    "U": "turn names of classes into labels 0, 1, ... with numpy.unique(a, return_inverse=True)[1]",
+    "O": "drop missing values and convert the rest: .astype(float), .astype(int) for labels; "
+    f"{NAMES}",
+    "U": NAMES,
     "M": "subtract a date and divide by numpy.timedelta64(1, 'D')",
     "m": "divide by numpy.timedelta64(1, 's')",
     "c": "give its real and imaginary parts as two features",

@@ -122,9 +122,10 @@ def fit(
       finite ends it too, warns which block made it, and keeps the last good parameters.
 
     Raises:
-      ValueError, TypeError: before training, for data that is empty, of different lengths, NaN or
-        infinite, for targets that the loss refuses, and for arguments that cannot work. While
-        training, for bad examples of a source; the message names the first.
+      ValueError, TypeError: before training, for data that is empty, of different lengths, NaN,
+        infinite, masked, no real numbers or integers that JAX would wrap, for targets that the loss
+        refuses, and for arguments that cannot work. While training, for bad examples of a source;
+        the message names the first.
       BlockError: network, loss and data do not match; the message names the block.
 
     >>> import fnn, numpy as np
