@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import A_KEY, Block, BlockTypeError, BlockValueError, is_key
+from fnn.block import A_KEY, Block, BlockTypeError, BlockValueError, described, is_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,14 +92,11 @@ def _require(name: str, what: str, hint: Any, value: Any) -> Any:
     converted = _converted(hint, value)
     if converted is not _MISFIT:
         return converted
-    got, fix = " ".join(f"{value!r:.60}".split()), ""
-    if isinstance(value, types.FunctionType) and "a function" not in _needs(hint):
-        got, fix = f"the function {value.__name__}", f": call it, {value.__name__}(...)"
-    elif isinstance(value, Block):
-        got = f"the block {value.name}"
+    is_uncalled = isinstance(value, types.FunctionType) and "a function" not in _needs(hint)
+    fix = f": call it, {value.__name__}(...)" if is_uncalled else ""
     is_value = isinstance(value, (numbers.Number, str, tuple, list)) and not fix
     error = BlockValueError if is_value and not isinstance(value, Block) else BlockTypeError
-    raise error(name, f"{what} is {got}, needs {_needs(hint).format(what)}{fix}")
+    raise error(name, f"{what} is {described(value)}, needs {_needs(hint).format(what)}{fix}")
 
 
 def _converted(hint: Any, value: Any) -> Any:
@@ -153,7 +150,7 @@ def _number(kind: type, value: Any) -> Any:
         finite = False
     if not finite:
         return _MISFIT
-    return value if type(value) in (int, float) else float(value)
+    return value if type(value) is int and abs(value) < 2**31 else float(value)
 
 
 def _needs(hint: Any) -> str:

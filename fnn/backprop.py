@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.block import Block, Key, Params, Residuals, Value, as_array, require_key
 from fnn.executor import graph
-from fnn.pytrees import in_form_of, require_held, with_zeros
+from fnn.pytrees import in_form_of, with_zeros
 
 
 @checked
@@ -127,7 +127,11 @@ def as_function(block: Block) -> Callable[..., Value]:
     f.defvjp(forward, backward)
 
     def apply(params: Params, x: Value, key: Key = None) -> Value:
-        require_held(block.name, x)
+        for what, tree in (("params", params), ("x", x)):
+            for leaf in jax.tree.leaves(tree):
+                as_array(block.name, f"a leaf of {what}", leaf)
+        if key is not None:
+            require_key(block.name, key)
         return f(params, x, key)
 
     return apply

@@ -297,12 +297,32 @@ def is_floating(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
+def is_array(x: Any) -> bool:
+    """Whether ``x`` has a dtype and a shape: an array, or a ``jax.ShapeDtypeStruct``."""
+    return hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, type)
+
+
+def require_array(name: str, what: str, x: Any) -> None:
+    """Refuses what has no dtype and shape."""
+    if not is_array(x):
+        raise BlockTypeError(
+            name, f"{what} is {described(x)}, needs an array: jax.numpy.asarray(...)"
+        )
+
+
+def require_numbers(name: str, what: str, tree: Any) -> None:
+    """Refuses shapes in place of arrays."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
+        raise BlockTypeError(
+            name,
+            f"{what} is {described(tree)} without its numbers, needs arrays: give a "
+            "jax.ShapeDtypeStruct to init, or to jax.eval_shape(forward, ...)",
+        )
+
+
 def require_floating(name: str, what: str, x: Any) -> None:
     """Refuses an input without a gradient; the message has the cast that helps."""
-    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
-        raise BlockTypeError(
-            name, f"{what} is a {type(x).__name__}, needs one array: jax.numpy.asarray(...)"
-        )
+    require_array(name, what, x)
     if not is_floating(x):
         raise BlockTypeError(
             name,
@@ -311,12 +331,44 @@ def require_floating(name: str, what: str, x: Any) -> None:
         )
 
 
-def as_floating(name: str, x: Any) -> jax.Array:
+def as_floating(name: str, what: str, x: Any) -> jax.Array:
     """x as an array, also where it is a Python number; refused if it has no gradient."""
-    if isinstance(x, (int, float)):
+    if isinstance(x, float) or (type(x) is int and abs(x) < 2**1023):
         x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
-    require_floating(name, "x", x)  # a tuple too: it would be stacked silently
+    require_floating(name, what, x)  # a tuple too: it would be stacked silently
+    require_numbers(name, what, x)
     return jnp.asarray(x)
+
+
+def as_cotangent(
+    name: str, dy: Any, shape: Sequence[int] | None = None, dtype: Any = None
+) -> jax.Array:
+    """dy as an array, also where it is a Python number; refused unless it has y's shape, and its
+    dtype where that matters."""
+    dy = as_floating(name, "dy", dy)
+    if dtype is not None and dy.dtype != dtype:
+        raise BlockTypeError(name, f"dy is {dy.dtype}, needs the dtype of y: dy.astype({dtype})")
+    if shape is not None and dy.shape != tuple(shape):
+        raise BlockValueError(
+            name,
+            f"dy has shape {dy.shape}, needs that of y, {tuple(shape)}: give the cotangent "
+            "of what forward returned",
+        )
+    return dy
+
+
+def axes_of(name: str, axis: int | Sequence[int] | None, x: Spec) -> tuple[int, ...]:
+    """The axes of x that are asked for (all for None), from 0 on, in order."""
+    rank = len(x.shape)
+    asked = range(rank) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(sorted({a % rank for a in asked if -rank <= a < rank}))
+    if len(axes) < len(asked):
+        raise BlockValueError(
+            name,
+            f"axis {axis} does not fit x of shape {tuple(x.shape)}: needs different axes from "
+            f"{-rank} to {rank - 1}",
+        )
+    return axes
 
 
 A_KEY = "a key made by jax.random.key(seed)"
@@ -324,7 +376,7 @@ A_KEY = "a key made by jax.random.key(seed)"
 
 def is_key(value: Any) -> bool:
     """Whether a value is one random key, typed or raw."""
-    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+    if not is_array(value):
         return False
     typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     return value.shape == () if typed else value.dtype == jnp.uint32 and value.shape == (2,)
@@ -337,10 +389,24 @@ def require_key(name: str, key: Any) -> None:
 
 
 def described(value: Any) -> str:
-    """A value in a few words, for messages."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    """A value in a few words, for messages.
+
+    >>> described({"b": 0, "w": 1}), described(np.zeros((2, 3))), described(repr)
+    ("a dict of ['b', 'w']", 'float64 of shape (2, 3)', 'the function repr')
+    """
+    kind = type(value).__name__
+    if is_array(value):
         return f"{value.dtype} of shape {tuple(value.shape)}"
-    return " ".join(f"{value!r:.60}".split())
+    if isinstance(value, Block):
+        return f"the block {value.name}"
+    if isinstance(value, Mapping):
+        return f"a {kind} of {sorted(map(str, value))}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    text = " ".join(repr(value).split())
+    if len(text) > 60 and isinstance(value, (tuple, list)):
+        return f"a {kind} of {len(value)}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
@@ -367,9 +433,13 @@ def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
 
 
 def as_array(name: str, what: str, x: Any) -> jax.Array:
-    """x as JAX has it; refused if it is made of integers that JAX would wrap."""
-    if not hasattr(x, "dtype"):
-        x = np.asarray(x)
+    """x as JAX has it, also where it is a Python number; refused unless its numbers are real, and
+    if it is made of integers that JAX would wrap."""
+    x = np.asarray(x) if isinstance(x, (int, float)) else x
+    require_array(name, what, x)
+    require_numbers(name, what, x)
+    if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool) or x.dtype.kind == "c":
+        raise BlockTypeError(name, f"{what} has dtype {x.dtype}, needs real numbers or booleans")
     if words := misfit(x):
         raise BlockValueError(name, f"{what} {words}")
     return jnp.asarray(x)
@@ -378,7 +448,7 @@ def as_array(name: str, what: str, x: Any) -> jax.Array:
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
     if not isinstance(params, Mapping) or set(params) != set(needed):
-        got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+        got = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
         raise BlockTypeError(
             name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
         )
@@ -392,7 +462,9 @@ def require_shapes(
     for leaf, shape in shapes.items():
         if isinstance(shape, Mapping):
             require_shapes(name, params[leaf], shape, x)
-        elif params[leaf].shape != shape:
+            continue
+        require_floating(name, f"params[{leaf!r}]", params[leaf])
+        if params[leaf].shape != shape:
             reason = "" if x is None else f" for x of shape {tuple(x.shape)}"
             raise BlockValueError(
                 name,
@@ -439,3 +511,39 @@ def count_of(x: Spec, axes: Sequence[int] | None = None) -> Any:
     if isinstance(count, int):
         return float(max(count, 1))
     return jnp.maximum(jnp.asarray(count, compute_dtype(x.dtype)), 1)
+
+
+def elementary(
+    forward: Forward,
+    backward: Backward,
+    name: str,
+    kind: Kind,
+    rules: Rules = Rules(),  # noqa: B008
+    init: Init = no_params,
+) -> Block:
+    """A block that is not made of others, and refuses what none of these takes.
+
+    A key that is no key, parameters where it has none, a shape in place of an array: what it does
+    not look at would be ignored.
+    """
+
+    def checked_init(key: jax.Array, x: Value) -> Params:
+        require_key(name, key)
+        return init(key, x)
+
+    def checked_forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if key is not None:
+            require_key(name, key)
+        if init is no_params:
+            require_params(name, params, ())
+        require_numbers(name, "params", params)
+        require_numbers(name, "x", x)
+        return forward(params, x, key)
+
+    def checked_backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        require_params(name, params, ())
+        return backward(params, residuals, dy)
+
+    if init is no_params:
+        return Block(init, checked_forward, checked_backward, name, kind, rules=rules)
+    return Block(checked_init, checked_forward, backward, name, kind, rules=rules)

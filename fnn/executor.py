@@ -26,8 +26,10 @@ from fnn.block import (
     Rules,
     ValidateRule,
     Value,
+    described,
     located,
     require_block,
+    require_key,
 )
 
 GRAPH = Kind("graph")
@@ -101,6 +103,7 @@ def _executor(
     live = _live(g)
 
     def init(key: jax.Array, x: Value) -> Params:
+        require_key(name, key)
         values = _bind(g.inputs, x, name)
         params: dict[str, Params] = {}
         for i, node in live:
@@ -118,6 +121,8 @@ def _executor(
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         _check_params(g, params, name)
+        if key is not None:
+            require_key(name, key)
         values = _bind(g.inputs, x, name)
         residuals = {}
         for i, node in live:
@@ -132,6 +137,11 @@ def _executor(
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
         # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
         # what its readers send back. In reverse order all of them have been run before it.
+        _check_params(g, params, name)
+        if len(g.outputs) > 1 and (not isinstance(dy, (tuple, list)) or len(dy) != len(g.outputs)):
+            raise BlockTypeError(
+                name, f"dy is {described(dy)}, needs a tuple, one for each of {list(g.outputs)}"
+            )
         cotangents: dict[str, Value] = {}
         dparams: Params = dict.fromkeys(params)
         _send(cotangents, g.outputs, dy)
@@ -291,7 +301,7 @@ def _node(block: str, entry: Entry) -> Node:
         raise BlockTypeError(
             block,
             f"a node is (name, block, input_names) or (name, block, input_names, params_of), "
-            f"got {entry!r}",
+            f"got {described(entry)}: give one of the two forms",
         )
     name, node_block, inputs, *params_of = entry
     require_block(block, f"node {name!r}", node_block)
@@ -315,7 +325,7 @@ def _check(g: Graph, block: str) -> None:
                 why = "is computed later" if read in names else "is not a node or input"
                 raise BlockValueError(
                     block,
-                    f"node {node.name!r} reads {read!r}, which {why}; it can read "
+                    f"node {node.name!r} reads {read!r}, which {why}; it needs one of "
                     f"{sorted(computed)}",
                 )
         computed.add(node.name)
@@ -328,7 +338,7 @@ def _check(g: Graph, block: str) -> None:
     for output in (*g.outputs, *g.at_inference):
         if output not in computed:
             raise BlockValueError(
-                block, f"output {output!r} is not a node or input: {sorted(computed)}"
+                block, f"output {output!r} is not a node or input, needs one of {sorted(computed)}"
             )
     live = {node.name for _, node in _live(g)}
     for node in g.nodes:
@@ -346,7 +356,7 @@ def _check_params(g: Graph, params: Params, block: str) -> None:
     if not isinstance(params, Mapping):
         raise BlockTypeError(
             block,
-            f"params is a {type(params).__name__}, needs a dict keyed by block name: make it with "
+            f"params is {described(params)}, needs a dict keyed by block name: make it with "
             "init(key, x)",
         )
     unknown = sorted(set(params) - {node.params_of for node in g.nodes})
@@ -354,5 +364,6 @@ def _check_params(g: Graph, params: Params, block: str) -> None:
         raise BlockValueError(
             block,
             f"params have entries {unknown} that no node here is named after; "
-            f"nodes: {[node.name for node in g.nodes]}. Are they another network's parameters?",
+            f"nodes: {[node.name for node in g.nodes]}. Are they another network's parameters? "
+            "Make some for this one with init(key, x)",
         )

@@ -40,8 +40,13 @@ from fnn.block import (
     Rules,
     Shape,
     Value,
-    no_params,
+    as_array,
+    as_cotangent,
+    described,
+    elementary,
+    require_array,
     require_block,
+    require_key,
 )
 from fnn.blocks.gates import add
 from fnn.executor import Entry, graph, inference, map_nodes
@@ -201,7 +206,20 @@ def repeat(block: Block, n: Count) -> Block:
                 "needs an output of the input's shape and dtype",
             )
 
+    def require_stacked(params: Params) -> None:
+        for leaf in jax.tree.leaves(params):
+            require_array("repeat", "a parameter", leaf)
+            if leaf.shape[:1] != (n,):
+                raise BlockValueError(
+                    "repeat",
+                    f"a parameter has shape {leaf.shape}, needs a leading axis of {n}, one "
+                    "slice for each repetition: make parameters with init(key, x)",
+                )
+
     def init(key: jax.Array, x: Value) -> Params:
+        require_key("repeat", key)
+        for leaf in jax.tree.leaves(x):
+            require_array("repeat", "x", leaf)
         keys = jax.random.split(key, n)
         shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), x)
         one = jax.eval_shape(block.init, key, shape)
@@ -209,6 +227,8 @@ def repeat(block: Block, n: Count) -> Block:
         return jax.vmap(lambda k: block.init(k, shape))(keys)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if key is not None:
+            require_key("repeat", key)
         keys = None if key is None else jax.random.split(key, n)
 
         def body(x: Value, layer: tuple[Params, Key]) -> tuple[Value, Residuals]:
@@ -216,21 +236,23 @@ def repeat(block: Block, n: Count) -> Block:
             check(y, x)
             return y, residuals
 
-        for leaf in jax.tree.leaves(params):
-            if leaf.shape[:1] != (n,):
-                raise BlockValueError(
-                    "repeat",
-                    f"a parameter has shape {leaf.shape}, needs a leading axis of {n}, one "
-                    "slice for each repetition: make parameters with init(key, x)",
-                )
+        require_stacked(params)
+        x = jax.tree.map(lambda v: as_array("repeat", "x", v), x)
         return lax.scan(body, x, (params, keys), length=n)
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
         # forward: x_{i+1} = f(params_i, x_i), so dy goes through the layers from last to first.
+        require_stacked(params)
+
         def body(dy: Value, layer: tuple[Params, Residuals]) -> tuple[Value, Params]:
             dparams, dx = block.backward(layer[0], layer[1], dy)
+            if jax.tree.map(Shape.of, dx) != jax.tree.map(Shape.of, dy):
+                raise BlockTypeError(
+                    "repeat", f"dy is {_describe(dy)}, needs the dtype of y: {_describe(dx)}"
+                )
             return dx, dparams
 
+        dy = jax.tree.map(lambda d: as_cotangent("repeat", d), dy)
         dx, dparams = lax.scan(body, dy, (params, residuals), length=n, reverse=True)
         return dparams, dx
 
@@ -310,7 +332,7 @@ def _unmerged(
     because the predicate depends on dy.
     """
     leaves = jax.tree.leaves((params, residuals, dy))
-    first = next((d for d in jax.tree.leaves(dy) if d.size), None)
+    first = next((d for d in jax.tree.leaves(dy) if jnp.size(d)), None)
     if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return again(params, residuals, dy)  # not compiled, so nothing is merged
 
@@ -396,14 +418,17 @@ def concatenate(axis: int = -1) -> Block:
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         if not isinstance(x, (tuple, list)) or not x:
-            raise BlockTypeError("concatenate", f"needs a tuple of arrays, got {_describe(x)}")
+            raise BlockTypeError("concatenate", f"x is {described(x)}, needs a tuple of arrays")
+        for i, v in enumerate(x):
+            require_array("concatenate", f"x[{i}]", v)
         shapes = [v.shape for v in x]
         rank = len(shapes[0])
         if not -rank <= axis < rank or any(
             len(s) != rank or _without(s, axis) != _without(shapes[0], axis) for s in shapes
         ):
             raise BlockValueError(
-                "concatenate", f"shapes {shapes} do not agree in all but axis {axis}"
+                "concatenate",
+                f"shapes {shapes} do not agree in all but axis {axis}, as they need to",
             )
         if len({v.dtype for v in x}) > 1:
             raise BlockTypeError(
@@ -413,10 +438,12 @@ def concatenate(axis: int = -1) -> Block:
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
         # forward: y[a_i : a_{i+1}] = x_i, so dx_i is that slice of dy.
-        *ends, _ = itertools.accumulate(part.shape[axis] for part in residuals)
-        return {}, tuple(jnp.split(dy, ends, axis))
+        *ends, total = itertools.accumulate(part.shape[axis] for part in residuals)
+        shape = list(residuals[0].shape)
+        shape[axis] = total
+        return {}, tuple(jnp.split(as_cotangent("concatenate", dy, shape), ends, axis))
 
-    return Block(no_params, forward, backward, "concatenate", Kind("concatenate", (axis,)))
+    return elementary(forward, backward, "concatenate", Kind("concatenate", (axis,)))
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -455,7 +482,7 @@ def item(index: int) -> Block:
         dx[index] = dy
         return {}, tuple(dx)
 
-    return Block(no_params, forward, backward, "item", Kind("item", (index,)))
+    return elementary(forward, backward, "item", Kind("item", (index,)))
 
 
 @checked
@@ -477,6 +504,7 @@ def flatten(keep: Natural = 1) -> Block:
     """
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[Value, Residuals]:
+        require_array("flatten", "x", x)
         if x.ndim < keep:
             raise BlockValueError("flatten", f"x has shape {x.shape}, needs {keep} axes or more")
         features = math.prod(x.shape[keep:])  # -1 would not work for an empty batch
@@ -484,6 +512,8 @@ def flatten(keep: Natural = 1) -> Block:
 
     def backward(params: Params, residuals: Shape, dy: jax.Array) -> tuple[Params, Value]:
         # forward: y has the entries of x in the same order, so dx has those of dy.
-        return {}, dy.reshape(residuals.shape)
+        shape = residuals.shape
+        dy = as_cotangent("flatten", dy, (*shape[:keep], math.prod(shape[keep:])))
+        return {}, dy.reshape(shape)
 
-    return Block(no_params, forward, backward, "flatten", Kind("flatten", (keep,)))
+    return elementary(forward, backward, "flatten", Kind("flatten", (keep,)))

@@ -41,7 +41,9 @@ from fnn.block import (
     Kind,
     Params,
     Spec,
+    as_cotangent,
     compute_dtype,
+    elementary,
     require_shapes,
 )
 from fnn.blocks.linear import Initializer, contract, he, weights, zeros
@@ -132,7 +134,11 @@ def conv(
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = conv(x, W) + b, linear in each of the three.
-        w, axes, image, dimage = params["w"], _image(windows.over(x)), _as_image(x), _as_image(dy)
+        require_shapes(name, params, shapes(x), x)
+        over = windows.over(x)
+        shape = (x.shape[0], *(axis.out for axis in over), features)
+        dy = as_cotangent(name, dy, shape, x.dtype)
+        w, axes, image, dimage = params["w"], _image(over), _as_image(x), _as_image(dy)
         dx = _input_gradient(dimage, _as_image(w, 0).astype(dy.dtype), axes, groups)
         dw = _weight_gradient(image, dimage, axes, groups)
         dparams = {"w": dw.reshape(w.shape).astype(w.dtype)}
@@ -143,7 +149,7 @@ def conv(
 
     arguments = (features, windows.size, windows.stride, windows.padding, windows.dilation)
     kind = Kind(name, (*arguments, groups, use_bias))
-    return Block(init, forward, backward, name, kind)
+    return elementary(forward, backward, name, kind, init=init)
 
 
 # ---- the three convolutions, over images: a sequence is an image of height 1 ------------------

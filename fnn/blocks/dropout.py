@@ -13,8 +13,9 @@ from fnn.block import (
     Kind,
     Params,
     Rules,
+    as_cotangent,
     compute_dtype,
-    no_params,
+    elementary,
     require_floating,
 )
 from fnn.blocks.nonlinearities import identity
@@ -61,7 +62,7 @@ def dropout(rate: Share) -> Block:
 
     def backward(params: Params, key: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = x * mask / (1 - rate), linear in x, so dx = dy * mask / (1 - rate).
-        return {}, masked(key, dy)
+        return {}, masked(key, as_cotangent("dropout", dy))
 
     rules = Rules(inference=identity)
-    return Block(no_params, forward, backward, "dropout", Kind("dropout", (rate,)), rules=rules)
+    return elementary(forward, backward, "dropout", Kind("dropout", (rate,)), rules)

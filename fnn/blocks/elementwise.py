@@ -18,9 +18,10 @@ from fnn.block import (
     Residuals,
     Rules,
     Value,
+    as_cotangent,
     as_floating,
     compute_dtype,
-    no_params,
+    elementary,
     require_floating,
 )
 from fnn.executor import inference
@@ -52,7 +53,7 @@ def pointwise(
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        x = as_floating(name, x)
+        x = as_floating(name, "x", x)
         wide = compute_dtype(x.dtype)
         y = value(x.astype(wide)).astype(x.dtype)
         if keep == "y":
@@ -61,17 +62,17 @@ def pointwise(
 
     def backward(params: Params, kept: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = value(x), so dx = dy value'(x), computed from what was kept.
-        dy = jnp.asarray(dy)
+        array = kept.array if keep == "y" else kept
+        dy = as_cotangent(name, dy, None if keep is None else array.shape)
         d = dy.astype(compute_dtype(dy.dtype))
         if keep is None:
             return {}, vjp(d, None).astype(dy.dtype)
-        array = kept.array if keep == "y" else kept
         wide = array.astype(d.dtype)
         if keep == "y" and kept.what == "x":
             wide = value(wide)
         return {}, vjp(d, wide).astype(array.dtype)
 
-    return Block(no_params, forward, backward, name, kind)
+    return elementary(forward, backward, name, kind)
 
 
 @checked
@@ -134,6 +135,7 @@ def piecewise_linear(
 
     def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y is linear in x on each piece, so dx = dy times the slope of the piece.
+        dy = as_cotangent(name, dy, code.shape)
         d = dy.astype(compute_dtype(dy.dtype))
         dx = jnp.full_like(d, jnp.nan)
         for number, slope in enumerate(slopes):
@@ -141,7 +143,7 @@ def piecewise_linear(
         return {}, dx.astype(dy.dtype)
 
     rules = Rules(subgradient=subgradient_at(kinks))
-    return Block(no_params, forward, backward, name, kind, rules=rules)
+    return elementary(forward, backward, name, kind, rules)
 
 
 def subgradient_at(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Array], jax.Array]:

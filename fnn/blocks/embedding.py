@@ -20,7 +20,9 @@ from fnn.block import (
     Params,
     Spec,
     as_array,
+    as_cotangent,
     compute_dtype,
+    elementary,
     require_shapes,
 )
 from fnn.blocks.linear import Initializer
@@ -85,6 +87,8 @@ def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) 
 
     def backward(params: Params, ids: jax.Array, dy: jax.Array) -> tuple[Params, None]:
         # forward: y[t] = w[ids[t]], so dw[v] = the sum of dy[t] over the t with ids[t] = v.
+        require_shapes(name, params, {"w": shape})
+        dy = as_cotangent(name, dy, (*ids.shape, features))
         rows = _rows(ids, vocabulary).reshape(-1)
         wide = dy.reshape(-1, features).astype(compute_dtype(dy.dtype))
         return {"w": _sums(rows, wide, vocabulary).astype(params["w"].dtype)}, None
@@ -97,7 +101,7 @@ def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) 
                 name, f"ids {got}, need an integer dtype: ids.astype(jax.numpy.int32)"
             )
 
-    return Block(init, forward, backward, name, Kind(name, shape))
+    return elementary(forward, backward, name, Kind(name, shape), init=init)
 
 
 def _rows(ids: jax.Array, vocabulary: int) -> jax.Array:

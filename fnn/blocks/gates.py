@@ -26,9 +26,12 @@ from fnn.block import (
     Rules,
     Shape,
     Value,
+    as_cotangent,
     as_floating,
+    axes_of,
     compute_dtype,
-    no_params,
+    described,
+    elementary,
 )
 from fnn.blocks import numerics
 from fnn.blocks.elementwise import pointwise
@@ -58,11 +61,11 @@ def _is_number(v: Any) -> bool:
 def _as_arrays(name: str, x: Value, count: int | None = None) -> tuple[jax.Array, ...]:
     """Two or more inputs as arrays of one dtype and of shapes that broadcast."""
     if not isinstance(x, (tuple, list)) or len(x) < 2:
-        raise BlockTypeError(name, "needs a tuple of inputs, such as (x, y)")
+        raise BlockTypeError(name, f"x is {described(x)}, needs a tuple of inputs, such as (x, y)")
     if count is not None and len(x) != count:
         raise BlockTypeError(name, f"got {len(x)} inputs, needs {count}")
     python = [_is_number(v) for v in x]
-    arrays = [as_floating(name, v) for v in x]
+    arrays = [as_floating(name, f"x[{i}]", v) for i, v in enumerate(x)]
     dtypes = {v.dtype for v, number in zip(arrays, python, strict=True) if not number}
     if len(dtypes) > 1:
         raise BlockTypeError(
@@ -74,7 +77,9 @@ def _as_arrays(name: str, x: Value, count: int | None = None) -> tuple[jax.Array
         jnp.broadcast_shapes(*(v.shape for v in arrays))
     except ValueError as error:
         raise BlockValueError(
-            name, f"inputs of shapes {[v.shape for v in arrays]} do not broadcast together"
+            name,
+            f"inputs of shapes {[v.shape for v in arrays]} do not broadcast together: sizes "
+            "need to be equal, or 1",
         ) from error
     # Explicit leading axes: broadcasting across ranks is meant here, whatever JAX's setting.
     return tuple(v.astype(dtype).reshape((1,) * (rank - v.ndim) + v.shape) for v in arrays)
@@ -110,15 +115,16 @@ def _joining(
         kept, shapes = residuals
         if keep is None:
             kept = tuple(v.astype(compute_dtype(v.dtype)) for v in kept)
-        dxs = vjp(_wide_cotangent(dy, shapes), kept)
+        dxs = vjp(_wide_cotangent(name, dy, shapes), kept)
         return {}, tuple(unbroadcast(dx, shape) for dx, shape in zip(dxs, shapes, strict=True))
 
-    return Block(no_params, forward, backward, name, Kind(name))
+    return elementary(forward, backward, name, Kind(name))
 
 
-def _wide_cotangent(dy: Any, shapes: Sequence[Shape]) -> jax.Array:
-    dtype = getattr(dy, "dtype", None) or shapes[0].dtype
-    return jnp.asarray(dy, compute_dtype(dtype))
+def _wide_cotangent(name: str, dy: Any, shapes: Sequence[Shape]) -> jax.Array:
+    dtype = getattr(dy, "dtype", shapes[0].dtype)
+    dy = as_cotangent(name, dy, jnp.broadcast_shapes(*(shape.shape for shape in shapes)))
+    return dy.astype(compute_dtype(dtype))
 
 
 def add() -> Block:
@@ -145,10 +151,10 @@ def add() -> Block:
         return total.astype(arrays[0].dtype), _shapes(x)
 
     def backward(params: Params, shapes: Residuals, dy: jax.Array) -> tuple[Params, Value]:
-        dy = _wide_cotangent(dy, shapes)
+        dy = _wide_cotangent("add", dy, shapes)
         return {}, tuple(unbroadcast(dy, shape) for shape in shapes)
 
-    return Block(no_params, forward, backward, "add", Kind("add"))
+    return elementary(forward, backward, "add", Kind("add"))
 
 
 def subtract() -> Block:
@@ -459,28 +465,23 @@ def _quotient(dy: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
-    axes = axis if axis is None or isinstance(axis, int) else tuple(axis)
-
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        x = as_floating(name, x)
+        x = as_floating(name, "x", x)
         reduce = jnp.mean if mean else jnp.sum
-        try:
-            return reduce(x, axes, keepdims=keepdims), Shape.of(x)
-        except ValueError as error:
-            raise BlockValueError(name, f"axis {axis} does not fit shape {x.shape}") from error
+        return reduce(x, axes_of(name, axis, x), keepdims=keepdims), Shape.of(x)
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, Value]:
         # forward: y = sum over the axes, so every term gets the same dy: copy it back.
-        dy = jnp.asarray(dy, compute_dtype(x.dtype))
-        dims = range(len(x.shape)) if axes is None else (axes,) if isinstance(axes, int) else axes
-        reduced = {d % len(x.shape) for d in dims}
+        reduced = axes_of(name, axis, x)
         shape = tuple(1 if d in reduced else size for d, size in enumerate(x.shape))
+        kept = [size for d, size in enumerate(x.shape) if d not in reduced]
+        dy = as_cotangent(name, dy, shape if keepdims else kept).astype(compute_dtype(x.dtype))
         # A float, and divided in float32: float16 and int32 do not hold every count.
         count = float(max(math.prod(x.shape[d] for d in reduced), 1)) if mean else 1.0
         part = (dy / count).astype(x.dtype)
         return {}, jnp.broadcast_to(part.reshape(shape), x.shape)
 
-    return Block(no_params, forward, backward, name, Kind(name, (axes, keepdims)))
+    return elementary(forward, backward, name, Kind(name, (axis, keepdims)))
 
 
 @checked

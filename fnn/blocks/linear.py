@@ -21,7 +21,9 @@ from fnn.block import (
     Kind,
     Params,
     Spec,
+    as_cotangent,
     compute_dtype,
+    elementary,
     require_floating,
     require_params,
     require_shapes,
@@ -246,7 +248,8 @@ def _affine(
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = x W + b, so dx = dy W^T, dW = x^T dy, db = dy, the last two summed over
         # the batch: (B, O) (O, I) = (B, I) and (I, B) (B, O) = (I, O).
-        w = params["w"]
+        require_shapes(name, params, shapes(x), x)
+        dy, w = as_cotangent(name, dy, (*x.shape[:-1], *out)), params["w"]
         batch = tuple(range(x.ndim - 1))
         if out:
             dx = contract(dy, w.astype(dy.dtype), ((dy.ndim - 1,), (1,))).astype(x.dtype)
@@ -258,4 +261,4 @@ def _affine(
             dparams["b"] = db.astype(params["b"].dtype)
         return dparams, dx
 
-    return Block(init, forward, backward, name, Kind(name, (*out, use_bias)))
+    return elementary(forward, backward, name, Kind(name, (*out, use_bias)), init=init)

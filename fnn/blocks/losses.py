@@ -51,9 +51,11 @@ from fnn.block import (
     Spec,
     Value,
     as_array,
+    as_cotangent,
     compute_dtype,
+    described,
+    elementary,
     is_floating,
-    no_params,
     require_floating,
 )
 from fnn.blocks.numerics import magnitude, two_diff_error
@@ -328,7 +330,7 @@ def _mean_loss(
         kept, (y, t), weighing = residuals
         wide = compute_dtype(y.dtype)
         by_prediction, by_target = slopes(*(v.astype(wide) if is_floating(v) else v for v in kept))
-        dy = jnp.asarray(dy, wide)
+        dy = as_cotangent(name, dy, ()).astype(wide)
         batch = batch_of(y)
         examples = float(max(math.prod(batch), 1))  # a float: int32 does not hold every count
         if weighing is None:
@@ -353,7 +355,7 @@ def _mean_loss(
         return {}, (dprediction, dtarget, *dw)
 
     rules = Rules(validate=functools.partial(validate, name))
-    return Block(no_params, forward, backward, name, kind, rules=rules)
+    return elementary(forward, backward, name, kind, rules)
 
 
 def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
@@ -392,9 +394,12 @@ def _rows(t: jax.Array, z: jax.Array) -> jax.Array:
 
 def _inputs(name: str, x: Value) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     if not isinstance(x, (tuple, list)) or len(x) not in (2, 3):
-        raise BlockTypeError(name, "needs (prediction, target) or (prediction, target, weights)")
-    whats = ("prediction", "target", "weights")
-    y, t, *w = (as_array(name, what, v) for what, v in zip(whats, x, strict=False))
+        raise BlockTypeError(
+            name,
+            f"x is {described(x)}, needs (prediction, target) or (prediction, target, weights)",
+        )
+    parts = zip(("prediction", "target", "weights"), x, strict=False)
+    y, t, *w = (as_array(name, what, v) for what, v in parts)
     require_floating(name, "prediction", y)
     return y, t, w[0] if w else None
 

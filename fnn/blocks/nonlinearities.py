@@ -37,7 +37,8 @@ from fnn.block import (
     Params,
     Rules,
     Value,
-    no_params,
+    as_cotangent,
+    elementary,
     require_floating,
 )
 from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at
@@ -80,10 +81,10 @@ def step() -> Block:
         return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype)), ()
 
     def backward(params: Params, residuals: tuple[()], dy: jax.Array) -> tuple[Params, jax.Array]:
-        return {}, jnp.zeros_like(dy)
+        return {}, jnp.zeros_like(as_cotangent("step", dy))
 
     rules = Rules(subgradient=subgradient_at({0.0: 0.0}))
-    return Block(no_params, forward, backward, "step", Kind("step"), rules=rules)
+    return elementary(forward, backward, "step", Kind("step"), rules)
 
 
 def logistic() -> Block:
@@ -305,7 +306,7 @@ def identity() -> Block:
     def backward(params: Params, residuals: tuple[()], dy: Value) -> tuple[Params, Value]:
         return {}, dy
 
-    return Block(no_params, forward, backward, "identity", Kind("identity"))
+    return elementary(forward, backward, "identity", Kind("identity"))
 
 
 # ---- exponential below zero ------------------------------------------------------------------

@@ -56,9 +56,11 @@ from fnn.block import (
     Residuals,
     Rules,
     Spec,
+    as_cotangent,
+    axes_of,
     compute_dtype,
     count_of,
-    no_params,
+    elementary,
     require_floating,
     require_shapes,
 )
@@ -118,12 +120,13 @@ def local_response_norm(
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y_j = x_j u_j^-beta, and u_j depends on x_i where the window of j holds i: for
         # the j in the window of i turned around.
-        d, scaled = dy.astype(compute_dtype(dy.dtype)), x.astype(compute_dtype(x.dtype)) * scale
+        wide = compute_dtype(x.dtype)
+        d, scaled = as_cotangent(name, dy, x.shape).astype(wide), x.astype(wide) * scale
         power, steeper = powers(scaled)
         through_u = _window_sum(d * scaled * steeper, above, below)
         return {}, (d * power - 2 * beta * scaled * through_u).astype(x.dtype)
 
-    return Block(no_params, forward, backward, name, Kind(name, (size, alpha, beta, k)))
+    return elementary(forward, backward, name, Kind(name, (size, alpha, beta, k)))
 
 
 def _window_sum(x: jax.Array, below: int, above: int) -> jax.Array:
@@ -257,6 +260,8 @@ def layer_norm(
         # so dx = rate (g - mean(g) - z mean(g z)) with g = dy scale.
         x, moments = residuals
         axes = _axes(name, axis, x)
+        require_shapes(name, params, dict.fromkeys(leaves, tuple(x.shape[a] for a in axes)), x)
+        dy = as_cotangent(name, dy, x.shape)
         others = tuple(a for a in range(x.ndim) if a not in axes)
         z, g = _standardised(x, moments, epsilon), dy.astype(compute_dtype(dy.dtype))
         dparams = {}
@@ -275,20 +280,15 @@ def layer_norm(
         return dparams, dx.astype(x.dtype)
 
     kind = Kind(name, (axis, epsilon, use_scale, use_bias))
-    return Block(init, forward, backward, name, kind)
+    return elementary(forward, backward, name, kind, init=init)
 
 
 def _axes(name: str, axis: int | Sequence[int], x: Spec) -> tuple[int, ...]:
     """The axes of x that are asked for, from 0 on, in order."""
     require_floating(name, "x", x)
-    rank, asked = len(x.shape), (axis,) if isinstance(axis, int) else tuple(axis)
-    axes = tuple(sorted({a % rank for a in asked if -rank <= a < rank}))
-    if not asked or len(axes) < len(asked):
-        raise BlockValueError(
-            name,
-            f"axis {axis} does not fit x of shape {tuple(x.shape)}: needs different axes from "
-            f"{-rank} to {rank - 1}",
-        )
+    axes = axes_of(name, axis, x)
+    if not axes:
+        raise BlockValueError(name, f"axis is {axis}, needs different axes of x, one at least")
     if any(x.shape[a] == 0 for a in axes):
         raise BlockValueError(
             name, f"axis {axis} of x, of shape {tuple(x.shape)}, is empty: it has no mean"
@@ -362,6 +362,8 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
         # forward: y = scale z + bias, z = (x - mean) rate, where mean and rate depend on x,
         # so dx = scale rate (dy - mean(dy) - z mean(dy z)).
         x, moments = residuals
+        _require_batch(name, x, params)
+        dy = as_cotangent(name, dy, x.shape)
         d, batch = dy.astype(moments[0].dtype), _batch_axes(x)
         z = _standardised(x, moments, epsilon)
         mean, along, count = _average(d, batch), _average(d * z, batch), count_of(x, batch)
@@ -383,7 +385,7 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
         inference=lambda: _with_running_statistics(init, epsilon, kind),
         update_statistics=update_statistics,
     )
-    return Block(init, forward, backward, name, kind, rules=rules)
+    return elementary(forward, backward, name, kind, rules=rules, init=init)
 
 
 def _with_running_statistics(init: Init, epsilon: float, kind: Kind) -> Block:
@@ -401,12 +403,14 @@ def _with_running_statistics(init: Init, epsilon: float, kind: Kind) -> Block:
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = scale z + bias, z = (x - mean) rate, with mean and rate constant.
+        _require_batch(name, x, params)
+        dy = as_cotangent(name, dy, x.shape)
         moments, d, batch = running(params, x), dy.astype(compute_dtype(dy.dtype)), _batch_axes(x)
         dscale = jnp.sum(d * _standardised(x, moments, epsilon), batch)
         dx = d * (_per_channel(params["scale"], x) * _rate(moments, epsilon))
         return _gradients(params, dscale, jnp.sum(d, batch)), dx.astype(x.dtype)
 
-    return Block(init, forward, backward, name, kind)
+    return elementary(forward, backward, name, kind, init=init)
 
 
 def _require_batch(name: str, x: Spec, params: Params = None) -> None:

@@ -48,8 +48,9 @@ from fnn.block import (
     Shape,
     Spec,
     Value,
+    as_cotangent,
     compute_dtype,
-    no_params,
+    elementary,
 )
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, where
 
@@ -117,6 +118,7 @@ def max_pool(
         place, x = residuals
         axes = pool.over(x)
         _, has_nan = _place_dtype(axes)
+        dy = as_cotangent("max_pool", dy, place.shape)
         d = dy.astype(compute_dtype(dy.dtype))
         place, d = place & ~has_nan, jnp.where(place < has_nan, d, jnp.nan)
         for dim, axis in enumerate(axes, 1):
@@ -149,7 +151,7 @@ def max_pool(
         return dx
 
     rules = Rules(subgradient=subgradient)
-    return Block(no_params, forward, backward, "max_pool", pool.kind(), rules=rules)
+    return elementary(forward, backward, "max_pool", pool.kind(), rules)
 
 
 @checked
@@ -199,6 +201,7 @@ def avg_pool(
         # forward: y[o] = the sum over window o / count[o], so dx[t] = the sum of dy[o] / count[o]
         # over the windows o that t is in: over their rows, then over their columns.
         axes = pool.over(x)
+        dy = as_cotangent("avg_pool", dy, (x.shape[0], *(axis.out for axis in axes), x.shape[-1]))
         d = dy.astype(compute_dtype(dy.dtype))
         dx = d / _counts(axes, count_padding, d.dtype)
         if all(axis.one_for_all for axis in axes):
@@ -207,7 +210,7 @@ def avg_pool(
             dx = _shared(dx, dim, axis)
         return {}, dx.astype(x.dtype)
 
-    return Block(no_params, forward, backward, "avg_pool", pool.kind(count_padding))
+    return elementary(forward, backward, "avg_pool", pool.kind(count_padding))
 
 
 def global_avg_pool() -> Block:
@@ -244,11 +247,12 @@ def global_avg_pool() -> Block:
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = sum / n, so dx = dy / n for each of the n entries.
         spatial = x.shape[1:-1]
+        dy = as_cotangent("global_avg_pool", dy, (x.shape[0], x.shape[-1]))
         share = (dy.astype(compute_dtype(dy.dtype)) / math.prod(spatial)).astype(x.dtype)
         column = share.reshape(x.shape[0], *(1 for _ in spatial), x.shape[-1])
         return {}, jnp.broadcast_to(column, x.shape)
 
-    return Block(no_params, forward, backward, "global_avg_pool", Kind("global_avg_pool"))
+    return elementary(forward, backward, "global_avg_pool", Kind("global_avg_pool"))
 
 
 # ---- how the windows of a pool lie -----------------------------------------------------------

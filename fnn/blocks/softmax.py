@@ -17,7 +17,17 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import Block, Key, Kind, Params, compute_dtype, no_params, require_floating
+from fnn.block import (
+    Block,
+    Key,
+    Kind,
+    Params,
+    as_cotangent,
+    axes_of,
+    compute_dtype,
+    elementary,
+    require_floating,
+)
 
 
 def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -60,6 +70,7 @@ def softmax(axis: int = -1) -> Block:
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating("softmax", "x", x)
+        axes_of("softmax", axis, x)
         shifted, _ = _below_top(x.astype(compute_dtype(x.dtype)), axis)
         e = jnp.exp(shifted)
         total = jnp.sum(e, axis=axis, keepdims=True)
@@ -69,12 +80,12 @@ def softmax(axis: int = -1) -> Block:
     def backward(params: Params, y: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = softmax(x), so dx = y (dy - mean) with the mean of dy weighted by y.
         wide = compute_dtype(y.dtype)
-        p, d = y.astype(wide), dy.astype(wide)
+        p, d = y.astype(wide), as_cotangent("softmax", dy, y.shape).astype(wide)
         for _ in range(2):
             d = d - jnp.sum(p * d, axis=axis, keepdims=True)
         return {}, (p * d).astype(y.dtype)
 
-    return Block(no_params, forward, backward, "softmax", Kind("softmax", (axis,)))
+    return elementary(forward, backward, "softmax", Kind("softmax", (axis,)))
 
 
 @checked
@@ -109,6 +120,7 @@ def log_softmax(axis: int = -1) -> Block:
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating("log_softmax", "x", x)
+        axes_of("log_softmax", axis, x)
         shifted, is_top = _below_top(x.astype(compute_dtype(x.dtype)), axis)
         e = jnp.exp(shifted)
         tops = jnp.sum(is_top.astype(e.dtype), axis=axis, keepdims=True)
@@ -119,7 +131,7 @@ def log_softmax(axis: int = -1) -> Block:
     def backward(params: Params, p: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = x - ln sum exp x, so dx = dy - p sum(dy), without cancelling where p > 1/2.
         wide = compute_dtype(p.dtype)
-        p_wide, d = p.astype(wide), dy.astype(wide)
+        p_wide, d = p.astype(wide), as_cotangent("log_softmax", dy, p.shape).astype(wide)
         likely = p_wide > 0.5
         total = jnp.sum(d, axis=axis, keepdims=True)
         other_p = jnp.sum(jnp.where(likely, 0.0, p_wide), axis=axis, keepdims=True)
@@ -127,4 +139,4 @@ def log_softmax(axis: int = -1) -> Block:
         dx = jnp.where(likely, d * other_p - p_wide * other_d, d - p_wide * total)
         return {}, dx.astype(p.dtype)
 
-    return Block(no_params, forward, backward, "log_softmax", Kind("log_softmax", (axis,)))
+    return elementary(forward, backward, "log_softmax", Kind("log_softmax", (axis,)))

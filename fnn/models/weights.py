@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.arguments import checked
-from fnn.block import Params
+from fnn.block import Params, require_array
 from fnn.models.files import read_arrays, write_npz
 
 Array = NDArray[Any]
@@ -201,6 +201,8 @@ def torch_names(
     >>> {name: a.shape for name, a in arrays.items()}
     {'conv/w': (7, 5, 3, 8), 'fc/w': (32, 10)}
     """
+    for name, array in arrays.items():
+        require_array("torch_names", str(name), array)
     if unsaid := _unsaid(arrays, flattened, embeddings):
         raise ValueError(unsaid)
     return _renamed(arrays, flattened or {}, embeddings or ())

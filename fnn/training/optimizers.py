@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
-from fnn.block import Params
+from fnn.block import Params, described, is_array, is_floating
+from fnn.pytrees import flat
 
 # A schedule is a function of the step; a number may be traced, under vmap, say.
 LearningRate = Positive | Callable[[jax.Array], jax.Array] | jax.core.Tracer
@@ -62,6 +64,9 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
     def update(
         grads: Params, state: OptimizerState, params: Params = None
     ) -> tuple[Params, OptimizerState]:
+        _require_state(name, OptimizerState, state)
+        for like in state.moments or [params][: params is not None]:
+            _require_like(name, "grads", grads, like)
         with traceable(f"{name}: learning_rate"):
             rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
         rate = jnp.asarray(rate)
@@ -226,6 +231,8 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
     def update(
         grads: Params, state: AveragedState, params: Params = None, **extra: Any
     ) -> tuple[Params, AveragedState]:
+        _require_state("averaged", AveragedState, state)
+        _require_like("averaged", "params", params, state.average)
         # The parameters after this step are not known here: frozen ones stay, statistics move.
         average = moved(state.average, params, state.steps)
         updates, inner = optimizer.update(
@@ -234,6 +241,8 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
         return updates, AveragedState(inner, average, state.steps + 1)
 
     def evaluated(state: AveragedState, params: Params) -> Params:
+        _require_state("averaged", AveragedState, state)
+        _require_like("averaged", "params", params, state.average)
         return moved(state.average, params, state.steps)
 
     return Optimizer(init, update, evaluated)
@@ -265,5 +274,45 @@ def accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any
 
 
 def apply_updates(params: Params, updates: Params) -> Params:
-    """``params + updates``, each in its parameter's dtype."""
+    """``params + updates``, each in its parameter's dtype.
+
+    Raises:
+      ValueError: they differ in structure or shapes.
+    """
+    _require_like("apply_updates", "updates", updates, params)
     return jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
+
+
+def _require_state(name: str, kind: type, state: Any) -> None:
+    if not isinstance(state, kind):
+        raise TypeError(f"{name}: state is {described(state)}, needs what init(params) returned")
+
+
+def _require_like(name: str, what: str, tree: Any, params: Params) -> None:
+    """Refuses a tree of another structure, shapes or kind of numbers than the parameters'."""
+    got, needed = _leaves(tree), _leaves(params)
+    for path in got.keys() | needed.keys():
+        if got.get(path) != needed.get(path):
+            here, there = got.get(path, "nothing"), needed.get(path, "nothing")
+            raise ValueError(
+                f"{name}: {what} hold {here} at {path or 'the top'}, need {there} like the "
+                "parameters"
+            )
+    if flat(tree)[1] != flat(params)[1]:
+        raise ValueError(
+            f"{name}: {what} are {described(tree)}, need the kind of containers that the "
+            f"parameters have: {described(params)}"
+        )
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """The leaves by their paths, each as its kind of numbers and shape."""
+
+    def kind(leaf: Any) -> str:
+        if isinstance(leaf, (int, float)) or is_array(leaf):
+            leaf = leaf if is_array(leaf) else np.asarray(leaf)
+            return f"{'float' if is_floating(leaf) else leaf.dtype} of shape {tuple(leaf.shape)}"
+        return described(leaf)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): kind(v) for path, v in leaves}

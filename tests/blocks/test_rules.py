@@ -130,7 +130,7 @@ def test_a_graph_rebuilt_keeps_its_kind_and_what_it_refuses(
 
 
 def test_the_statistics_of_a_straight_through_are_its_forwards() -> None:
-    unit = fnn.straight_through(counting(), fnn.identity())
+    unit = fnn.straight_through(counting(), counting())
     params = unit.init(jax.random.key(0), X)
     _, residuals = unit.forward(params, X)
     assert unit.rules.update_statistics is not None
