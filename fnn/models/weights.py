@@ -142,7 +142,8 @@ def _writable(path: Path, name: str, leaf: Any) -> Array:
         raise ValueError(
             f"{path}: {name} is {got}, which .npz cannot hold; convert it to an array of float32"
         )
-    if not name.isprintable():  # zipfile would cut it at a null
+    if "\0" in name or name != name.encode(errors="ignore").decode():
+        # zipfile cuts a name at a null; half a surrogate pair is no text.
         raise ValueError(f"{path}: {name!r} cannot be a name in a file; rename it")
     return array
 

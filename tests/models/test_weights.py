@@ -119,7 +119,14 @@ TREES: dict[str, Any] = {
     "sequences": [ONE, (ONE + 1, [ONE + 2]), Pair(ONE + 3, {"w": ONE + 4})],
     "no axes": {"a": np.float32(3), "b": np.array(True), "c": np.zeros((0, 3), np.int8)},
     "dtypes": {t: np.ones(2, t) for t in ("float16", "int64", "uint8", "bool", "complex64")},
-    "letters": {"gewöhnlich": ONE, "two words": ONE + 1, "层": ONE + 2, "\\": ONE + 3, "..": ONE},
+    "letters": {
+        "gewöhnlich": ONE,
+        "two words": ONE + 1,
+        "层": ONE + 2,
+        "\\": ONE + 3,
+        "..": ONE,
+        "a\nb\u200b": ONE,
+    },
     "order": {"w": np.asfortranarray(np.arange(6.0).reshape(2, 3))},
 }
 
@@ -147,6 +154,7 @@ UNWRITABLE: dict[str, tuple[Any, str]] = {
     "objects": ({"w": np.array([None])}, "w is object, which"),
     "a mask": ({"w": np.ma.masked_array(ONE, ONE > 1)}, "w is a masked array"),
     "null": ({"a\0b": ONE}, r"'a\\x00b' cannot be a name in a file"),
+    "half a character": ({"\ud800": ONE}, r"'\\ud800' cannot be a name in a file"),
     "one path twice": ({"a": {"b": ONE}, "a/b": ONE}, "several leaves have the path a/b"),
 }
 
