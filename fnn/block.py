@@ -320,6 +320,11 @@ def require_numbers(name: str, what: str, tree: Any) -> None:
         )
 
 
+def is_split(x: jax.Array) -> bool:
+    """Whether an array is split over an explicit mesh, which must be told what becomes of parts."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+
+
 def require_floating(name: str, what: str, x: Any) -> None:
     """Refuses an input without a gradient; the message has the cast that helps."""
     require_array(name, what, x)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import numpy as np
 
 from fnn.arguments import checked
 from fnn.block import (
@@ -33,6 +34,10 @@ from fnn.block import (
 )
 
 GRAPH = Kind("graph")
+
+# No two uses of randomness share a key: node i's init folds i into its graph's key, its forward
+# this plus i, and fit's epochs count down from 2^32.
+FORWARD = 2**31
 
 Names = str | Sequence[str]
 Entry = tuple[str, Block, Names] | tuple[str, Block, Names, str]  # what graph takes for a node
@@ -102,22 +107,31 @@ def _executor(
 ) -> Block:
     live = _live(g)
 
-    def init(key: jax.Array, x: Value) -> Params:
+    def start(key: jax.Array, x: Value) -> tuple[Params, Value]:
+        """The first parameters, and the shape of y."""
         require_key(name, key)
         values = _bind(g.inputs, x, name)
         params: dict[str, Params] = {}
         for i, node in live:
-            node_x = _pick(values, node.inputs)
+            node_x, block = _pick(values, node.inputs), node.block
             with located(node.name):
                 node_key = jax.random.fold_in(key, i)
-                if node.params_of == node.name:
-                    node_params = node.block.init(node_key, node_x)
-                    if jax.tree.leaves(node_params):
-                        params[node.name] = node_params
-                # Shape-check the last node too, so that init reports misfits.
-                shared = params.get(node.params_of, {})
-                values[node.name] = jax.eval_shape(node.block.forward, shared, node_x, node_key)[0]
-        return params
+                if node.params_of == node.name and _is_its_graph(block):
+                    # Not init and then forward: each level of nesting would run all below twice.
+                    node_params, values[node.name] = block.init.start(node_key, node_x)  # type: ignore[attr-defined]
+                else:
+                    node_params = {}
+                    if node.params_of == node.name:
+                        node_params = block.init(node_key, node_x)
+                    # Shape-check the last node too, so that init reports misfits.
+                    shared = params.get(node.params_of, node_params)
+                    values[node.name] = jax.eval_shape(block.forward, shared, node_x, node_key)[0]
+                if jax.tree.leaves(node_params):
+                    params[node.name] = node_params
+        return params, _pick(values, g.outputs)
+
+    def init(key: jax.Array, x: Value) -> Params:
+        return start(key, x)[0]
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         _check_params(g, params, name)
@@ -130,7 +144,7 @@ def _executor(
                 values[node.name], residuals[node.name] = node.block.forward(
                     params.get(node.params_of, {}),
                     _pick(values, node.inputs),
-                    None if key is None else jax.random.fold_in(key, i),
+                    None if key is None else jax.random.fold_in(key, np.uint32(FORWARD + i)),
                 )
         return _pick(values, g.outputs), residuals
 
@@ -169,7 +183,8 @@ def _executor(
     rules = Rules(
         validate=validate, update_statistics=update_statistics if has_statistics else None
     )
-    forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
+    init.start = start  # type: ignore[attr-defined]
+    init.graph = forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
     return Block(init, forward, backward, name, kind, g, rules)
 
 
@@ -231,14 +246,22 @@ def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
     structure = block.graph
     if structure is None:
         raise BlockTypeError(block.name, "is not a graph of blocks, so it has no nodes to map")
-    if any(getattr(f, "graph", None) is not structure for f in (block.forward, block.backward)):
+    if not _is_its_graph(block):
         raise BlockTypeError(
             block.name,
-            "has a forward or backward that is not its graph's and would be lost when the graph is "
+            "has an init, forward or backward that is not its graph's and would be lost when it is "
             "rebuilt: detach the graph with block._replace(graph=None), or change a node instead",
         )
     nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
     return structure._replace(nodes=nodes)
+
+
+def _is_its_graph(block: Block) -> bool:
+    """Whether the block is a graph, and its functions are that graph's."""
+    functions = (block.init, block.forward, block.backward)
+    return block.graph is not None and all(
+        getattr(f, "graph", None) is block.graph for f in functions
+    )
 
 
 def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:
@@ -284,10 +307,6 @@ def _live(g: Graph) -> list[tuple[int, Node]]:
     return live[::-1]
 
 
-def _is_read(g: Graph, name: str) -> bool:
-    return any(name in node.inputs for node in g.nodes)
-
-
 def _names(block: str, what: str, names: Names) -> tuple[str, ...]:
     if isinstance(names, str):
         return (names,)
@@ -318,7 +337,7 @@ def _check(g: Graph, block: str) -> None:
         if name in names:
             raise BlockValueError(block, f"the name {name!r} is used twice; names are unique")
         names.add(name)
-    computed = set(g.inputs)
+    computed, made = set(g.inputs), set()
     for node in g.nodes:
         for read in node.inputs:
             if read not in computed:
@@ -329,7 +348,8 @@ def _check(g: Graph, block: str) -> None:
                     f"{sorted(computed)}",
                 )
         computed.add(node.name)
-        if node.params_of not in computed - set(g.inputs):
+        made.add(node.name)
+        if node.params_of not in made:
             raise BlockValueError(
                 block,
                 f"node {node.name!r} uses the parameters of {node.params_of!r}, "
@@ -346,8 +366,9 @@ def _check(g: Graph, block: str) -> None:
             raise BlockValueError(
                 block, f"no output depends on node {node.name!r}; remove it or make it an output"
             )
+    read_or_given = {name for node in g.nodes for name in node.inputs}.union(g.outputs)
     for name in g.inputs:
-        if name not in g.outputs and not _is_read(g, name):
+        if name not in read_or_given:
             raise BlockValueError(block, f"no node reads the input {name!r}; remove it")
 
 

@@ -330,3 +330,29 @@ def test_sharing_with_a_node_that_shares() -> None:
     params = net.init(jax.random.key(0), X)
     assert list(params) == ["a"]
     assert net.forward(params, X)[0].shape == (2, 3)
+
+
+def test_no_key_serves_two_purposes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jax#192: of init, of forward and of the steps of fit, all from one key, as users give it."""
+    derived: list[tuple[int, ...]] = []
+    fold_in = jax.random.fold_in
+
+    def noted(key: jax.Array, data: Any) -> jax.Array:
+        new = fold_in(key, data)
+        jax.debug.callback(lambda words: derived.append(tuple(words.tolist())), key_data(new))
+        return new
+
+    key_data = jax.random.key_data
+    monkeypatch.setattr(jax.random, "fold_in", noted)
+    layers = fnn.serial(fnn.dropout(0.5), fnn.linear(2), fnn.dropout(0.5))
+    net = fnn.serial(layers, layers, fnn.repeat(layers, 3))
+    key, x, of_net = jax.random.key(0), np.ones((6, 2), np.float32), 3 * (1 + 1 + 1 + 3)
+    params = net.init(key, x)
+    net.forward(params, x, key)
+    jax.effects_barrier()
+    assert len(derived) == len(set(derived)) == 2 * of_net
+    options = {"epochs": 2, "batch_size": 2, "optimizer": fnn.sgd(1e-4), "progress": False}
+    fnn.fit(net, fnn.squared_error(), x, x, key=key, params=params, **options)
+    jax.effects_barrier()
+    # Of an epoch, of its three steps, in each of the network with its loss, and of the network.
+    assert len(derived) == len(set(derived)) == 2 * of_net + 2 * (1 + 3 * (1 + 2 + of_net))

@@ -44,6 +44,7 @@ from fnn.block import (
     as_cotangent,
     described,
     elementary,
+    is_split,
     require_array,
     require_block,
     require_key,
@@ -288,7 +289,8 @@ def rematerialize(block: Block) -> Block:
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        return block.forward(params, x, key)[0], (x, key)
+        again = None if key is None else jax.random.clone(key)  # used again on purpose
+        return block.forward(params, x, key)[0], (x, again)
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
         def again(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
@@ -336,16 +338,20 @@ def _unmerged(
     if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return again(params, residuals, dy)  # not compiled, so nothing is merged
 
+    once = jax.jit(again)  # traced once, for all branches: they would double at every nesting
+
     def behind_a_barrier(*arguments: Value) -> tuple[Params, Value]:
-        return again(*lax.optimization_barrier(arguments))
+        return once(*lax.optimization_barrier(arguments))
 
     def behind_a_condition(*arguments: Value) -> tuple[Params, Value]:
-        empty = jax.tree.map(
-            lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(again, *arguments)
-        )
-        number = first.ravel()[0]
+        def never(*arguments: Value) -> tuple[Params, Value]:
+            # The zeros have all that the types of a branch's results need, under shard_map too;
+            # what they are like is dead code.
+            return jax.tree.map(jnp.zeros_like, once(*arguments))
+
+        number = jnp.max(first) if is_split(first) else first.ravel()[0]
         always = jnp.isnan(number) | (number <= jnp.inf)
-        return lax.cond(always, again, lambda *_: empty, *arguments)
+        return lax.cond(always, once, never, *arguments)
 
     return lax.platform_dependent(
         params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier

@@ -44,6 +44,7 @@ from fnn.block import (
     as_cotangent,
     compute_dtype,
     elementary,
+    is_split,
     require_shapes,
 )
 from fnn.blocks.linear import Initializer, contract, he, weights, zeros
@@ -140,7 +141,7 @@ def conv(
         dy = as_cotangent(name, dy, shape, x.dtype)
         w, axes, image, dimage = params["w"], _image(over), _as_image(x), _as_image(dy)
         dx = _input_gradient(dimage, _as_image(w, 0).astype(dy.dtype), axes, groups)
-        dw = _weight_gradient(image, dimage, axes, groups)
+        dw = _weight_gradient(image, dimage, _as_image(w, 0), axes, groups)
         dparams = {"w": dw.reshape(w.shape).astype(w.dtype)}
         if use_bias:
             db = jnp.sum(dimage.astype(compute_dtype(dy.dtype)), (0, 1, 2))
@@ -213,18 +214,20 @@ def _input_gradient(dy: jax.Array, w: jax.Array, axes: Image, groups: int) -> ja
     )
 
 
-def _weight_gradient(x: jax.Array, dy: jax.Array, axes: Image, groups: int) -> jax.Array:
-    """x (B, H, W, I), dy (B, H', W', O) -> (kh, kw, I/g, O)"""
+def _weight_gradient(
+    x: jax.Array, dy: jax.Array, w: jax.Array, axes: Image, groups: int
+) -> jax.Array:
+    """x (B, H, W, I), dy (B, H', W', O) -> (kh, kw, I/g, O), like w"""
     if _is_matmul(axes, groups):
-        return contract(_subsample(x, axes), dy, ((0, 1, 2), (0, 1, 2)))[None, None]
-    if groups > 1:
-        return _by_convolution(x, dy, axes, groups)
+        return contract(_subsample(x, axes), dy, ((0, 1, 2), (0, 1, 2)), w[0, 0])[None, None]
+    if groups > 1 or is_split(x) or not isinstance(x.shape[0], int):  # jax.export left it open
+        return _by_convolution(x, dy, w, axes, groups)
     return lax.platform_dependent(
         x,
         dy,
         # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
         cpu=lambda x, dy: _by_matmul(x, dy, axes),
-        default=lambda x, dy: _by_convolution(x, dy, axes, groups),
+        default=lambda x, dy: _by_convolution(x, dy, w, axes, groups),
     )
 
 
@@ -263,25 +266,33 @@ def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
     else:
         strips = height // rows
         total = lax.fori_loop(
-            0,
+            1,
             batch // images * strips,
             lambda n, total: total + strip(n // strips * images, n % strips * rows),
-            jnp.zeros((kh * kw * x.shape[-1], features), compute_dtype(x.dtype)),
+            strip(0, 0),
         )
     return total.reshape(kh, kw, x.shape[-1], features)
 
 
-def _by_convolution(x: jax.Array, dy: jax.Array, axes: Image, groups: int) -> jax.Array:
+def _by_convolution(
+    x: jax.Array, dy: jax.Array, w: jax.Array, axes: Image, groups: int
+) -> jax.Array:
     """(I/g, H, W, g B) * (H', W', B, O) -> (I/g, kh, kw, O), with its axes put in order."""
-    b, h, w, channels = x.shape
-    lhs = x.reshape(b, h, w, groups, channels // groups).transpose(4, 1, 2, 3, 0)
+    if groups == 1 or is_split(x):  # whose axis of examples is not merged with another
+        lhs, options = x.transpose(3, 1, 2, 0), {"batch_group_count": groups}
+    else:
+        *rest, channels = x.shape
+        lhs = x.reshape(*rest, groups, channels // groups).transpose(4, 1, 2, 3, 0)
+        lhs = lhs.reshape(*lhs.shape[:3], groups * x.shape[0])
+        options = {"feature_group_count": groups}
     dw = _convolve(
-        lhs.reshape(channels // groups, h, w, groups * b),
+        lhs,
         dy.transpose(1, 2, 0, 3),
         window_strides=_dilations(axes),
         padding=_read_padding(axes),
         rhs_dilation=_strides(axes),
-        feature_group_count=groups,
+        out_sharding=jax.typeof(w.transpose(2, 0, 1, 3)).sharding,
+        **options,
     )
     return dw.transpose(1, 2, 0, 3)
 

@@ -58,7 +58,7 @@ def dropout(rate: Share) -> Block:
                 "needs a key to draw its mask: pass key=jax.random.key(0) (forward, "
                 "value_and_grad and training steps all take one), or use inference(net)",
             )
-        return masked(key, x), key
+        return masked(key, x), jax.random.clone(key)  # which is used again on purpose
 
     def backward(params: Params, key: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = x * mask / (1 - rate), linear in x, so dx = dy * mask / (1 - rate).

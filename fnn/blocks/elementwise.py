@@ -137,9 +137,11 @@ def piecewise_linear(
         # forward: y is linear in x on each piece, so dx = dy times the slope of the piece.
         dy = as_cotangent(name, dy, code.shape)
         d = dy.astype(compute_dtype(dy.dtype))
-        dx = jnp.full_like(d, jnp.nan)
+        dx = jnp.zeros_like(d)
         for number, slope in enumerate(slopes):
-            dx = jnp.where(code == number, slope * d if slope else 0.0, dx)
+            if slope:
+                dx = jnp.where(code == number, slope * d, dx)
+        dx = jnp.where(code == len(slopes), jnp.nan, dx)
         return {}, dx.astype(dy.dtype)
 
     rules = Rules(subgradient=subgradient_at(kinks))

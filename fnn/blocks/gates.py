@@ -7,7 +7,6 @@ rules below ``dy`` is the upstream cotangent and ``y`` the gate's output.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from fnn.block import (
     as_floating,
     axes_of,
     compute_dtype,
+    count_of,
     described,
     elementary,
 )
@@ -476,9 +476,8 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
         shape = tuple(1 if d in reduced else size for d, size in enumerate(x.shape))
         kept = [size for d, size in enumerate(x.shape) if d not in reduced]
         dy = as_cotangent(name, dy, shape if keepdims else kept).astype(compute_dtype(x.dtype))
-        # A float, and divided in float32: float16 and int32 do not hold every count.
-        count = float(max(math.prod(x.shape[d] for d in reduced), 1)) if mean else 1.0
-        part = (dy / count).astype(x.dtype)
+        # Divided in float32: float16 does not hold every count.
+        part = (dy / count_of(x, reduced) if mean else dy).astype(x.dtype)
         return {}, jnp.broadcast_to(part.reshape(shape), x.shape)
 
     return elementary(forward, backward, name, Kind(name, (axis, keepdims)))

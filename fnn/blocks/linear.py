@@ -178,12 +178,24 @@ def _activated(weighted_sum: Block, nonlinearity: Block) -> Block:
     return graph("x", nodes, name)
 
 
-def contract(a: jax.Array, b: jax.Array, axes: tuple[Sequence[int], Sequence[int]]) -> jax.Array:
-    """The matrix product over ``axes``, its sums in float32 at least."""
+def contract(
+    a: jax.Array,
+    b: jax.Array,
+    axes: tuple[Sequence[int], Sequence[int]],
+    like: jax.Array | None = None,
+) -> jax.Array:
+    """The matrix product over ``axes``, its sums in float32 at least.
+
+    ``like``: an array that the product is sharded like, where axes of a mesh are explicit and it
+    is a sum over one of them.
+    """
     wide = compute_dtype(a.dtype)
+    sharding = None if like is None else jax.typeof(like).sharding
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
+        return lax.dot_general(
+            a, b, (axes, ((), ())), preferred_element_type=wide, out_sharding=sharding
+        )
 
     if a.dtype == wide:
         return product(a, b)
@@ -255,7 +267,7 @@ def _affine(
             dx = contract(dy, w.astype(dy.dtype), ((dy.ndim - 1,), (1,))).astype(x.dtype)
         else:
             dx = dy[..., None] * w.astype(dy.dtype).reshape((1,) * dy.ndim + w.shape)
-        dparams = {"w": contract(x, dy, (batch, batch)).astype(w.dtype)}
+        dparams = {"w": contract(x, dy, (batch, batch), like=w).astype(w.dtype)}
         if use_bias:
             db = jnp.sum(dy.astype(compute_dtype(dy.dtype)), batch)
             dparams["b"] = db.astype(params["b"].dtype)

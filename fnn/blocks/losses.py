@@ -28,7 +28,6 @@ the others'. That also gives E = sum_i t_i ((m - z_i) + log1p(rest)), of positiv
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +52,7 @@ from fnn.block import (
     as_array,
     as_cotangent,
     compute_dtype,
+    count_of,
     described,
     elementary,
     is_floating,
@@ -313,7 +313,7 @@ def _mean_loss(
         losses = jnp.sum(losses, -1) if batch_of(y) != y.shape else losses
         if w is None:
             # The mean of no examples is 0, and so is that of examples of weight 0.
-            value = jnp.sum(losses) / float(max(losses.size, 1))
+            value = jnp.sum(losses) / count_of(losses)
             return value, (kept, shapes, None)
         if w.shape != losses.shape:
             raise BlockValueError(
@@ -332,7 +332,7 @@ def _mean_loss(
         by_prediction, by_target = slopes(*(v.astype(wide) if is_floating(v) else v for v in kept))
         dy = as_cotangent(name, dy, ()).astype(wide)
         batch = batch_of(y)
-        examples = float(max(math.prod(batch), 1))  # a float: int32 does not hold every count
+        examples = count_of(y, range(len(batch)))
         if weighing is None:
             dw: tuple[Any, ...] = ()
             share = jnp.full((1,) * len(batch), dy / examples, wide)

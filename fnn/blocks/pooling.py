@@ -443,8 +443,8 @@ def _places(axes: Sequence[Axis], ago: Sequence[Index]) -> tuple[Any, Any]:
 
 def _cropped(dx: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     """The blocks (B, Q, stride, ..., C) as an array of x's shape."""
-    dx = dx.reshape(dx.shape[0], *(axis.blocks * axis.stride for axis in axes), dx.shape[-1])
     for dim, axis in enumerate(axes, 1):
+        dx = dx.reshape(*dx.shape[:dim], axis.blocks * axis.stride, *dx.shape[dim + 2 :])
         skip = axis.low % axis.stride
         dx = lax.slice_in_dim(dx, skip, skip + axis.size, 1, dim)
     return dx

@@ -257,7 +257,7 @@ def _epochs(
     previous: Call | None = None
     for number in range(1, run.epochs + 1):
         order = shuffle.permutation(n).astype(np.int32)
-        key = jax.random.fold_in(run.key, number)
+        key = jax.random.fold_in(run.key, np.uint32(2**32 - number))  # see executor.FORWARD
         # An epoch's loss is that of the parameters it began with, updated on the way.
         at_start = None if run.evaluate else run.evaluated(now.state, now.params)
         losses, used = np.zeros(0), 0
