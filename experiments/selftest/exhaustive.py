@@ -25,7 +25,7 @@ from experiments.selftest.loss_search import LOSSES, Search, search
 from experiments.selftest.peers import BLOCKS
 from experiments.selftest.sweep import Record, Sweep, started, sweep
 from fnn.check import ulps
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

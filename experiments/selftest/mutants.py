@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from fnn.check.checks import subject_for
 from fnn.check.mutations import CONTROL, Verdict, control, judge, make_mutants
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError
 from fnn.check.subject import Subject
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError
 
 DIGITS = 50
 BEYOND = 2.0**300  # stands for infinity in float64: every power below is finite, every limit met

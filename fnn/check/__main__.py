@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from fnn.check import command
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

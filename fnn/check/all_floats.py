@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.check import ulps
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError
 from fnn.check.trials import first_line
 from fnn.check.ulps import Score
 

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
-from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
+from fnn.check.report import RIGHT, SKIPPED, WRONG, OutOfTime, Problem, Result, verdict
 from fnn.check.subject import Subject, largest, map_floats
+from fnn.check.suspicion import suspects
 from fnn.check.trials import Trial, compare, find_batch, first_line, sizes_of, trial_at
 
 MAX_INPUTS = 2**15  # numbers in x, up to which the batch is made larger
@@ -76,6 +77,8 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
         )
         try:
             other = trial_at(subject, sample, rng)
+        except OutOfTime:
+            raise
         except Exception as error:
             text = f"raises for a batch of {n}: {first_line(error)}"
             problems.setdefault("backward", Problem("backward", text))
@@ -83,6 +86,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
         got, want = other.got, subject.autodiff(sample, other.dy)
         sizes.append(n)
         floats = subject.floats(sample)
+        limit = subject.tolerance(1e-8) * largest(want) + subject.atol + 1e-300
         for i, name in enumerate(subject.names):
             if got[i] is None:
                 continue
@@ -90,9 +94,8 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
                 text = f"has shape {got[i].shape} for a batch of {n}, needs {want[i].shape}"
                 problems.setdefault(name, Problem(name, text))
                 continue
-            limit = subject.tolerance(1e-8) * largest([want[i]]) + 1e-300
-            off = np.abs(got[i] - want[i])
-            if not np.max(off, where=np.isfinite(want[i]), initial=0) <= limit:
+            off = suspects(subject, sample, other.dy, i, got[i], want[i], limit)
+            if off.any():
                 again = [(trial.got[i], here[i], sizes_of(subject, trial))]
                 case = Case(got[i], want[i], floats[i], sizes=sizes_of(subject, other), again=again)
                 text = f"for a batch of {n}: {explain(case)}"

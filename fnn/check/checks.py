@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,36 +11,14 @@ import jax
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
-from fnn.check import batches, cost, derivative, kinks, nonfinite_inputs, precision, transformations
+from fnn.check.arguments import split
 from fnn.check.localize import Inner, blame
-from fnn.check.report import SKIPPED, WRONG, Report, Result
-from fnn.check.rule import CheckError, Rule, Sample, draw, of_block, of_function, of_pair, redraw
+from fnn.check.report import SKIPPED, WRONG, CheckError, Report, Result
+from fnn.check.rule import Rule, Sample, draw, of_block, of_function, of_pair, redraw
+from fnn.check.run import NOTES, PROPERTIES, QUICK, Options, Run, precisely
 from fnn.check.subject import Subject, cast
-from fnn.check.trials import evaluate, first_line
+from fnn.check.trials import first_line
 from fnn.compiling import jit_for_few_runs
-
-_CHECKS: dict[str, Callable[..., Result]] = {
-    "autodiff": derivative.autodiff,
-    "differences": derivative.by_differences,
-    "kinks": kinks.kinks,
-    "linear": derivative.linear,
-    "jit": transformations.jit,
-    "vmap": transformations.vmap,
-    "microbatches": batches.microbatches,
-    "batch sizes": batches.batch_sizes,
-    "scan": transformations.scan,
-    "second order": transformations.second_order,
-    **{
-        dtype: functools.partial(precision.precision, dtype_name=dtype)
-        for dtype in precision.DTYPES
-    },
-    "edges": nonfinite_inputs.edges,
-    "cost": cost.cost,
-    "residuals": cost.residuals,
-}
-PROPERTIES = ("cotangents", *_CHECKS)
-_BY_DIFFERENCES = ("differences", "kinks", "second order")
-_REVERSE_MODE_ONLY = ("second order", "residuals")  # which a function's custom_vjp has not
 
 
 def block(
@@ -49,13 +27,24 @@ def block(
     params: Any = None,
     *,
     key: Any = None,
-    dtype: Any = np.float64,
+    dtype: Any = None,
     seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    strict: Sequence[str] | bool = (),
     skip: Sequence[str] = (),
+    declared: Callable[..., Any] | None = None,
+    quick: bool = False,
+    seconds: float = 60.0,
     timed: bool = True,
     name: str = "",
 ) -> Report:
-    """Checks that a block's backward is the derivative of its forward, and how accurate it is.
+    """Checks that a block's backward is the derivative of its forward.
+
+    The verdict, ``report.correct``, is about the gradient wherever forward is smooth: structure,
+    value, linearity, determinism, batches and transformations. What else is worth knowing is in
+    ``report.notes``: digits lost in narrow dtypes, limits at infinity, what backward gives at
+    kinks, residuals that are not needed.
 
     Args:
       block: anything from a gate to a whole network with its loss.
@@ -63,38 +52,62 @@ def block(
         1), or a tuple of such. Where integers have a meaning (labels), give an array.
       params: by default those of ``init``, perturbed, so that a bias of 0 hides nothing.
       key: a ``jax.random.key``, for blocks that draw random numbers.
-      dtype: of the comparisons with autodiff and differences: float64, or float32 for a block
-        that does not run in float64.
+      dtype: of the comparisons: float64 or float32; by default float64, and float32 for what does
+        not run in float64, or returns float32 all the same.
       seed: random seed for inputs and checks.
+      rtol: relative error of a cotangent that is no mistake, for a function that is right to a
+        tolerance only; by default 1e-8 in float64, more where forward computes in a narrower dtype
+        or approaches its result in a loop.
+      atol: absolute error that is no mistake.
+      strict: properties whose notes are mistakes, too, such as ``("float32", "edges")``; True for
+        all of them.
       skip: names of properties to leave out, see ``PROPERTIES``.
+      declared: where backward is on purpose not the derivative of forward (a straight-through
+        estimator, a clipped cotangent, a stopped gradient), what it is meant to be:
+        ``declared(params, x, dy) -> (dparams, dx)``.
+      quick: only the properties that find most mistakes: ``QUICK``.
+      seconds: how long the check may take; properties that are left then are not run.
       timed: whether "cost" also measures time.
       name: in the report, by default the block's own.
 
     Returns:
-      A :class:`Report`: print it, read ``.ok``, or call ``.assert_correct()``.
+      A :class:`Report`: print it, read ``.correct`` and ``.notes``, or call
+      ``.assert_correct()``.
 
     Raises:
       CheckError: the check could not be run (forward raises, nothing floating, ...).
 
     >>> import fnn, jax
-    >>> print(fnn.check.block(fnn.square(), jax.ShapeDtypeStruct((3,), "float32")).ok)
+    >>> fnn.check.block(fnn.square(), jax.ShapeDtypeStruct((3,), "float32")).correct
     True
     >>> wrong = fnn.square()._replace(backward=lambda params, x, dy: ({}, -2 * x * dy))
     >>> report = fnn.check.block(wrong, jax.ShapeDtypeStruct((3,), "float32"))
     >>> report.problems[0].diagnosis
     'is -1 times the truth everywhere: the sign is wrong'
     """
-    return _check(subject_for(block, x, params, key, seed, name, dtype), skip, timed)
+    options = _options(strict, skip, quick, seconds, timed)
+    subject = subject_for(
+        block, x, params, key, seed, name, dtype, declared=declared, rtol=rtol, atol=atol
+    )
+    return _check(subject, options)
 
 
 def pair(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     *args: Any,
-    name: str = "",
+    argnums: Sequence[int] | None = None,
+    dtype: Any = None,
     seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    strict: Sequence[str] | bool = (),
     skip: Sequence[str] = (),
+    declared: Callable[..., Any] | None = None,
+    quick: bool = False,
+    seconds: float = 60.0,
     timed: bool = True,
+    name: str = "",
 ) -> Report:
     """Checks a forward and a backward as ``jax.custom_vjp.defvjp`` takes them.
 
@@ -102,8 +115,11 @@ def pair(
       forward: ``forward(*args) -> (y, residuals)``.
       backward: ``backward(residuals, dy) -> dargs``, a tuple with one cotangent for each of
         ``args``, None for integers.
-      args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such.
-      name, seed, skip, timed: as in :func:`block`.
+      args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such; complex arrays are checked as
+        their real and imaginary parts. Python integers, strings and the like are static.
+      argnums: the numbers of the arguments that vary; by default all. The others are constants.
+      declared: as in :func:`block`: ``declared(*args, dy) -> dargs``.
+      dtype, seed, rtol, atol, strict, skip, quick, seconds, timed, name: as in :func:`block`.
 
     Returns:
       A :class:`Report`.
@@ -115,31 +131,50 @@ def pair(
     >>> report = fnn.check.pair(
     ...     lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),),
     ...     jax.ShapeDtypeStruct((4,), "float32"))
-    >>> report.ok
+    >>> report.correct
     True
     """
-    name = name or getattr(backward, "__name__", "pair")
-    checked = of_pair(forward, backward, name)
-    return _check(_subject(checked, tuple(args), {}, None, np.float64, seed), skip, timed)
+    options = _options(strict, skip, quick, seconds, timed)
+    arguments = split(args, argnums)
+    rule = of_pair(
+        forward, backward, name or getattr(backward, "__name__", "pair"), arguments, declared
+    )
+    return _check(_subject(rule, arguments.varying, {}, None, dtype, seed, rtol, atol), options)
 
 
 def function(
     f: Callable[..., Any],
     *args: Any,
-    name: str = "",
+    argnums: Sequence[int] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    key: Any = None,
+    dtype: Any = None,
     seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    strict: Sequence[str] | bool = (),
     skip: Sequence[str] = (),
+    declared: Callable[..., Any] | None = None,
+    quick: bool = False,
+    seconds: float = 60.0,
     timed: bool = True,
+    name: str = "",
 ) -> Report:
-    """Checks the derivative that ``jax.grad`` uses for ``f``: its ``custom_vjp`` rule.
+    """Checks the derivative that ``jax.grad`` uses for ``f``: a custom rule, or autodiff's own.
 
     It is compared with autodiff of ``f`` without its custom rules, and with differences.
 
     Args:
-      f: ``f(*args) -> y``; only its floating outputs are differentiated.
-      args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such.
-      name, seed, skip, timed: as in :func:`block`. "second order" and "residuals" are always
-        skipped: a ``custom_vjp`` has reverse mode only, and its residuals are JAX's.
+      f: ``f(*args) -> y``; only its floating (and complex) outputs are differentiated.
+      args: arrays or ``jax.ShapeDtypeStruct``, or pytrees of such, for example a module; complex
+        arrays are checked as their real and imaginary parts. Python integers, booleans, strings,
+        None and functions are static.
+      argnums: the numbers of the arguments that vary; by default all. The others are constants.
+      kwargs: keyword arguments for ``f``; they are constants.
+      key: a ``jax.random.key`` that ``f`` takes as ``key=``.
+      declared: as in :func:`block`: ``declared(*args, dy) -> dargs``.
+      dtype, seed, rtol, atol, strict, skip, quick, seconds, timed, name: as in :func:`block`.
+        "residuals" is always skipped: they are JAX's.
 
     Returns:
       A :class:`Report`.
@@ -155,16 +190,22 @@ def function(
     >>> fnn.check.function(double, jax.ShapeDtypeStruct((4,), "float32")).problems[0].diagnosis
     'is 0.5 times the truth everywhere: a half is lost (or a factor 2 is missing)'
     """
-    name = name or getattr(f, "__name__", "function")
-    skip = (*skip, *_REVERSE_MODE_ONLY)
-    checked = of_function(f, name)
-    return _check(_subject(checked, tuple(args), {}, None, np.float64, seed), skip, timed)
+    options = _options(strict, (*_names(skip), *OF_RULES_ONLY), quick, seconds, timed)
+    arguments = split(args, argnums)
+    constants = dict(kwargs or {}) | ({} if key is None else {"key": key})
+    called = functools.partial(f, **constants) if constants else f
+    rule = of_function(called, name or getattr(f, "__name__", "function"), arguments, declared)
+    return _check(_subject(rule, arguments.varying, {}, None, dtype, seed, rtol, atol), options)
+
+
+OF_RULES_ONLY = ("residuals",)  # a function's are JAX's
 
 
 def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
     """One pytest parameter for each property, so that each is a separate test.
 
-    The check runs once, when the first of the tests does.
+    Each test checks its own property; what they share is computed once in a process, so several
+    processes (pytest-xdist) share the work.
 
     Args:
       checked: a block, or one of ``fnn.check.block``, ``pair``, ``function``.
@@ -182,12 +223,17 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
     """
     import pytest  # here, for users of the other checks need not have it
 
-    run = functools.partial(block, checked) if isinstance(checked, Block) else checked
-    report = functools.lru_cache(maxsize=1)(lambda: run(*args, **options))
+    check = functools.partial(block, checked) if isinstance(checked, Block) else checked
+
+    @functools.lru_cache(maxsize=1)
+    def run() -> Run:
+        with _collecting() as runs:
+            check(*args, **options)
+        return runs[0]
 
     def test(name: str) -> Callable[[], None]:
         def holds() -> None:
-            result = report()[name]
+            result = run()[name]
             if result.status == WRONG:
                 raise AssertionError("\n".join(map(str, result.problems)))
             if result.status == SKIPPED:
@@ -195,66 +241,76 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
 
         return holds
 
-    skip = (*options.get("skip", ()), *(_REVERSE_MODE_ONLY if run is function else ()))
-    return [pytest.param(test(name), id=name) for name in PROPERTIES if name not in skip]
+    skip = (*_names(options.get("skip", ())), *(OF_RULES_ONLY if check is function else ()))
+    names = QUICK if options.get("quick") else PROPERTIES
+    return [pytest.param(test(name), id=name) for name in names if name not in skip]
 
 
 # ---- running it ------------------------------------------------------------------------------
 
 
-def _check(subject: Subject, skip: Sequence[str], timed: bool) -> Report:
-    skip = (skip,) if isinstance(skip, str) else tuple(skip)
-    unknown = [name for name in skip if name not in PROPERTIES]
-    if unknown:
-        raise CheckError(f"no property {unknown[0]!r} to skip; there are: {', '.join(PROPERTIES)}")
-    checked = subject.rule
-    with precisely():
-        report = Report(checked.name, tuple(_results(subject, skip, timed)))
-        if report.ok or checked.block is None:
-            return report
-        right = set(PROPERTIES) - set(report.wrong)
-
-        def check_inner(part: Inner) -> list[Result]:
-            if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
-                return []
-            inner = Subject(of_block(part.block), part.sample, subject.seed)
-            _refuse(inner)
-            return list(_results(inner, right, timed=False))
-
-        inside = blame(checked.block, subject.sample, check_inner)
-        return Report(report.name, report.results, inside)
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
-def first_wrong(subject: Subject) -> Result | None:
-    """The first property that does not hold, without "cost"; None if all hold."""
-    with precisely():
-        _refuse(subject)
-        results = _results(subject, ("cost",), timed=False)
-        return next((result for result in results if result.status == WRONG), None)
+def _options(
+    strict: Sequence[str] | bool, skip: Sequence[str], quick: bool, seconds: float, timed: bool
+) -> Options:
+    if isinstance(strict, bool):
+        strict = NOTES if strict else ()
+    strict, skip = _names(strict), _names(skip)
+    for what, names in (("skip", skip), ("be strict about", strict)):
+        for name in names:
+            if name not in PROPERTIES:
+                there = ", ".join(PROPERTIES)
+                raise CheckError(f"no property {name!r} to {what}; there are: {there}")
+    if not seconds > 0:
+        raise CheckError(f"seconds is {seconds!r}, needs a number above 0")
+    left_out = set(skip) | (set(PROPERTIES) - set(QUICK) if quick else set())
+    return Options(frozenset(strict), frozenset(left_out), seconds, timed)
 
 
-def _results(subject: Subject, skip: Sequence[str] | set[str], timed: bool) -> Iterator[Result]:
-    structure = derivative.cotangents(subject)
-    yield structure
-    trials = evaluate(subject) if structure.status != WRONG else []
-    for name, check in _CHECKS.items():
-        if name in skip:
-            continue
-        if not trials:
-            yield Result(name, SKIPPED, "cotangents of the wrong structure, shape or dtype")
-        elif name in _BY_DIFFERENCES and subject.in_float32:
-            yield Result(name, SKIPPED, "float32 is too coarse for differences")
-        elif name == "cost":
-            yield check(subject, trials, timed)
-        else:
-            yield check(subject, trials)
+_collected: list[list[Run]] = []
 
 
 @contextmanager
-def precisely() -> Iterator[None]:
-    """float64, products in full precision, and no NumPy warnings: infinities are intended."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), np.errstate(all="ignore"):
-        yield
+def _collecting() -> Iterator[list[Run]]:
+    """Within it a check is prepared and not run."""
+    _collected.append([])
+    try:
+        yield _collected[-1]
+    finally:
+        _collected.pop()
+
+
+def _check(subject: Subject, options: Options) -> Report:
+    run = Run(subject, options)
+    if _collected:
+        _collected[-1].append(run)
+        return Report(subject.rule.name, ())
+    report = run.report()
+    block = subject.rule.block
+    if report.correct or block is None:
+        return report
+    right = frozenset(PROPERTIES) - set(report.wrong)
+
+    def check_inner(part: Inner) -> Sequence[Result]:
+        if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
+            return []
+        inner = Subject(of_block(part.block), part.sample, subject.seed)
+        _refuse(inner)
+        return Run(inner, options._replace(skip=options.skip | right)).report().results
+
+    with precisely(subject.in_float32):
+        inside = blame(block, subject.sample, check_inner)
+    return Report(report.name, report.results, inside)
+
+
+def first_wrong(subject: Subject) -> Result | None:
+    """The first property that does not hold, with every note as a mistake; None if all hold."""
+    _refuse(subject)
+    options = Options(frozenset(NOTES), frozenset(["cost"]), np.inf, False)
+    return next((result for result in Run(subject, options) if result.status == WRONG), None)
 
 
 def subject_for(
@@ -264,8 +320,11 @@ def subject_for(
     key: Any = None,
     seed: int = 0,
     name: str = "",
-    dtype: Any = np.float64,
+    dtype: Any = None,
     caller: str = "fnn.check.block",
+    declared: Callable[..., Any] | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
 ) -> Subject:
     """A block with the given or drawn inputs.
 
@@ -276,22 +335,55 @@ def subject_for(
         require_block(caller, "block", block)
     except BlockTypeError as error:
         raise CheckError(str(error)) from None
-    return _subject(of_block(block, name), x, params, key, dtype, seed)
+    return _subject(of_block(block, name, declared), x, params, key, dtype, seed, rtol, atol)
 
 
-def _subject(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Subject:
-    with precisely():
-        subject = Subject(checked, _sample(checked, x, params, key, dtype, seed), seed)
-        _refuse(subject)
-    return subject
+def _subject(
+    checked: Rule,
+    x: Any,
+    params: Any,
+    key: Any,
+    dtype: Any,
+    seed: int,
+    rtol: float | None,
+    atol: float,
+) -> Subject:
+    """The rule at the inputs, in the given dtype or in the widest in which it runs."""
+
+    def at(dtype: Any) -> Subject:
+        with precisely(dtype == np.float32):
+            sample = _sample(checked, x, params, key, dtype, seed)
+            subject = Subject(checked, sample, seed, rtol, atol)
+            _refuse(subject)
+            return subject
+
+    _require_numbers(dtype, seed, rtol, atol)
+    if dtype is not None:
+        return at(np.dtype(dtype))
+    try:
+        subject = at(np.float64)
+        outputs = jax.tree.leaves(subject.y_shape(subject.sample))
+        if all(v.dtype == np.float64 for v in outputs if is_floating(v)):
+            return subject
+    except CheckError as in_float64:
+        try:
+            return at(np.float32)  # written for float32, as JAX is by default
+        except CheckError:
+            raise in_float64 from None
+    return at(np.float32)
+
+
+def _require_numbers(dtype: Any, seed: int, rtol: float | None, atol: float) -> None:
+    if dtype not in (None, np.float64, np.float32, "float64", "float32"):
+        raise CheckError(f"dtype is {dtype!r}, needs numpy.float64 or numpy.float32")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise CheckError(f"seed is {seed!r}, needs a whole number of at least 0")
+    for what, number in (("rtol", 0.0 if rtol is None else rtol), ("atol", atol)):
+        if not isinstance(number, (int, float)) or not number >= 0:
+            raise CheckError(f"{what} is {number!r}, needs a number of at least 0")
 
 
 def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Sample:
-    if str(dtype) not in ("float64", "float32") and dtype not in (np.float64, np.float32):
-        raise CheckError(f"dtype is {dtype!r}, needs numpy.float64 or numpy.float32")
-    dtype = np.dtype(dtype)
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise CheckError(f"seed is {seed!r}, needs a whole number of at least 0")
     rng = np.random.default_rng(seed)
     for what, tree in (("inputs", x), ("params", params)):
         for leaf in jax.tree.leaves(tree):
@@ -301,13 +393,15 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
                 raise CheckError(
                     f"{what} need to be arrays{also}, got {type(leaf).__name__} {leaf!r:.60}"
                 )
+            if isinstance(leaf, np.ma.MaskedArray):
+                raise CheckError(f"{what}: got a masked array, give one without: x.filled(...)")
     if isinstance(x, tuple) and x and all(type(v) is int for v in x):
         raise CheckError(
             f"x is {x}, integers, which have no gradient; if a shape is meant, give "
             f"jax.ShapeDtypeStruct({x}, 'float32')"
         )
     x = jax.tree.map(lambda v: v if hasattr(v, "shape") else np.asarray(v, dtype), x)
-    if not jax.tree.leaves(x):
+    if not jax.tree.leaves(x) and not jax.tree.leaves(params):
         raise CheckError("no inputs: x is an empty pytree, give at least one array")
     x = cast(draw(x, rng), dtype)
     if params is None and checked.block is not None:

@@ -22,8 +22,7 @@ import numpy as np
 
 from fnn.block import Block
 from fnn.check import checks
-from fnn.check.report import Report
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError, Report
 
 
 @dataclass

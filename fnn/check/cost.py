@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
+from fnn.check.report import NOTE, RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.subject import Subject, cast, path_of
 from fnn.check.trials import Trial
 from fnn.introspect.autodiff import by_autodiff
@@ -55,7 +55,7 @@ def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:
         return Result("residuals", WRONG, figure, tuple(problems))
     if problems:
         figure += f"; never read by backward: {', '.join(p.leaf for p in problems)}"
-    return Result("residuals", SHOWN if spare or problems else RIGHT, figure)
+    return Result("residuals", NOTE if spare or problems else RIGHT, figure)
 
 
 def _spare(subject: Subject, residuals: Sequence[tuple[Any, Any]]) -> list[str]:
@@ -81,7 +81,12 @@ def _spare(subject: Subject, residuals: Sequence[tuple[Any, Any]]) -> list[str]:
 def cost(subject: Subject, trials: Sequence[Trial], timed: bool) -> Result:
     """Bytes kept, compiled FLOPs, temporary bytes and time, as this rule / autodiff."""
     (params, x, key), dy = cast((tuple(subject.sample), trials[0].dy), np.float32)
-    params, x = jax.device_put((params, x))
+    with jax.enable_x64(key is not None):  # as it runs by default
+        params, x = jax.device_put((params, x))
+        return _cost(subject, params, x, key, dy, timed)
+
+
+def _cost(subject: Subject, params: Any, x: Any, key: Any, dy: Any, timed: bool) -> Result:
 
     def pull_back(params: Any, x: Any) -> Callable[..., Any]:
         floats, put = split_floats((params, x))
@@ -109,7 +114,7 @@ def cost(subject: Subject, trials: Sequence[Trial], timed: bool) -> Result:
     words = [f"{label} {w}" for label, w in zip(labels, figures["by hand"], strict=False)]
     if "autodiff" in figures:
         words = [f"{w} (autodiff {a})" for w, a in zip(words, figures["autodiff"], strict=True)]
-    return Result("cost", SHOWN, ", ".join(words))
+    return Result("cost", NOTE, ", ".join(words))
 
 
 def _bytes_kept(residuals: Callable[[Any, Any], Any], params: Any, x: Any) -> int:

@@ -8,13 +8,14 @@ digits is given, so it is true even where it is not the whole story.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 CLOSE = 1e-6  # relative difference up to which an explanation fits
+MOSTLY = 0.9  # share of entries that are as good as all
 FINE = 1e-4  # relative error so small that at CLOSE nearly anything would fit
 
 
@@ -24,7 +25,8 @@ class Case(NamedTuple):
     ``at``: the leaf that it belongs to. ``others``: right cotangents of the other leaves, by
     name. ``arrays``: by name, what may be a factor or a term: inputs, outputs, dy. ``sizes``:
     sizes of axes by what they are. ``again``: the same for another dy or another batch, as (got,
-    want, sizes).
+    want, sizes). ``if_it_were``: what is the other way round, and the cotangent that would then be
+    right. ``is_staircase``: whether small changes of the inputs change nothing.
     """
 
     got: np.ndarray
@@ -35,6 +37,8 @@ class Case(NamedTuple):
     sizes: Mapping[str, int] = MappingProxyType({})
     again: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, int]]] = ()
     same_for_any_dy: bool = False
+    if_it_were: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple
+    is_staircase: Callable[[], bool] = bool
 
 
 def explain(case: Case) -> str:
@@ -187,6 +191,11 @@ def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
         names.append(f"{sign}it is counted twice (or a factor 1/2 is missing)")
     if equals(0.5):
         names.append(f"{sign}a half is lost (or a factor 2 is missing)")
+    for name, constant in _CONSTANTS.items():
+        if equals(constant):
+            names.append(f"{sign}a factor {name} is extra")
+        if equals(1 / constant):
+            names.append(f"{sign}a factor {name} is missing")
     for name, n in sizes.items():
         if n > 1 and equals(n):
             names.append(f"{sign}a sum where a mean is needed: {name} is not divided by")
@@ -199,6 +208,13 @@ def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
         if n > 1 and (equals(n / (n - 1)) or equals((n - 1) / n)):
             names.append(f"{sign}n - 1 in place of n, for {name}")
     return names
+
+
+_CONSTANTS = {
+    "pi": np.pi, "2 pi": 2 * np.pi, "sqrt(pi)": np.sqrt(np.pi), "sqrt(2)": np.sqrt(2),
+    "sqrt(2 pi)": np.sqrt(2 * np.pi), "2 / sqrt(pi)": 2 / np.sqrt(np.pi),
+    "sqrt(2 / pi)": np.sqrt(2 / np.pi), "ln 2": np.log(2), "ln 10": np.log(10), "e": np.e,
+}  # fmt: skip
 
 
 def _permuted(case: Case) -> str:
@@ -249,6 +265,51 @@ def _reduced(case: Case) -> str:
             if n > 1 and alike(case.got, whole):
                 where = ", ".join(map(str, axes))
                 return f"is {name} over axis {where} and copied back: reduced too much"
+    return ""
+
+
+def _elsewhere(case: Case) -> str:
+    """The right numbers in wrong places."""
+    got, want = np.ravel(case.got), np.ravel(case.want)
+    if got.size < 3 or np.ptp(want) == 0 or alike(case.got, case.want):
+        return ""
+    if not alike(np.sort(got), np.sort(want)):
+        return ""
+    return (
+        "has the right numbers in wrong places: where forward permutes or gathers, backward needs "
+        "the inverse"
+    )
+
+
+def _wrong_axis(case: Case) -> str:
+    """A sum that runs over another axis than it should, as of a softmax: dx = y (dy - sum)."""
+    dy = case.arrays.get("dy")
+    if dy is None or case.want.ndim < 2:
+        return ""
+    y = case.arrays.get("y", np.ones_like(dy))
+    for factor in (y, np.exp(y)):  # of a softmax, of a log-softmax
+        for left in (lambda d, f: dy - d / f, lambda d, f: (dy - d) / f):
+            got, want = (_constant_along(left(d, factor)) for d in (case.got, case.want))
+            if got is not None and want is not None and got != want:
+                return f"sums over axis {got}, needs to sum over axis {want}"
+    return ""
+
+
+def _constant_along(a: np.ndarray) -> int | None:
+    """The one axis along which an array is constant, and not 0."""
+    if not np.isfinite(a).all() or not np.any(a):
+        return None
+    size = _top(a)
+    axes = [axis for axis in range(a.ndim) if a.shape[axis] > 1
+            and np.max(np.ptp(a, axis)) <= 1e-7 * size]  # fmt: skip
+    return axes[0] if len(axes) == 1 else None
+
+
+def _other_way(case: Case) -> str:
+    """Right if something were the other way round."""
+    for words, cotangent in case.if_it_were():
+        if alike(case.got, cotangent):
+            return f"would be right if {words}"
     return ""
 
 
@@ -315,7 +376,7 @@ def _partly(case: Case) -> str:
     """Wrong in some entries only: which, and what it is there."""
     allowed = 1e-7 * np.abs(case.want) + 1e-9 * _top(case.want)
     wrong = np.abs(case.got - case.want) > allowed
-    if not wrong.any() or wrong.all():
+    if not wrong.any() or np.mean(wrong) > MOSTLY:
         return ""
     got, want = case.got[wrong], case.want[wrong]
     what = ""
@@ -354,7 +415,8 @@ def _where(case: Case, marked: np.ndarray) -> str:
         if text := _by_size(case.at, marked):
             return text
         for text, members in sets[4:]:
-            if not members.all() and not (marked & ~members).any():
+            share = np.mean(marked[members]) if members.any() else 0.0
+            if not members.all() and not (marked & ~members).any() and share > 0.3:
                 return f": only where {text}"
     return ""
 
@@ -370,6 +432,11 @@ def _by_size(at: np.ndarray, marked: np.ndarray) -> str:
 
 
 def _by_place(marked: np.ndarray) -> str:
+    if text := _by_triangle(marked):
+        return text
+    if marked.sum() == 1:
+        index = ", ".join(str(int(i)) for i in np.argwhere(marked)[0])
+        return f": at [{index}] alone"
     for axis, n in enumerate(marked.shape):
         if n < 2:
             continue
@@ -388,9 +455,27 @@ def _by_place(marked: np.ndarray) -> str:
         step = np.diff(some)
         if len(some) > 2 and step[0] > 1 and (step == step[0]).all():
             return f": at every {step[0]}th of {n} along axis {axis}, from {some[0]} on"
-        if len(some) == 1:
-            return f": at index {some[0]} along axis {axis}"
+        if len(some) <= 8:
+            plural = "index" if len(some) == 1 else "indices"
+            return f": at {plural} {', '.join(map(str, some))} along axis {axis}"
     return ""
+
+
+def _by_triangle(marked: np.ndarray) -> str:
+    """Parts of a square matrix."""
+    if marked.ndim < 2 or marked.shape[-1] != marked.shape[-2] or marked.shape[-1] < 3:
+        return ""
+    first = marked.reshape(-1, *marked.shape[-2:])[0]
+    if not (marked == first).all():
+        return ""
+    row, column = np.indices(first.shape)
+    parts = {
+        "on the diagonal": row == column,
+        "above the diagonal": row < column,
+        "below the diagonal": row > column,
+        "off the diagonal": row != column,
+    }
+    return next((f": {n}" for n, part in parts.items() if np.array_equal(part, first)), "")
 
 
 def _tied(x: np.ndarray) -> np.ndarray:
@@ -429,7 +514,7 @@ def _drift(case: Case) -> str:
         if rest < off / 50:  # a constant factor near 1
             return ""
     for name, unit in (("float32", 2**-24), ("float16", 2**-11), ("bfloat16", 2**-8)):
-        if unit / 64 <= off <= 2 * unit:
+        if unit / 64 <= off <= 2 * unit and case.is_staircase():
             return f"has the accuracy of {name} ({off:.1e}): it is cast to it on the way"
     return ""
 
@@ -444,7 +529,8 @@ def _unexplained(case: Case) -> str:
 
 _EXPLANATIONS: tuple[Callable[[Case], str], ...] = (
     _not_finite, _no_cotangent, _ignores_dy, _drift, _ratio, _offset, _permuted, _swapped, _reduced,
-    _shifted, _term, _factor, _clipped, _varying_ratio, _partly,
+    _shifted, _term, _factor, _clipped, _wrong_axis, _other_way, _elsewhere, _varying_ratio,
+    _partly,
 )  # fmt: skip
 _FINE: tuple[Callable[[Case], str], ...] = (_ignores_dy, _drift, _ratio, _offset, _partly)
 

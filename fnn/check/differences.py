@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+EPS, TINY = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).tiny)
 STEPS = 12
 FIRST_STEPS = (6, 3, 0)  # numbers of the largest step in use, tried one after the other
 LARGEST_STEP = 0.25  # of the scale of the direction; each next step is half as large
@@ -34,20 +35,24 @@ def steps() -> np.ndarray:
 
 
 def both_sides(
-    values: np.ndarray, size: np.ndarray | None = None, at_zero: np.ndarray | None = None
+    values: np.ndarray,
+    size: np.ndarray | None = None,
+    at_zero: np.ndarray | None = None,
+    unit: float = EPS,
 ) -> Slope:
     """The derivative at 0 from the values at ``steps()``, stacked on the first axis.
 
     ``size``: of the terms that add up to the values, if larger: their rounding counts.
     ``at_zero``: the value there, which shows a kink closer than the smallest step: across it the
-    two sides have different slopes, and all steps agree on their mean.
+    two sides have different slopes, and all steps agree on their mean. ``unit``: the spacing of
+    the dtype in which the values were computed.
     """
     above, below = values[:STEPS], values[STEPS:]
     size = np.abs(values) if size is None else size
-    slope = _extrapolate((above - below) / 2, np.maximum(size[:STEPS], size[STEPS:]), even=True)
+    slope = _extrapolate((above - below) / 2, np.maximum(size[:STEPS], size[STEPS:]), True, unit)
     if at_zero is None:
         return slope
-    right, left = (one_side(values, at_zero, sign, size) for sign in (1, -1))
+    right, left = (one_side(values, at_zero, sign, size, unit) for sign in (1, -1))
     with np.errstate(invalid="ignore"):  # infinite values: nothing converged
         apart = np.abs(right.value - left.value) > (
             10 * (right.error + left.error) + 1e-5 * (np.abs(right.value) + np.abs(left.value))
@@ -56,16 +61,20 @@ def both_sides(
 
 
 def one_side(
-    values: np.ndarray, at_zero: np.ndarray, sign: int, size: np.ndarray | None = None
+    values: np.ndarray,
+    at_zero: np.ndarray,
+    sign: int,
+    size: np.ndarray | None = None,
+    unit: float = EPS,
 ) -> Slope:
     """The derivative from the right (sign 1) or from the left (sign -1); ``size`` as above."""
     cut = slice(None, STEPS) if sign > 0 else slice(STEPS, None)
     side = values[cut]
     size = np.maximum(np.abs(side), np.abs(at_zero)) if size is None else size[cut]
-    return _extrapolate(sign * (side - at_zero), size, even=False)
+    return _extrapolate(sign * (side - at_zero), size, False, unit)
 
 
-def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope:
+def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool, unit: float) -> Slope:
     """Neville's table of the quotients, best entry first; ``even``: their error has only even
     powers of the step.
 
@@ -77,8 +86,8 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool) -> Slope
     h = h.reshape(-1, *(1,) * (differences.ndim - 1))
     with np.errstate(all="ignore"):
         column = differences / h
-        # Rounding of the two values, which a small step magnifies.
-        rounding = np.finfo(np.float64).eps * size / h
+        # Rounding of the two values, which a small step magnifies; and what underflows in them.
+        rounding = (unit * size + TINY) / h
         value = {first: column[-1] for first in FIRST_STEPS}
         error = {first: np.full(column[-1].shape, np.inf) for first in FIRST_STEPS}
         for order in range(1, STEPS):

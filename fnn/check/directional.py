@@ -13,7 +13,7 @@ from fnn.block import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
 from fnn.check.rule import Sample, cached
-from fnn.check.subject import Subject, flat_floats
+from fnn.check.subject import Subject, flat_floats, scale_of, typical
 from fnn.check.trials import Trial
 from fnn.compiling import jit_for_few_runs
 
@@ -64,6 +64,7 @@ def along(
     program = _mover(subject.rule.forward, most)
     parts = []
     for first in range(0, len(starts), most):
+        subject.in_time()
         some = slice(first, first + most)
         count = len(starts[some])
         fill = (0, most - count)
@@ -74,16 +75,8 @@ def along(
 
 
 def scales(subject: Subject, sample: Sample) -> np.ndarray:
-    """The scale on which each entry varies: itself, but not much less than its leaf's."""
-    finite = [np.where(np.isfinite(leaf), leaf, 0) for leaf in subject.floats(sample)]
-    parts = [np.ravel(np.maximum(np.abs(v), 0.1 * _typical(v) or 1.0)) for v in finite]
-    return np.concatenate(parts)
-
-
-def _typical(leaf: np.ndarray) -> float:
-    """The root of the mean square."""
-    top = np.max(np.abs(leaf), initial=0)  # taken out, lest squares of 1e-170 be 0
-    return float(top * np.sqrt(np.mean(np.square(leaf / top)))) if top else 0.0
+    """The scale on which each entry varies."""
+    return np.concatenate([np.ravel(scale_of(leaf)) for leaf in subject.floats(sample)])
 
 
 def by_entry(
@@ -103,18 +96,18 @@ def jacobian(subject: Subject, trial: Trial) -> Slope:
     values, steps = by_entry(subject, trial.sample, entries)
     # A small output may be a difference of terms as large as the other outputs.
     size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
-    slope = differences.both_sides(values, size, flat_floats(trial.y))
+    slope = differences.both_sides(values, size, flat_floats(trial.y), subject.unit)
     return Slope(slope.value / steps[:, None], slope.error / steps[:, None])
 
 
 def along_leaves(
     subject: Subject, trials: Sequence[Trial], repeats: int
-) -> tuple[Slope, np.ndarray, np.ndarray]:
+) -> tuple[Slope, np.ndarray, np.ndarray, list[np.ndarray]]:
     """Derivatives of <dy, y> along random directions, each within one leaf; the trials are at one
     sample.
 
     Returns the slopes by differences, the same by the cotangents, and the sum of the sizes of
-    the latter's terms, each (leaves, repeats, trials).
+    the latter's terms, each (leaves, repeats, trials); and the directions.
     """
     sample = trials[0].sample
     leaves = subject.floats(sample)
@@ -123,13 +116,14 @@ def along_leaves(
     upstream = np.stack([flat_floats(trial.dy) for trial in trials], 1)
     shape = (len(leaves), repeats, len(trials))
     sums, sizes = np.zeros(shape), np.zeros(shape)
-    values, terms = [], []
+    values, terms, directions = [], [], []
     for repeat in range(repeats):
         parts = [
             _direction(leaf, 1000 * subject.seed + number * repeats + repeat, number)
             for number, leaf in enumerate(leaves)
         ]
-        around = along(subject, sample, np.concatenate(parts), starts, stops)
+        directions.append(np.concatenate(parts))
+        around = along(subject, sample, directions[-1], starts, stops)
         values.append(around @ upstream)
         terms.append(np.abs(around) @ np.abs(upstream))
         for k, trial in enumerate(trials):
@@ -139,11 +133,11 @@ def along_leaves(
                     sums[number, repeat, k] = np.sum(products)
                     sizes[number, repeat, k] = np.sum(np.abs(products))
     still = flat_floats(trials[0].y) @ upstream
-    slope = differences.both_sides(np.stack(values, 2), np.stack(terms, 2), still)
-    return slope, sums, sizes
+    slope = differences.both_sides(np.stack(values, 2), np.stack(terms, 2), still, subject.unit)
+    return slope, sums, sizes, directions
 
 
 def _direction(leaf: np.ndarray, seed: int, number: int) -> np.ndarray:
     """A flat direction as long as the leaf's entries: irrational steps around a circle."""
     angle = np.arange(leaf.size) * 2.399963229728653
-    return (_typical(leaf) or 1.0) * np.sin(angle + 1.7 * seed + number)
+    return (typical(leaf) or 1.0) * np.sin(angle + 1.7 * seed + number)

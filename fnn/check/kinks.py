@@ -7,6 +7,7 @@ along all of it, and where a block declares its subgradient backward has to give
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from fnn.check import differences, directional
 from fnn.check.differences import Slope
-from fnn.check.report import RIGHT, SHOWN, SKIPPED, WRONG, Problem, Result
+from fnn.check.report import NOTE, RIGHT, SKIPPED, Problem, Result, verdict
 from fnn.check.rule import Sample
 from fnn.check.subject import Subject, flat_floats, map_floats
-from fnn.check.trials import Trial
+from fnn.check.suspicion import confirmed
+from fnn.check.trials import Trial, trial_if_it_runs
 
 MAX_ENTRIES, MIN_ENTRIES = 96, 8  # of x, that are moved one by one
 MAX_NUMBERS = 200_000  # of y for all of them together
@@ -47,24 +49,30 @@ class Point(NamedTuple):
 
 def kinks(subject: Subject, trials: Sequence[Trial]) -> Result:
     """Ties, zeros and whole numbers: where forward has no derivative, the declared one."""
+    if subject.rule.declared is not None or subject.rule.surrogate:
+        words = "backward is declared to be another derivative than forward's"
+        return Result("kinks", SKIPPED, words)
     entries = _entries(subject, trials[0])
     if not entries.size:
         return Result("kinks", SKIPPED, "x has no floating entries with a cotangent")
     problems: dict[Problem, None] = {}
     examples: dict[str, None] = {}
-    count = 0
-    for sample in _samples(subject):
+    count = smooth = 0
+    for sample, in_domain in _samples(subject):
         if (point := _point(subject, sample, entries)) is None:
             continue
         count += int(np.sum(point.kink | point.jump))
+        smooth += int(np.sum(~point.kink & ~point.jump))
         examples |= dict.fromkeys(_slopes_in_words(point))
-        problems |= dict.fromkeys(_problems(subject, point))
+        found = _problems(subject, point)
+        problems |= dict.fromkeys(p if in_domain else p._replace(note=True) for p in found)
+    figure = f"{count} kinks and {smooth} smooth points, at ties, zeros and whole numbers"
+    if examples:
+        figure += f"; {'; '.join(list(examples)[:3])}"
     if problems:
-        return Result("kinks", WRONG, f"{count} kinks", tuple(problems))
-    if not count:
-        return Result("kinks", RIGHT, "none at ties, zeros and whole numbers")
-    figure = f"{count} kinks; {'; '.join(list(examples)[:3])}"
-    return Result("kinks", RIGHT if subject.rule.subgradient else SHOWN, figure)
+        return verdict("kinks", f"{len(problems)} wrong or unusual; {figure}", problems)
+    declared = not count or subject.rule.subgradient is not None
+    return Result("kinks", RIGHT if declared else NOTE, figure)
 
 
 def _entries(subject: Subject, trial: Trial) -> np.ndarray:
@@ -80,40 +88,61 @@ def _entries(subject: Subject, trial: Trial) -> np.ndarray:
     return np.array(entries[:: -(-len(entries) // most) or 1], np.int64)
 
 
-def _samples(subject: Subject) -> Iterator[Sample]:
-    """x on whole numbers from -3 to 3, from -1 to 1, and all zero."""
+def _samples(subject: Subject) -> Iterator[tuple[Sample, bool]]:
+    """x on whole numbers from -3 to 3, from -1 to 1, and all zero; and whether that seems to be in
+    its domain."""
     rng = np.random.default_rng(subject.seed + 2)
+    x = subject.sample.x
 
     def whole(high: int, v: Any) -> Any:
-        numbers = rng.integers(-high, high + 1, v.shape).astype(np.float64)
+        numbers = rng.integers(-high, high + 1, v.shape).astype(v.dtype)
         # Inputs that are all positive, as given, mean a domain: keep to it.
-        positive = np.size(v) > 1 and np.all(np.asarray(v) > 0)
-        return np.abs(numbers) + 1 if positive else numbers
+        return np.abs(numbers) + 1 if _is_positive(v) else numbers
 
-    x = subject.sample.x
     for high in (3, 1):
-        yield subject.sample._replace(x=map_floats(functools.partial(whole, high), x))
-    yield subject.sample._replace(x=map_floats(np.zeros_like, x))
+        sample = subject.sample._replace(x=map_floats(functools.partial(whole, high), x))
+        yield sample, _keeps_order(subject, sample)
+    sample = subject.sample._replace(x=map_floats(np.zeros_like, x))
+    positive = any(map(_is_positive, subject.floats(subject.sample)))
+    yield sample, _keeps_order(subject, sample) and not positive
+
+
+def _is_positive(v: Any) -> bool:
+    return bool(np.size(v) > 1 and np.all(np.asarray(v) > 0))
+
+
+def _keeps_order(subject: Subject, sample: Sample) -> bool:
+    """Whether arguments of which one is below another as given, such as bounds, stay so."""
+    given, new = subject.floats(subject.sample), subject.floats(sample)
+    for i, j in itertools.permutations(range(len(given)), 2):
+        if given[i].shape != given[j].shape or not np.all(given[i] < given[j]):
+            continue
+        if not np.all(new[i] < new[j]):
+            return False
+    return True
 
 
 def _point(subject: Subject, sample: Sample, entries: np.ndarray) -> Point | None:
     """The slopes at a sample; None outside the domain or at an edge of it (see "edges")."""
-    dy = subject.random_cotangent(np.random.default_rng(subject.seed + 3), sample)
-    y, cotangents = subject.run(sample, dy)
-    at_zero, weights = flat_floats(y), flat_floats(dy)
-    if not np.isfinite(at_zero).all():
+    trial = trial_if_it_runs(subject, sample, np.random.default_rng(subject.seed + 3))
+    if trial is None or not np.isfinite(flat_floats(trial.y)).all():
         return None
+    dy, cotangents = trial.dy, trial.got
+    at_zero, weights = flat_floats(trial.y), flat_floats(dy)
     values, scales = directional.by_entry(subject, sample, entries)
     terms = np.abs(values) @ np.abs(weights)
 
     def slope(sign: int) -> Slope:
-        value, error = differences.one_side(values @ weights, at_zero @ weights, sign, terms)
+        value, error = differences.one_side(
+            values @ weights, at_zero @ weights, sign, terms, subject.unit
+        )
         return Slope(value / scales, error / scales)
 
     left, right = slope(-1), slope(1)
     size = max(float(np.max(np.abs(weights), initial=0)), 1e-300)
-    sure = (left.error <= 1e-6 * size) & (right.error <= 1e-6 * size)
-    apart = np.abs(right.value - left.value) > 1e-5 * size + 10 * (left.error + right.error)
+    limit = max(1e-6, subject.tolerance(0)) * size
+    sure = (left.error <= limit) & (right.error <= limit)
+    apart = np.abs(right.value - left.value) > 10 * (limit + left.error + right.error)
     jump = ~sure & np.isfinite(values).all((0, 2))
     named = zip(subject.names, subject.floats(sample), strict=True)
     places = [(name, float(v)) for name, leaf in named for v in np.ravel(leaf)]
@@ -130,13 +159,14 @@ def _slopes_in_words(point: Point) -> Iterator[str]:
 
 def _problems(subject: Subject, point: Point) -> Iterator[Problem]:
     yield from _nan_at_an_edge(point)
-    bounds = 10 * (point.left.error + point.right.error) + 1e-6 * point.size
+    limit = max(1e-6, subject.tolerance(0)) * point.size
+    bounds = 10 * (point.left.error + point.right.error) + limit
     low = np.minimum(point.left.value, point.right.value) - bounds
     high = np.maximum(point.left.value, point.right.value) + bounds
-    sure = np.maximum(point.left.error, point.right.error) <= 1e-6 * point.size
+    sure = np.maximum(point.left.error, point.right.error) <= limit
     outside = np.flatnonzero(sure & ~((point.given >= low) & (point.given <= high)))
     if outside.size:
-        yield from _not_between(subject, point, int(outside[0]))
+        yield from _not_between(subject, point, outside)
     else:
         yield from _ties(subject, point)
     yield from _not_as_declared(subject, point)
@@ -156,27 +186,45 @@ def _nan_at_an_edge(point: Point) -> Iterator[Problem]:
                 f"is NaN at {leaf} = {value:g}, an edge of the domain, where y is finite and "
                 f"the slope from the {side} is {slope.value[i]:.6g}"
             )
+            yield Problem(leaf, text, note=True)
+
+
+def _not_between(subject: Subject, point: Point, outside: np.ndarray) -> Iterator[Problem]:
+    smooth = outside[~point.kink[outside]][:MIN_ENTRIES]
+    if smooth.size:
+        trial = Trial(point.sample, point.dy, *subject.run(point.sample, point.dy))
+        stays = confirmed(subject, trial, point.entries[smooth], point.given[smooth])
+        if stays.any():
+            i = int(smooth[np.argmax(stays)])
+            leaf, value = point.where[i]
+            text = (
+                f"at {leaf} = {value:g} (a tie or a special point) the derivative is "
+                f"{point.right.value[i]:.6g}, and backward gives {point.given[i]:.6g}"
+            )
             yield Problem(leaf, text)
-
-
-def _not_between(subject: Subject, point: Point, i: int) -> Iterator[Problem]:
+            return
+    kinks = outside[point.kink[outside]]
+    if not kinks.size:
+        return
+    i = int(kinks[0])
     leaf, value = point.where[i]
     given, left, right = point.given[i], point.left.value[i], point.right.value[i]
-    if not point.kink[i]:
-        text = (
-            f"at {leaf} = {value:g} (a tie or a special point) the derivative is {right:.6g}, and "
-            f"backward gives {given:.6g}"
-        )
-        yield Problem(leaf, text)
-        return
     declared = subject.rule.subgradient is not None  # then that alone counts
     if np.isfinite(given) and (declared or _several_kinks_meet(subject, point, i)):
         return
     text = (
-        f"wrong only at a kink: at {leaf} = {value:g} the slopes are {left:.6g} and {right:.6g} "
+        f"only at a kink: at {leaf} = {value:g} the slopes are {left:.6g} and {right:.6g} "
         f"from the left and right, and backward gives {given:.6g}, which is not between them"
     )
-    yield Problem(leaf, text)
+    yield Problem(leaf, text, note=_is_of_jax(subject, point, i))
+
+
+def _is_of_jax(subject: Subject, point: Point, i: int) -> bool:
+    """Whether nobody wrote what backward gives here: it is what autodiff of forward gives."""
+    if subject.no_autodiff:
+        return subject.rule.of_jax
+    want = subject.flat_cotangents(subject.autodiff(point.sample, point.dy))[point.entries[i]]
+    return bool(np.isclose(want, point.given[i], 1e-6, 1e-12, equal_nan=True))
 
 
 def _several_kinks_meet(subject: Subject, point: Point, i: int) -> bool:
@@ -215,11 +263,13 @@ def _ties(subject: Subject, point: Point) -> Iterator[Problem]:
         if abs(total - right.value) > 1e-5 * size:
             ratio = f", {total / right.value:.6g} times too much" if right.value else ""
             text = (
-                f"wrong only at ties: {int(np.sum(tied))} entries equal to {value:g} get "
+                f"only at ties: {int(np.sum(tied))} entries equal to {value:g} get "
                 f"{total:.6g} together, and the derivative along all of them is "
                 f"{right.value:.6g}{ratio}: the shares of a tie have to add up to one"
             )
-            yield Problem(point.where[int(np.argmax(tied))][0], text)
+            first = int(np.argmax(tied))
+            note = _is_of_jax(subject, point, first)
+            yield Problem(point.where[first][0], text, note=note)
 
 
 def _slopes_along(subject: Subject, point: Point, entries: np.ndarray) -> tuple[Slope, Slope]:
@@ -248,7 +298,7 @@ def _not_as_declared(subject: Subject, point: Point) -> Iterator[Problem]:
     for i in kinks[off[kinks]][:1]:
         leaf, value = point.where[i]
         text = (
-            f"wrong only at a kink: at {leaf} = {value:g} backward gives {point.given[i]:.6g}, "
+            f"only at a kink: at {leaf} = {value:g} backward gives {point.given[i]:.6g}, "
             f"and the declared subgradient is {wanted[i]:.6g}"
         )
         yield Problem(leaf, text)

@@ -43,7 +43,7 @@ def blame(
         if kind in checked:
             continue
         checked.add(kind)
-        for problem in (p for result in check(part) for p in result.problems):
+        for problem in (p for result in check(part) for p in result.problems if not p.note):
             leaf = f"in {part.path} ({part.block.name}), {problem.leaf}"
             problems.setdefault(problem._replace(leaf=leaf))
     if not problems:

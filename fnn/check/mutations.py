@@ -19,7 +19,8 @@ import numpy as np
 
 from fnn.block import Block, Kind, is_floating
 from fnn.check import rule
-from fnn.check.checks import first_wrong, precisely, subject_for
+from fnn.check.checks import first_wrong, subject_for
+from fnn.check.run import precisely
 from fnn.check.subject import Cotangents, Subject, all_finite
 from fnn.check.transformations import change_of_gradient
 from fnn.check.trials import Batch, Trial, find_batch, trial_at

@@ -19,6 +19,9 @@ NEARLY_INFINITE = (1e4, 1e8)  # inputs at which a limit shows
 
 def edges(subject: Subject, trials: Sequence[Trial]) -> Result:
     """Infinite inputs give the limit of large ones; NaN gives NaN; zero divides nothing."""
+    if subject.iterates or subject.decomposes:
+        words = "forward has a loop or a decomposition that may not end at infinity"
+        return Result("edges", SKIPPED, words)
     trial = trials[0]
     problems, limits = dict[str, Problem](), 0
     floats = subject.floats(trial.sample)
@@ -28,6 +31,8 @@ def edges(subject: Subject, trials: Sequence[Trial]) -> Result:
         size = floats[leaf].size
         texts = []
         for place in sorted({0, size // 2, size - 1}):
+            if not np.isfinite(floats[leaf].reshape(-1)[place]):
+                continue
             texts += [_limit(subject, trial, leaf, place, sign) for sign in (-1, 1)]
             texts.append(_nan(subject, trial, leaf, place))
             limits += 2
@@ -37,6 +42,8 @@ def edges(subject: Subject, trials: Sequence[Trial]) -> Result:
     if not limits:
         return Result("edges", SKIPPED, "x has no floating entries")
     figure = f"{limits} limits at infinity, NaN in NaN out, rows of -inf"
+    if problems:
+        figure = f"{len(problems)} inputs with something unusual, of {figure}"
     return verdict("edges", figure, problems.values())
 
 
@@ -68,8 +75,10 @@ def _limit(subject: Subject, trial: Trial, leaf: int, place: int, sign: int) -> 
         if is_floating(v) and not np.allclose(v, far_v, 1e-3, 1e-6):
             return ""
     for i, name in enumerate(subject.names):
-        if not name.startswith("x"):
-            continue  # a weight's gradient may be 0 times the infinite input
+        # A weight's gradient may be 0 times the infinite input. Of a function any argument may
+        # be a weight.
+        if not name.startswith("x") or (subject.rule.block is None and i != leaf):
+            continue
         if near[i] is None or got[i] is None or far[i] is None or not near[i].size:
             continue
         size = np.max(np.abs(far[i]), initial=0) + 1e-300

@@ -6,38 +6,68 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-RIGHT, WRONG, SKIPPED, SHOWN = "right", "WRONG", "skipped", "shown"
+RIGHT, WRONG, NOTE, SKIPPED = "right", "WRONG", "note", "skipped"
+
+
+class CheckError(Exception):
+    """The check could not be run; the message says why, and the fix."""
+
+
+class OutOfTime(Exception):
+    """The seconds that a check may take are over."""
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: where, the likely mistake, and the worst entry.
+    """One thing that is wrong, or worth knowing: where, the likely mistake, and the worst entry.
 
     ``leaf``: the path of the cotangent, such as ``params/hidden/w`` or ``x/0``.
     ``diagnosis``: the likely mistake, in words.
     ``worst``: the entry with the largest error: index, got, expected, the input there.
+    ``note``: the gradient is right for all that; where forward has no derivative, for instance.
     """
 
     leaf: str
     diagnosis: str
     worst: str = ""
+    note: bool = False
 
     def __str__(self) -> str:
         return f"{self.leaf}: {self.diagnosis}" + (f"\n  {self.worst}" if self.worst else "")
 
 
 class Result(NamedTuple):
-    """One property: ``status`` is right, WRONG, skipped, or shown (a figure without a verdict)."""
+    """One property: ``status`` is right, WRONG, note (a figure, or problems that are worth knowing
+    and no mistake) or skipped, with the reason."""
 
     property: str
     status: str
     figure: str
     problems: tuple[Problem, ...] = ()
 
+    def as_note(self) -> Result:
+        """The same findings, as something worth knowing."""
+        if self.status != WRONG:
+            return self
+        return self._replace(
+            status=NOTE, problems=tuple(p._replace(note=True) for p in self.problems)
+        )
+
+    def as_wrong(self) -> Result:
+        """The same findings, as mistakes."""
+        if not self.problems:
+            return self
+        return self._replace(
+            status=WRONG, problems=tuple(p._replace(note=False) for p in self.problems)
+        )
+
 
 def verdict(property: str, figure: str, problems: Iterable[Problem]) -> Result:
-    """The result of a property: WRONG if there are problems, else right."""
+    """The result of a property: WRONG if there are problems other than notes, else right."""
     problems = tuple(problems)
-    return Result(property, WRONG if problems else RIGHT, figure, problems)
+    status = NOTE if problems else RIGHT
+    if any(not problem.note for problem in problems):
+        status = WRONG
+    return Result(property, status, figure, problems)
 
 
 class WrongGradient(AssertionError):
@@ -57,9 +87,15 @@ class Report:
     inside: tuple[Problem, ...] = ()
 
     @property
+    def correct(self) -> bool:
+        """Whether backward is the derivative of forward wherever that is smooth: no property is
+        wrong. What is in ``notes`` does not count, unless ``strict`` asked for it."""
+        return not self.wrong
+
+    @property
     def ok(self) -> bool:
-        """Whether no property is wrong."""
-        return not any(result.status == WRONG for result in self.results)
+        """The same as ``correct``."""
+        return self.correct
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -68,8 +104,14 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Every problem once, in the order of the properties."""
-        return tuple(dict.fromkeys(p for result in self.results for p in result.problems))
+        """Everything that is wrong, once, in the order of the properties."""
+        return tuple(dict.fromkeys(p for r in self.results for p in r.problems if not p.note))
+
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        """Everything that is worth knowing and no mistake: digits lost in narrow dtypes, limits at
+        infinity, what backward gives where forward has no derivative."""
+        return tuple(dict.fromkeys(p for r in self.results for p in r.problems if p.note))
 
     def __getitem__(self, name: str) -> Result:
         """The result of a property, by its name."""
@@ -79,27 +121,41 @@ class Report:
         return by_name[name]
 
     def assert_correct(self) -> None:
-        """Raises :class:`WrongGradient`, an AssertionError, with the report if it is not ok."""
-        if not self.ok:
+        """Raises :class:`WrongGradient`, an AssertionError, with the report if it is wrong."""
+        if not self.correct:
             raise WrongGradient(str(self))
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        verdict = "right" if self.ok else f"WRONG in {', '.join(self.wrong)}"
+        verdict = "right" if self.correct else f"WRONG in {', '.join(self.wrong)}"
         yield f"{self.name}: {verdict}"
         width = max((len(result.property) for result in self.results), default=0)
         for result in self.results:
             yield f"  {result.property:<{width}}  {result.status:<7}  {result.figure}"
-        # The first problem of each leaf: the others are mostly other symptoms of the same mistake.
-        first_of: dict[str, Problem] = {}
         every = (*self.inside, *self.problems)
-        for problem in every:
-            first_of.setdefault(problem.leaf, problem)
-        for number, problem in enumerate(first_of.values(), start=1):
+        shown = list(_once(every))
+        for number, problem in enumerate(shown, start=1):
             first, *rest = str(problem).split("\n")
             yield f"{number}. {first}"
             yield from (f"   {line}" for line in rest)
-        if more := len(every) - len(first_of):
-            yield f"({more} more for the same leaves: report.problems)"
+        if len(every) > len({p.leaf for p in every}):
+            yield "(more for the same leaves: report.problems)"
+        for note in _once(self.notes):
+            yield f"note: {str(note).splitlines()[0]}"
+
+
+def _once(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The first problem of each leaf, for the others are mostly symptoms of the same mistake; and
+    leaves with the same diagnosis together."""
+    first_of: dict[str, Problem] = {}
+    for problem in problems:
+        first_of.setdefault(problem.leaf, problem)
+    alike: dict[tuple[str, str], list[Problem]] = {}
+    for problem in first_of.values():
+        where = problem.leaf.rpartition(", ")[0]  # the block, where it is one inside
+        alike.setdefault((where, problem.diagnosis), []).append(problem)
+    for first, *others in alike.values():
+        more = f" (and {len(others)} more)" if others else ""
+        yield first._replace(leaf=first.leaf + more)

@@ -12,21 +12,23 @@ import numpy as np
 from jax.extend import core as jax_core
 
 from fnn.block import Block, is_floating
+from fnn.check.arguments import Arguments, floating, real, upstream
+from fnn.check.report import CheckError
 from fnn.introspect.flops import jaxprs_inside
-from fnn.pytrees import split_floats
+from fnn.introspect.watch import watch
+from fnn.pytrees import flat, split_floats
 
 cached = functools.lru_cache(maxsize=64)  # for programs, so that another seed compiles nothing
-
-
-class CheckError(Exception):
-    """The check could not be run; the message says why, and the fix."""
 
 
 class Rule(NamedTuple):
     """A forward and a backward in fnn's protocol.
 
     ``primal(params, x, key) -> y``: forward's value, for autodiff. ``block``: where they come
-    from, if it is one. ``subgradient``: see :class:`fnn.block.Rules`.
+    from, if it is one. ``subgradient``: see :class:`fnn.block.Rules`. ``declared(params, x, dy) ->
+    (dparams, dx)``: what backward is meant to be in place of forward's derivative. ``surrogate``:
+    primal's derivative is backward's, and on purpose not forward's. ``of_jax``: backward is
+    what ``jax.vjp`` of primal uses.
     """
 
     name: str
@@ -35,6 +37,9 @@ class Rule(NamedTuple):
     primal: Callable[[Any, Any, Any], Any]
     block: Block | None = None
     subgradient: Callable[..., Any] | None = None
+    declared: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+    surrogate: bool = False
+    of_jax: bool = False
 
 
 class Sample(NamedTuple):
@@ -55,12 +60,33 @@ class Sample(NamedTuple):
         return Sample(params, x, self.key)
 
 
-def of_block(block: Block, name: str = "") -> Rule:
+def of_block(block: Block, name: str = "", declared: Any = None) -> Rule:
     """A block's own functions."""
+    inside: list[Block] = []
 
-    primal = _value_of(cast(Hashable, block.forward))
-    subgradient = block.rules.subgradient
-    return Rule(name or block.name, block.forward, block.backward, primal, block, subgradient)
+    def differentiable(path: str, inner: Block) -> Block:
+        if inner.kind.maker != "straight_through":
+            return inner
+        inside.append(inner)
+        return inner._replace(forward=_with_derivative_of(inner.kind.of[1].forward, inner.forward))
+
+    whole = watch(block, differentiable)
+    forward = whole.forward if inside else block.forward
+    return Rule(
+        name or block.name, block.forward, block.backward, _value_of(cast(Hashable, forward)),
+        block, block.rules.subgradient, declared, surrogate=bool(inside),
+    )  # fmt: skip
+
+
+def _with_derivative_of(surrogate: Callable[..., Any], forward: Callable[..., Any]) -> Any:
+    """A forward whose derivative, by autodiff, is that of the surrogate."""
+
+    def both(params: Any, x: Any, key: Any = None) -> Any:
+        (y, residuals), (other, _) = forward(params, x, key), surrogate(params, x, key)
+        y = jax.lax.stop_gradient(y)
+        return jax.tree.map(lambda v, s: v + (s - jax.lax.stop_gradient(s)), y, other), residuals
+
+    return both
 
 
 @cached
@@ -73,73 +99,103 @@ def _value_of(forward: Any) -> Callable[..., Any]:
     return primal
 
 
-def of_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str) -> Rule:
+def of_pair(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    name: str,
+    arguments: Arguments,
+    declared: Callable[..., Any] | None = None,
+) -> Rule:
     """Two plain functions, ``forward(*args) -> (y, residuals)`` and
     ``backward(residuals, dy) -> dargs``."""
 
     def block_forward(params: Any, x: Any, key: Any = None) -> Any:
-        outputs = forward(*x)
+        outputs = forward(*arguments.put(x))
         if not isinstance(outputs, tuple) or len(outputs) != 2:
             raise CheckError(f"{name}: forward needs to return (y, residuals), got {outputs!r:.80}")
-        return outputs
+        return real(outputs[0]), outputs[1]
 
     def block_backward(params: Any, residuals: Any, dy: Any) -> Any:
-        dx = backward(residuals, dy)
+        dx = backward(residuals, upstream(dy))
         if isinstance(dx, list) or dx is None:
             raise CheckError(
                 f"{name}: backward returned {type(dx).__name__}, needs to return a tuple with one "
                 "cotangent for each argument (None for integers)"
             )
-        return {}, dx if isinstance(dx, tuple) else (dx,)
+        return {}, arguments.cotangents(dx if isinstance(dx, tuple) else (dx,))
 
-    return Rule(name, block_forward, block_backward, lambda _, x, key: forward(*x)[0])
+    def primal(params: Any, x: Any, key: Any) -> Any:
+        return real(forward(*arguments.put(x))[0])
+
+    return Rule(name, block_forward, block_backward, primal, declared=_of_args(declared, arguments))
 
 
-def of_function(f: Callable[..., Any], name: str) -> Rule:
-    """A JAX function whose derivative is a custom rule: backward is what ``jax.vjp`` uses.
+def of_function(
+    f: Callable[..., Any],
+    name: str,
+    arguments: Arguments,
+    declared: Callable[..., Any] | None = None,
+) -> Rule:
+    """A JAX function: backward is what ``jax.vjp`` uses, a custom rule or autodiff.
 
-    The residuals are those of ``jax.vjp``; the primal is ``f`` with its custom rules taken out.
+    The residuals are those of ``jax.vjp``; the primal is ``f`` itself.
     """
 
+    def primal(params: Any, x: Any, key: Any = None) -> Any:
+        return floating(real(f(*arguments.put(x))))
+
     def forward(params: Any, x: Any, key: Any = None) -> Any:
-        floats, put = split_floats(x)
-        y, pull_back = jax.vjp(lambda *floats: f(*put(floats)), *floats)
-        return y, (pull_back, jax.tree.map(lambda v: None if is_floating(v) else v, x))
+        floats, fill = split_floats(x)
+        return jax.vjp(lambda *floats: primal(params, fill(floats)), *floats)
 
-    def backward(params: Any, residuals: Any, dy: Any) -> Any:
-        pull_back, rest = residuals
+    leaves, tree = flat(arguments.varying)
+
+    def backward(params: Any, pull_back: Any, dy: Any) -> Any:
         cotangents = iter(pull_back(dy))
-        dx = jax.tree.map(
-            lambda v: next(cotangents) if v is None else None, rest, is_leaf=lambda v: v is None
-        )
-        return {}, dx
+        return {}, tree.unflatten([next(cotangents) if is_floating(v) else None for v in leaves])
 
-    return Rule(name, forward, backward, lambda _, x, key: f(*x))
+    return Rule(
+        name, forward, backward, primal, declared=_of_args(declared, arguments), of_jax=True
+    )
+
+
+def _of_args(declared: Callable[..., Any] | None, arguments: Arguments) -> Any:
+    """``declared(*args, dy) -> dargs`` in the protocol of blocks."""
+    if declared is None:
+        return None
+
+    def of_block(params: Any, x: Any, dy: Any) -> Any:
+        dargs = declared(*arguments.put(x), upstream(dy))
+        return {}, arguments.cotangents(dargs if isinstance(dargs, tuple) else (dargs,))
+
+    return of_block
 
 
 # ---- without custom rules --------------------------------------------------------------------
 
 _CUSTOM = ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call")
+_INLINE = (*_CUSTOM, "jit", "pjit", "closed_call", "remat", "checkpoint", "remat2")
 
 
-def has_custom_rule(f: Callable[..., Any], *args: Any) -> str:
-    """The name of a primitive with a custom derivative in ``f``, or ''."""
-    return next((p for p in _primitives(jax.make_jaxpr(f)(*args).jaxpr) if p in _CUSTOM[:2]), "")
-
-
-def _primitives(jaxpr: Any) -> Iterator[str]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a program, and of what it calls."""
     for equation in jaxpr.eqns:
-        yield equation.primitive.name
+        yield equation
         for inner in jaxprs_inside(equation.params):
-            yield from _primitives(inner)
+            yield from equations(inner)
+
+
+def custom_rule(jaxpr: Any) -> str:
+    """The name of a primitive with a custom derivative in a program, or ''."""
+    names = (equation.primitive.name for equation in equations(jaxpr))
+    return next((name for name in names if name in _CUSTOM), "")
 
 
 @cached
 def without_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
-    """``f`` with every ``custom_vjp`` in it replaced by the function that it decorates.
+    """``f`` with the function itself in place of every ``custom_vjp`` and ``custom_jvp``.
 
-    Then autodiff derives the derivative from the value. Looks inside ``jit``, but not inside
-    loops and branches: :func:`has_custom_rule` of the result finds the rules that stay.
+    Then autodiff derives the derivative from the value. It looks inside jit, loops and branches.
     """
 
     def plain(*args: Any) -> Any:
@@ -160,18 +216,31 @@ def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
     values.update(zip(jaxpr.invars, args, strict=True))
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
-        name = equation.primitive.name
-        inner = equation.params.get("call_jaxpr" if name in _CUSTOM else "jaxpr")
-        if name in _CUSTOM[:2] or name in ("jit", "pjit", "closed_call", "remat", "checkpoint"):
-            outputs = _evaluate(
-                getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs
-            )
+        name, params = equation.primitive.name, equation.params
+        if name in _INLINE:
+            inner = params.get("call_jaxpr" if name in _CUSTOM else "jaxpr")
+            consts = getattr(inner, "consts", ())
+            outputs = _evaluate(getattr(inner, "jaxpr", inner), consts, inputs)
         else:
-            options = equation.primitive.get_bind_params(equation.params)
+            options = equation.primitive.get_bind_params(_plain_params(params))
             outputs = equation.primitive.bind(*inputs, **options)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _plain_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a loop or branch, with no custom rules in its programs."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple) and any(isinstance(v, jax_core.ClosedJaxpr) for v in value):
+            return tuple(map(plain, value))
+        if not isinstance(value, jax_core.ClosedJaxpr) or not custom_rule(value.jaxpr):
+            return value
+        program = functools.partial(_evaluate, value.jaxpr, value.consts)
+        return jax.make_jaxpr(lambda *args: program(args))(*value.in_avals)
+
+    return {name: plain(value) for name, value in params.items()}
 
 
 # ---- inputs ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import is_floating
-from fnn.check.rule import CheckError, Rule, Sample, cached, has_custom_rule, without_custom_rules
+from fnn.check.report import CheckError, OutOfTime
+from fnn.check.rule import (
+    Rule,
+    Sample,
+    cached,
+    custom_rule,
+    equations,
+    without_custom_rules,
+)
 from fnn.compiling import jit_for_few_runs
 from fnn.introspect.autodiff import by_autodiff
 from fnn.pytrees import flat
@@ -46,7 +55,7 @@ def map_floats(f: Callable[[Any], Any], tree: Any) -> Any:
     """The tree with ``f`` of every floating leaf."""
 
     def one(leaf: Any) -> Any:
-        return f(leaf) if leaf is not None and is_floating(leaf) else leaf
+        return f(leaf) if hasattr(leaf, "dtype") and is_floating(leaf) else leaf
 
     return jax.tree.map(one, tree, is_leaf=is_none)
 
@@ -108,25 +117,94 @@ def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     return jit_for_few_runs(f)
 
 
+NEARBY = 3  # samples close to the given one, none of which is at its kinks and ties
+NEARBY_DISTANCE = 1e-9  # of the scale of each entry
+TOLERANCE_OF_LOOPS = 1e-4  # relative, of results that a loop approaches
+DECOMPOSITIONS = {"svd", "eigh", "eig", "schur", "qr", "householder_product", "lu", "cholesky"}
+
+
 class Subject:
     """A rule under test at a sample, in float64 unless the sample has float32 leaves.
 
     ``names``: the path of every floating leaf of (params, x), such as ``params/w`` or ``x/0``.
     ``in_float32``: whether the comparisons themselves are in float32.
+    ``rtol``, ``atol``: what the user allows, None for what fits the function.
+    ``deadline``: the time, by ``time.monotonic``, up to which the rule may be run.
     """
 
-    def __init__(self, rule: Rule, sample: Sample, seed: int) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        sample: Sample,
+        seed: int,
+        rtol: float | None = None,
+        atol: float = 0.0,
+    ) -> None:
         self.rule, self.sample, self.seed = rule, sample, seed
+        self.rtol, self.atol = rtol, atol
+        self.deadline = np.inf
         named = leaves_of(sample.params, sample.x)
-        self._places = [i for i, (_, leaf) in enumerate(named) if is_floating(leaf)]
+        self._places = [
+            i for i, (_, leaf) in enumerate(named) if leaf is not None and is_floating(leaf)
+        ]
         self.names = [named[i][0] for i in self._places]
         self.programs = _programs(rule.forward, rule.backward)
         self._y_shapes: dict[Any, Any] = {}
         self.in_float32 = any(leaf.dtype == np.float32 for leaf in sample.floats)
 
+    def in_time(self) -> None:
+        """Raises OutOfTime after the deadline."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
     def tolerance(self, in_float64: float) -> float:
-        """A relative tolerance, widened where the comparison is in float32."""
-        return max(in_float64, 1e-4) if self.in_float32 else in_float64
+        """A relative tolerance: the user's, or wider than in float64 where the function itself
+        computes in a narrower dtype or approaches its result in a loop."""
+        if self.rtol is not None:
+            return max(in_float64, self.rtol)
+        wider = 1e3 * self.unit if self.is_coarse else 0.0
+        return max(in_float64, min(wider, 0.25), TOLERANCE_OF_LOOPS if self.iterates else 0.0)
+
+    # ---- what the function is like -----------------------------------------------------------
+
+    @functools.cached_property
+    def _equations(self) -> list[Any]:
+        jaxpr = jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
+        return list(equations(jaxpr))
+
+    @functools.cached_property
+    def iterates(self) -> bool:
+        """Whether forward has a loop that ends when something is small enough."""
+        return any(equation.primitive.name == "while" for equation in self._equations)
+
+    @functools.cached_property
+    def decomposes(self) -> bool:
+        """Whether forward decomposes a matrix, which may never end if that is not finite."""
+        return any(equation.primitive.name in DECOMPOSITIONS for equation in self._equations)
+
+    @functools.cached_property
+    def draws(self) -> bool:
+        """Whether forward draws random numbers; in another dtype it draws others."""
+        names = (equation.primitive.name for equation in self._equations)
+        return any(name.startswith(("random_bits", "threefry", "rng_")) for name in names)
+
+    @functools.cached_property
+    def unit(self) -> float:
+        """The spacing of the narrowest dtype that forward casts a floating number to."""
+        widths = [float(jnp.finfo(np.float32 if self.in_float32 else np.float64).eps)]
+        for equation in self._equations:
+            if equation.primitive.name == "convert_element_type":
+                source, to = equation.invars[0].aval.dtype, equation.params["new_dtype"]
+                if all(jnp.issubdtype(d, jnp.floating) for d in (source, to)):
+                    widths.append(float(jnp.finfo(to).eps))
+        return max(widths)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether forward computes in a narrower dtype than float64."""
+        return self.unit > 1e-12
+
+    # ---- its inputs and outputs --------------------------------------------------------------
 
     def floats(self, sample: Sample) -> list[np.ndarray]:
         """The floating leaves of (params, x), in the order of ``names``."""
@@ -149,9 +227,14 @@ class Subject:
         return np.concatenate([np.zeros(f.size) if c is None else np.ravel(c) for f, c in leaves])
 
     def run(self, sample: Sample, dy: Any) -> tuple[Any, Cotangents]:
-        """(y, cotangents) by the rule."""
+        """(y, cotangents) by the rule.
+
+        Raises:
+          OutOfTime: after the deadline.
+        """
+        self.in_time()
         y, dparams, dx = self.programs.run(*sample, dy)
-        return jax.tree.map(np.asarray, y), self.cotangents(dparams, dx)
+        return jax.tree.map(as_numpy, y), self.cotangents(dparams, dx)
 
     def y_shape(self, sample: Sample) -> Any:
         """Shapes and dtypes of y."""
@@ -172,27 +255,80 @@ class Subject:
 
         return jax.tree.map(one, self.y_shape(sample))
 
+    def nearby(self, sample: Sample) -> list[Sample]:
+        """Samples so close that a smooth gradient is the same, and at no kink or tie.
+
+        Numbers that are all positive, or all between 0 and 1, stay so.
+        """
+        samples = []
+        distance = max(NEARBY_DISTANCE, 10 * self.unit if self.is_coarse else 0.0)
+        for number in range(NEARBY):
+            rng = np.random.default_rng((self.seed, number))
+
+            def moved(v: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
+                near = v + distance * scale_of(v) * rng.uniform(-1, 1, v.shape)
+                if np.all(v >= 0):
+                    near = np.abs(near)
+                    if np.all(v <= 1):
+                        near = 1 - np.abs(1 - near)
+                return near.astype(v.dtype)
+
+            samples.append(sample.with_floats([moved(v) for v in self.floats(sample)]))
+        return samples
+
     # ---- autodiff as reference ---------------------------------------------------------------
 
     @functools.cached_property
     def no_autodiff(self) -> str:
         """Why autodiff of the forward is no reference, or ''."""
+        if self.rule.declared is not None:
+            return ""
         try:
-            if rule := has_custom_rule(self._primal, *self.sample):
-                return f"forward has a {rule} in a loop or branch, which autodiff would use"
+            jaxpr = jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
+            if self.rule.of_jax and not custom_rule(jaxpr):
+                return "the rule is autodiff's own: see differences"
+            jaxpr = jax.make_jaxpr(lambda *s: self._primal(*s))(*self.sample).jaxpr
+            if rule := custom_rule(jaxpr):
+                return f"forward has a {rule} inside, which autodiff would use"
             dy = self.random_cotangent(np.random.default_rng(0), self.sample)
             jax.eval_shape(_by_autodiff(self._primal), *self.sample, dy)
         except Exception as error:
-            return f"no autodiff of forward: {str(error).splitlines()[0][:100]}"
+            return f"no autodiff of forward: {(str(error).splitlines() or [''])[0][:100]}"
         return ""
 
     @functools.cached_property
     def _primal(self) -> Callable[..., Any]:
-        if has_custom_rule(self.rule.primal, *self.sample):
-            return without_custom_rules(self.rule.primal)
-        return self.rule.primal
+        if self.rule.surrogate:
+            return self.rule.primal
+        jaxpr = jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
+        return without_custom_rules(self.rule.primal) if custom_rule(jaxpr) else self.rule.primal
 
     def autodiff(self, sample: Sample, dy: Any) -> Cotangents:
-        """The cotangents by ``jax.vjp`` of the forward."""
-        cotangents = compiled(_by_autodiff(self._primal))
-        return [np.asarray(d) for d in cotangents(*sample, dy)]
+        """The cotangents by ``jax.vjp`` of the forward; or the declared ones.
+
+        Raises:
+          OutOfTime: after the deadline.
+        """
+        self.in_time()
+        if self.rule.declared is not None:
+            cotangents = self.cotangents(*self.rule.declared(sample.params, sample.x, dy))
+            pairs = zip(cotangents, self.floats(sample), strict=True)
+            return [np.zeros_like(f) if c is None else c for c, f in pairs]
+        return [np.asarray(d) for d in compiled(_by_autodiff(self._primal))(*sample, dy)]
+
+
+def as_numpy(leaf: Any) -> Any:
+    """An array as NumPy's; a random key as it is."""
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+
+
+def scale_of(leaf: np.ndarray) -> np.ndarray:
+    """The scale on which each entry varies: itself, but not much less than its leaf's."""
+    finite = np.where(np.isfinite(leaf), leaf, 0)
+    return np.maximum(np.abs(finite), 0.1 * typical(finite) or 1.0)
+
+
+def typical(leaf: np.ndarray) -> float:
+    """The root of the mean square."""
+    top = np.max(np.abs(leaf), initial=0)  # taken out, lest squares of 1e-170 be 0
+    return float(top * np.sqrt(np.mean(np.square(leaf / top)))) if top else 0.0

@@ -23,7 +23,7 @@ def test_no_property_imports_another(module: str) -> None:
 
 def test_their_order_in_a_report() -> None:
     assert fnn.check.PROPERTIES == (
-        "cotangents", "autodiff", "differences", "kinks", "linear", "jit", "vmap", "microbatches",
-        "batch sizes", "scan", "second order", "float32", "bfloat16", "float16", "edges", "cost",
-        "residuals",
+        "cotangents", "value", "autodiff", "differences", "linear", "jit", "vmap", "microbatches",
+        "batch sizes", "scan", "second order", "kinks", "float32", "bfloat16", "float16", "edges",
+        "cost", "residuals",
     )  # fmt: skip

@@ -25,7 +25,7 @@ from experiments.selftest.sweep import Record, Sweep, merged, started, sweep
 from experiments.selftest.verify import SPECIAL, verify
 from fnn.check import ulps
 from fnn.check.all_floats import spread
-from fnn.check.rule import CheckError
+from fnn.check.report import CheckError
 
 each = pytest.mark.parametrize("name", BLOCKS)
 

@@ -1,0 +1,117 @@
+"""Where a rule and its reference differ, is the rule to blame?
+
+Autodiff is no judge at a kink, a tie or an edge of forward's domain: there it has a convention of
+its own, or NaN. Such points are rare, so a mistake of the rule shows at points close by as well,
+and a mere convention does not. Differences are no judge across a kink: what they say has to hold
+for steps of several sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fnn.check import differences, directional
+from fnn.check.rule import Sample
+from fnn.check.subject import Subject, flat_floats
+from fnn.check.trials import Trial
+
+SMALLER_STEPS = (2.0**-8, 2.0**-16)  # times those of the first differences
+MAX_CONFIRMED = 8  # entries of a leaf, the worst ones
+
+
+def suspects(
+    subject: Subject,
+    sample: Sample,
+    dy: Any,
+    leaf: int,
+    got: np.ndarray,
+    want: np.ndarray,
+    allowed: Any,
+) -> np.ndarray:
+    """The entries of a cotangent that differ from autodiff's, here and at points close by.
+
+    ``allowed``: the difference that is no error. Where forward is at a NaN or an infinity that the
+    user gave, NaN is as good as a number.
+    """
+    off = _differ(got, want, allowed)
+    if not all(np.isfinite(f).all() for f in subject.floats(sample)):
+        off &= np.isfinite(got)
+    if not off.any():
+        return off
+    relative = subject.tolerance(1e-8)
+    agree = np.zeros(off.shape, int)
+    judged = np.zeros(off.shape, int)
+    for near in subject.nearby(sample):
+        one, other = subject.run(near, dy)[1][leaf], subject.autodiff(near, dy)[leaf]
+        judged += np.isfinite(other)
+        agree += np.isfinite(other) & ~_differ(one, other, relative * np.abs(other) + allowed)
+    off &= (judged > 0) & (agree == 0)
+    if off.any() and subject.rule.declared is None and not subject.rule.surrogate:
+        off &= not _autodiff_is_wrong(subject, sample, dy, leaf, got, want, off)
+    return off
+
+
+def _autodiff_is_wrong(
+    subject: Subject,
+    sample: Sample,
+    dy: Any,
+    leaf: int,
+    got: np.ndarray,
+    want: np.ndarray,
+    off: np.ndarray,
+) -> bool:
+    """Whether differences are sure that autodiff has lost its digits, and not the rule."""
+    start = sum(f.size for f in subject.floats(sample)[:leaf])
+    entries = np.flatnonzero(off)[:MAX_CONFIRMED]
+    trial = Trial(sample, dy, *subject.run(sample, dy))
+    direction = directional.scales(subject, sample)
+    slope = _slopes(subject, trial, direction, start + entries, start + entries + 1)
+    scale = direction[start + entries]
+    ours, theirs = (np.ravel(d)[entries] * scale for d in (got, want))
+    return bool((contradicts(slope, theirs) & ~contradicts(slope, ours)).all())
+
+
+def _differ(got: np.ndarray, want: np.ndarray, allowed: Any) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(want) & ~(np.abs(got - want) <= allowed)
+
+
+def confirmed(subject: Subject, trial: Trial, entries: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Whether differences with smaller steps contradict ``given``, too: the derivatives of
+    <dy, y> by ``entries`` of all floating leaves as one vector."""
+    stays = np.ones(len(entries), bool)
+    direction = directional.scales(subject, trial.sample)
+    for factor in SMALLER_STEPS:
+        slope = _slopes(subject, trial, factor * direction, entries, entries + 1)
+        stays &= contradicts(slope, given * factor * direction[entries])
+    return stays
+
+
+def confirmed_along(
+    subject: Subject, trial: Trial, direction: np.ndarray, start: int, stop: int, given: float
+) -> bool:
+    """The same for one part [start, stop) of a direction, and ``given`` along it."""
+    place = np.array([start]), np.array([stop])
+    return all(
+        contradicts(_slopes(subject, trial, factor * direction, *place), given * factor)[0]
+        for factor in SMALLER_STEPS
+    )
+
+
+def contradicts(slope: differences.Slope, given: Any) -> np.ndarray:
+    """Whether differences are sure of another derivative."""
+    size = np.maximum(np.abs(slope.value), np.abs(given))
+    sure = slope.error <= 0.1 * size
+    off = np.abs(given - slope.value)
+    return np.asarray(sure & ~(off <= 10 * slope.error + 1e-9 * size))
+
+
+def _slopes(
+    subject: Subject, trial: Trial, direction: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> differences.Slope:
+    values = directional.along(subject, trial.sample, direction, starts, stops)
+    weights, still = flat_floats(trial.dy), flat_floats(trial.y)
+    terms = np.abs(values) @ np.abs(weights)
+    return differences.both_sides(values @ weights, terms, still @ weights, subject.unit)
