@@ -372,6 +372,15 @@ def _clipped(case: Case) -> str:
     return ""
 
 
+def _partly_and_how(case: Case) -> str:
+    """Wrong in entries that have something in common, and all in the same way."""
+    text = _partly(case)
+    return text if ", where it " in text and _NO_PATTERN not in text else ""
+
+
+_NO_PATTERN = " (no pattern found)"
+
+
 def _partly(case: Case) -> str:
     """Wrong in some entries only: which, and what it is there."""
     allowed = 1e-7 * np.abs(case.want) + 1e-9 * _top(case.want)
@@ -386,7 +395,7 @@ def _partly(case: Case) -> str:
         what = ", where it should be 0"
     elif (r := constant_ratio(got, want)) is not None:
         what = f", where it is {r:.6g} times the truth"
-    where = _where(case, wrong) or " (no pattern found)"
+    where = _where(case, wrong) or _NO_PATTERN
     return f"is wrong only in {int(wrong.sum())} of {wrong.size} entries{where}{what}"
 
 
@@ -529,7 +538,7 @@ def _unexplained(case: Case) -> str:
 
 _EXPLANATIONS: tuple[Callable[[Case], str], ...] = (
     _not_finite, _no_cotangent, _ignores_dy, _drift, _ratio, _offset, _permuted, _swapped, _reduced,
-    _shifted, _term, _factor, _clipped, _wrong_axis, _other_way, _elsewhere, _varying_ratio,
+    _shifted, _partly_and_how, _term, _factor, _clipped, _wrong_axis, _other_way, _elsewhere, _varying_ratio,
     _partly,
 )  # fmt: skip
 _FINE: tuple[Callable[[Case], str], ...] = (_ignores_dy, _drift, _ratio, _offset, _partly)

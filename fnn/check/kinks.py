@@ -24,7 +24,7 @@ from fnn.check.trials import Trial, trial_if_it_runs
 
 MAX_ENTRIES, MIN_ENTRIES = 96, 8  # of x, that are moved one by one
 MAX_NUMBERS = 200_000  # of y for all of them together
-NEARBY_POINTS, NEARBY_DISTANCE = 24, 1e-6  # around a point where several kinks may meet
+NEARBY_POINTS, NEARBY_DISTANCE = 48, 1e-6  # around a point where several kinks may meet
 
 
 class Point(NamedTuple):
@@ -194,29 +194,27 @@ def _not_between(subject: Subject, point: Point, outside: np.ndarray) -> Iterato
     if smooth.size:
         trial = Trial(point.sample, point.dy, *subject.run(point.sample, point.dy))
         stays = confirmed(subject, trial, point.entries[smooth], point.given[smooth])
-        if stays.any():
-            i = int(smooth[np.argmax(stays)])
+        for i in smooth[stays][:1]:
+            if _is_given_nearby(subject, point, i):
+                continue
             leaf, value = point.where[i]
             text = (
                 f"at {leaf} = {value:g} (a tie or a special point) the derivative is "
                 f"{point.right.value[i]:.6g}, and backward gives {point.given[i]:.6g}"
             )
-            yield Problem(leaf, text)
+            yield Problem(leaf, text, note=_is_of_jax(subject, point, i))
             return
-    kinks = outside[point.kink[outside]]
-    if not kinks.size:
-        return
-    i = int(kinks[0])
-    leaf, value = point.where[i]
-    given, left, right = point.given[i], point.left.value[i], point.right.value[i]
-    declared = subject.rule.subgradient is not None  # then that alone counts
-    if np.isfinite(given) and (declared or _several_kinks_meet(subject, point, i)):
-        return
-    text = (
-        f"only at a kink: at {leaf} = {value:g} the slopes are {left:.6g} and {right:.6g} "
-        f"from the left and right, and backward gives {given:.6g}, which is not between them"
-    )
-    yield Problem(leaf, text, note=_is_of_jax(subject, point, i))
+    for i in outside[point.kink[outside]][:1]:
+        leaf, value = point.where[i]
+        given, left, right = point.given[i], point.left.value[i], point.right.value[i]
+        declared = subject.rule.subgradient is not None  # then that alone counts
+        if np.isfinite(given) and (declared or _is_given_nearby(subject, point, i)):
+            return
+        text = (
+            f"only at a kink: at {leaf} = {value:g} the slopes are {left:.6g} and {right:.6g} "
+            f"from the left and right, and backward gives {given:.6g}, which is not between them"
+        )
+        yield Problem(leaf, text, note=_is_of_jax(subject, point, i))
 
 
 def _is_of_jax(subject: Subject, point: Point, i: int) -> bool:
@@ -227,11 +225,12 @@ def _is_of_jax(subject: Subject, point: Point, i: int) -> bool:
     return bool(np.isclose(want, point.given[i], 1e-6, 1e-12, equal_nan=True))
 
 
-def _several_kinks_meet(subject: Subject, point: Point, i: int) -> bool:
-    """Whether several kinks meet here, as where all units of a layer are at 0.
+def _is_given_nearby(subject: Subject, point: Point, i: int) -> bool:
+    """Whether several kinks meet here, and each may have chosen its subgradient.
 
-    Then each may choose its subgradient, and their sum need not lie between the slopes from both
-    sides. Those slopes and the gradients of this entry nearby are more than two values.
+    As where all units of a layer are at 0, or many numbers tie for a median: the slopes from both
+    sides of this entry then do not say what its subgradients are. The gradients of this entry
+    nearby do: what backward gives is among or between them, or they are more than two.
     """
     rng = np.random.default_rng(subject.seed + 9)
     slopes = [point.left.value[i], point.right.value[i]]
@@ -243,8 +242,10 @@ def _several_kinks_meet(subject: Subject, point: Point, i: int) -> bool:
         cotangents = subject.run(point.sample.with_floats(moved), point.dy)[1]
         slopes.append(subject.flat_cotangents(cotangents)[point.entries[i]])
     values = np.sort(slopes)
-    apart = np.diff(values) > 1e-3 * np.max(np.abs(values), initial=0)
-    return int(np.sum(apart)) > 1
+    slack = 1e-3 * np.max(np.abs(values), initial=0)
+    between = values[0] - slack <= point.given[i] <= values[-1] + slack
+    several = int(np.sum(np.diff(values) > slack)) > 1
+    return bool(between if not point.kink[i] else between or several)
 
 
 def _ties(subject: Subject, point: Point) -> Iterator[Problem]:

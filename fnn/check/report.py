@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,9 @@ class OutOfTime(Exception):
     """The seconds that a check may take are over."""
 
 
+_VAGUE = re.compile("^is wrong, by|^along a random|constant factor is missing or extra$")
+
+
 class Problem(NamedTuple):
     """One thing that is wrong, or worth knowing: where, the likely mistake, and the worst entry.
 
@@ -30,6 +34,11 @@ class Problem(NamedTuple):
     diagnosis: str
     worst: str = ""
     note: bool = False
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether the diagnosis says that something is wrong, and not what."""
+        return bool(_VAGUE.search(self.diagnosis))
 
     def __str__(self) -> str:
         return f"{self.leaf}: {self.diagnosis}" + (f"\n  {self.worst}" if self.worst else "")
@@ -104,8 +113,9 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that is wrong, once, in the order of the properties."""
-        return tuple(dict.fromkeys(p for r in self.results for p in r.problems if not p.note))
+        """Everything that is wrong, once: in the order of the properties, vague diagnoses last."""
+        every = dict.fromkeys(p for r in self.results for p in r.problems if not p.note)
+        return tuple(sorted(every, key=lambda problem: problem.is_vague))
 
     @property
     def notes(self) -> tuple[Problem, ...]:

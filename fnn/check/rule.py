@@ -234,7 +234,8 @@ def _plain_params(params: dict[str, Any]) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple) and any(isinstance(v, jax_core.ClosedJaxpr) for v in value):
-            return tuple(map(plain, value))
+            whole = map(plain, value)
+            return type(value)(*whole) if hasattr(value, "_fields") else tuple(whole)
         if not isinstance(value, jax_core.ClosedJaxpr) or not custom_rule(value.jaxpr):
             return value
         program = functools.partial(_evaluate, value.jaxpr, value.consts)

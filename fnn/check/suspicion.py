@@ -102,8 +102,8 @@ def confirmed_along(
 
 def contradicts(slope: differences.Slope, given: Any) -> np.ndarray:
     """Whether differences are sure of another derivative."""
-    size = np.maximum(np.abs(slope.value), np.abs(given))
-    sure = slope.error <= 0.1 * size
+    size = np.fmax(np.abs(slope.value), np.abs(given))
+    sure = slope.error <= np.where(np.isnan(given), 1e-6, 0.1 * size)
     off = np.abs(given - slope.value)
     return np.asarray(sure & ~(off <= 10 * slope.error + 1e-9 * size))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -40,12 +41,17 @@ def evaluate(subject: Subject) -> list[Trial]:
 
 def trial_if_it_runs(subject: Subject, sample: Sample, rng: np.random.Generator) -> Trial | None:
     """The rule at a sample that the user did not give: None if it raises, which is its right."""
+    callbacks = logging.getLogger("jax._src.callback")  # which reports what raises in them
+    level = callbacks.level
+    callbacks.setLevel(logging.CRITICAL)
     try:
         return trial_at(subject, sample, rng)
     except OutOfTime:
         raise
     except Exception:
         return None
+    finally:
+        callbacks.setLevel(level)
 
 
 def trial_at(subject: Subject, sample: Sample, rng: np.random.Generator) -> Trial:

@@ -27,6 +27,9 @@ def if_it_were(subject: Subject, trial: Trial, leaf: int) -> Iterator[tuple[str,
     if sum(f.size for f in floats) > MAX_NUMBERS:
         return
     for other, (name, value) in enumerate(zip(subject.names, floats, strict=True)):
+        if value.ndim == 2 and value.shape[0] == value.shape[1]:
+            words = f"{name} were transposed: it is used the wrong way round"
+            yield words, _with(subject, trial, leaf, other, value.T)
         if other == leaf:
             continue
         if name.endswith("/imag"):
@@ -35,9 +38,6 @@ def if_it_were(subject: Subject, trial: Trial, leaf: int) -> Iterator[tuple[str,
                 f"the conjugate of {which} stood in for it: conj is missing or extra",
                 _with(subject, trial, leaf, other, -value),
             )
-        if value.ndim == 2 and value.shape[0] == value.shape[1]:
-            words = f"{name} were transposed: it is used the wrong way round"
-            yield words, _with(subject, trial, leaf, other, value.T)
         for axes in _axes(value):
             words = (
                 f"{name} were reversed along axis {', '.join(map(str, axes))}: a kernel is not "
