@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         options = tyro.cli(
             command.Settings,
-            args=rest,
+            args=_together(rest),
             prog=f"python -m fnn.check {name}",
             description=command.__doc__,
             config=(tyro.conf.FlagCreatePairsOff,),
@@ -55,6 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+_SEVERAL = ("--input", "--arg", "--skip", "--strict")  # options that take several values
+
+
+def _together(arguments: Sequence[str]) -> list[str]:
+    """The arguments with all values of an option that is given more than once in one place."""
+    values: dict[str, list[str]] = {}
+    others: list[str] = []
+    into = others
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in _SEVERAL:
+            into = values.setdefault(name, [])
+            into += [value] if equals else []
+        elif argument.startswith("--"):
+            into = others
+            others.append(argument)
+        else:
+            into.append(argument)
+    return [*others, *(word for name, some in values.items() for word in (name, *some))]
 
 
 if __name__ == "__main__":

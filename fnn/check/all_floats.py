@@ -14,7 +14,7 @@ import numpy as np
 
 from fnn.check import ulps
 from fnn.check.report import CheckError
-from fnn.check.trials import first_line
+from fnn.check.trials import in_one_line
 from fnn.check.ulps import Score
 
 CHUNK = 2**17  # inputs at a time: their arrays stay in the caches
@@ -161,7 +161,7 @@ def _both(value: Function, derivative: Function, dtype: str) -> Callable[[jax.Ar
         try:
             shape = jax.eval_shape(f, like)
         except Exception as error:
-            raise CheckError(f"{name} raises {first_line(error)} for {like.dtype}[8]") from error
+            raise CheckError(f"{name} raises {in_one_line(error)} for {like.dtype}[8]") from error
         got = (getattr(shape, "shape", type(shape)), getattr(shape, "dtype", None))
         if got != (like.shape, like.dtype):
             raise CheckError(

@@ -67,12 +67,13 @@ class Arguments(NamedTuple):
         return tuple(map(of_argument, self.varying, dargs))
 
 
-def split(args: tuple[Any, ...], argnums: Sequence[int] | None = None) -> Arguments:
+def split(args: tuple[Any, ...], argnums: Sequence[int] | None = None, seed: int = 0) -> Arguments:
     """The arguments, and which of them vary.
 
     Args:
       args: what a function is called with.
       argnums: the numbers of the arguments that vary; by default all.
+      seed: random seed for constants that are to be drawn.
 
     Raises:
       CheckError: ``argnums`` names no argument; an array is of a kind that JAX does not take.
@@ -87,6 +88,8 @@ def split(args: tuple[Any, ...], argnums: Sequence[int] | None = None) -> Argume
         if not -len(args) <= n < len(args):
             raise CheckError(f"argnums has {n}, and there are {len(args)} arguments")
     chosen = range(len(args)) if argnums is None else [n % len(args) for n in argnums]
+    rng = np.random.default_rng(seed)
+    args = tuple(arg if n in chosen else draw(arg, rng) for n, arg in enumerate(args))
     leaves, tree = flat(args)
     owners = [n for n, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
     varying = [
@@ -159,3 +162,19 @@ def floating(tree: Any) -> Any:
         return leaf if is_floating(leaf) else None
 
     return jax.tree.map(one, tree)
+
+
+def draw(spec: Any, rng: np.random.Generator) -> Any:
+    """A pytree with numbers in place of every ``jax.ShapeDtypeStruct``; arrays stay.
+
+    Floats are standard normal, integers 0 or 1, booleans both.
+    """
+
+    def one(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return rng.standard_normal(leaf.shape)
+        return rng.integers(0, 2, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(one, spec)

@@ -12,7 +12,7 @@ from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, OutOfTime, Problem, Result, verdict
 from fnn.check.subject import Subject, largest, map_floats
 from fnn.check.suspicion import suspects
-from fnn.check.trials import Trial, compare, find_batch, first_line, sizes_of, trial_at
+from fnn.check.trials import Trial, compare, find_batch, in_one_line, sizes_of, trial_at
 
 MAX_INPUTS = 2**15  # numbers in x, up to which the batch is made larger
 MANY = 37  # examples: more than any tile that a loop goes by, and no multiple of one
@@ -80,7 +80,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
         except OutOfTime:
             raise
         except Exception as error:
-            text = f"raises for a batch of {n}: {first_line(error)}"
+            text = f"raises for a batch of {n}: {in_one_line(error)}"
             problems.setdefault("backward", Problem("backward", text))
             continue
         got, want = other.got, subject.autodiff(sample, other.dy)

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from fnn.block import Block, BlockTypeError, is_floating, require_block
-from fnn.check.arguments import split
+from fnn.check.arguments import draw, split
 from fnn.check.localize import Inner, blame
 from fnn.check.report import SKIPPED, WRONG, CheckError, Report, Result
-from fnn.check.rule import Rule, Sample, draw, of_block, of_function, of_pair, redraw
+from fnn.check.rule import Rule, Sample, of_block, of_function, of_pair, redraw
 from fnn.check.run import NOTES, PROPERTIES, QUICK, Options, Run, precisely
 from fnn.check.subject import Subject, cast
-from fnn.check.trials import first_line
+from fnn.check.trials import in_one_line
 from fnn.compiling import jit_for_few_runs
 
 
@@ -135,7 +135,7 @@ def pair(
     True
     """
     options = _options(strict, skip, quick, seconds, timed)
-    arguments = split(args, argnums)
+    arguments = split(args, argnums, seed)
     rule = of_pair(
         forward, backward, name or getattr(backward, "__name__", "pair"), arguments, declared
     )
@@ -191,7 +191,7 @@ def function(
     'is 0.5 times the truth everywhere: a half is lost (or a factor 2 is missing)'
     """
     options = _options(strict, (*_names(skip), *OF_RULES_ONLY), quick, seconds, timed)
-    arguments = split(args, argnums)
+    arguments = split(args, argnums, seed)
     constants = dict(kwargs or {}) | ({} if key is None else {"key": key})
     called = functools.partial(f, **constants) if constants else f
     rule = of_function(called, name or getattr(f, "__name__", "function"), arguments, declared)
@@ -409,7 +409,7 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
         try:
             params = jit_for_few_runs(lambda seed, x: init(jax.random.key(seed), x))(seed, x)
         except Exception as error:
-            raise CheckError(f"{checked.name}: init raises {first_line(error, 300)}") from error
+            raise CheckError(f"{checked.name}: init raises {in_one_line(error, 300)}") from error
         params = redraw(jax.device_get(params), rng)
     params = cast(jax.device_get(params), dtype)
     return Sample(params, x, key)
@@ -432,7 +432,7 @@ def _refuse(subject: Subject) -> None:
         except CheckError:
             raise
         except Exception as error:
-            raise CheckError(f"{name}: {what} raises {first_line(error, 300)}") from error
+            raise CheckError(f"{name}: {what} raises {in_one_line(error, 300)}") from error
 
     shapes = shapes_of("forward", lambda *s: subject.rule.forward(*s), *subject.sample)
     if not isinstance(shapes, tuple) or len(shapes) != 2:

@@ -36,21 +36,29 @@ class Settings:
     module:name for an object, and module:name() for what it returns."""
     key: bool = False
     """Give the block a jax.random key."""
-    dtype: Literal["float64", "float32"] = "float64"
-    """Dtype of the comparisons with autodiff and differences."""
+    dtype: Literal["float64", "float32"] | None = None
+    """Dtype of the comparisons; by default the widest in which the rule runs."""
     seed: int = 0
     """Random seed for inputs and checks."""
+    rtol: float | None = None
+    """Relative error of a cotangent that is no mistake."""
+    strict: tuple[str, ...] = ()
+    """Properties whose notes are mistakes, too, such as float32, edges, kinks."""
     skip: tuple[str, ...] = ()
     """Properties to leave out."""
+    quick: bool = False
+    """Only the properties that find most mistakes."""
+    seconds: float = 60.0
+    """How long the check may take."""
     timed: bool = True
-    """Do not measure time in the property `cost`."""
+    """Leave time out of the property cost, so that a seed repeats the report."""
 
 
 def run(target: str, settings: Settings) -> int:
     """Checks the rule and prints the report: 0 if it is right, 1 if it is wrong."""
     report = check(target, settings)
     print(report)
-    return 0 if report.ok else 1
+    return 0 if report.correct else 1
 
 
 def check(target: str, settings: Settings) -> Report:
@@ -65,7 +73,11 @@ def check(target: str, settings: Settings) -> Report:
     inputs = [draw_input(text, rng) for text in settings.input]
     arguments = dict(parse_arg(text) for text in settings.arg)
     rule = resolve(target)
-    options = dict[str, Any](seed=settings.seed, skip=settings.skip, timed=settings.timed)
+    options = dict[str, Any](
+        seed=settings.seed, rtol=settings.rtol, strict=settings.strict, skip=settings.skip,
+        quick=settings.quick, seconds=settings.seconds, timed=settings.timed,
+        dtype=settings.dtype and np.dtype(settings.dtype),
+    )  # fmt: skip
     if isinstance(rule, tuple) and not isinstance(rule, Block):  # a Block is a tuple, too
         return checks.pair(*rule, *inputs, **options)
     if isinstance(rule, (jax.custom_vjp, jax.custom_jvp)):
@@ -83,7 +95,6 @@ def check(target: str, settings: Settings) -> Report:
         block,
         inputs[0] if len(inputs) == 1 else tuple(inputs),
         key=jax.random.key(settings.seed) if settings.key else None,
-        dtype=np.dtype(settings.dtype),
         **options,
     )
 

@@ -188,6 +188,7 @@ def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
                 continue
             relative = subject.tolerance(1e-6)
             slack = noise[leaf] + relative * (unit + largest([right]) + np.abs(right))
+            slack += subject.atol
             off = suspects(subject, trial.sample, trial.dy, leaf, got, right, slack)
             if off.any():
                 reported.add(name)

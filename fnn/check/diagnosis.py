@@ -538,8 +538,8 @@ def _unexplained(case: Case) -> str:
 
 _EXPLANATIONS: tuple[Callable[[Case], str], ...] = (
     _not_finite, _no_cotangent, _ignores_dy, _drift, _ratio, _offset, _permuted, _swapped, _reduced,
-    _shifted, _partly_and_how, _term, _factor, _clipped, _wrong_axis, _other_way, _elsewhere, _varying_ratio,
-    _partly,
+    _shifted, _partly_and_how, _term, _factor, _clipped, _wrong_axis, _other_way, _elsewhere,
+    _varying_ratio, _partly,
 )  # fmt: skip
 _FINE: tuple[Callable[[Case], str], ...] = (_ignores_dy, _drift, _ratio, _offset, _partly)
 

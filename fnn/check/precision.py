@@ -28,7 +28,7 @@ from fnn.check.narrow_samples import TINY_FACTOR, Narrow, long_batch, narrow_sam
 from fnn.check.report import SKIPPED, OutOfTime, Problem, Result, verdict
 from fnn.check.rule import Sample
 from fnn.check.subject import Cotangents, Subject, cast, largest, map_floats
-from fnn.check.trials import Trial, first_line
+from fnn.check.trials import Trial, in_one_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 MAX_UNITS = 24.0  # units of error: one rule rounds a few times, a network of rules some dozen
@@ -60,7 +60,7 @@ def precision(
             break  # what has been compared so far counts
         except Exception as error:
             if narrow.what == "as given":
-                words = f"does not run in {dtype_name}: {first_line(error)}"
+                words = f"does not run in {dtype_name}: {in_one_line(error)}"
                 return Result(dtype_name, SKIPPED, words)
             continue
         exact = np.float32 if subject.in_float32 else np.float64
@@ -75,7 +75,7 @@ def precision(
                 extra = jumps(subject, wide, unit, narrow.tiny, TINY_FACTOR)
                 spread = [s if s is None else s + j for s, j in zip(spread, extra, strict=True)]
         except Exception as error:
-            return Result(dtype_name, SKIPPED, f"does not run in a loop: {first_line(error)}")
+            return Result(dtype_name, SKIPPED, f"does not run in a loop: {in_one_line(error)}")
         terms = [*truth, *filter(is_floating, jax.tree.leaves(wide_dy))]
         floor = unit * largest([t for t in terms if t is not None])
         for i, (name, at) in enumerate(zip(subject.names, subject.floats(low), strict=True)):

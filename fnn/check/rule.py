@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jax_core
 
@@ -245,22 +244,6 @@ def _plain_params(params: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---- inputs ----------------------------------------------------------------------------------
-
-
-def draw(spec: Any, rng: np.random.Generator) -> Any:
-    """A pytree with numbers in place of every ``jax.ShapeDtypeStruct``; arrays stay.
-
-    Floats are standard normal, integers 0 or 1, booleans both.
-    """
-
-    def one(leaf: Any) -> np.ndarray:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return rng.standard_normal(leaf.shape)
-        return rng.integers(0, 2, leaf.shape).astype(leaf.dtype)
-
-    return jax.tree.map(one, spec)
 
 
 def redraw(value: Any, rng: np.random.Generator) -> Any:

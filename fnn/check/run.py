@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from fnn.check import batches, cost, derivative, kinks, nonfinite_inputs, precision, transformations
-from fnn.check.report import SKIPPED, WRONG, OutOfTime, Problem, Report, Result
+from fnn.check.report import SKIPPED, WRONG, CheckError, OutOfTime, Report, Result
 from fnn.check.subject import Subject
-from fnn.check.trials import Trial, evaluate, first_line
+from fnn.check.trials import Trial, evaluate, in_one_line
 
 _CHECKS: dict[str, Callable[..., Result]] = {  # those that find most mistakes first
     "value": derivative.value,
@@ -132,11 +132,11 @@ class Run:
         except OutOfTime:
             raise
         except Exception as error:
-            problem = Problem("forward", f"raises where it is run: {first_line(error, 300)}")
-            return Result(name, WRONG, "raises", (problem,))
+            words = f"{self.subject.rule.name}: raises when it is run: {in_one_line(error, 300)}"
+            raise CheckError(words) from error
         try:
             return _CHECKS[name](self.subject, trials, **options)
         except (OutOfTime, MemoryError):
             raise
         except Exception as error:  # at inputs that nobody asked for
-            return Result(name, SKIPPED, f"not judged: raises {first_line(error)}")
+            return Result(name, SKIPPED, f"not judged: raises {in_one_line(error)}")

@@ -14,7 +14,7 @@ from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.report import SKIPPED, OutOfTime, Problem, Result, verdict
 from fnn.check.rule import Sample, cached
 from fnn.check.subject import Cotangents, Subject, largest
-from fnn.check.trials import Trial, compare, first_line, raises
+from fnn.check.trials import Trial, compare, in_one_line, raises
 from fnn.compiling import jit_for_few_runs
 from fnn.pytrees import split_floats
 
@@ -201,7 +201,7 @@ def _by_reverse_mode(
     try:
         derivative = change(floats, vector, trial.sample, trial.dy)
     except Exception as error:
-        words = f"jax.vjp of the gradient raises {first_line(error)}"
+        words = f"jax.vjp of the gradient raises {in_one_line(error)}"
         return Result("second order", SKIPPED, words)
 
     def product(gradient: Cotangents) -> float:

@@ -79,14 +79,16 @@ def sizes_of(subject: Subject, trial: Trial) -> dict[str, int]:
     return sizes
 
 
-def first_line(error: Exception, length: int = 120) -> str:
-    """The type of an exception and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:length]}"
+def in_one_line(error: Exception, length: int = 120) -> str:
+    """The type of an exception and the beginning of its message, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
 
 
 def raises(property: str, words: str, error: Exception) -> Result:
     """The result of a property in which backward raised an exception."""
-    return Result(property, WRONG, "raises", (Problem("backward", f"{words} {first_line(error)}"),))
+    return Result(
+        property, WRONG, "raises", (Problem("backward", f"{words} {in_one_line(error)}"),)
+    )
 
 
 def compare(
@@ -172,11 +174,11 @@ def find_batch(subject: Subject, trial: Trial) -> Batch | Problem | str:
         try:
             ys = [trial_at(subject, h, np.random.default_rng(0)).y for h in halves]
         except Exception as either:  # by forward, or by backward alone?
-            raised = first_line(either)
+            raised = in_one_line(either)
             try:
                 ys = [compiled(subject.rule.forward)(*half)[0] for half in halves]
             except Exception as error:
-                why = f"half a batch raises {first_line(error)}"
+                why = f"half a batch raises {in_one_line(error)}"
                 continue
         why = "the examples of a batch are not separate"
         if kind := _kind(trial.y, ys, [size // 2, size - size // 2]):
