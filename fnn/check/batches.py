@@ -43,7 +43,7 @@ def microbatches(subject: Subject, trials: Sequence[Trial]) -> Result:
     want = (trial.y, jax.tree.map(np.add, dparams1, dparams2), dx)
     got = (trial.y, *subject.programs.run(*trial.sample, trial.dy)[1:])
     words = "of the whole batch is not that of its halves together"
-    return compare(subject, "microbatches", got, want, 1e-9, words, _explain_halves)
+    return compare(subject, trial, "microbatches", got, want, 1e-9, words, _explain_halves)
 
 
 def _explain_halves(case: Case) -> str:

@@ -13,7 +13,6 @@ from fnn.block import is_floating
 from fnn.check import directional
 from fnn.check.diagnosis import Case, explain, explain_shape, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
-from fnn.check.rule import Sample
 from fnn.check.subject import (
     Cotangents,
     Subject,
@@ -24,7 +23,7 @@ from fnn.check.subject import (
     map_floats,
 )
 from fnn.check.suspicion import MAX_CONFIRMED, confirmed, confirmed_along, suspects
-from fnn.check.trials import Trial, scaled, sizes_of, trial_if_it_runs
+from fnn.check.trials import Trial, noise, scaled, sizes_of, trial_if_it_runs
 from fnn.check.what_if import if_it_were
 
 MAX_JACOBIAN_SIDE = 128  # entries in and out, up to which the whole Jacobian is compared
@@ -140,8 +139,8 @@ def autodiff(subject: Subject, trials: Sequence[Trial]) -> Result:
             off = suspects(subject, trial.sample, trial.dy, leaf, got, right, allowed)
             conventions += int(np.sum(differ & ~off))
             size = largest([right]) or 1.0
-            noise = _noise(subject, trial)[leaf] > 1e-6 * size  # then an error says nothing
-            counted = np.isfinite(right) & (off | ~(differ | noise))
+            rough = noise(subject, trial)[leaf] > 1e-6 * size  # then an error says nothing
+            counted = np.isfinite(right) & (off | ~(differ | rough))
             error = np.max(np.abs(got - right), where=counted, initial=0)
             worst = max(worst, min(float(np.nan_to_num(error, nan=np.inf)) / size, 1e300))
             if off.any() and leaf not in first_wrong:
@@ -166,7 +165,7 @@ def _allowed(subject: Subject, trial: Trial, leaf: int, want: np.ndarray) -> np.
     allowed = relative * np.abs(want) + max(1e-2 * relative, subject.rtol or 0) * top
     if subject.is_coarse or subject.iterates:
         allowed += relative * top
-    return allowed + _noise(subject, trial)[leaf] + subject.atol + 1e-300
+    return allowed + noise(subject, trial)[leaf] + subject.atol + 1e-300
 
 
 def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
@@ -181,39 +180,19 @@ def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
         trial = trial_if_it_runs(subject, scaled(subject.sample, factor), rng)
         if trial is None or not np.isfinite(flat_floats(trial.y)).all():
             continue
-        want, noise = subject.autodiff(trial.sample, trial.dy), _noise(subject, trial)
+        want, rounding = subject.autodiff(trial.sample, trial.dy), noise(subject, trial)
         unit = largest([*filter(is_floating, jax.tree.leaves(trial.dy))])
         for leaf, (name, got, right) in enumerate(zip(subject.names, trial.got, want, strict=True)):
             if got is None or name in reported or not np.isfinite(right).all():
                 continue
             relative = subject.tolerance(1e-6)
-            slack = noise[leaf] + relative * (unit + largest([right]) + np.abs(right))
+            slack = rounding[leaf] + relative * (unit + largest([right]) + np.abs(right))
             slack += subject.atol
             off = suspects(subject, trial.sample, trial.dy, leaf, got, right, slack)
             if off.any():
                 reported.add(name)
                 problem = _explained(subject, [trial], [want], leaf, 0, off)
                 yield problem._replace(diagnosis=f"inputs times {factor:g}: {problem.diagnosis}")
-
-
-def _noise(subject: Subject, trial: Trial) -> list[np.ndarray]:
-    """How far rounding may carry each entry: what a change of some units in the inputs does."""
-    rng = np.random.default_rng(subject.seed + 1)
-
-    def stir(v: Any) -> Any:
-        return (np.asarray(v) * (1 + 2.0**-50 * rng.uniform(-1, 1, np.shape(v)))).astype(v.dtype)
-
-    params, x, key = trial.sample
-    params, x = map_floats(stir, (params, x))
-    moved = subject.run(Sample(params, x, key), map_floats(stir, trial.dy))[1]
-    finite = [c for c in trial.got if c is not None and np.isfinite(c).all()]
-    size = largest([*filter(is_floating, jax.tree.leaves(trial.dy)), *finite])
-    return [
-        np.zeros(1)
-        if a is None or b is None
-        else 1e3 * np.nan_to_num(np.abs(a - b), posinf=0.0) + 1e-15 * size
-        for a, b in zip(trial.got, moved, strict=True)
-    ]
 
 
 def _explained(
@@ -439,6 +418,7 @@ def linear(subject: Subject, trials: Sequence[Trial]) -> Result:
             text = "is not zero for a zero upstream cotangent: a term does not contain dy"
             problems.append(Problem(name, text))
         allowed = subject.tolerance(1e-10) * whole + subject.atol + 1e-300
+        allowed += sum(float(np.max(noise(subject, t)[i])) for t in trials[:2])
         off = np.max(np.abs(enlarged[i] / 1e4 - a), initial=0)
         if np.isfinite(a).all() and not off <= allowed:
             text = "is not 10,000 times as large for dy 10,000 times as large: is it clipped?"
@@ -446,7 +426,7 @@ def linear(subject: Subject, trials: Sequence[Trial]) -> Result:
         off = np.max(np.nan_to_num(np.abs(d - (2 * a - 3 * b))), initial=0)
         worst = max(worst, float(off / (whole or 1.0)))
         if off > 5 * allowed:
-            text = f"is not linear in the upstream cotangent: off by {off / whole:.1e}"
+            text = f"is not linear in the upstream cotangent: off by {off / (whole or 1):.1e}"
             low, high = np.min(d), np.max(d)
             if np.sum(d == low) > 1 or np.sum(d == high) > 1:
                 text += f"; it seems cut off (between {low:.4g} and {high:.4g})"

@@ -143,6 +143,7 @@ class Subject:
         self.rule, self.sample, self.seed = rule, sample, seed
         self.rtol, self.atol = rtol, atol
         self.deadline = np.inf
+        self.noise: dict[int, Any] = {}  # of trials: see fnn.check.trials.noise
         named = leaves_of(sample.params, sample.x)
         self._places = [
             i for i, (_, leaf) in enumerate(named) if leaf is not None and is_floating(leaf)

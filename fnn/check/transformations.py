@@ -35,7 +35,7 @@ def jit(subject: Subject, trials: Sequence[Trial]) -> Result:
             return Result("jit", SKIPPED, "forward itself runs under jit only")
         return raises("jit", "runs under jit but not without it:", error)
     compiled = subject.programs.run(*trial.sample, trial.dy)
-    return compare(subject, "jit", eager, compiled, 1e-11, "differs without jit")
+    return compare(subject, trial, "jit", eager, compiled, 1e-11, "differs without jit")
 
 
 def vmap(subject: Subject, trials: Sequence[Trial]) -> Result:
@@ -55,7 +55,7 @@ def vmap(subject: Subject, trials: Sequence[Trial]) -> Result:
         subject.programs.run(params, other.x, other.key, trials[1].dy),
     ]
     want = jax.tree.map(_stack, *one_by_one)
-    return compare(subject, "vmap", together, want, 1e-10, "differs under vmap")
+    return compare(subject, trials[0], "vmap", together, want, 1e-10, "differs under vmap")
 
 
 def scan(subject: Subject, trials: Sequence[Trial]) -> Result:
@@ -77,7 +77,7 @@ def scan(subject: Subject, trials: Sequence[Trial]) -> Result:
         return raises("scan", "does not work inside jax.lax.scan:", error)
     got = jax.tree.map(lambda v: v[0], looped)
     want = subject.programs.run(*trial.sample, trial.dy)
-    return compare(subject, "scan", got, want, 1e-11, "differs inside scan")
+    return compare(subject, trial, "scan", got, want, 1e-11, "differs inside scan")
 
 
 def _stack(*leaves: Any) -> Any:

@@ -60,6 +60,30 @@ def trial_at(subject: Subject, sample: Sample, rng: np.random.Generator) -> Tria
     return Trial(sample, dy, *subject.run(sample, dy))
 
 
+def noise(subject: Subject, trial: Trial) -> list[np.ndarray]:
+    """How far rounding may carry each entry: what a change of some units in the inputs does."""
+    if id(trial.got) in subject.noise:
+        return subject.noise[id(trial.got)][1]
+    rng = np.random.default_rng(subject.seed + 1)
+
+    def stir(v: Any) -> Any:
+        return (np.asarray(v) * (1 + 2.0**-50 * rng.uniform(-1, 1, np.shape(v)))).astype(v.dtype)
+
+    params, x, key = trial.sample
+    params, x = map_floats(stir, (params, x))
+    moved = subject.run(Sample(params, x, key), map_floats(stir, trial.dy))[1]
+    finite = [c for c in trial.got if c is not None and np.isfinite(c).all()]
+    size = largest([*filter(is_floating, jax.tree.leaves(trial.dy)), *finite])
+    changes = [
+        np.zeros(1)
+        if a is None or b is None
+        else 1e3 * np.nan_to_num(np.abs(a - b), posinf=0.0) + 1e-15 * size
+        for a, b in zip(trial.got, moved, strict=True)
+    ]
+    subject.noise[id(trial.got)] = trial.got, changes  # kept, so that the id stays its own
+    return changes
+
+
 def scaled(sample: Sample, factor: float) -> Sample:
     """The sample with its inputs, not its parameters, times a factor."""
     return sample._replace(x=map_floats(lambda v: factor * v, sample.x))
@@ -93,6 +117,7 @@ def raises(property: str, words: str, error: Exception) -> Result:
 
 def compare(
     subject: Subject,
+    trial: Trial,
     property: str,
     got: Any,
     want: Any,
@@ -106,6 +131,8 @@ def compare(
     0, as that of a bias before a normalisation, the rounding of others is left in it.
     """
     problems, worst = [], 0.0
+    changes = zip(subject.names, noise(subject, trial), strict=True)
+    rounding = {name: float(np.max(change, initial=0)) for name, change in changes}
     leaves, right = (leaves_of(dparams, dx, y) for y, dparams, dx in (got, want))
     cotangents = [
         np.asarray(b)
@@ -128,7 +155,8 @@ def compare(
         error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
         error = np.max(np.nan_to_num(error, nan=np.inf), initial=0)
         worst = max(worst, float(error / (size or 1.0)))
-        if error > subject.tolerance(tolerance) * size + subject.atol + 1e-300:
+        allowed = subject.tolerance(tolerance) * size + rounding.get(path, 0.0)
+        if error > allowed + subject.atol + 1e-300:
             case = Case(a, b)
             problems.append(Problem(path, f"{words}: {diagnose(case)}", worst_entry(case)))
     return verdict(property, f"largest difference {min(worst, 1e300):.1e}", problems)
