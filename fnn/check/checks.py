@@ -298,7 +298,7 @@ def _check(subject: Subject, options: Options) -> Report:
         if not any(map(is_floating, jax.tree.leaves((part.sample.params, part.sample.x)))):
             return []
         inner = Subject(of_block(part.block), part.sample, subject.seed)
-        _refuse(inner)
+        _refuse(inner)  # in full precision: see below
         return Run(inner, options._replace(skip=options.skip | right)).report().results
 
     with precisely(subject.in_float32):
@@ -308,7 +308,8 @@ def _check(subject: Subject, options: Options) -> Report:
 
 def first_wrong(subject: Subject) -> Result | None:
     """The first property that does not hold, with every note as a mistake; None if all hold."""
-    _refuse(subject)
+    with precisely(subject.in_float32):
+        _refuse(subject)
     options = Options(frozenset(NOTES), frozenset(["cost"]), np.inf, False)
     return next((result for result in Run(subject, options) if result.status == WRONG), None)
 

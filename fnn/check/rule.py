@@ -249,8 +249,9 @@ def _plain_params(params: dict[str, Any]) -> dict[str, Any]:
 def redraw(value: Any, rng: np.random.Generator) -> Any:
     """Perturbed numbers: each float changes by some tenths of itself.
 
-    Signs stay, so positive numbers stay positive. A leaf of zeros (a bias) is drawn anew, because
-    a mistake in its gradient would not show at 0.
+    Signs stay, so positive numbers stay positive, and what else the numbers seem to mean stays: a
+    symmetric matrix, rows of probabilities, numbers in order. A leaf of zeros (a bias) is drawn
+    anew, because a mistake in its gradient would not show at 0.
     """
 
     def one(leaf: Any) -> Any:
@@ -259,6 +260,20 @@ def redraw(value: Any, rng: np.random.Generator) -> Any:
         leaf, dtype = np.asarray(leaf, np.float64), leaf.dtype
         if not np.any(leaf):
             return (0.5 * rng.standard_normal(leaf.shape)).astype(dtype)
-        return (leaf * np.exp(0.3 * rng.standard_normal(leaf.shape))).astype(dtype)
+        return _alike(leaf, leaf * np.exp(0.3 * rng.standard_normal(leaf.shape))).astype(dtype)
 
     return jax.tree.map(one, value)
+
+
+def _alike(given: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """``new`` with the structure of ``given``."""
+    if given.ndim < 1 or given.shape[-1] < 2:
+        return new
+    square = given.ndim > 1 and given.shape[-1] == given.shape[-2]
+    if square and np.allclose(given, np.swapaxes(given, -1, -2)):
+        return (new + np.swapaxes(new, -1, -2)) / 2
+    if np.all((given >= 0) & (given <= 1)):
+        if np.allclose(np.sum(given, -1), 1):
+            return new / np.sum(new, -1, keepdims=True)
+        return np.where(new > 1, given, new)
+    return np.sort(new, -1) if np.all(np.diff(given) > 0) else new

@@ -36,8 +36,9 @@ def suspects(
     user gave, NaN is as good as a number.
     """
     off = _differ(got, want, allowed)
-    if not all(np.isfinite(f).all() for f in subject.floats(sample)):
-        off &= np.isfinite(got)
+    floats = subject.floats(sample)
+    if not all(np.isfinite(f).all() for f in floats):
+        off &= np.isfinite(got) & np.isfinite(floats[leaf])
     if not off.any():
         return off
     relative = subject.tolerance(1e-8)

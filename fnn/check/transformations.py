@@ -140,8 +140,10 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     floats = subject.floats(trial.sample)
     if subject.rule.of_jax and subject.rule.declared is not None:
         return Result("second order", SKIPPED, "the gradient is declared, and not its derivative")
-    if largest(floats) > LARGEST_SQUARED:
-        return Result("second order", SKIPPED, "the inputs are so large that their squares are not")
+    if not all(np.isfinite(f).all() for f in floats) or largest(floats) > LARGEST_SQUARED:
+        return Result(
+            "second order", SKIPPED, "inputs that are not finite, or whose squares are not"
+        )
     rng = np.random.default_rng(subject.seed + 4)
     lines = [[_direction(f, rng) for f in floats] for _ in range(2)]
     gradients = []
