@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
-from fnn.block import Block, Key, Params, Value, is_floating
+from fnn.block import Block, BlockTypeError, Key, Params, Value, described, is_floating
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
 from fnn.training.optimizers import accepted, apply_updates, traceable
@@ -167,6 +168,7 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     Raises:
       BlockValueError: ``batch_size`` is not a whole number of at least 1.
       ValueError: by ``epoch``, x and target are of different lengths.
+      BlockTypeError: by ``epoch``, the order is not integers (n,).
       BlockError: by ``epoch``, while it is traced, where network, loss and data do not match.
 
     >>> import fnn, jax, jax.numpy as jnp, numpy as np
@@ -185,6 +187,11 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
         first: Any = 0,
     ) -> tuple[Params, Any, jax.Array]:  # fmt: skip
         _count("make_epoch: x and target", (x, target))
+        dtype = getattr(order, "dtype", np.dtype(object))
+        if not jnp.issubdtype(dtype, jnp.integer) or order.ndim != 1:
+            raise BlockTypeError(
+                "make_epoch", f"order is {described(order)}, needs integers (n,): numpy.arange(n)"
+            )
         steps, rest = divmod(order.shape[0], batch_size)
 
         def body(carry: Any, rows_and_place: Any, step: Step = step) -> tuple[Any, jax.Array]:

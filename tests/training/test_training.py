@@ -217,6 +217,16 @@ def test_predictions_of_numbers_without_an_axis_of_examples_are_refused(x: Any) 
         fnn.make_predict(small_net())(params, x)
 
 
+@pytest.mark.parametrize(
+    "order", [[0, 1], np.arange(4.0), np.ones(4, bool), np.zeros((2, 2), int), np.int32(3), 3]
+)
+def test_an_order_that_is_none_is_refused(order: Any, data: Any) -> None:
+    net, optimizer = small_net(), fnn.sgd(0.1)
+    params, epoch = net.init(jax.random.key(0), data[0]), fnn.make_epoch(net, LOSS, optimizer, 4)
+    with pytest.raises(TypeError, match=r"make_epoch: order is .*needs integers \(n,\)"):
+        epoch(params, optimizer.init(params), *data, order)
+
+
 def test_targets_of_another_length_are_refused(data: Any) -> None:
     x, target = data
     net, optimizer = small_net(), fnn.sgd(0.1)
