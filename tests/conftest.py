@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 8)  # for test_transformations.py
 gc.set_threshold(20_000, 20, 50)  # JAX keeps many objects: walking them all takes its time
 
 

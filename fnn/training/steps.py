@@ -13,7 +13,7 @@ from jax import lax
 
 from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
-from fnn.block import Block, BlockTypeError, Key, Params, Value, described, is_floating
+from fnn.block import Block, BlockTypeError, Key, Params, Value, described, is_floating, is_split
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
 from fnn.training.optimizers import accepted, apply_updates, traceable
@@ -229,7 +229,8 @@ def _count(what: str, examples: Any) -> int:
 
 
 def _rows(a: jax.Array, rows: jax.Array) -> jax.Array:
-    return a.at[rows].get(mode="promise_in_bounds")
+    """Some rows, split over an explicit mesh as all of them are."""
+    return a.at[rows].get(mode="promise_in_bounds", out_sharding=jax.typeof(a).sharding)
 
 
 @checked
@@ -263,9 +264,20 @@ def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value]
         steps, rest = divmod(n, batch_size)
         if steps == 0:
             return net.forward(params, x)[0]
-        head = jax.tree.map(lambda a: a[: n - rest].reshape(steps, batch_size, *a.shape[1:]), x)
-        y = lax.map(lambda batch: net.forward(params, batch)[0], head)
-        y = jax.tree.map(lambda a: a.reshape(n - rest, *a.shape[2:]), y)
+        # Of examples that are split over an explicit mesh, each batch has some of every device.
+        split = any(map(is_split, jax.tree.leaves(x)))
+
+        def batches(a: jax.Array) -> jax.Array:
+            if split:
+                return a[: n - rest].reshape(batch_size, steps, *a.shape[1:]).swapaxes(0, 1)
+            return a[: n - rest].reshape(steps, batch_size, *a.shape[1:])
+
+        def together(a: jax.Array) -> jax.Array:
+            a = a.swapaxes(0, 1) if split else a
+            return a.reshape(n - rest, *a.shape[2:])
+
+        y = lax.map(lambda batch: net.forward(params, batch)[0], jax.tree.map(batches, x))
+        y = jax.tree.map(together, y)
         if rest:
             tail = net.forward(params, jax.tree.map(lambda a: a[n - rest :], x))[0]
             y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, tail)
