@@ -154,7 +154,8 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     Args:
       net, loss: blocks.
       optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's.
-      batch_size: examples per step; the last step takes the rest, which may be fewer. Running
+      batch_size: examples per step; the last step takes the rest, which may be fewer. On a mesh of
+        explicit axes each batch is split as x is, and its size has to allow that. Running
         statistics (of :func:`~fnn.batch_norm`) move in proportion: by 1/128 of a usual step after
         one example where ``batch_size`` is 128, whose variance is 0.
 
@@ -239,7 +240,8 @@ def make_predict(net: Block, batch_size: Count = 4096) -> Callable[[Params, Valu
 
     Args:
       net: a block.
-      batch_size: examples at a time, so that memory stays bounded.
+      batch_size: examples at a time, so that memory stays bounded. On a mesh of explicit axes each
+        batch has some examples of every device, and their numbers have to allow that.
 
     Returns:
       ``predict(params, x) -> y``, compiled; x and y have a first axis of examples.
