@@ -54,10 +54,14 @@ def both_sides(
         return slope
     right, left = (one_side(values, at_zero, sign, size, unit) for sign in (1, -1))
     with np.errstate(invalid="ignore"):  # infinite values: nothing converged
+        both = right.error + left.error
         apart = np.abs(right.value - left.value) > (
-            10 * (right.error + left.error) + 1e-5 * (np.abs(right.value) + np.abs(left.value))
+            10 * both + 1e-5 * (np.abs(right.value) + np.abs(left.value))
         )
-    return Slope(slope.value, np.where(apart, np.inf, slope.error))
+        # Where the second derivative jumps, each side converges and both together do not.
+        value = np.where(both < slope.error, (right.value + left.value) / 2, slope.value)
+        error = np.minimum(slope.error, both)
+    return Slope(value, np.where(apart, np.inf, error))
 
 
 def one_side(

@@ -46,7 +46,7 @@ def precision(
         return Result(dtype_name, SKIPPED, reason)
     dtype = DTYPES[dtype_name]
     unit = float(jnp.finfo(dtype).eps) / 2
-    problems, worst, relative, excused = dict[str, Problem](), 0.0, 0.0, 0.0
+    problems, worst, relative = dict[str, Problem](), 0.0, 0.0
     param_dtypes = _param_dtypes(subject, dtype)
     long, rows = None, frozenset[str]()
     if dtype_name != "float32":  # whose sums over a batch lose too little to notice
@@ -90,34 +90,36 @@ def precision(
             inner = narrow.tiny or name.startswith("params")
             scale = spread[i] + floor if inner else spread[i]
             units, share, place = _worst_entry(got[i], truth[i], scale, unit, dtype)
-            factor = _constant_factor(got[i], truth[i], unit)
-            limit = MAX_UNITS_OF_A_FACTOR if factor else MAX_UNITS
-            if units > limit and not (strict and subject.rule.block):
-                autodiff = _by_autodiff(subject, low, dy, i)
-                if autodiff is not None and autodiff.shape == truth[i].shape:
-                    theirs = _worst_entry(autodiff, truth[i], scale, unit, dtype)[0]
-                    if units <= max(limit, 2 * theirs):
-                        excused = max(excused, min(units, 1e12))
-                        continue
             worst, relative = max(worst, min(units, 1e12)), max(relative, share)
-            if name in problems:
+            factor = _constant_factor(got[i], truth[i], unit)
+            if units <= (MAX_UNITS_OF_A_FACTOR if factor else MAX_UNITS):
+                continue
+            if name in problems and not problems[name].note:
                 continue
             if factor and units > MAX_UNITS_OF_A_FACTOR:
                 words = f"is {factor:.4g} times the truth everywhere in {dtype_name}"
-                problems[name] = Problem(name, f"{words}, {narrow.what}")
-            elif units > MAX_UNITS:
+                problem = Problem(name, f"{words}, {narrow.what}")
+            else:
                 one, other = float(got[i][place]), float(truth[i][place])
                 worst_words = (
                     f"worst at {[int(p) for p in place]}: got {one:.6g}, expected {other:.6g}; "
                     f"the input there is {float(at[place]):.6g}"
                 )
                 words = _words(dtype_name, narrow, one, other, unit)
-                problems[name] = Problem(name, words, worst_words)
-    figure = f"{worst:.1f} units of rounding and conditioning; relative error {relative:.1e}"
-    if subject.rule.of_jax and subject.no_autodiff:  # nobody wrote a rule: worth knowing only
-        problems = {name: problem._replace(note=True) for name, problem in problems.items()}
-    if excused:
-        figure += f"; {excused:.3g} units where jax.vjp of forward loses as much"
+                problem = Problem(name, words, worst_words)
+            if not (strict and subject.rule.block):
+                autodiff = _by_autodiff(subject, low, dy, i, got[i])
+                theirs = 0.0
+                if autodiff is not None and autodiff.shape == truth[i].shape:
+                    theirs = _worst_entry(autodiff, truth[i], scale, unit, dtype)[0]
+                if units <= 2 * theirs:
+                    words = f"{problem.diagnosis} (as jax.vjp of forward)"
+                    problem = problem._replace(diagnosis=words, note=True)
+            if name not in problems or not problem.note:
+                problems[name] = problem
+    figure = f"{worst:.3g} units of rounding and conditioning; relative error {relative:.1e}"
+    if problems and all(problem.note for problem in problems.values()):
+        figure += ", as large as that of jax.vjp of forward"
     return verdict(dtype_name, figure, problems.values())
 
 
@@ -134,8 +136,13 @@ def _no_comparison(subject: Subject, dtype_name: str) -> str:
     return ""
 
 
-def _by_autodiff(subject: Subject, low: Sample, dy: Any, leaf: int) -> np.ndarray | None:
-    """A cotangent by ``jax.vjp`` of forward in the narrow dtype, if it runs."""
+def _by_autodiff(
+    subject: Subject, low: Sample, dy: Any, leaf: int, got: np.ndarray
+) -> np.ndarray | None:
+    """A cotangent by ``jax.vjp`` of forward in the narrow dtype, if it runs; ``got`` where the
+    rule itself is autodiff's own."""
+    if subject.rule.of_jax and subject.no_autodiff:
+        return got
     if subject.no_autodiff or subject.rule.declared is not None:
         return None
     try:
