@@ -23,7 +23,7 @@ BUDGET = 60  # seconds of the process for one check, by default
 
 
 def verdict(report: fnn.check.Report) -> bool:
-    return getattr(report, "correct", report.ok)
+    return report.correct
 
 
 def made(row: Row) -> tuple[Any, ...]:
@@ -76,7 +76,7 @@ def test_a_defect_of_a_package_is_found(defect: Defect) -> None:
         if all(np.allclose(d, true, 1e-3, 1e-3) for d, true in pairs):
             pytest.skip("this version is right")
     report = fnn.check.function(f, *args)
-    said = [*report.problems, *getattr(report, "notes", ())]
+    said = [*report.problems, *report.notes]
     assert said if defect.noted else not verdict(report)
 
 
