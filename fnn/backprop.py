@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import Block, Key, Params, Residuals, Value, as_array, require_key
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    Key,
+    Params,
+    Residuals,
+    Value,
+    as_array,
+    is_floating,
+    require_key,
+)
 from fnn.executor import graph
 from fnn.pytrees import in_form_of, with_zeros
 
@@ -52,9 +63,26 @@ def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Par
         inputs = (x, target) if weights is None else (x, target, weights)
         value, residuals = block.forward({"net": params}, inputs, key)
         grads, _ = block.backward({"net": params}, residuals, jnp.ones_like(value))
-        return value, in_form_of(params, grads["net"]), residuals["net"]
+        gradients = in_form_of(params, grads["net"])
+        _require_floats(gradients, params)
+        return value, gradients, residuals["net"]
 
     return f
+
+
+def _require_floats(grads: Params, params: Params) -> None:
+    """Refuses gradients of what has none: blocks of your own may have parameters of any dtype."""
+
+    def check(path: Any, d: Any, p: Any) -> None:
+        if d is not None and not is_floating(jnp.asarray(p)):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise BlockTypeError(
+                "value_and_grad",
+                f"params hold {jnp.asarray(p).dtype} at {name!r}, which has no gradient: cast it "
+                "with .astype(jax.numpy.float32), or let backward return None for it",
+            )
+
+    jax.tree_util.tree_map_with_path(check, grads, params, is_leaf=lambda d: d is None)
 
 
 @checked

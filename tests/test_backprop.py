@@ -237,3 +237,18 @@ def test_a_mapping_that_jax_does_not_know_is_refused() -> None:
     params = types.MappingProxyType(NET.init(jax.random.key(0), jnp.ones((1, 5))))
     with pytest.raises(TypeError, match=r"a mappingproxy, which JAX does not know.*dict\(\.\.\.\)"):
         fnn.value_and_grad(NET, LOSS)(params, jnp.ones((1, 5)), jnp.array([0]))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_parameters_without_a_gradient_are_refused(dtype: str) -> None:
+    """Of fnn's blocks by the block, of others by value_and_grad: they would be truncated."""
+    params = {"w": jnp.ones((3, 2), dtype), "b": jnp.zeros(2, dtype)}
+    careless = fnn.identity()._replace(
+        init=lambda key, x: params,
+        forward=lambda params, x, key=None: (x, ()),
+        backward=lambda params, residuals, dy: ({"w": params["w"], "b": None}, dy),
+    )
+    with pytest.raises(fnn.BlockError, match=f"'w'. has dtype {dtype}.*astype"):
+        fnn.make_step(fnn.linear(2), SQUARED, fnn.sgd(0.1))(params, (), X, T)
+    with pytest.raises(fnn.BlockError, match=f"params hold {dtype} at 'w'.*return None"):
+        fnn.value_and_grad(careless, SQUARED)(params, X, X)

@@ -122,7 +122,7 @@ def conv(
         return {"w": w, "b": (features,)} if use_bias else {"w": w}
 
     def init(key: jax.Array, x: Spec) -> Params:
-        return weights(key, x, shapes(x), w_init, b_init)
+        return weights(name, key, x, shapes(x), w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_shapes(name, params, shapes(x), x)

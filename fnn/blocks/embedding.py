@@ -25,7 +25,7 @@ from fnn.block import (
     elementary,
     require_shapes,
 )
-from fnn.blocks.linear import Initializer
+from fnn.blocks.linear import Initializer, initial
 
 normal = jax.nn.initializers.normal(1.0)
 
@@ -76,7 +76,7 @@ def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) 
 
     def init(key: jax.Array, ids: Spec) -> Params:
         check(ids)
-        return {"w": w_init(key, shape, jnp.float32)}
+        return {"w": initial(name, "w_init", w_init, key, shape, jnp.float32)}
 
     def forward(params: Params, ids: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         check(ids)

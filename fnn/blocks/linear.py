@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from fnn.arguments import Count, checked
 from fnn.block import (
     Block,
+    BlockTypeError,
     BlockValueError,
     Key,
     Kind,
@@ -23,7 +24,10 @@ from fnn.block import (
     Spec,
     as_cotangent,
     compute_dtype,
+    described,
     elementary,
+    is_array,
+    is_floating,
     require_floating,
     require_params,
     require_shapes,
@@ -206,7 +210,25 @@ def contract(
     )
 
 
+def initial(
+    name: str, what: str, start: Initializer, key: jax.Array, shape: Sequence[int], dtype: DTypeLike
+) -> jax.Array:
+    """What an initialiser makes; refused if that is no floating array of the shape."""
+    needs = (
+        "needs a function of (key, shape, dtype), such as jax.nn.initializers.he_normal(), called"
+    )
+    try:
+        array = start(key, shape, dtype)
+    except TypeError as error:
+        raise BlockTypeError(name, f"{what} cannot be used: {error}; {needs}") from error
+    if not is_array(array) or array.shape != tuple(shape) or not is_floating(array):
+        got = f"{what} makes {described(array)}, not floats of shape {tuple(shape)}"
+        raise BlockTypeError(name, f"{got}; {needs}")
+    return jnp.asarray(array)
+
+
 def weights(
+    name: str,
     key: jax.Array,
     x: Spec,
     shapes: Mapping[str, tuple[int, ...]],
@@ -218,8 +240,10 @@ def weights(
     w_key, b_key = jax.random.split(key)
     # Initialisers read fan-in and fan-out from two axes or more: one neuron's w is a column.
     columns = shapes["w"] if len(shapes["w"]) > 1 else (*shapes["w"], 1)
-    w = w_init(w_key, columns, dtype).reshape(shapes["w"])
-    return {"w": w, "b": b_init(b_key, shapes["b"], dtype)} if "b" in shapes else {"w": w}
+    w = initial(name, "w_init", w_init, w_key, columns, dtype).reshape(shapes["w"])
+    if "b" not in shapes:
+        return {"w": w}
+    return {"w": w, "b": initial(name, "b_init", b_init, b_key, shapes["b"], dtype)}
 
 
 def _affine(
@@ -238,7 +262,7 @@ def _affine(
         return {"w": w, "b": out} if use_bias else {"w": w}
 
     def init(key: jax.Array, x: Spec) -> Params:
-        return weights(key, x, shapes(x), w_init, b_init)
+        return weights(name, key, x, shapes(x), w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_params(name, params, shapes(x))

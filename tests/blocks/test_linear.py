@@ -110,3 +110,36 @@ def test_misfits_are_refused() -> None:
         net.init(KEY(0), jnp.ones((2, 4), jnp.int32))
     with pytest.raises(BlockValueError):
         net.init(KEY(0), jnp.ones(()))
+
+
+HE = jax.nn.initializers.he_normal
+BAD_INITIALIZERS = {
+    "not called": (HE, "w_init makes the function"),
+    "called with other arguments": (
+        jax.nn.initializers.normal,
+        r"w_init cannot be used: normal\(\)",
+    ),
+    "of another shape": (lambda key, shape, dtype: jnp.ones((2, 2), dtype), "float32 of shape"),
+    "integers": (lambda key, shape, dtype: jnp.ones(shape, int), "w_init makes int64"),
+    "a list": (lambda key, shape, dtype: [1.0], r"w_init makes \[1.0\]"),
+}
+MAKERS: dict[str, tuple[Any, Any]] = {
+    "linear": (lambda w: fnn.linear(3, w_init=w), jnp.ones((1, 4))),
+    "neuron": (lambda w: fnn.neuron(fnn.tanh(), w_init=w), jnp.ones((1, 4))),
+    "conv": (lambda w: fnn.conv(3, 3, w_init=w), jnp.ones((1, 4, 4, 1))),
+    "embedding": (lambda w: fnn.embedding(3, 4, w_init=w), jnp.ones((1,), int)),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_INITIALIZERS)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_an_initialiser_that_is_none_is_refused(maker: str, bad: str) -> None:
+    make, x = MAKERS[maker]
+    w_init, message = BAD_INITIALIZERS[bad]
+    with pytest.raises(BlockTypeError, match=f"{message}.*needs a function of .key, shape, dtype"):
+        make(w_init).init(jax.random.key(0), x)
+
+
+def test_an_initialiser_of_the_bias_is_checked_too() -> None:
+    with pytest.raises(BlockTypeError, match="linear: b_init makes"):
+        fnn.linear(3, b_init=HE).init(jax.random.key(0), jnp.ones((1, 4)))
