@@ -33,12 +33,13 @@ from fnn.block import (
 def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """x minus the row's maximum, with inf - inf = 0, and where x is that maximum.
 
-    A fully masked row has no maximum: it stays -inf, and none of its entries is the top.
+    A fully masked row has no maximum: it stays -inf, and none of its entries is the top. For
+    ``jax.jvp`` the maximum is a constant: which one is subtracted changes nothing, and at a tie it
+    has no derivative.
     """
-    top = jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
     top = jnp.where(top == -jnp.inf, 0.0, top)
-    is_top = x == top
-    return jnp.where(is_top, 0.0, x - top), is_top
+    return jnp.where(x == jnp.inf, 0.0, x - top), x == top
 
 
 @checked
@@ -124,8 +125,9 @@ def log_softmax(axis: int = -1) -> Block:
         shifted, is_top = _below_top(x.astype(compute_dtype(x.dtype)), axis)
         e = jnp.exp(shifted)
         tops = jnp.sum(is_top.astype(e.dtype), axis=axis, keepdims=True)
-        others = jnp.sum(jnp.where(is_top, 0.0, e), axis=axis, keepdims=True)
-        others = others + jnp.maximum(tops - 1, 0.0)  # all but one of those at the maximum
+        # All but one of those at the maximum; 0 is e - e there, which keeps e's derivative.
+        below = jnp.where(is_top, e - jax.lax.stop_gradient(e), e)
+        others = jnp.sum(below, axis=axis, keepdims=True) + jnp.maximum(tops - 1, 0.0)
         return (shifted - jnp.log1p(others)).astype(x.dtype), (e / (1 + others)).astype(x.dtype)
 
     def backward(params: Params, p: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:

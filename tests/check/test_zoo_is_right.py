@@ -6,11 +6,34 @@ import pytest
 
 from fnn.check.checks import first_wrong, subject_for
 from tests import zoo
+from tests.check import odd_inputs
+
+CHECKED = [*filter(zoo.is_checked, zoo.CASES)]
+FIRST = [case for case in CHECKED if not case.further]
+# Three kinds of inputs for each block; all are in tests/outside.
+KINDS = list(odd_inputs.CHANGES)
+SOME = [(case, KINDS[(i + j) % len(KINDS)]) for i, case in enumerate(FIRST) for j in (0, 5, 10)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [*filter(zoo.is_checked, zoo.CASES)], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", CHECKED, ids=lambda case: case.id)
 def test_no_right_block_is_flagged(case: zoo.Case) -> None:
     params, x, key, _ = zoo.sample(case)
     wrong = first_wrong(subject_for(case.make(), x, params, key))
     assert wrong is None, wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case, kind", SOME, ids=lambda value: getattr(value, "id", value))
+def test_nor_at_odd_inputs(case: zoo.Case, kind: str) -> None:
+    report = odd_inputs.report(case, kind)
+    assert report is None or report.correct, str(report)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "equal"])
+def test_equal_logits_have_a_second_derivative(kind: str) -> None:
+    """At a tie jax.jvp through the maximum of a row gave 0: every row of a fresh network."""
+    for case in FIRST:
+        if case.name in ("softmax", "log_softmax"):
+            report = odd_inputs.report(case, kind)
+            assert report is not None and report["second order"].status == "right", str(report)
