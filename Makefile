@@ -2,6 +2,7 @@
 # make test       the test suite; with FAST=1 its core, in under a minute
 # make test-slow  the tests marked slow, which make test leaves out
 # make test-outside  against PyTorch, Optax and functions of other packages, which it installs
+# make fuzz       wrong calls of every public function, CALLS of them (100000)
 # make lint       style and types
 # make coverage   the lines of fnn that no test runs
 # make docs       the documentation, in docs/_build
@@ -21,7 +22,7 @@ ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test test-slow test-outside lint coverage docs wheel bench clean
+.PHONY: demo test test-slow fuzz test-outside lint coverage docs wheel bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
@@ -49,6 +50,10 @@ test-slow: $(VENV)/.test
 
 test-outside: $(VENV)/.outside
 	$(QUICK) tests/outside
+
+CALLS ?= 100000
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz $(CALLS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -94,7 +94,8 @@ def _require(name: str, what: str, hint: Any, value: Any) -> Any:
         return converted
     is_uncalled = isinstance(value, types.FunctionType) and "a function" not in _needs(hint)
     fix = f": call it, {value.__name__}(...)" if is_uncalled else ""
-    is_value = isinstance(value, (numbers.Number, str, tuple, list)) and not fix
+    fix = ", and below 2^31" if type(value) is int and value >= 2**31 else fix
+    is_value = isinstance(value, (numbers.Number, str, tuple, list)) and not is_uncalled
     error = BlockValueError if is_value and not isinstance(value, Block) else BlockTypeError
     raise error(name, f"{what} is {described(value)}, needs {_needs(hint).format(what)}{fix}")
 
@@ -124,7 +125,7 @@ def _converted(hint: Any, value: Any) -> Any:
     if hint is bool:
         return bool(value) if isinstance(value, (bool, np.bool_)) else _MISFIT
     if _is_function(hint):
-        return value if callable(value) else _MISFIT
+        return value if callable(value) and not isinstance(value, type) else _MISFIT
     kind = origin or hint
     if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
         return value if isinstance(value, kind) else _MISFIT
@@ -138,10 +139,11 @@ def _is_function(hint: Any) -> bool:
 def _number(kind: type, value: Any) -> Any:
     if isinstance(value, (bool, np.bool_, jax.core.Tracer)):
         return _MISFIT
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)) and value.shape == ():
+        value = value.item() if jnp.issubdtype(value.dtype, jnp.number) else None
     if kind is int:
-        return operator.index(value) if isinstance(value, numbers.Integral) else _MISFIT
+        whole = operator.index(value) if isinstance(value, numbers.Integral) else 2**31
+        return whole if abs(whole) < 2**31 else _MISFIT
     if not isinstance(value, (int, float, numbers.Real)):
         return _MISFIT
     try:

@@ -16,9 +16,9 @@ from fnn.block import (
     Params,
     Residuals,
     Value,
-    as_array,
     is_floating,
     require_key,
+    require_real,
 )
 from fnn.executor import graph
 from fnn.pytrees import in_form_of, with_zeros
@@ -157,7 +157,7 @@ def as_function(block: Block) -> Callable[..., Value]:
     def apply(params: Params, x: Value, key: Key = None) -> Value:
         for what, tree in (("params", params), ("x", x)):
             for leaf in jax.tree.leaves(tree):
-                as_array(block.name, f"a leaf of {what}", leaf)
+                require_real(block.name, f"a leaf of {what}", leaf)
         if key is not None:
             require_key(block.name, key)
         return f(params, x, key)

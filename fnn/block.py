@@ -311,13 +311,17 @@ def require_array(name: str, what: str, x: Any) -> None:
 
 
 def require_numbers(name: str, what: str, tree: Any) -> None:
-    """Refuses shapes in place of arrays."""
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
-        raise BlockTypeError(
-            name,
-            f"{what} is {described(tree)} without its numbers, needs arrays: give a "
-            "jax.ShapeDtypeStruct to init, or to jax.eval_shape(forward, ...)",
-        )
+    """Refuses leaves that are neither arrays nor Python numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        here = f"{what}{jax.tree_util.keystr(path)}"
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise BlockTypeError(
+                name,
+                f"{here} is {described(leaf)} without its numbers, needs arrays: give a "
+                "jax.ShapeDtypeStruct to init, or to jax.eval_shape(forward, ...)",
+            )
+        if not isinstance(leaf, (int, float)):
+            require_array(name, here, leaf)
 
 
 def is_split(x: jax.Array) -> bool:
@@ -409,7 +413,8 @@ def described(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
     text = " ".join(repr(value).split())
-    if len(text) > 60 and isinstance(value, (tuple, list)):
+    is_sequence = isinstance(value, (tuple, list))
+    if is_sequence and (len(text) > 60 or any(map(is_array, value))):
         return f"a {kind} of {len(value)}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -437,9 +442,9 @@ def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
     )
 
 
-def as_array(name: str, what: str, x: Any) -> jax.Array:
-    """x as JAX has it, also where it is a Python number; refused unless its numbers are real, and
-    if it is made of integers that JAX would wrap."""
+def require_real(name: str, what: str, x: Any) -> None:
+    """Refuses what is neither a Python number nor an array of real numbers, and integers that JAX
+    would wrap."""
     x = np.asarray(x) if isinstance(x, (int, float)) else x
     require_array(name, what, x)
     require_numbers(name, what, x)
@@ -447,6 +452,11 @@ def as_array(name: str, what: str, x: Any) -> jax.Array:
         raise BlockTypeError(name, f"{what} has dtype {x.dtype}, needs real numbers or booleans")
     if words := misfit(x):
         raise BlockValueError(name, f"{what} {words}")
+
+
+def as_array(name: str, what: str, x: Any) -> jax.Array:
+    """Real numbers as JAX has them, also a Python number."""
+    require_real(name, what, x)
     return jnp.asarray(x)
 
 

@@ -89,9 +89,9 @@ def graph(
             f"nodes is {nodes!r:.60} and name {name!r:.60}, needs a list "
             "of nodes, such as [('h', linear(4), 'x')], and text",
         )
-    kept = _names(name, "at_inference", outputs if at_inference is None else at_inference)
-    entries = tuple(_node(name, entry) for entry in nodes)
     read, made = _names(name, "inputs", inputs), _names(name, "outputs", outputs)
+    kept = made if at_inference is None else _names(name, "at_inference", at_inference)
+    entries = tuple(_node(name, entry) for entry in nodes)
     structure = Graph(read, entries, made, kept)
     _check(structure, name)
     # Sharing with a node that itself shares is sharing with the node that has the parameters.
@@ -245,7 +245,10 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
 def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
     structure = block.graph
     if structure is None:
-        raise BlockTypeError(block.name, "is not a graph of blocks, so it has no nodes to map")
+        raise BlockTypeError(
+            block.name,
+            "is not a graph of blocks, so it has no nodes to map: give one made by graph or serial",
+        )
     if not _is_its_graph(block):
         raise BlockTypeError(
             block.name,
@@ -253,6 +256,8 @@ def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
             "rebuilt: detach the graph with block._replace(graph=None), or change a node instead",
         )
     nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
+    for node in nodes:
+        require_block(block.name, f"what node {node.name!r} is changed to", node.block)
     return structure._replace(nodes=nodes)
 
 
@@ -274,9 +279,9 @@ def _bind(names: tuple[str, ...], x: Value, block: str) -> dict[str, Value]:
     if len(names) == 1:
         return {names[0]: x}
     if not isinstance(x, (tuple, list)) or len(x) != len(names):
-        got = f"{len(x)} values" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
         raise BlockTypeError(
-            block, f"got {got}, needs a tuple of {len(names)} inputs: ({', '.join(names)})"
+            block,
+            f"x is {described(x)}, needs a tuple of {len(names)} inputs: ({', '.join(names)})",
         )
     return dict(zip(names, x, strict=True))
 
@@ -310,7 +315,7 @@ def _live(g: Graph) -> list[tuple[int, Node]]:
 def _names(block: str, what: str, names: Names) -> tuple[str, ...]:
     if isinstance(names, str):
         return (names,)
-    if not isinstance(names, (tuple, list)) or not names:
+    if not isinstance(names, (tuple, list)) or not names or isinstance(names, Block):
         raise BlockTypeError(block, f"{what} is {names!r:.60}, needs a name or a tuple of names")
     return tuple(names)
 
@@ -356,7 +361,7 @@ def _check(g: Graph, block: str) -> None:
                 "which is not a node before it",
             )
     for output in (*g.outputs, *g.at_inference):
-        if output not in computed:
+        if not isinstance(output, str) or output not in computed:
             raise BlockValueError(
                 block, f"output {output!r} is not a node or input, needs one of {sorted(computed)}"
             )

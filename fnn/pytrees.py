@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import BlockValueError, is_floating, misfit
+from fnn.block import is_floating, is_key, require_real
 
 
 def flat(tree: Any) -> tuple[list[Any], Any]:
@@ -60,10 +60,10 @@ def in_form_of(like: Any, tree: Any) -> Any:
 
 
 def require_held(name: str, tree: Any) -> None:
-    """Refuses a pytree with integers that JAX would wrap when it makes arrays of them."""
-    for leaf in jax.tree.leaves(tree):
-        if words := misfit(leaf):
-            raise BlockValueError(name, f"an array {words}")
+    """Refuses a pytree with leaves that are neither keys nor real numbers as JAX holds them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not is_key(leaf):
+            require_real(name, f"argument {jax.tree_util.keystr(path)}", leaf)
 
 
 def with_zeros(cotangents: Any, like: Any) -> Any:

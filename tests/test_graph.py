@@ -241,7 +241,7 @@ def test_wirings_that_cannot_run_are_refused(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("x", "message"),
-    [((1.0, 2.0, 3.0), "got 3 values"), ((1.0,), "got 1 values"), (jnp.ones(2), "needs a tuple")],
+    [((1.0, 2.0, 3.0), "x is (1.0"), ((1.0,), "x is (1.0,)"), (jnp.ones(2), "needs a tuple")],
 )
 def test_a_tuple_of_the_wrong_length_is_refused(x: Any, message: str) -> None:
     net = fnn.graph(("x", "y"), [("sum", add, ("x", "y"))], "sum")

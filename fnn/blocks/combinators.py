@@ -47,7 +47,9 @@ from fnn.block import (
     is_split,
     require_array,
     require_block,
+    require_floating,
     require_key,
+    require_numbers,
 )
 from fnn.blocks.gates import add
 from fnn.executor import Entry, graph, inference, map_nodes
@@ -209,7 +211,7 @@ def repeat(block: Block, n: Count) -> Block:
 
     def require_stacked(params: Params) -> None:
         for leaf in jax.tree.leaves(params):
-            require_array("repeat", "a parameter", leaf)
+            require_floating("repeat", "a parameter", leaf)
             if leaf.shape[:1] != (n,):
                 raise BlockValueError(
                     "repeat",
@@ -297,6 +299,8 @@ def rematerialize(block: Block) -> Block:
             x, key = residuals
             return block.backward(params, block.forward(params, x, key)[1], dy)
 
+        require_numbers(block.name, "params", params)
+        dy = jax.tree.map(lambda d: as_cotangent(block.name, d), dy)
         return _unmerged(again, params, residuals, dy)
 
     statistics, factors = block.rules.update_statistics, block.rules.factors
@@ -478,14 +482,15 @@ def item(index: int) -> Block:
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         if not isinstance(x, (tuple, list)) or not -len(x) <= index < len(x):
-            got = f"{len(x)}" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
-            raise BlockTypeError("item", f"needs a tuple with an entry {index}, got {got}")
+            raise BlockTypeError(
+                "item", f"x is {described(x)}, needs a tuple with an entry {index}"
+            )
         return x[index], Shape((len(x),), jnp.dtype(bool))
 
     def backward(params: Params, residuals: Shape, dy: Value) -> tuple[Params, Value]:
         (count,) = residuals.shape
         dx: list[Value] = [None] * count
-        dx[index] = dy
+        dx[index] = jax.tree.map(lambda d: as_cotangent("item", d), dy)
         return {}, tuple(dx)
 
     return elementary(forward, backward, "item", Kind("item", (index,)))

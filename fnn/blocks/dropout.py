@@ -55,7 +55,7 @@ def dropout(rate: Share) -> Block:
         if key is None:
             raise BlockValueError(
                 "dropout",
-                "needs a key to draw its mask: pass key=jax.random.key(0) (forward, "
+                "got no key, needs a key to draw its mask: pass key=jax.random.key(0) (forward, "
                 "value_and_grad and training steps all take one), or use inference(net)",
             )
         return masked(key, x), jax.random.clone(key)  # which is used again on purpose

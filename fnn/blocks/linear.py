@@ -267,7 +267,8 @@ def _affine(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_params(name, params, shapes(x))
         w = params["w"]
-        if w.shape != shapes(x)["w"] and w.ndim == 1 + len(out) and w.shape[1:] == out:
+        given = getattr(w, "shape", ())
+        if given != shapes(x)["w"] and len(given) == 1 + len(out) and given[1:] == out:
             raise BlockValueError(
                 name,
                 f"x has {x.shape[-1]} features (shape {x.shape}), w needs {w.shape[0]} (shape "

@@ -304,7 +304,7 @@ def identity() -> Block:
         return x, ()
 
     def backward(params: Params, residuals: tuple[()], dy: Value) -> tuple[Params, Value]:
-        return {}, dy
+        return {}, jax.tree.map(lambda d: as_cotangent("identity", d), dy)
 
     return elementary(forward, backward, "identity", Kind("identity"))
 

@@ -46,7 +46,9 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
         hint = ""
         if path.suffix in (".pt", ".pth", ".bin"):
             hint = ": convert PyTorch's with safetensors.torch.save_file(state_dict, path)"
-        raise ValueError(f"{path}: weights are read from .npz and .safetensors files{hint}")
+        raise ValueError(
+            f"{path}: weights are read from .npz and .safetensors files, give one{hint}"
+        )
     return readers[path.suffix](path)
 
 

@@ -72,7 +72,7 @@ def load_weights(
     for name, need in needs.items():
         if not hasattr(need, "shape") or not hasattr(need, "dtype"):
             raise TypeError(
-                f"like holds a {type(need).__name__} at {name!r}, needs arrays or "
+                f"load_weights: like holds a {type(need).__name__} at {name!r}, needs arrays or "
                 "jax.ShapeDtypeStruct: jax.eval_shape(net.init, key, x)"
             )
     unknown, unsaid = not needs.keys() & arrays.keys(), ""
@@ -116,7 +116,7 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}; only .npz is written")
+        raise ValueError(f"{path}: the suffix is {path.suffix!r}; only .npz is written, use it")
     arrays = {name: _writable(path, name, leaf) for name, leaf in _by_path(params).items()}
     # In the same folder, as a rename is atomic only within one file system.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -279,7 +279,7 @@ def _torch_path(arrays: Mapping[str, Array], name: str) -> str:
     else:
         raise ValueError(
             f"{name} of shape {array.shape} is not a parameter of PyTorch's linear, "
-            "convolution or normalisation layers"
+            "convolution or normalisation layers: remove it, or convert it by hand"
         )
     return "/".join([*module.split("."), new]).lstrip("/")
 

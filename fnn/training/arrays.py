@@ -134,7 +134,7 @@ def host_array(name: str, a: Any) -> np.ndarray:
     try:
         array = np.asarray(a)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of several lengths; PyTorch's
-        raise TypeError(f"{name} does not become one array of numbers: {error}") from error
+        raise TypeError(f"{name} does not become one array, needs numbers: {error}") from error
     dtype, kind = array.dtype, array.dtype.kind
     narrow = kind == "V" and jnp.issubdtype(dtype, jnp.number)  # bfloat16, int4
     if not (narrow or (kind in "biuf" and dtype.itemsize <= 8)):

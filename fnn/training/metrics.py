@@ -84,7 +84,9 @@ def is_right(prediction: Any, target: Any, threshold: float = 0.0) -> Any:
 
 def _require_examples(name: str, a: np.ndarray) -> None:
     if not a.size:
-        raise ValueError(f"{name}: there are no predictions: their shape is {a.shape}")
+        raise ValueError(
+            f"{name}: there are no predictions, needs one at least: their shape is {a.shape}"
+        )
 
 
 def _require_labels(a: np.ndarray, what: str = "target", classes: int | None = None) -> None:

@@ -65,6 +65,9 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
         grads: Params, state: OptimizerState, params: Params = None
     ) -> tuple[Params, OptimizerState]:
         _require_state(name, OptimizerState, state)
+        for path, kind in _leaves(grads).items():
+            if not kind.startswith("float"):
+                raise TypeError(f"{name}: grads hold {kind} at {path}, need floating arrays")
         for like in state.moments or [params][: params is not None]:
             _require_like(name, "grads", grads, like)
         with traceable(f"{name}: learning_rate"):
@@ -309,8 +312,9 @@ def _leaves(tree: Any) -> dict[str, str]:
     """The leaves by their paths, each as its kind of numbers and shape."""
 
     def kind(leaf: Any) -> str:
-        if isinstance(leaf, (int, float)) or is_array(leaf):
-            leaf = leaf if is_array(leaf) else np.asarray(leaf)
+        if isinstance(leaf, float):
+            leaf = np.asarray(leaf)
+        if is_array(leaf):
             return f"{'float' if is_floating(leaf) else leaf.dtype} of shape {tuple(leaf.shape)}"
         return described(leaf)
 

@@ -13,7 +13,18 @@ from jax import lax
 
 from fnn.arguments import AnyOptimizer, Count, checked
 from fnn.backprop import as_function, backpropagate, with_loss
-from fnn.block import Block, BlockTypeError, Key, Params, Value, described, is_floating, is_split
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    Key,
+    Params,
+    Value,
+    as_array,
+    described,
+    is_floating,
+    is_split,
+    require_key,
+)
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
 from fnn.training.optimizers import accepted, apply_updates, traceable
@@ -193,6 +204,11 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
             raise BlockTypeError(
                 "make_epoch", f"order is {described(order)}, needs integers (n,): numpy.arange(n)"
             )
+        first = as_array("make_epoch", "first", first)
+        if first.ndim or is_floating(first):
+            raise BlockTypeError("make_epoch", f"first is {described(first)}, needs an integer")
+        if key is not None:
+            require_key("make_epoch", key)
         steps, rest = divmod(order.shape[0], batch_size)
 
         def body(carry: Any, rows_and_place: Any, step: Step = step) -> tuple[Any, jax.Array]:

@@ -66,7 +66,11 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "complex": (X.astype(complex), T, "complex128, needs real numbers: .* as two features"),
     "complex target": (X, T.astype(complex), "target has dtype complex128"),
     "fields": (FIELDS, T, "structured_to_unstructured"),
-    "a tensor": (Tensor(X), T, r"x does not become one array of numbers: use tensor.detach\(\)"),
+    "a tensor": (
+        Tensor(X),
+        T,
+        r"x does not become one array, needs numbers: use tensor.detach\(\)",
+    ),
     "long double": (X.astype(np.longdouble), T, r"float128.*a.astype\(numpy.float64\)"),
     "lists of unequal length": ([[1.0], [1.0, 2.0]], T[:2], "x holds a list, needs arrays"),
     "a list in a tuple": ((X, X.tolist()), T, "x holds a list, needs arrays"),
@@ -188,7 +192,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "lists of unequal length": (
         [[1.0], [1.0, 2.0]],
         [0, 1],
-        "does not become one array of numbers",
+        "does not become one array, needs numbers",
     ),
     "names": (LOGITS, list("abca"), "numpy.unique"),
     "complex": (LOGITS + 1j, [0, 1, 2, 0], "complex128, needs real numbers"),

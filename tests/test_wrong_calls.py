@@ -1,0 +1,170 @@
+"""Wrong calls end in a right result, or in one error that names what was got, what is needed and
+the fix: random ones (tests/fuzz.py), and those that once did not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fnn
+from tests.fuzz import NOT_CALLED, Call, calls, verdict, wrong
+
+X = np.ones((2, 3), np.float32)
+KEY = jax.random.key(0)
+NET, LOSS, SGD = fnn.linear(2), fnn.squared_error(), fnn.sgd(0.1)
+PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+INIT = jax.nn.initializers.zeros
+
+
+@settings(
+    max_examples=500,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.data())
+def test_a_wrong_call_is_right_or_refused(data: st.DataObject) -> None:
+    """``make fuzz`` makes many more."""
+
+    def choose(options: Any) -> Any:
+        return options[data.draw(st.integers(0, len(options) - 1))]
+
+    valid = choose(calls())
+    call, got = wrong(valid, choose)
+    what = verdict(valid, call, got)
+    assert what in ("", "clear"), f"{what}: {call}"
+
+
+def test_every_public_function_is_called() -> None:
+    names = {call.name.split(".")[0].split("/")[0] for call in calls()}
+    assert {*fnn.__all__, *fnn.models.__all__} - NOT_CALLED - names == {"heaviside", "sigmoid"}
+    for call in calls():
+        assert verdict(call, call, []) == "", call
+
+
+# ---- what the verdict notices ------------------------------------------------------------------
+
+
+def refuse(message: str, kind: type[Exception] = ValueError) -> Callable[[Any], None]:
+    def call(n: int) -> None:
+        raise kind(message)
+
+    return call
+
+
+NOT_RIGHT: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "another type of error": (lambda n: {}[n], "wrong type: KeyError"),
+    "not from fnn": (refuse("call: n is 'a', needs a number"), "not fnn's: ValueError"),
+    "in JAX's words": (lambda n: jnp.zeros(n), "not fnn's: TypeError"),
+    "taken": (lambda n: n, "accepted: n of another type"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RIGHT)
+def test_the_verdict_notices(name: str) -> None:
+    f, words = NOT_RIGHT[name]
+
+    def call(n: int) -> Any:
+        return f(n)
+
+    valid = Call("call", call, (1,))
+    assert verdict(valid, valid._replace(args=("a",)), ["a"]).startswith(words)
+
+
+MESSAGES = {
+    "relu: n is 'text', needs a whole number": "clear",
+    "n is 'text', needs a whole number": "names no function",
+    "relu: n is 'text'": "says no fix",
+    "relu: needs a whole number": "does not say what it got",
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_verdict_reads_the_message(message: str) -> None:
+    """Raised in fnn: by a rule of a graph that only raises what it is given."""
+
+    def judged(kind: Any) -> str:
+        source = "def call(n):\n    raise kind(message)\n"
+        scope = {"kind": kind, "message": message}
+        exec(compile(source, fnn.__file__, "exec"), scope)
+        valid = Call("relu", scope["call"], (1,))
+        return verdict(valid, valid._replace(args=("text",)), ["text"])
+
+    assert judged(ValueError).startswith(MESSAGES[message])
+
+
+# ---- what was found ----------------------------------------------------------------------------
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: fnn.repeat(fnn.relu, 2), "repeat: block is the function relu, .* Block: call it"),  # type: ignore[arg-type]
+    (lambda: fnn.freeze(None), "freeze: block is None, needs a Block"),  # type: ignore[arg-type]
+    (lambda: fnn.inference(fnn.relu), "inference: block is the function relu"),  # type: ignore[arg-type]
+    (lambda: fnn.straight_through(fnn.step(), fnn.tanh), "surrogate is the function tanh"),  # type: ignore[arg-type]
+    (lambda: fnn.as_function(None), "as_function: block is None"),  # type: ignore[arg-type]
+    (lambda: fnn.summary(fnn.relu, X), "summary: net is the function relu"),  # type: ignore[arg-type]
+    (lambda: fnn.make_step(NET, LOSS, fnn.sgd), "make_step: optimizer is the function sgd"),
+    (lambda: fnn.make_epoch(NET, LOSS, None, 2), "make_epoch: optimizer is None"),
+    (lambda: fnn.linear(2, INIT), "linear: use_bias is .* needs True or False"),  # type: ignore[arg-type]
+    (lambda: fnn.scale("2"), "scale: factor is '2', needs a finite number"),  # type: ignore[arg-type]
+    (lambda: fnn.leaky_relu(None), "leaky_relu: slope is None"),  # type: ignore[arg-type]
+    (lambda: fnn.elu(np.nan), "elu: alpha is nan"),
+    (lambda: fnn.sgd(np.inf), "sgd: learning_rate is inf"),
+    (lambda: fnn.models.googlenet(width=np.inf), "googlenet: width is inf"),
+    (lambda: fnn.models.cnn(channels=3), "cnn: channels is 3, needs a tuple"),  # type: ignore[arg-type]
+    (lambda: fnn.flatten(-2), "flatten: keep is -2"),
+    (lambda: fnn.softmax("a"), "softmax: axis is 'a', needs a whole number"),  # type: ignore[arg-type]
+    (lambda: fnn.softmax(5).forward({}, X), "softmax: axis 5 does not fit x of shape"),
+    (lambda: fnn.mean(5).forward({}, X), "mean: axis 5 does not fit x of shape"),
+    (lambda: fnn.graph("x", [("a", NET, "x")], None), "graph: outputs is None, needs a name"),  # type: ignore[arg-type]
+    (lambda: fnn.fit(NET, LOSS, X, X, SGD), "fit: too many positional arguments, needs fit"),  # type: ignore[misc]
+    (lambda: fnn.fit(NET, LOSS, X, X, progress=3), "fit: progress is 3"),  # type: ignore[arg-type]
+    (lambda: fnn.fit(NET, LOSS, X, X, metrics=[fnn.r2]), "fit: metrics is"),  # type: ignore[arg-type]
+    (
+        lambda: fnn.fit(NET, LOSS, X, X, dtype="float7"),
+        "dtype is .float7., needs a floating dtype",
+    ),
+    (lambda: fnn.relu().forward(PARAMS, X), r"relu: params hold \['b', 'w'\], need \[\]"),
+    (lambda: fnn.relu().forward({}, X, X), "relu: key is float32 of shape .*, needs a key"),
+    (lambda: fnn.relu().forward({}, jax.ShapeDtypeStruct((2,), "float32")), "without its numbers"),
+    (lambda: NET.init(5, X), "linear: key is 5, needs a key made by jax.random.key"),  # type: ignore[arg-type]
+    (lambda: NET.forward(PARAMS | {"w": [1.0]}, X), r"params\['w'\] is \[1.0\], needs an array"),
+    (lambda: NET.forward(PARAMS | {"w": 1}, X), r"params\['w'\] is 1, needs an array"),
+    (lambda: NET.backward(PARAMS, X, np.ones((2, 3))), r"dy has shape \(2, 3\), needs that of y"),
+    (lambda: NET.backward(None, X, np.ones((2, 2))), "linear: params hold NoneType"),
+    (lambda: fnn.dropout(0.5).forward({}, X, 5), "dropout: key is 5"),  # type: ignore[arg-type]
+    (lambda: LOSS.forward({}, (X, None)), "squared_error: target is None, needs an array"),
+    (lambda: LOSS.forward({}, (X, "a")), r"squared_error: x\[1\] is 'a', needs an array"),
+    (lambda: LOSS.forward({}, (X, X * 1j)), "target has dtype complex64, needs real numbers"),
+    (lambda: SGD.update(PARAMS, "a"), "sgd: state is 'a', needs what init"),
+    (lambda: fnn.apply_updates({"w": X}, {"w": X.T}), "updates hold float of shape .3, 2. at w"),
+    (lambda: fnn.add().backward({}, fnn.add().forward({}, (X, X))[1], None), "add: dy is None"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_found_and_refused(number: int) -> None:
+    call, words = REFUSED[number]
+    with pytest.raises((ValueError, TypeError), match=words):
+        call()
+
+
+def test_found_and_taken() -> None:
+    """Numbers and sizes of other kinds mean what Python's do."""
+    assert fnn.layer_norm(np.int64(-1)).kind == fnn.layer_norm(-1).kind  # type: ignore[arg-type]
+    assert fnn.sum(np.int64(0)).kind == fnn.sum(0).kind  # type: ignore[arg-type]
+    assert fnn.power(Fraction(1, 2)).kind == fnn.power(0.5).kind  # type: ignore[arg-type]
+    padded = fnn.conv(2, 3, padding=np.array([[1, 0], [0, 1]]))  # type: ignore[arg-type]
+    assert padded.kind == fnn.conv(2, 3, padding=((1, 0), (0, 1))).kind
+    assert fnn.models.mlp(np.array([4, 2])).kind == fnn.models.mlp((4, 2)).kind  # type: ignore[arg-type]
+    assert fnn.relu().init(KEY, X) == {}
+    y = fnn.relu().forward({}, X, KEY)[0]  # composition passes a key to every block
+    assert np.all(y == X)
