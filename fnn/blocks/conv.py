@@ -266,10 +266,10 @@ def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
     else:
         strips = height // rows
         total = lax.fori_loop(
-            1,
+            0,
             batch // images * strips,
             lambda n, total: total + strip(n // strips * images, n % strips * rows),
-            strip(0, 0),
+            jnp.zeros_like(strip(0, 0)),  # of its type under shard_map, too; the strip is not run
         )
     return total.reshape(kh, kw, x.shape[-1], features)
 
