@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from fnn.check.checks import first_wrong, subject_for
@@ -10,9 +12,8 @@ from tests.check import odd_inputs
 
 CHECKED = [*filter(zoo.is_checked, zoo.CASES)]
 FIRST = [case for case in CHECKED if not case.further]
-# Three kinds of inputs for each block; all are in tests/outside.
-KINDS = list(odd_inputs.CHANGES)
-SOME = [(case, KINDS[(i + j) % len(KINDS)]) for i, case in enumerate(FIRST) for j in (0, 5, 10)]
+# One kind of inputs for each block; all are in tests/outside.
+SOME = [*zip(FIRST, itertools.cycle(odd_inputs.CHANGES), strict=False)]
 
 
 @pytest.mark.slow
