@@ -12,7 +12,7 @@ from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, OutOfTime, Problem, Result, verdict
 from fnn.check.subject import Subject, largest, map_floats
 from fnn.check.suspicion import suspects
-from fnn.check.trials import Trial, compare, find_batch, in_one_line, sizes_of, trial_at
+from fnn.check.trials import Trial, compare, find_batch, in_one_line, noise, sizes_of, trial_at
 
 MAX_INPUTS = 2**15  # numbers in x, up to which the batch is made larger
 MANY = 37  # examples: more than any tile that a loop goes by, and no multiple of one
@@ -94,7 +94,8 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
                 text = f"has shape {got[i].shape} for a batch of {n}, needs {want[i].shape}"
                 problems.setdefault(name, Problem(name, text))
                 continue
-            off = suspects(subject, sample, other.dy, i, got[i], want[i], limit)
+            allowed = limit + noise(subject, other)[i]
+            off = suspects(subject, sample, other.dy, i, got[i], want[i], allowed)
             if off.any():
                 again = [(trial.got[i], here[i], sizes_of(subject, trial))]
                 case = Case(got[i], want[i], floats[i], sizes=sizes_of(subject, other), again=again)
