@@ -74,7 +74,7 @@ def local_response_norm(
 ) -> Block:
     """y_c = x_c / u_c^beta, u_c = k + alpha / size (the sum of x_j^2 over size channels around c).
 
-    For x and y of shape (B..., C), computed in float32 at least, there within 5 units in the last
+    For x and y of shape (B..., C), computed in float32 at least, there within 8 units in the last
     place (by roots, which are faster than powers, and less exact). Krizhevsky et al. 2012, section
     3.3, except that alpha is divided by ``size``, as in Caffe and PyTorch and unlike the papers of
     AlexNet and GoogLeNet. For the papers' formula give ``alpha=size * alpha``; weights trained with

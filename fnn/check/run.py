@@ -37,9 +37,11 @@ _CHECKS: dict[str, Callable[..., Result]] = {  # those that find most mistakes f
     "cost": cost.cost,
     "residuals": cost.residuals,
 }
+#: The names of all properties, in the order in which they run.
 PROPERTIES = ("cotangents", *_CHECKS)
+#: Those of ``quick=True``.
 QUICK = ("cotangents", "value", "autodiff", "differences", "linear")
-# Mistakes only where asked for; "kinks" finds both kinds.
+#: Those whose findings are mistakes only where ``strict=`` names them; "kinks" finds both kinds.
 NOTES = ("kinks", *precision.DTYPES, "edges", "residuals")
 SHARE = 0.5  # of the time that is left, that one property may take
 SILENCE = 10.0  # seconds, after which the property that is next is announced

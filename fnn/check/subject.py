@@ -23,7 +23,7 @@ from fnn.check.rule import (
 )
 from fnn.compiling import jit_for_few_runs
 from fnn.introspect.autodiff import by_autodiff
-from fnn.pytrees import flat
+from fnn.pytrees import flat, in_form_of
 
 Cotangents = list[Any]  # one for every floating leaf of (params, x), None where there is none
 
@@ -85,6 +85,14 @@ class Programs(NamedTuple):
     looped: Callable[..., Any]
 
 
+def _in_form_of(like: Any, tree: Any) -> Any:
+    """A cotangent in the containers of what it belongs to; as it is where it has other entries."""
+    try:
+        return in_form_of(like, tree)
+    except (KeyError, ValueError):
+        return tree
+
+
 @cached
 def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Programs:
     def run(params: Any, x: Any, key: Any, dy: Any) -> Any:
@@ -95,7 +103,8 @@ def _programs(forward: Callable[..., Any], backward: Callable[..., Any]) -> Prog
             if isinstance(cotangents, tuple):
                 got = f"a tuple of {len(cotangents)}"
             raise CheckError(f"backward needs to return (dparams, dx), got {got}")
-        return (y, *cotangents)
+        dparams, dx = cotangents
+        return y, _in_form_of(params, dparams), _in_form_of(x, dx)
 
     def looped(*arguments: Any) -> Any:
         return jax.lax.scan(lambda carry, _: (carry, run(*arguments)), 0, None, length=1)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -209,6 +210,13 @@ def test_what_people_have_is_taken(name: str) -> None:
     report = check(f, *x, **options)
     assert report.correct, str(report)
     assert report["differences"].status == "right" or "declared" in options, str(report)
+
+
+def test_parameters_in_any_container() -> None:
+    net, x = fnn.linear(2), np.ones((3, 4))
+    params = collections.OrderedDict(w=np.ones((4, 2)), b=np.zeros(2))
+    report = fnn.check.block(net, x, params, quick=True)
+    assert report.correct, str(report)
 
 
 def test_a_declared_rule_is_held_to_what_it_declares() -> None:
