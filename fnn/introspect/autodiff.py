@@ -100,7 +100,10 @@ def relative_error(got: jax.Array, want: jax.Array, *scales: jax.Array) -> jax.A
     """The largest difference, relative to the largest entry of ``want`` or a larger scale.
 
     Entries where ``want`` is NaN (autodiff's 0 times infinity) are left out; NaN if all are.
+    Infinite where the shapes differ.
     """
+    if jnp.shape(got) != want.shape:
+        return jnp.array(jnp.inf)
     wide = compute_dtype(want.dtype)
     got, want = jnp.asarray(got).astype(wide), want.astype(wide)
     same = (got == want) | jnp.isnan(want)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -142,6 +143,7 @@ def post_mortem(
     if bad == 0 and previous is not None:  # this call began with parameters of an infinite loss
         return *after((len(previous.rows) - 1) // run.batch_size, previous), cause
     last = max(bad - 1, 0)
-    while last and not all_finite(after(last)[0]):  # a finite loss may hide what is not finite
-        last //= 2
+    if not all_finite(after(last)[0]):  # a finite loss has hidden it
+        last = bisect_left(range(1, last), True, key=lambda step: not all_finite(after(step)[0]))
+        cause = f"step {call.first + last + 1}: {first_fault(last) or NO_FAULT}"
     return *after(last), cause

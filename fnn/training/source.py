@@ -114,7 +114,8 @@ class Stream:
                 for i, row in enumerate(rows):
                     with named(f"{what} of example {row}"):
                         check(pick(target, slice(i, i + 1)))
-                raise
+                with named(f"{what} of {_examples(rows)}"):  # each is right on its own
+                    raise
         return x, target
 
     def _read(self, rows: np.ndarray) -> Examples:

@@ -125,7 +125,7 @@ def _matrices(node: Recording, param: str) -> Sequence[Any]:
         return ()
     x, y = getattr(node.x, "shape", ()), node.y.shape
     if (*y[: len(x) - 1], w.shape[0]) != x or y[len(x) - 1 :] != w.shape[1:]:
-        return ()  # a block of another kind that claims to be linear
+        return ()  # several matrices, as of repeat
     matrix = np.asarray(w).reshape(w.shape[0], -1)
     dy = np.asarray(node.dy).reshape(-1, matrix.shape[1])
     return (np.asarray(node.x).reshape(-1, w.shape[0]).T, dy) if param else (dy, matrix.T)

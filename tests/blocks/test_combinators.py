@@ -246,6 +246,17 @@ def test_concatenate_refuses_what_does_not_fit() -> None:
         fnn.concatenate(axis=2).forward({}, (jnp.ones((2, 3)), jnp.ones((2, 3))))
 
 
+@pytest.mark.parametrize(
+    ("index", "x", "got"),
+    [(2, (1.0, 2.0), "(1.0, 2.0)"), (-3, [1.0, 2.0], "[1.0, 2.0]"), (0, (), "()"),
+     (0, jnp.ones((5, 5)), "float32 of shape (5, 5)"), (0, None, "None")],
+)  # fmt: skip
+def test_item_needs_a_tuple_with_that_entry(index: int, x: Any, got: str) -> None:
+    message = re.escape(f"x is {got}, needs a tuple with an entry {index}")
+    with pytest.raises(BlockTypeError, match=message):
+        fnn.item(index).forward({}, x)
+
+
 def test_flatten_needs_its_axes() -> None:
     with pytest.raises(BlockValueError, match="needs 2 axes"):
         fnn.flatten(keep=2).forward({}, jnp.ones(3))

@@ -129,6 +129,8 @@ def test_what_is_refused() -> None:
         fnn.add().forward({}, jnp.ones(3))
     with pytest.raises(BlockTypeError, match="needs a tuple of inputs"):
         fnn.add().forward({}, (1.0,))
+    with pytest.raises(BlockTypeError, match="subtract: got 3 inputs, needs 2"):
+        fnn.subtract().forward({}, (1.0, 2.0, 3.0))
     with pytest.raises(BlockValueError, match=r"\(2, 3\).*do not broadcast together"):
         fnn.add().forward({}, (jnp.ones((2, 3)), jnp.ones(2)))
     with pytest.raises(BlockTypeError, match="cast them to one first"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -205,6 +206,26 @@ def test_a_label_out_of_range_is_never_a_silent_number(label: int) -> None:
     assert np.isnan(dz).all()
     with pytest.raises(BlockError, match="4 classes need labels from 0 to 3"):
         fnn.softmax_cross_entropy().rules.validate((np.zeros((1, 4)), np.array([label])))
+
+
+@pytest.mark.parametrize("loss", [fnn.softmax_cross_entropy(), fnn.cross_entropy()])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0.5, 0.6]], "rows need to sum to 1; one is off by 0.1"),
+        ([[0.5, 0.5], [0.0, 0.0]], "one is off by 1"),
+        ([[1.5, -0.5]], "targets go from -0.5 to 1.5"),
+        ([[np.nan, 1.0]], "target has 1 values that are NaN or infinite"),
+        ([[0.497, 0.5], [0.0, 1.0]], None),  # rounded, as of bfloat16
+        (np.zeros((0, 2)), None),
+        (np.zeros(0, int), None),
+    ],
+)
+def test_probability_rows_are_probabilities(loss: Block, rows: Any, message: str | None) -> None:
+    validate, target = loss.rules.validate, np.asarray(rows)
+    assert validate is not None
+    with pytest.raises(BlockError, match=message) if message else contextlib.nullcontext():
+        validate((np.zeros((len(target), 2)), target))
 
 
 @pytest.mark.parametrize(

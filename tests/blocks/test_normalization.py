@@ -224,6 +224,7 @@ def test_misfits_are_refused() -> None:
         (fnn.layer_norm(2), params, x, BlockValueError, "different axes from -2 to 1"),
         (fnn.layer_norm((1, -1)), params, x, BlockValueError, "different axes"),
         (fnn.layer_norm(()), params, x, BlockValueError, "different axes"),
+        (fnn.batch_norm(), params, jnp.ones(4), BlockValueError, "needs a batch axis and channels"),
     ]
     for block, bad_params, bad_x, kind, message in wrong:
         with pytest.raises(kind, match=message):

@@ -12,6 +12,8 @@ import pytest
 import fnn
 from fnn.block import Block
 from fnn.check import Report
+from fnn.check.localize import blame
+from fnn.check.rule import Sample
 
 FLOATS = jax.ShapeDtypeStruct((4, 6), jnp.float32)
 # What is not about values takes most of the time and plays no part here.
@@ -66,6 +68,12 @@ def test_a_backward_in_place_of_the_graphs_own() -> None:
     (problem,) = report.inside
     assert problem.leaf == "serial"
     assert "a forward or backward of its own" in problem.diagnosis
+
+
+def test_a_network_of_right_blocks_says_so() -> None:
+    net = fnn.serial(a=fnn.exp(), b=fnn.negate())
+    (problem,) = blame(net, Sample({}, jnp.ones(3), None), lambda part: ())
+    assert problem.leaf == "serial" and "each of the 2 blocks inside is right" in problem.diagnosis
 
 
 def test_right_networks_and_plain_blocks_blame_nothing() -> None:

@@ -57,6 +57,26 @@ def test_a_change_that_changes_nothing_makes_no_mutant() -> None:
     assert not made & {"sign", "factor 2", "dropped", "cut off", "dy ignored"}
 
 
+def test_a_block_without_a_gradient_by_x_has_no_wrong_points() -> None:
+    stop = fnn.Block(
+        lambda key, x: {"w": jnp.ones(())}, lambda params, x, key=None: (x * params["w"], x),
+        lambda params, x, dy: ({"w": jnp.sum(x * dy)}, None),
+    )  # fmt: skip
+    made = {mutant.name for mutant in make_mutants(subject_for(stop, FLOATS))}
+    assert "sign" in made and not made & {"wrong only at 0", "NaN at infinity"}
+
+
+@pytest.mark.parametrize(
+    ("block", "name"),
+    [(fnn.logistic(), "y (1 - y)"), (fnn.gelu(approximate=False), "(1 + erf) / 2")],
+)
+def test_formulas_that_are_right_on_paper(block: fnn.Block, name: str) -> None:
+    (mutant,) = (m for m in make_mutants(subject_for(block, FLOATS)) if m.name == name)
+    x = jnp.linspace(-2, 2, 9)
+    got, wanted = (b.backward({}, b.forward({}, x)[1], x)[1] for b in (mutant.block, block))
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
 def test_what_escaped_is_named() -> None:
     caught = Verdict("sign", "autodiff", "x: the sign is wrong")
     report = Mutants("mine", Verdict("", "", ""), (caught, Verdict("dropped", "", "")))

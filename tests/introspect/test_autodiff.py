@@ -53,6 +53,12 @@ def test_with_a_cotangent_and_a_key() -> None:
     # An output without a cotangent, and ones, under which a softmax has gradient 0.
     both = fnn.fan_out(fnn.square(), fnn.negate())
     assert float(fnn.check.errors(both, {}, x, (None, jnp.ones(6)))[1]) == 0
+    # An output of integers has none.
+    best = fnn.Block(
+        lambda key, x: {}, lambda params, x, key=None: (jnp.argmax(x), ()), fnn.negate().backward
+    )
+    both = fnn.fan_out(fnn.square(), best)
+    assert float(fnn.check.errors(both, {}, x, (jnp.ones(6), None))[1]) == 0
     turned = fnn.softmax()._replace(backward=lambda params, residuals, dy: ({}, 0 * dy))
     assert float(fnn.check.errors(turned, {}, x, jnp.ones(6))[1]) < 1e-6
     assert float(fnn.check.errors(turned, {}, x)[1]) == 1
@@ -63,7 +69,7 @@ def test_with_a_cotangent_and_a_key() -> None:
     [
         ([1.0, 2.0], [1.0, 4.0], 0.5), ([0.0], [0.0], 0), ([3.0], [0.0], 3), ([], [], 0),
         ([np.nan], [1.0], np.inf), ([7.0, 1.0], [np.nan, 1.0], 0), ([7.0], [np.nan], np.nan),
-        ([np.inf], [np.inf], 0), ([-np.inf], [np.inf], np.inf),
+        ([np.inf], [np.inf], 0), ([-np.inf], [np.inf], np.inf), ([1.0], [1.0, 1.0], np.inf),
     ],
 )  # fmt: skip
 def test_relative_errors(got: list[float], want: list[float], error: float) -> None:

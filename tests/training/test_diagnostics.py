@@ -411,16 +411,21 @@ def test_a_large_network_gets_fewer_steps_to_overfit(monkeypatch: pytest.MonkeyP
     assert cut.success is None and 0 < cut.steps < 100
 
 
-def test_all_layers_with_a_fault_are_named() -> None:
+@pytest.mark.parametrize(
+    ("layers", "others"),
+    [(3, "relu_2 (100 %), relu_3 (100 %)"),
+     (6, "relu_2 (100 %), relu_3 (100 %), relu_4 (100 %), 2 more layers")],
+)  # fmt: skip
+def test_all_layers_with_a_fault_are_named(layers: int, others: str) -> None:
     def start(params: Any) -> Any:
-        for name in ("hidden_1", "hidden_2", "hidden_3"):
-            params = biases(-50.0, name)(params)
+        for i in range(layers):
+            params = biases(-50.0, f"hidden_{i + 1}")(params)
         return params
 
-    found, *_ = diagnose(relu_net(16, 16, 16), start=start, epochs=1).findings()
+    found, *_ = diagnose(relu_net(*[16] * layers), start=start, epochs=1).findings()
     assert str(found).startswith(
         "layer 1 (relu_1): 100 % of units dead (no slope at any example watched) from the "
-        "start, and in relu_2 (100 %), relu_3 (100 %); "
+        f"start, and in {others}; "
     )
 
 

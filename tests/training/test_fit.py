@@ -170,6 +170,23 @@ def test_an_update_that_is_not_finite_stops_the_run() -> None:
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
 
 
+def test_parameters_that_a_finite_loss_hides_are_not_kept() -> None:
+    """A ReLU whose bias is -inf is 0."""
+    x, target = digits(40)
+
+    def update(grads: Any, step: Any, params: Any) -> Any:
+        updates = jax.tree.map(jnp.zeros_like, grads)
+        down = jnp.full_like(grads["hidden_1"]["b"], jnp.where(step == 2, -jnp.inf, 0))
+        return {**updates, "hidden_1": {**updates["hidden_1"], "b": down}}, step + 1
+
+    optimizer = fnn.Optimizer(lambda params: jnp.int32(0), update)
+    with pytest.warns(RuntimeWarning, match="epoch 1, step 3: the optimiser's update"):
+        fitted = fit(small_net(), CE, x, target, epochs=1, optimizer=optimizer, batch_size=5)
+    assert fitted.status == "diverged"
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
+    assert fitted.state == 2
+
+
 def test_progress_is_printed_with_the_time_left(capsys: Any) -> None:
     x, target = digits(40)
     fit(small_net(), CE, x, target, epochs=2, progress=True)
@@ -183,6 +200,7 @@ X, T = digits(20)
 NAN = np.where(np.arange(20)[:, None] == 7, np.nan, X).astype(np.float32)
 OTHER = fnn.models.mlp((9, 10)).init(jax.random.key(0), X)
 NAN_PARAMS = jax.tree.map(lambda p: np.full_like(p, np.nan), small_net().init(jax.random.key(0), X))
+INTEGER_PARAMS = jax.tree.map(lambda p: np.zeros(p.shape, int), NAN_PARAMS)
 BAD_INPUT = {
     "feature count": ((X, T), {"validation": (X[:, :5], T)}, r"x has 5 features .* w needs 64"),
     "label too high": ((X, T + 5), {}, "labels go from 5 to 14; 10 classes need labels from 0 to"),
@@ -238,6 +256,8 @@ BAD_INPUT = {
     "text": ((X, T), {"tolerance": "1"}, "tolerance is '1', needs a finite number of at least 0"),
     "another loss": ((X, T), {"loss_at_inference": 3}, "loss_at_inference is 3, needs a Block"),
     "a number as params": ((X, T), {"params": 3}, r"^fit: params hold \(\)"),
+    "integer params": ((X, T), {"params": INTEGER_PARAMS}, "hidden_1/b: params hold int.*floats"),
+    "no arrays": (((), T), {}, "x or its target holds no array"),
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import fnn
+from fnn.block import BlockValueError
 from tests.slow import one_of
 
 CE = fnn.softmax_cross_entropy()
@@ -208,8 +209,12 @@ def changed(a: np.ndarray, i: int, value: Any) -> np.ndarray:
 
 
 class Failing(Rows):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
     def __getitem__(self, rows: Any) -> tuple[Any, Any]:
-        if 77 in np.atleast_1d(rows):
+        if self.at in np.atleast_1d(rows):
             raise OSError("the disk is gone")
         return super().__getitem__(rows)
 
@@ -246,8 +251,20 @@ def test_bad_examples_are_named(case: str) -> None:
 
 def test_an_error_of_the_source_says_which_examples_it_was_about() -> None:
     with pytest.raises(OSError, match="the disk is gone") as caught:
-        fit(Failing(), steps_per_call=1)
+        fit(Failing(77), steps_per_call=1)
     assert any("in fit, reading examples" in note for note in caught.value.__notes__)
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(Failing(0))  # whether it takes one integer or many
+
+
+def test_targets_that_are_bad_only_together_are_refused() -> None:
+    def validate(x: Any) -> None:
+        if len(x[1]) > 1:
+            raise BlockValueError("mine", "two are too many")
+
+    loss = CE._replace(rules=CE.rules._replace(validate=validate))
+    with pytest.raises(ValueError, match="mine: target of examples 0, 309: two are"):
+        fnn.fit(NET, loss, Rows(), **OPTIONS)
 
 
 def test_bad_validation_examples_are_named() -> None:

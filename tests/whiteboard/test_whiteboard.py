@@ -89,6 +89,8 @@ def test_the_lecture_s_circuit() -> None:
         ("f",),
     )
     assert (t.objective, t.error, t.right) == ("f", 0, True)
+    assert (repr(t), repr(q)) == ("Trace('circuit', 2 nodes)", "Trace('q')")  # not all the arrays
+    assert trace(circuit(), {}, [-2.0, 5.0, -4.0]).text() == t.text()  # a list of inputs
 
 
 def test_at_a_fork_every_summand_and_the_sum() -> None:
@@ -102,9 +104,11 @@ def test_at_a_fork_every_summand_and_the_sum() -> None:
 
 def test_an_output_that_is_also_read_is_a_fork() -> None:
     net = fnn.graph("x", [("a", fnn.square(), "x"), ("b", fnn.exp(), "a")], ("a", "b"))
-    (fork,) = trace(net, {}, 0.5).forks
+    t = trace(net, {}, 0.5)
+    (fork,) = t.forks
     assert [reader for reader, _ in fork.summands] == ["output", "b"]
     np.testing.assert_allclose(float(fork.total), 1 + np.exp(0.25), rtol=1e-15)
+    assert '"dΣ/da = dΣ/da = 1"' in t.html()  # the way of one step
 
 
 def test_nested_networks_with_paths() -> None:
@@ -167,6 +171,16 @@ def test_a_wrong_block_gets_a_cross_and_no_other_block_does() -> None:
     assert [node.right for node in t.walk()] == [True, False, True]
     assert t["b"].error == 2 and t.right is False
     assert "✗" in t.text() and "✗ 2" in t.svg()
+
+
+def test_a_gradient_of_another_shape_is_wrong() -> None:
+    def cut(params: Any, residuals: Any, dy: Any) -> Any:
+        dparams, dx = fnn.linear(2).backward(params, residuals, dy)
+        return dparams, dx[:, :1]
+
+    net = fnn.serial(a=fnn.linear(2)._replace(backward=cut))
+    t = trace(net, {"a": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}}, jnp.ones((1, 2)))
+    assert t["a"].error == np.inf and "dΣa/dx = [2.0]" in t.text()  # which is no product
 
 
 def test_at_kinks_the_declared_subgradient_is_right() -> None:
@@ -391,6 +405,19 @@ def test_chains_and_forks_in_words() -> None:
     assert "df/dx = df/df × df/dq × dq/dx = 1 × (−4) × 1 = −4" in page
 
 
+def test_long_chains_and_many_ways_are_cut() -> None:
+    chain = fnn.serial(**{f"b{i}": fnn.negate() for i in range(45)})
+    assert " × db26/db25 × … 6 more … × db19/db18 × " in trace(chain, {}, 0.5).html()
+    names = tuple(f"s{i}" for i in range(6))
+    nodes = [*((name, fnn.scale(2.0), "x") for name in names), ("f", fnn.add(), names)]
+    t = trace(fnn.graph("x", nodes, "f"), {}, 0.5)
+    assert "f = s0 + s1 + s2 + s3 + s4 + s5 = 6.0" in t.text()
+    page = t.html()
+    assert '"+ df/df × df/ds3 × ds3/dx = 1 × 1 × 2 = 2"' in page
+    assert '"+ … more ways; the gradient is the sum over all of them"' in page
+    assert "df/df × df/ds4 × ds4/dx" not in page
+
+
 def test_a_formula_of_ones_own() -> None:
     cube = fnn.elementwise("cube", lambda x: x**3, lambda x: 3 * x**2)
     assert "dcube/dx = cube′(x)" in trace(cube, {}, jnp.array(2.0)).text()
@@ -421,6 +448,16 @@ def test_where_autodiff_says_nan_nothing_is_right_or_wrong() -> None:
         assert "✓ 0" not in t.svg()
     t = trace(fnn.serial(a=fnn.square(), b=wrong), {}, jnp.array([jnp.nan, 1.0]))
     assert t.right is False and t["a"].right is True
+
+
+def test_a_key_among_the_inputs_is_named() -> None:
+    noise = fnn.Block(
+        lambda key, x: {},
+        lambda params, x, key=None: (x[0] * jax.random.normal(x[1]), x[1]),
+        lambda params, key, dy: ({}, (dy * jax.random.normal(key), None)),
+    )
+    t = trace(fnn.graph(("x", "k"), [("y", noise, ("x", "k"))], "y"), {}, (1.0, jax.random.key(0)))
+    assert t.right and "  k = a key\n" in t.text() and t.svg()
 
 
 def test_whole_numbers_are_refused_in_words() -> None:

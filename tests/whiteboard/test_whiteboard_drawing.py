@@ -179,6 +179,10 @@ def test_large_networks_fold_by_themselves_and_say_so() -> None:
     assert large.svg(unfold=name) != large.svg(unfold=False)
     with pytest.raises(KeyError, match="no network 'nowhere' to unfold; there are: "):
         large.svg(unfold="nowhere")
+    # One box and its loss say little: the network is opened, though it is large.
+    net = fnn.serial(*[fnn.negate()] * 30)
+    alone = trace(net, {}, jnp.ones(2), jnp.ones(2), fnn.squared_error(), check="none")
+    assert len(board(alone).visible()) == 31
 
 
 def test_unfolding_opens_what_is_around_it() -> None:
@@ -274,6 +278,7 @@ def test_odd_values_are_drawn(block: Block, x: Any) -> None:
         (fnn.graph(("a", "b"), [("y", fnn.serial(inner=PAIR), ("a", "b")),
                                 ("z", PAIR, ("y", "a"))], "z"), (0.5, 0.25)),
         (fnn.serial(two=fnn.serial(fnn.fan_out(fnn.square(), fnn.exp())), y=fnn.add()), 0.5),
+        (fnn.serial(fnn.rematerialize(fnn.fan_out(fnn.square(), fnn.exp())), fnn.add()), 0.5),
     ],
 )  # fmt: skip
 def test_networks_that_read_or_make_tuples_are_drawn(net: Block, x: Any) -> None:
@@ -484,6 +489,10 @@ def test_products_of_small_matrices() -> None:
     params = {"w": jnp.array([[1.0, -1.0 + 2**-23]]), "b": jnp.zeros(2)}
     t = trace(net, {"a": params}, jnp.ones((1, 1)))
     assert product_of(t, "a", "x").whole == ""
+    stacked = fnn.serial(a=fnn.repeat(fnn.linear(2), 2))  # several matrices: no one product
+    x = jnp.ones((1, 2))
+    t = trace(stacked, stacked.init(jax.random.key(0), x), x)
+    assert {product_of(t, "a", of).whole for of in "xw"} == {""}
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -9,6 +9,7 @@ if that would be too few examples.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -198,12 +199,11 @@ def _of_parameters(grads: Params, old: Params, new: Params) -> dict[str, jax.Arr
 
 def _norm(value: Value) -> jax.Array:
     """The Euclidean norm over all leaves; scaled, so that no square overflows."""
-    leaves = [v.astype(jnp.float32) for v in jax.tree.leaves(value) if is_floating(v) and v.size]
-    if not leaves:
-        return jnp.float32(0)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(v)) for v in leaves]))
+    leaves = [v.astype(jnp.float32) for v in jax.tree.leaves(value) if is_floating(v)]
+    zero = jnp.float32(0)
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(v), initial=0) for v in leaves], zero)
     scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.stack([jnp.sum(jnp.square(v / scale)) for v in leaves])))
+    return scale * jnp.sqrt(sum((jnp.sum(jnp.square(v / scale)) for v in leaves), zero))
 
 
 def _below(tree: Any, path: tuple[str, ...]) -> Any:
