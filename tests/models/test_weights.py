@@ -403,6 +403,10 @@ def test_broken_npz(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w"):
         pass
     refused(path, "without arrays")
+    with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        for _ in range(2):
+            archive.writestr("w.npy", b"")
+    refused(path, "several arrays have the same name")
     for name in ("w.pth", "w.txt"):
         (tmp_path / name).write_bytes(b"PK")
         refused(tmp_path / name, "read from .npz and .safetensors")
