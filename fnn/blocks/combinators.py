@@ -477,7 +477,7 @@ def item(index: int) -> Block:
     >>> import fnn
     >>> y, residuals = fnn.item(1).forward({}, (2.0, 3.0))
     >>> y, fnn.item(1).backward({}, residuals, 5.0)[1]
-    (3.0, (None, 5.0))
+    (3.0, (None, Array(5., dtype=float32, weak_type=True)))
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
