@@ -1,4 +1,5 @@
-"""Gradients that public issues report as wrong, fnn's, and the checkers that notice.
+"""Gradients that public issues report as wrong, fnn's, and the checkers that notice; and wrong
+gradients of public packages that fnn.check found.
 
     python -m experiments.benchmarks failures
     python -m experiments.benchmarks failures --no-checkers
@@ -8,6 +9,8 @@ Every number is computed here: the reported gradient, fnn's, and the truth by mp
 
 from __future__ import annotations
 
+import importlib.metadata
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +23,18 @@ from jax.test_util import check_grads
 from rich.progress import track
 
 import fnn
+from experiments.benchmarks.defects import DEFECTS, NOTED, RIGHT, WRONG, Defect, says
 from experiments.benchmarks.failure_cases import CASES, Case
 from experiments.benchmarks.report import Table, machine, record, versions
 
 PACKAGES = ("jax", "torch", "chex", "mpmath", "numpy")
 RESULTS = Path(__file__).with_name("FAILURES.md")
 ROUNDING = 16  # units in the last place; more is called inaccurate
-WRONG = 0.5  # relative error; more is called wrong
+MUCH = 0.5  # relative error; more is called wrong
 NOT_DERIVATIVE = ("cost", "residuals")  # properties that do not concern values
 GRADIENTS = ("library", "report", "at", "truth", "reported rule", "verdict", "fnn", "units off")
-FOUND = ("library", "report", "check_grads", "chex", "gradcheck", "fnn.check")
+NOTICED = ("library", "report", "check_grads", "chex", "gradcheck", "fnn.check")
+FOUND = ("package", "function", "at", "its gradient", "right", "known by", "fnn.check")
 ABOUT = """\
 - reported rule: the library's own function where it is still wrong here, else the formula of the
   report, marked in the list below. NaN, wrong (more than half off) or inaccurate.
@@ -38,9 +43,19 @@ ABOUT = """\
 - Found: ordinary inputs / the input of the report. Each checker was given the same rule, with
   fnn's forward: `jax.test_util.check_grads` and `chex.assert_numerical_grads` (rev, order 1,
   default tolerances) as a `custom_vjp`; `torch.autograd.gradcheck` as an `autograd.Function`, in
-  float64; `fnn.check.pair`, without its figures of cost. A star: the checker refuses fnn's right
-  rule there too, so its refusal says nothing. Most of these rules are right to rounding at ordinary
+  float64; `fnn.check.pair`, without its figures of cost: yes where its report is not `correct`,
+  noted where it is and has `notes`: digits lost in a narrow dtype, what backward gives at kinks
+  and infinities (`strict=True` makes mistakes of them). A star: the checker says the same of fnn's
+  right rule there, so it says nothing. Most of these rules are right to rounding at ordinary
   inputs: a checker that passes them there is right."""
+ABOUT_FOUND = """\
+Each was found by `fnn.check.function` without options, in functions that nobody had reported, and
+is its smallest case: the gradient is that of the sum of the values, in the dtype at hand.
+
+- fnn.check: what it says today of this case. WRONG: `report.correct` is False; noted: it is True,
+  and the finding is in `report.notes`; right: neither. With it the first finding. It calls a
+  narrow dtype's gradient right where `jax.vjp` of the function without its custom rule loses as
+  much."""
 
 
 @dataclass
@@ -48,9 +63,10 @@ class Options:
     """Compares gradients that public issues report as wrong with fnn's."""
 
     checkers: bool = True
-    """four checkers on each rule, which take minutes; --no-checkers leaves them out"""
+    """four checkers on each rule and what fnn.check found, which take minutes; --no-checkers leaves
+    them out"""
     out: Path | None = RESULTS
-    """the Markdown file whose section is replaced; None to write nothing"""
+    """the Markdown file whose sections are replaced; None to write nothing"""
 
 
 class Gradients(NamedTuple):
@@ -101,28 +117,29 @@ def verdict(got: Any, truth: Any, dtype: Any) -> str:
     off = units_off(got, truth, dtype)
     if off <= ROUNDING:
         return "right here today"
-    return "wrong" if off * float(np.finfo(dtype).eps) > WRONG else "inaccurate"
+    return "wrong" if off * float(np.finfo(dtype).eps) > MUCH else "inaccurate"
 
 
-# ---- checkers: does each refuse the rule? ----------------------------------------------------
+# ---- checkers: what does each say of the rule? -----------------------------------------------
 
 Value = Callable[[Any], Any]
 Backward = Callable[[Any, Any], Any]
+NO, YES = "no", "yes"
 
 
-def by_check_grads(value: Value, backward: Backward, x: Any) -> bool:
+def by_check_grads(value: Value, backward: Backward, x: Any) -> str:
     """``jax.test_util.check_grads``, reverse mode, at its default tolerances."""
     return _raises(check_grads, value, backward, x)
 
 
-def by_chex(value: Value, backward: Backward, x: Any) -> bool:
+def by_chex(value: Value, backward: Backward, x: Any) -> str:
     """``chex.assert_numerical_grads``, in reverse mode, the only one of a custom_vjp."""
     import chex
 
     return _raises(chex.assert_numerical_grads, value, backward, x)
 
 
-def by_gradcheck(value: Value, backward: Backward, x: Any) -> bool:
+def by_gradcheck(value: Value, backward: Backward, x: Any) -> str:
     """``torch.autograd.gradcheck`` of the same rule as an autograd function."""
     import torch
 
@@ -138,39 +155,40 @@ def by_gradcheck(value: Value, backward: Backward, x: Any) -> bool:
             return torch.tensor(np.asarray(backward(x, jnp.asarray(dy.numpy()))))
 
     leaf = torch.tensor(np.asarray(x, np.float64), requires_grad=True)
-    return not torch.autograd.gradcheck(Function.apply, (leaf,), raise_exception=False)
+    return NO if torch.autograd.gradcheck(Function.apply, (leaf,), raise_exception=False) else YES
 
 
-def by_fnn(value: Value, backward: Backward, x: Any) -> bool:
+def by_fnn(value: Value, backward: Backward, x: Any) -> str:
     """``fnn.check.pair``."""
     report = fnn.check.pair(
         lambda x: (value(x), x), lambda x, dy: (backward(x, dy),), x,
         name="rule", skip=NOT_DERIVATIVE, timed=False,
     )  # fmt: skip
-    return not report.ok
+    return {WRONG: YES, NOTED: NOTED, RIGHT: NO}[says(report)]
 
 
 CHECKERS = (by_check_grads, by_chex, by_gradcheck, by_fnn)
 
 
-def _raises(check: Callable[..., Any], value: Value, backward: Backward, x: Any) -> bool:
+def _raises(check: Callable[..., Any], value: Value, backward: Backward, x: Any) -> str:
     f = jax.custom_vjp(value)
     f.defvjp(lambda x: (value(x), x), lambda x, dy: (backward(x, dy),))
     try:
         check(f, (x,), order=1, modes=["rev"])
     except AssertionError:
-        return True
-    return False
+        return YES
+    return NO
 
 
 def refusals(case: Case) -> list[str]:
     """A cell for each checker: at ordinary inputs / at the report's."""
     places = [jnp.asarray(v, case.x.dtype) for v in (case.ordinary, case.x)]
 
-    def at(checker: Callable[[Value, Backward, Any], bool], x: Any) -> str:
-        if not checker(case.ours.value, case.rule, x):
-            return "no"
-        return "yes*" if checker(case.ours.value, case.ours.gradient, x) else "yes"
+    def at(checker: Callable[[Value, Backward, Any], str], x: Any) -> str:
+        word = checker(case.ours.value, case.rule, x)
+        if word == NO:
+            return word
+        return word + "*" * (checker(case.ours.value, case.ours.gradient, x) == word)
 
     return [" / ".join(at(checker, x) for x in places) for checker in CHECKERS]
 
@@ -178,8 +196,8 @@ def refusals(case: Case) -> list[str]:
 # ---- tables ----------------------------------------------------------------------------------
 
 
-def _numbers(values: Any) -> str:
-    return ", ".join(f"{float(v) + 0.0:.3g}" for v in np.ravel(values))
+def _numbers(values: Any, digits: int = 3) -> str:
+    return ", ".join(f"{float(v) + 0.0:.{digits}g}" for v in np.ravel(values))
 
 
 def gradient_row(case: Case) -> list[str]:
@@ -190,6 +208,24 @@ def gradient_row(case: Case) -> list[str]:
     at = f"{_numbers(case.x)} ({dtype})"
     row = [case.cite.split("/")[0], f"{case.title}, {case.cite}", at, _numbers(g.truth)]
     return [*row, _numbers(g.reported), word, _numbers(g.fnn), off]
+
+
+def defect_row(defect: Defect) -> list[str]:
+    """The row of a wrong gradient that fnn.check found."""
+    module = defect.package.split(".")[0]
+    (package, *_) = importlib.metadata.packages_distributions()[module]
+    at = defect.case()[1:]
+    report = defect.report()
+    words = [says(report), *(str(p).splitlines()[0] for p in (*report.problems, *report.notes))]
+    return [
+        f"{package} {importlib.metadata.version(package)}",
+        f"{defect.package}: {defect.name}" if "." in defect.package else defect.name,
+        f"{'; '.join(_numbers(arg, 4) for arg in at)} ({np.asarray(at[0]).dtype})",
+        "; ".join(map(_numbers, defect.got())),
+        "; ".join(map(_numbers, defect.true())),
+        defect.by,
+        textwrap.shorten(": ".join(words[:2]), 130, placeholder=" ..."),
+    ]
 
 
 def main(options: Options) -> None:
@@ -203,7 +239,7 @@ def main(options: Options) -> None:
             if options.checkers:
                 second.append([*first[-1][:2], *refusals(case)])
     wrong = sum("right here today" not in row for row in first)
-    tables = [Table(GRADIENTS, first)] + ([Table(FOUND, second)] if second else [])
+    tables = [Table(GRADIENTS, first)] + ([Table(NOTICED, second)] if second else [])
     for table in tables:
         table.show()
     total = f"{len(CASES)} reports, {wrong} of which are still wrong here."
@@ -213,3 +249,21 @@ def main(options: Options) -> None:
     ]
     parts = [f"{where}. {total}", *(table.markdown() for table in tables)]
     record(options.out, "failures", *parts, ABOUT, "\n".join(notes))
+    if options.checkers:
+        found(options.out, where)
+
+
+def found(out: Path | None, where: str) -> None:
+    """Checks the defects of packages that are installed, prints their table, and records it."""
+    installed = [defect for defect in DEFECTS if defect.is_installed]
+    missing = dict.fromkeys(d.package.split(".")[0] for d in DEFECTS if not d.is_installed)
+    table = Table(FOUND, [defect_row(d) for d in track(installed, "defects", transient=True)])
+    table.show()
+    right = [str(defect) for defect in installed if defect.is_right()]
+    total = f"{len(installed)} defects, {len(installed) - len(right)} of which show here."
+    if right:
+        total += f" Right here today: {', '.join(right)}."
+    if missing:
+        total += f" Left out, not installed: {', '.join(missing)} (the extra `outside` has them)."
+    print(total)
+    record(out, "Found by fnn.check", f"{where}. {total}", table.markdown(), ABOUT_FOUND)

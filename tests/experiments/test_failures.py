@@ -38,8 +38,8 @@ def test_citations_are_of_issues_and_unique() -> None:
 def test_checkers_tell_a_reversed_mask() -> None:
     (case,) = (case for case in CASES if case.title == "relu's mask")
     for checker in (failures.by_check_grads, failures.by_fnn):
-        assert checker(case.ours.value, case.rule, case.x)
-        assert not checker(case.ours.value, case.ours.gradient, case.x)
+        assert checker(case.ours.value, case.rule, case.x) == failures.YES
+        assert checker(case.ours.value, case.ours.gradient, case.x) == failures.NO
 
 
 def test_verdicts() -> None:
