@@ -13,7 +13,7 @@ BENCHMARKS = {
     "profile": "where the time of those steps goes: convolutions, products, copies, pools",
     "nonlinearities": "the cost of accurate nonlinearities beside jax.nn",
     "diagnostics": "the cost of watching every layer during training",
-    "failures": "gradients that public issues report as wrong, fnn's, and checkers that notice",
+    "failures": "wrong gradients of public libraries: fnn's, who notices, and what fnn.check found",
 }
 
 

@@ -44,7 +44,7 @@ ABOUT = """\
   fnn's forward: `jax.test_util.check_grads` and `chex.assert_numerical_grads` (rev, order 1,
   default tolerances) as a `custom_vjp`; `torch.autograd.gradcheck` as an `autograd.Function`, in
   float64; `fnn.check.pair`, without its figures of cost: yes where its report is not `correct`,
-  noted where it is and has `notes`: digits lost in a narrow dtype, what backward gives at kinks
+  noted where it is and has `notes`: digits lost in narrow dtypes, what backward gives at kinks
   and infinities (`strict=True` makes mistakes of them). A star: the checker says the same of fnn's
   right rule there, so it says nothing. Most of these rules are right to rounding at ordinary
   inputs: a checker that passes them there is right."""
@@ -52,10 +52,8 @@ ABOUT_FOUND = """\
 Each was found by `fnn.check.function` without options, in functions that nobody had reported, and
 is its smallest case: the gradient is that of the sum of the values, in the dtype at hand.
 
-- fnn.check: what it says today of this case. WRONG: `report.correct` is False; noted: it is True,
-  and the finding is in `report.notes`; right: neither. With it the first finding. It calls a
-  narrow dtype's gradient right where `jax.vjp` of the function without its custom rule loses as
-  much."""
+- fnn.check: what it says today of this case, and its first finding, of this dtype if there is one.
+  WRONG: `report.correct` is False; noted: it is True, and the finding is in `report.notes`."""
 
 
 @dataclass
@@ -215,16 +213,18 @@ def defect_row(defect: Defect) -> list[str]:
     module = defect.package.split(".")[0]
     (package, *_) = importlib.metadata.packages_distributions()[module]
     at = defect.case()[1:]
+    dtype = str(np.asarray(at[0]).dtype)
     report = defect.report()
-    words = [says(report), *(str(p).splitlines()[0] for p in (*report.problems, *report.notes))]
+    findings = [str(p).splitlines()[0] for p in (*report.problems, *report.notes)]
+    findings.sort(key=lambda words: f"in {dtype}" not in words)
     return [
         f"{package} {importlib.metadata.version(package)}",
         f"{defect.package}: {defect.name}" if "." in defect.package else defect.name,
-        f"{'; '.join(_numbers(arg, 4) for arg in at)} ({np.asarray(at[0]).dtype})",
+        f"{'; '.join(_numbers(arg, 4) for arg in at)} ({dtype})",
         "; ".join(map(_numbers, defect.got())),
         "; ".join(map(_numbers, defect.true())),
         defect.by,
-        textwrap.shorten(": ".join(words[:2]), 130, placeholder=" ..."),
+        textwrap.shorten(": ".join([says(report), *findings[:1]]), 130, placeholder=" ..."),
     ]
 
 

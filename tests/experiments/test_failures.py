@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.benchmarks import failures
+from experiments.benchmarks.defects import DEFECTS
 from experiments.benchmarks.failure_cases import CASES, Case
 from tests.slow import one_of
 
@@ -42,6 +44,13 @@ def test_checkers_tell_a_reversed_mask() -> None:
         assert checker(case.ours.value, case.ours.gradient, case.x) == failures.NO
 
 
+def test_fnn_check_notes_what_is_lost_in_a_narrow_dtype() -> None:
+    case = next(case for case in CASES if case.title == "sigmoid, right tail")
+    x = jnp.asarray(case.ordinary, case.x.dtype)
+    assert failures.by_fnn(case.ours.value, case.rule, x) == failures.NOTED
+    assert failures.by_fnn(case.ours.value, case.ours.gradient, x) == failures.NO
+
+
 def test_verdicts() -> None:
     one = np.ones(1)
     assert failures.verdict(one * np.nan, one, np.float32) == "NaN"
@@ -56,3 +65,16 @@ def test_record_of_the_gradients_alone(tmp_path: Path, monkeypatch: pytest.Monke
     failures.main(failures.Options(checkers=False, out=tmp_path / "FAILURES.md"))
     text = (tmp_path / "FAILURES.md").read_text()
     assert "jax-ml/jax#40342" in text and "2 reports" in text
+
+
+@pytest.mark.as_users
+def test_record_of_what_fnn_check_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cg,) = (d for d in DEFECTS if "cg" in d.name)
+    gone = cg._replace(package="no_such_package.math")
+    right = cg._replace(name="what it gives", true=cg.got)
+    monkeypatch.setattr(failures, "DEFECTS", (cg, gone, right))
+    failures.found(tmp_path / "FAILURES.md", "here")
+    text = (tmp_path / "FAILURES.md").read_text()
+    assert "## Found by fnn.check" in text and text.count("WRONG: x/0: ") == 2
+    assert "2 defects, 1 of which show here. Right here today: jax.scipy.sparse.linalg: " in text
+    assert "Left out, not installed: no_such_package (" in text

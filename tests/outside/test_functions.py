@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fnn
@@ -68,6 +70,25 @@ def test_a_defect_of_a_package_is_found(defect: Defect) -> None:
     if defect.is_right():
         pytest.skip("this version is right")
     assert says(defect.report()) == defect.says
+
+
+@pytest.mark.parametrize("defect", [d for d in DEFECTS if not d.of_value], ids=str)
+def test_the_truth_of_a_defect_is_that_of_differences(defect: Defect) -> None:
+    pytest.importorskip(defect.package)
+    with jax.enable_x64(True):
+        f, *args = defect.case()
+        args = [np.asarray(arg, np.float64) for arg in args]
+        total = jax.jit(lambda *args: jnp.sum(f(*args)))
+        for i, true in enumerate(defect.true()):
+            for at in np.ndindex(args[i].shape):
+
+                def value(t: float, i: int = i, at: tuple[int, ...] = at) -> float:
+                    moved = [np.array(arg) for arg in args]
+                    moved[i][at] += t
+                    return float(total(*moved))
+
+                got, _ = richardson.slope(value, 1e-3 * min(1, 100 * abs(args[i][at])) or 1e-3)
+                assert np.isclose(got, np.asarray(true)[at], 1e-3, 1e-6)
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=str)
