@@ -40,7 +40,7 @@ ABOUT = """\
   report, marked in the list below. NaN, wrong (more than half off) or inaccurate.
 - units off: fnn's error in units in the last place of the true gradient in the input's dtype,
   the larger of that of each operation by itself and that under `jit`.
-- Found: ordinary inputs / the input of the report. Each checker was given the same rule, with
+- Noticed: ordinary inputs / the input of the report. Each checker was given the same rule, with
   fnn's forward: `jax.test_util.check_grads` and `chex.assert_numerical_grads` (rev, order 1,
   default tolerances) as a `custom_vjp`; `torch.autograd.gradcheck` as an `autograd.Function`, in
   float64; `fnn.check.pair`, without its figures of cost: yes where its report is not `correct`,
@@ -49,8 +49,8 @@ ABOUT = """\
   right rule there, so it says nothing. Most of these rules are right to rounding at ordinary
   inputs: a checker that passes them there is right."""
 ABOUT_FOUND = """\
-Each was found by `fnn.check.function` without options, in functions that nobody had reported, and
-is its smallest case: the gradient is that of the sum of the values, in the dtype at hand.
+Found by `fnn.check.function` without options among functions of public libraries, each in its
+smallest case: the gradient of the sum of the values.
 
 - fnn.check: what it says today of this case, and its first finding, of this dtype if there is one.
   WRONG: `report.correct` is False; noted: it is True, and the finding is in `report.notes`."""
