@@ -156,7 +156,7 @@ DEFECTS = (
            "mpmath: sign(x) (sqrt(abs(x) + 1) - 1) + x / 1000"),
     Defect("rlax", "signed_parabolic at 0",
            lambda m: (m.signed_parabolic, np.array([0.0])), lambda: ([1 / 0.501],),
-           "1 / 0.501: the inverse of signed_hyperbolic", NOTED),
+           "1 / 0.501: the inverse of signed_hyperbolic"),
     Defect("distrax", "RationalQuadraticSpline, two bins, all parameters 0, at the inner knot",
            lambda d: (lambda x: d.RationalQuadraticSpline(jnp.zeros(7), -1.0, 1.0).forward(x),
                       np.array([0.0])),
