@@ -303,24 +303,25 @@ def is_array(x: Any) -> bool:
 
 
 def require_array(name: str, what: str, x: Any) -> None:
-    """Refuses what has no dtype and shape."""
-    if not is_array(x):
+    """Refuses what has no dtype and shape, and arrays of objects or text."""
+    is_numpy = isinstance(x, (np.ndarray, np.generic))
+    if not is_array(x) or (is_numpy and x.dtype.kind in "OUSMm"):
         raise BlockTypeError(
             name, f"{what} is {described(x)}, needs an array: jax.numpy.asarray(...)"
         )
 
 
-def require_numbers(name: str, what: str, tree: Any) -> None:
-    """Refuses leaves that are neither arrays nor Python numbers."""
+def require_numbers(name: str, what: str, tree: Any, or_shapes: bool = False) -> None:
+    """Refuses leaves that are neither arrays (or shapes) nor Python numbers."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         here = f"{what}{jax.tree_util.keystr(path)}"
-        if isinstance(leaf, jax.ShapeDtypeStruct):
+        if isinstance(leaf, jax.ShapeDtypeStruct) and not or_shapes:
             raise BlockTypeError(
                 name,
                 f"{here} is {described(leaf)} without its numbers, needs arrays: give a "
                 "jax.ShapeDtypeStruct to init, or to jax.eval_shape(forward, ...)",
             )
-        if not isinstance(leaf, (int, float)):
+        if not isinstance(leaf, float) and (type(leaf) is not int or abs(leaf) >= 2**63):
             require_array(name, here, leaf)
 
 

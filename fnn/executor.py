@@ -31,6 +31,7 @@ from fnn.block import (
     located,
     require_block,
     require_key,
+    require_numbers,
 )
 
 GRAPH = Kind("graph")
@@ -110,6 +111,7 @@ def _executor(
     def start(key: jax.Array, x: Value) -> tuple[Params, Value]:
         """The first parameters, and the shape of y."""
         require_key(name, key)
+        require_numbers(name, "x", x, or_shapes=True)
         values = _bind(g.inputs, x, name)
         params: dict[str, Params] = {}
         for i, node in live:

@@ -291,6 +291,8 @@ def rematerialize(block: Block) -> Block:
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if key is not None:
+            require_key(block.name, key)
         again = None if key is None else jax.random.clone(key)  # used again on purpose
         return block.forward(params, x, key)[0], (x, again)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export
 
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
@@ -312,8 +311,6 @@ def _leaves(tree: Any) -> dict[str, str]:
     """The leaves by their paths, each as its kind of numbers and shape."""
 
     def kind(leaf: Any) -> str:
-        if isinstance(leaf, float):
-            leaf = np.asarray(leaf)
         if is_array(leaf):
             return f"{'float' if is_floating(leaf) else leaf.dtype} of shape {tuple(leaf.shape)}"
         return described(leaf)
