@@ -46,10 +46,10 @@ from tests.zoo import CASES, Case, sample
 
 Choose = Callable[[Sequence[Any]], Any]  # random.choice, or what hypothesis draws
 FNN = str(Path(fnn.__file__).parent)
-SLOW = 10.0  # seconds, that no call may take
+SLOW = 30.0  # seconds, that no call may take
 # What a message says about what is needed, and how Python refuses a number of arguments.
 FIX = re.compile(
-    r"\b(needs?|give|make|cast|call|convert|pad|remove|rename|use|pass|switch)\b", re.I
+    r"\b(needs?|give|make|cast|call|convert|pad|remove|rename|use|pass|switch|save|missing)\b", re.I
 )
 FILES = ("load_weights", "save_weights", "torch_names")
 ARITY = re.compile(r"\(\) (got|missing|takes)\b.* argument")
@@ -290,7 +290,9 @@ def words(value: Any) -> Iterator[str]:
     if not hasattr(value, "shape"):
         yield from ("()", "nothing", "object")  # as an array
     else:
-        yield "prediction"  # of what a network makes of it
+        yield from ("prediction", "nothing")  # of what a network makes of it
+        if not np.prod(value.shape):
+            yield ""
     if _is_key(value):
         yield "PRNGKey"
     if isinstance(value, jax.ShapeDtypeStruct):

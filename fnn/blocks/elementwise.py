@@ -22,6 +22,7 @@ from fnn.block import (
     as_floating,
     compute_dtype,
     elementary,
+    require_array,
     require_floating,
 )
 from fnn.executor import inference
@@ -55,7 +56,9 @@ def pointwise(
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         x = as_floating(name, "x", x)
         wide = compute_dtype(x.dtype)
-        y = value(x.astype(wide)).astype(x.dtype)
+        y = value(x.astype(wide))
+        require_array(name, "value(x)", y)
+        y = y.astype(x.dtype)
         if keep == "y":
             return y, Kept(y, "y") if x.dtype == wide else Kept(x, "x")
         return y, x if keep == "x" else None

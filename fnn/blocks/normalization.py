@@ -413,15 +413,15 @@ def _with_running_statistics(init: Init, epsilon: float, kind: Kind) -> Block:
     return elementary(forward, backward, name, kind, init=init)
 
 
-def _require_batch(name: str, x: Spec, params: Params = None) -> None:
+def _require_batch(name: str, x: Spec, *params: Params) -> None:
     """Refuses an x without batch axes and, if they are given, parameters of other shapes."""
     require_floating(name, "x", x)
     if len(x.shape) < 2:
         raise BlockValueError(name, f"x has shape {x.shape}, needs a batch axis and channels")
-    if params is not None:
-        c = tuple(x.shape[-1:])
+    c = tuple(x.shape[-1:])
+    for given in params:
         statistics = {"mean": c, "var": c}
-        require_shapes(name, params, {"scale": c, "bias": c, "statistics": statistics}, x)
+        require_shapes(name, given, {"scale": c, "bias": c, "statistics": statistics}, x)
 
 
 def _batch_axes(x: Spec) -> tuple[int, ...]:
