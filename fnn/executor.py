@@ -372,8 +372,8 @@ def _check(g: Graph, block: str) -> None:
         if node.name not in live:
             raise BlockValueError(
                 block,
-                f"no output depends on node {node.name!r} (outputs: {list(g.outputs)}); remove it or "
-                "make it an output",
+                f"no output depends on node {node.name!r} (outputs: {list(g.outputs)}); remove it "
+                "or make it an output",
             )
     read_or_given = {name for node in g.nodes for name in node.inputs}.union(g.outputs)
     for name in g.inputs:
