@@ -255,6 +255,7 @@ def test_item_needs_a_tuple_with_that_entry(index: int, x: Any, got: str) -> Non
     message = re.escape(f"x is {got}, needs a tuple with an entry {index}")
     with pytest.raises(BlockTypeError, match=message):
         fnn.item(index).forward({}, x)
+    assert fnn.item(-2).forward({}, (1.0, 2.0))[0] == 1.0
 
 
 def test_flatten_needs_its_axes() -> None:

@@ -90,7 +90,7 @@ def test_the_lecture_s_circuit() -> None:
     )
     assert (t.objective, t.error, t.right) == ("f", 0, True)
     assert (repr(t), repr(q)) == ("Trace('circuit', 2 nodes)", "Trace('q')")  # not all the arrays
-    assert trace(circuit(), {}, [-2.0, 5.0, -4.0]).text() == t.text()  # a list of inputs
+    assert trace(fnn.add(), {}, [1.0, 2.0]).text() == trace(fnn.add(), {}, (1.0, 2.0)).text()
 
 
 def test_at_a_fork_every_summand_and_the_sum() -> None:
