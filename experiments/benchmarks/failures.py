@@ -221,8 +221,8 @@ def defect_row(defect: Defect) -> list[str]:
         f"{package} {importlib.metadata.version(package)}",
         f"{defect.package}: {defect.name}" if "." in defect.package else defect.name,
         f"{'; '.join(_numbers(arg, 4) for arg in at)} ({dtype})",
-        "; ".join(map(_numbers, defect.got())),
-        "; ".join(map(_numbers, defect.true())),
+        "; ".join(_numbers(v, 4) for v in defect.got()),
+        "; ".join(_numbers(v, 4) for v in defect.true()),
         defect.by,
         textwrap.shorten(": ".join([says(report), *findings[:1]]), 130, placeholder=" ..."),
     ]
