@@ -61,7 +61,7 @@ def both_sides(
         # Where the second derivative jumps, each side converges and both together do not.
         value = np.where(both < slope.error, (right.value + left.value) / 2, slope.value)
         error = np.minimum(slope.error, both)
-    return Slope(value, np.where(apart, np.inf, error))
+    return Slope(value, np.where(apart | ~np.isfinite(at_zero), np.inf, error))
 
 
 def one_side(
