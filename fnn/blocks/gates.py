@@ -314,8 +314,9 @@ def power(exponent: float | None = None) -> Block:
     def vjp(dy: jax.Array, kept: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, p = kept
         # A power that is 0 stays 0 times an infinite exponent or logarithm: its limit.
-        below = jnp.power(x, jnp.where(p == 0, 1, p - 1))
-        slope = jnp.where((p == 0) | (below == 0), 0, p * below)
+        is_zero = jnp.abs(x) < jnp.finfo(x.dtype).tiny
+        below = jnp.power(x, jnp.where((p == 0) & is_zero, 1, p - 1))
+        slope = jnp.where(below == 0, 0, p * below)
         y = jnp.power(x, p)
         by_exponent = jnp.where((y == 0) & (x >= 0), 0, y * jnp.log(x))
         return dy * slope, dy * by_exponent

@@ -69,7 +69,8 @@ def worst_entry(case: Case) -> str:
         return f"got shape {case.got.shape}, expected {case.want.shape}"
     with np.errstate(all="ignore"):
         off = np.abs(case.got - case.want)
-    off = np.where(np.isfinite(off), off, np.where(case.got == case.want, 0, np.inf))
+    same = (case.got == case.want) | (np.isnan(case.got) & np.isnan(case.want))
+    off = np.where(np.isfinite(off), off, np.where(same, 0, np.inf))
     place = np.unravel_index(np.argmax(off), off.shape)
     index = ", ".join(str(int(i)) for i in place)
     text = f"worst at [{index}]: got {case.got[place]:.9g}, expected {case.want[place]:.9g}"
