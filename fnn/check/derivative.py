@@ -324,8 +324,10 @@ def _by_entries(found: _Found, trial: Trial, floor: float) -> None:
         terms = jacobian.value * dy
         slopes, bounds = np.sum(terms, 1), np.sum(np.abs(dy) * jacobian.error, 1)
         size = np.max(np.abs(terms), where=np.isfinite(terms), initial=0)
+    floats = subject.floats(trial.sample)
+    finite = all(np.isfinite(leaf).all() for leaf in floats)
     start = 0
-    for name, leaf, got in zip(subject.names, subject.floats(trial.sample), trial.got, strict=True):
+    for name, leaf, got in zip(subject.names, floats, trial.got, strict=True):
         entries = np.arange(start, start + leaf.size)
         start += leaf.size
         if got is None:
@@ -333,7 +335,8 @@ def _by_entries(found: _Found, trial: Trial, floor: float) -> None:
         given, want, error = np.ravel(got), slopes[entries], bounds[entries]
         # A slope that did not converge is no evidence: a kink is near (see "kinks").
         certain = np.isfinite(want) & (error <= found.certain_up_to * (size + 1e-30))
-        certain &= np.isfinite(np.ravel(leaf))
+        if not finite:  # 0 times an infinite input is NaN, whatever the derivative is
+            certain &= np.isfinite(np.ravel(leaf)) & np.isfinite(given)
         off = np.abs(given - want)
         off = np.where(np.isnan(off), np.inf, off)
         allowed = 10 * error + found.relative * np.abs(want) + 1e-3 * found.relative * size
