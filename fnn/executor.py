@@ -356,7 +356,7 @@ def _check(g: Graph, block: str) -> None:
                 )
         computed.add(node.name)
         made.add(node.name)
-        if node.params_of not in made:
+        if not isinstance(node.params_of, str) or node.params_of not in made:
             raise BlockValueError(
                 block,
                 f"node {node.name!r} uses the parameters of {node.params_of!r}, "

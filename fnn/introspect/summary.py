@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fnn.arguments import RandomKey, checked
-from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.block import Block, Key, Params, Residuals, Value, require_numbers
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
 from fnn.introspect.watch import is_network, observe, watch
@@ -90,6 +90,7 @@ def summary(net: Block, x: Value, key: RandomKey | None = None) -> Summary:
     ----------------------------------------------------------------------------------------------
     total                               101,770        6.51 M    13.0 M    118.0 KB
     """
+    require_numbers("summary", "x", x, or_shapes=True)
     key = jax.random.key(0) if key is None else key
     rows: list[Row] = []
 

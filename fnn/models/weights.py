@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.arguments import checked
-from fnn.block import Params, require_array
+from fnn.block import Params, require_array, require_numbers
 from fnn.models.files import read_arrays, write_npz
 
 Array = NDArray[Any]
@@ -204,6 +204,7 @@ def torch_names(
     """
     for name, array in arrays.items():
         require_array("torch_names", str(name), array)
+        require_numbers("torch_names", str(name), array)
     if unsaid := _unsaid(arrays, flattened, embeddings):
         raise ValueError(unsaid)
     return _renamed(arrays, flattened or {}, embeddings or ())
