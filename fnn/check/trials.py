@@ -242,11 +242,12 @@ def _kind(y: Any, parts: Sequence[Any], counts: Sequence[int]) -> str:
     leaves = [jax.tree.leaves(v) for v in (y, *parts)]
     if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in leaves[0]):
         return ""
-    if any(len(part) != len(leaves[0]) for part in leaves):
+    if any(len(part) != len(leaves[0]) for part in leaves) or not any(map(np.any, leaves[0])):
         return ""
 
     def close(a: Any, b: Any) -> bool:
-        return np.shape(a) == np.shape(b) and np.allclose(a, b, 1e-9, 1e-12, equal_nan=True)
+        same = np.shape(a) == np.shape(b)
+        return same and np.allclose(a, b, 1e-9, 1e-12 * largest([b]), equal_nan=True)
 
     def adds_up(first: float, second: float) -> bool:
         return all(
