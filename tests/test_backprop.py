@@ -17,6 +17,7 @@ from flax.core import FrozenDict
 
 import fnn
 from fnn.block import Block
+from tests.slow import one_of
 
 pytestmark = pytest.mark.core
 
@@ -193,7 +194,10 @@ ENTRIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("mapping", [reversed_order, with_default, FrozenDict])
+MAPPINGS = [reversed_order, with_default, FrozenDict]
+
+
+@pytest.mark.parametrize("mapping", one_of(3, MAPPINGS, ids=lambda f: f.__name__))
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_parameters_in_any_mapping(entry: str, mapping: Any) -> None:
     params = MIXED.init(jax.random.key(0), X)

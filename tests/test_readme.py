@@ -50,6 +50,7 @@ def test_the_guide_runs() -> None:
     assert (float(names["value"]), gradients) == (-12.0, [-4.0, -4.0, 3.0])
     weights = names["per_example"]["hidden_1"]["w"]
     assert weights.shape == (8, 5, 16)
+    assert names["declared"].correct
     np.testing.assert_allclose(names["slope"], jax.grad(jax.nn.gelu)(1.0), atol=1e-3)
 
 

@@ -23,6 +23,7 @@ import fnn
 import fnn.blocks.conv
 from fnn.block import Block, is_floating
 from fnn.introspect.autodiff import by_autodiff
+from tests.slow import one_of
 from tests.zoo import CASES, Case, Sample, sample
 
 P = PartitionSpec
@@ -102,7 +103,7 @@ def narrowed(tree: Any) -> Any:
 
 
 def runs_long(case: Case, setting: str) -> bool:
-    return case.name in NETWORKS or CASES.index(case) % (4 if setting == LOOSE else 2) != 0
+    return case.name in NETWORKS or CASES.index(case) % (8 if setting == LOOSE else 4) != 0
 
 
 @pytest.mark.parametrize(("case", "setting"), under(CASES, SETTINGS, runs_long))
@@ -257,7 +258,7 @@ def plain_result(entry: str) -> Any:
 @pytest.mark.as_users
 @pytest.mark.parametrize(
     "entry",
-    [*ENTRIES, *sorted(HOST.keys() - {"finite"}), pytest.param("finite", marks=pytest.mark.slow)],
+    one_of(3, [*ENTRIES, *sorted(HOST)]),
 )
 def test_what_trains_under_strict_settings(entry: str) -> None:
     params = first_params()
@@ -281,7 +282,7 @@ def test_what_trains_without_jit(entry: str) -> None:
 
 @pytest.mark.as_users
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_of(3, ENTRIES))
 def test_what_trains_on_eight_devices(entry: str, kind: AxisType) -> None:
     """With examples split over them; parameters stay whole."""
     devices = mesh(kind)
