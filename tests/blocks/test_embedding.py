@@ -12,6 +12,7 @@ import pytest
 import fnn
 from fnn.block import BlockError, BlockTypeError, BlockValueError
 from fnn.blocks.embedding import MAX_ONE_HOT_IDS, _by_one_hot, _by_scatter, _by_sorting
+from tests.slow import one_of
 
 WAYS = (_by_scatter, _by_one_hot, _by_sorting)
 
@@ -141,7 +142,7 @@ OUTSIDE = [np.array([3]), np.int8([-1]), np.uint8([255]), np.uint32([2**32 - 1])
 
 
 @pytest.mark.as_users  # without x64, where JAX wraps
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", one_of(3, USES))
 def test_integers_of_every_width(use: str) -> None:
     """Those that exist are right, others NaN; those that JAX would wrap to others refused."""
     of = USES[use]

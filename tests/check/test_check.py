@@ -36,7 +36,7 @@ def broken(block: Block, change: Callable[[Any, Any], tuple[Any, Any]]) -> Block
     "block, x",
     [
         (fnn.linear(3), FLOATS),
-        (fnn.softmax_cross_entropy(), (FLOATS, LABELS)),
+        pytest.param(fnn.softmax_cross_entropy(), (FLOATS, LABELS), marks=pytest.mark.slow),
         (fnn.serial(fnn.layer(5, fnn.tanh()), fnn.linear(2)), FLOATS),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -146,8 +146,11 @@ def test_wrong_rules_are_caught_and_explained(name: str) -> None:
     "block, wrong",
     [
         (fnn.relu(), lambda params, x, dy: ({}, jnp.where(x >= 0, dy, 0))),
-        (fnn.absolute(), lambda params, x, dy: ({}, jnp.where(x >= 0, dy, -dy))),
-        (fnn.hard_tanh(), lambda params, x, dy: ({}, jnp.where(jnp.abs(x) <= 1, dy, 0))),
+        pytest.param(fnn.absolute(), lambda params, x, dy: ({}, jnp.where(x >= 0, dy, -dy)),
+                     marks=pytest.mark.slow),
+        pytest.param(fnn.hard_tanh(),
+                     lambda params, x, dy: ({}, jnp.where(jnp.abs(x) <= 1, dy, 0)),
+                     marks=pytest.mark.slow),
         (fnn.selu(), lambda params, x, dy: ({}, jnp.where(x >= 0, 1.0507009873554805 * dy,
                                                          1.7580993408473766 * jnp.exp(x) * dy))),
     ],

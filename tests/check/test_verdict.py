@@ -219,6 +219,7 @@ def test_parameters_in_any_container() -> None:
     assert report.correct, str(report)
 
 
+@pytest.mark.slow
 def test_a_declared_rule_is_held_to_what_it_declares() -> None:
     clipped, x, _ = TAKEN["a clipped cotangent"]
     assert not check(clipped, *x).correct

@@ -55,6 +55,7 @@ class Reader(HTMLParser):
             self.headings.append(data)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_diagnosed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--epochs", "2", "--hidden", "16", "--dropout", "0", "--learning-rate", "3"]
     assert main(["digits", "--diagnostics", *options, "--out", str(tmp_path)]) == 0

@@ -358,7 +358,8 @@ def test_donated_steps_work_with_every_block(case: Case) -> None:
 # ---- JAX's settings and tools ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["jax#5698", pytest.param("BrainPy#605", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["jax#5698", "BrainPy#605"])
 def test_fit_under_debug_nans_and_without_jit(name: str) -> None:
     """Nothing stops where all numbers are finite; the parameters are the same."""
     net = fnn.serial(a=fnn.linear(3), r=fnn.relu(), n=fnn.batch_norm(), d=fnn.dropout(0.2),

@@ -83,7 +83,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", one_of(2, SOURCES))
+@pytest.mark.parametrize("name", one_of(4, SOURCES))
 def test_a_source_gives_what_arrays_give_bit_for_bit(name: str, tmp_path: Path) -> None:
     source = SOURCES[name](tmp_path)
     arrays, streamed = (fit(*data, steps_per_call=8) for data in ((X, T), (source,)))

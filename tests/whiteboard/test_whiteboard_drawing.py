@@ -403,7 +403,7 @@ def test_the_lecture_s_page(tmp_path: Any) -> None:
 
 
 @pytest.mark.as_users
-@pytest.mark.parametrize("figure", one_of(3, lecture.FIGURES, lambda figure: figure.make.__name__))
+@pytest.mark.parametrize("figure", one_of(6, lecture.FIGURES, lambda figure: figure.make.__name__))
 def test_the_lecture_s_code_runs_when_pasted(figure: lecture.Figure) -> None:
     pasted: dict[str, Any] = {}
     try:
