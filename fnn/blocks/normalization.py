@@ -192,7 +192,7 @@ def _standardised(x: jax.Array, moments: Moments, epsilon: float) -> jax.Array:
     return (x.astype(mean.dtype) - mean - rest) * _rate(moments, epsilon)
 
 
-def _nan_if_overflown(moments: Moments, z: jax.Array) -> jax.Array:
+def _nan_if_overflowed(moments: Moments, z: jax.Array) -> jax.Array:
     """Not a silent 0 where the variance is infinite."""
     return jnp.where(moments[2] < jnp.inf, z, jnp.nan)
 
@@ -248,7 +248,7 @@ def layer_norm(
         axes = _axes(name, axis, x)
         require_shapes(name, params, dict.fromkeys(leaves, tuple(x.shape[a] for a in axes)), x)
         moments = _moments(x, axes)
-        y = _nan_if_overflown(moments, _standardised(x, moments, epsilon))
+        y = _nan_if_overflowed(moments, _standardised(x, moments, epsilon))
         if use_scale:
             y = y * _spread(params["scale"], x, axes)
         if use_bias:
@@ -354,7 +354,7 @@ def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         _require_batch(name, x, params)
         moments = _moments(x, _batch_axes(x))
-        z = _nan_if_overflown(moments, _standardised(x, moments, epsilon))
+        z = _nan_if_overflowed(moments, _standardised(x, moments, epsilon))
         scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
         return (z * scale + bias).astype(x.dtype), (x, moments)
 

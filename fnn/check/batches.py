@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fnn.check.diagnosis import Case, constant_ratio, explain, worst_entry
-from fnn.check.report import RIGHT, SKIPPED, WRONG, OutOfTime, Problem, Result, verdict
+from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
 from fnn.check.subject import Subject, all_finite, largest, map_floats
 from fnn.check.suspicion import suspects
 from fnn.check.trials import (
@@ -105,8 +105,6 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
         )
         try:
             other = trial_at(subject, sample, rng)
-        except OutOfTime:
-            raise
         except Exception as error:
             text = f"raises for a batch of {n}: {in_one_line(error)}"
             problems.setdefault("backward", Problem("backward", text))
@@ -123,7 +121,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
                 problems.setdefault(name, Problem(name, text))
                 continue
             allowed = limit + noise(subject, other)[i]
-            off = suspects(subject, sample, other.dy, i, got[i], want[i], allowed)
+            off = suspects(subject, other, i, want[i], allowed)
             if off.any():
                 again = [(trial.got[i], here[i], sizes_of(subject, trial))]
                 case = Case(got[i], want[i], floats[i], sizes=sizes_of(subject, other), again=again)

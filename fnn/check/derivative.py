@@ -136,7 +136,7 @@ def autodiff(subject: Subject, trials: Sequence[Trial]) -> Result:
                 continue
             allowed = _allowed(subject, trial, leaf, right)
             differ = ~(np.abs(got - right) <= allowed) & np.isfinite(right)
-            off = suspects(subject, trial.sample, trial.dy, leaf, got, right, allowed)
+            off = suspects(subject, trial, leaf, right, allowed)
             conventions += int(np.sum(differ & ~off))
             size = largest([right]) or 1.0
             rough = noise(subject, trial)[leaf] > 1e-6 * size  # then an error says nothing
@@ -188,7 +188,7 @@ def _wrong_far_off(subject: Subject) -> Iterator[Problem]:
             relative = subject.tolerance(1e-6)
             slack = rounding[leaf] + relative * (unit + largest([right]) + np.abs(right))
             slack += subject.atol
-            off = suspects(subject, trial.sample, trial.dy, leaf, got, right, slack)
+            off = suspects(subject, trial, leaf, right, slack)
             if off.any():
                 reported.add(name)
                 problem = _explained(subject, [trial], [want], leaf, 0, off)

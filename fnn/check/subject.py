@@ -178,9 +178,12 @@ class Subject:
     # ---- what the function is like -----------------------------------------------------------
 
     @functools.cached_property
+    def _jaxpr(self) -> Any:
+        return jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
+
+    @functools.cached_property
     def _equations(self) -> list[Any]:
-        jaxpr = jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
-        return list(equations(jaxpr))
+        return list(equations(self._jaxpr))
 
     @functools.cached_property
     def iterates(self) -> bool:
@@ -294,8 +297,7 @@ class Subject:
         if self.rule.declared is not None:
             return ""
         try:
-            jaxpr = jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
-            if self.rule.of_jax and not custom_rule(jaxpr):
+            if self.rule.of_jax and not custom_rule(self._jaxpr):
                 return "the rule is autodiff's own: see differences"
             jaxpr = jax.make_jaxpr(lambda *s: self._primal(*s))(*self.sample).jaxpr
             if rule := custom_rule(jaxpr):
@@ -310,8 +312,8 @@ class Subject:
     def _primal(self) -> Callable[..., Any]:
         if self.rule.surrogate:
             return self.rule.primal
-        jaxpr = jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
-        return without_custom_rules(self.rule.primal) if custom_rule(jaxpr) else self.rule.primal
+        custom = custom_rule(self._jaxpr)
+        return without_custom_rules(self.rule.primal) if custom else self.rule.primal
 
     def autodiff(self, sample: Sample, dy: Any) -> Cotangents:
         """The cotangents by ``jax.vjp`` of the forward; or the declared ones.

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from fnn.check import differences, directional
-from fnn.check.rule import Sample
 from fnn.check.subject import Subject, all_finite, flat_floats
 from fnn.check.trials import Trial
 
@@ -22,55 +21,43 @@ MAX_CONFIRMED = 8  # entries of a leaf, the worst ones
 
 
 def suspects(
-    subject: Subject,
-    sample: Sample,
-    dy: Any,
-    leaf: int,
-    got: np.ndarray,
-    want: np.ndarray,
-    allowed: Any,
+    subject: Subject, trial: Trial, leaf: int, want: np.ndarray, allowed: Any
 ) -> np.ndarray:
     """The entries of a cotangent that differ from autodiff's, here and at points close by.
 
     ``allowed``: the difference that is no error. Where a NaN or an infinity was given and y is not
     finite, NaN is as good as a number.
     """
-    floats = subject.floats(sample)
+    floats, got = subject.floats(trial.sample), trial.got[leaf]
     off = _differ(got, want, allowed) & np.isfinite(floats[leaf])  # for limits, see "edges"
-    if not all(np.isfinite(f).all() for f in floats) and not all_finite(subject.run(sample, dy)[0]):
+    if not all(np.isfinite(f).all() for f in floats) and not all_finite(trial.y):
         off &= np.isfinite(got)
     if not off.any():
         return off
     relative = subject.tolerance(1e-8)
     agree = np.zeros(off.shape, int)
     judged = np.zeros(off.shape, int)
-    for near in subject.nearby(sample):
-        one, other = subject.run(near, dy)[1][leaf], subject.autodiff(near, dy)[leaf]
+    for near in subject.nearby(trial.sample):
+        one = subject.run(near, trial.dy)[1][leaf]
+        other = subject.autodiff(near, trial.dy)[leaf]
         judged += np.isfinite(other)
         agree += np.isfinite(other) & ~_differ(one, other, relative * np.abs(other) + allowed)
     off &= (judged > 0) & (agree == 0)
     if off.any() and subject.rule.declared is None and not subject.rule.surrogate:
-        off &= not _autodiff_is_wrong(subject, sample, dy, leaf, got, want, off)
+        off &= not _autodiff_is_wrong(subject, trial, leaf, want, off)
     return off
 
 
 def _autodiff_is_wrong(
-    subject: Subject,
-    sample: Sample,
-    dy: Any,
-    leaf: int,
-    got: np.ndarray,
-    want: np.ndarray,
-    off: np.ndarray,
+    subject: Subject, trial: Trial, leaf: int, want: np.ndarray, off: np.ndarray
 ) -> bool:
     """Whether differences are sure that autodiff has lost its digits, and not the rule."""
-    start = sum(f.size for f in subject.floats(sample)[:leaf])
+    start = sum(f.size for f in subject.floats(trial.sample)[:leaf])
     entries = np.flatnonzero(off)[:MAX_CONFIRMED]
-    trial = Trial(sample, dy, *subject.run(sample, dy))
-    direction = directional.scales(subject, sample)
+    direction = directional.scales(subject, trial.sample)
     slope = _slopes(subject, trial, direction, start + entries, start + entries + 1)
     scale = direction[start + entries]
-    ours, theirs = (np.ravel(d)[entries] * scale for d in (got, want))
+    ours, theirs = (np.ravel(d)[entries] * scale for d in (trial.got[leaf], want))
     return bool((contradicts(slope, theirs) & ~contradicts(slope, ours)).all())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.report import SKIPPED, OutOfTime, Problem, Result, verdict
+from fnn.check.report import SKIPPED, Problem, Result, verdict
 from fnn.check.rule import Sample, cached
 from fnn.check.subject import Cotangents, Subject, largest
 from fnn.check.trials import Trial, compare, in_one_line, raises
@@ -28,8 +28,6 @@ def jit(subject: Subject, trials: Sequence[Trial]) -> Result:
     try:
         subject.in_time()
         eager = subject.programs.traced(*arguments)
-    except OutOfTime:
-        raise
     except Exception as error:
         if _forward_raises(lambda: subject.rule.primal(*arguments[:3])):
             return Result("jit", SKIPPED, "forward itself runs under jit only")

@@ -12,7 +12,7 @@ import numpy as np
 
 from fnn.block import is_floating
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.report import WRONG, OutOfTime, Problem, Result, verdict
+from fnn.check.report import WRONG, Problem, Result, verdict
 from fnn.check.rule import Sample, redraw
 from fnn.check.subject import Cotangents, Subject, compiled, largest, leaves_of, map_floats
 from fnn.pytrees import flat
@@ -46,8 +46,6 @@ def trial_if_it_runs(subject: Subject, sample: Sample, rng: np.random.Generator)
     callbacks.setLevel(logging.CRITICAL)
     try:
         return trial_at(subject, sample, rng)
-    except OutOfTime:
-        raise
     except Exception:
         return None
     finally:

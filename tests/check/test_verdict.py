@@ -15,6 +15,8 @@ import pytest
 import fnn
 from fnn.check import CheckError, Report
 from fnn.check import run as running
+from fnn.check.report import OutOfTime
+from fnn.check.subject import Subject
 from tests.slow import one_of
 
 
@@ -276,6 +278,27 @@ def test_a_budget_ends_a_check(
     assert report.correct and report["linear"].status == "right"
     assert "not run" in report["cost"].figure
     assert "checking sin: " in capsys.readouterr().err
+
+
+def test_the_end_of_the_budget_is_no_mistake_of_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Subject.run
+
+    def late(self: Subject, sample: Any, dy: Any) -> Any:
+        if len(jax.tree.leaves(sample.x)[0]) < 4:  # a half of the batch
+            raise OutOfTime
+        return run(self, sample, dy)
+
+    monkeypatch.setattr(Subject, "run", late)
+    report = check(jnp.sin, shape(4))
+    assert report.correct and "not run" in report["microbatches"].figure, str(report)
+
+
+def test_time_between_cases_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {case.id: case for case in fnn.check.cases(fnn.square(), shape(4), timed=False)}
+    cases["value"].values[0]()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    cases["autodiff"].values[0]()  # not skipped
 
 
 def test_cases_run_their_own_property(monkeypatch: pytest.MonkeyPatch) -> None:
