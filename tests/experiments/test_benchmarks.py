@@ -1,5 +1,6 @@
 """The contenders of experiments/benchmarks train the same network in the same way."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 import fnn
 from experiments.benchmarks import __main__ as command
-from experiments.benchmarks import mlp, profile, report
+from experiments.benchmarks import accelerators, mlp, profile, report
+from experiments.benchmarks.conv_cases import Case
 from experiments.benchmarks.peers import CONTENDERS, Problem, Trainer, Weights, he_normal
 
 pytestmark = pytest.mark.as_users
@@ -118,6 +120,32 @@ def test_a_missing_library_costs_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert len(table.markdown().splitlines()) == 2 + 3
     assert not measured.warnings
+
+
+CASES = accelerators.cases(accelerators.Options(batch=1, rows=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_a_block_is_timed_beside_its_own_formula(case: Case) -> None:
+    size = [min(n, 15) for n in case.shape[1:-1]]  # smaller pictures, as many channels
+    x = jax.random.normal(jax.random.key(0), (2, *size, case.shape[-1]))
+    params = case.block.init(jax.random.key(1), x)
+    y, residuals = case.block.forward(params, x)
+    plain, pull_back = jax.vjp(case.plain, params, x)
+    dy = jax.random.normal(jax.random.key(2), y.shape)
+    expected = (plain, pull_back(dy))
+    got = (y, case.block.backward(params, residuals, dy))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, got, expected)
+
+
+def test_the_mlp_is_timed_beside_its_own_formula() -> None:
+    net = fnn.models.mlp((8, 8, 3))
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    params = net.init(jax.random.key(1), x)
+    expected = accelerators.plain_mlp(params, x)
+    np.testing.assert_allclose(net.forward(params, x)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_profile_names_the_kinds_of_work() -> None:

@@ -1,0 +1,233 @@
+"""Blocks and steps on the accelerator at hand, beside jax.vjp and jax.grad of plain formulas.
+
+    python -m experiments.benchmarks accelerators
+    python -m experiments.benchmarks accelerators --only conv --dtypes bfloat16
+
+Everything is timed inside ``lax.scan``: a single call of a block takes less time on an accelerator
+than its launch from Python.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from rich.progress import track
+
+import fnn
+from experiments.benchmarks import conv_cases, conv_peers, report, timing
+from experiments.benchmarks.conv import quotient
+from experiments.benchmarks.conv_cases import Case
+from experiments.benchmarks.report import Recorded, Table
+from experiments.benchmarks.timing import Compiled, Seconds, compiled, ratio, ready
+
+PACKAGES = ("jax", "torch", "numpy")
+SCANNED = 20  # forward and backward passes, or steps, in one call
+BLOCKS = ("dtype", "block", "x", "fnn, us", "jax.vjp / fnn", "temporary, fnn / jax.vjp")
+STEPS = ("dtype", "step", "contender", "ms (quartiles)", "ratio to fnn", "compilation, s",
+         "temporary, MB")  # fmt: skip
+ABOUT = f"""\
+- Blocks: forward and backward together, {SCANNED} times in `lax.scan`, each from the last one's
+  results; the time of one. jax.vjp of the plain formula with the same parameters, which are float32
+  (bfloat16: inputs and computation). Above 1, fnn is faster.
+- Steps: forward, backward and plain SGD; "in scan" the time of one of {SCANNED} steps, otherwise
+  that of a call from Python. PyTorch in bfloat16: autocast. Ratios are medians of those within a
+  round.
+- Temporary: as XLA reports for the compiled program."""
+
+
+@dataclass(kw_only=True)
+class Options(Recorded):
+    """Measures blocks and training steps beside autodiff on the accelerator at hand."""
+
+    repeats: int = 9
+    """rounds; in each, every contender is timed once"""
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    """of inputs and computation"""
+    only: str = ""
+    """only blocks and steps whose name contains this"""
+    batch: int = 64
+    """pictures in a batch of convolutions"""
+    rows: int = 4096
+    """rows of a batch of dense layers"""
+
+
+def main(options: Options) -> None:
+    """Measures, prints the tables, and records them. Ctrl-C records the tables so far."""
+    threads = report.limit_threads(options.threads)
+    head = report.conditions(threads, PACKAGES)
+    print(head)
+    tables = [Table(BLOCKS, []), Table(STEPS, [])]
+    try:
+        for dtype in options.dtypes:
+            chosen = [case for case in cases(options) if options.only in case.name]
+            for case in track(chosen, f"blocks, {dtype}", transient=True):
+                tables[0].rows.append(block_row(case, dtype, options.repeats))
+        for dtype in options.dtypes:
+            for name, contenders in steps(options, threads, dtype).items():
+                if options.only in name:
+                    print(f"{name}, {dtype} ...", flush=True)
+                    tables[1].rows.extend(step_rows(name, contenders, dtype, options.repeats))
+    except KeyboardInterrupt:
+        print("interrupted")
+    for table in tables:
+        table.show()
+    name = f"accelerators, {jax.devices()[0].device_kind}"
+    parts = [table.markdown() for table in tables if table.rows]
+    report.record(options.out, name, head, *parts, ABOUT)
+
+
+# ---- blocks ----------------------------------------------------------------------------------
+
+
+def cases(options: Options) -> list[Case]:
+    """Blocks at sizes that fill an accelerator."""
+    return [*_dense(options.rows, 1024), *_pictures(options.batch)]
+
+
+def _dense(rows: int, features: int) -> list[Case]:
+    """Blocks of rows of features."""
+    shape = (rows, features)
+
+    def case(name: str, block: fnn.Block, plain: Callable[[Any, Any], Any]) -> Case:
+        return Case("dense", name, block, shape, plain)
+
+    def linear(params: Any, x: Any) -> Any:
+        return x @ params["w"].astype(x.dtype) + params["b"].astype(x.dtype)
+
+    def layer_norm(params: Any, x: Any) -> Any:
+        mean, var = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
+        z = (x - mean) * lax.rsqrt(var + 1e-5)
+        return z * params["scale"].astype(x.dtype) + params["bias"].astype(x.dtype)
+
+    return [
+        case(f"linear {features}->{features}", fnn.linear(features), linear),
+        case("relu", fnn.relu(), lambda _, x: jax.nn.relu(x)),
+        case("gelu", fnn.gelu(), lambda _, x: jax.nn.gelu(x, approximate=False)),
+        case("tanh", fnn.tanh(), lambda _, x: jnp.tanh(x)),
+        case("sigmoid", fnn.sigmoid(), lambda _, x: jax.nn.sigmoid(x)),
+        case("softmax", fnn.softmax(), lambda _, x: jax.nn.softmax(x)),
+        case("layer_norm", fnn.layer_norm(), layer_norm),
+    ]
+
+
+def _pictures(batch: int) -> list[Case]:
+    """Of the convolutional networks' blocks, one of each kind and size of window."""
+    kinds: dict[Any, Case] = {}
+    for case in conv_cases.cases(batch, 224):
+        kind, *sizes = case.name.split()
+        window = next((size for size in sizes if "x" in size), "")
+        kinds.setdefault((case.network, kind, window), case)
+    return list(kinds.values())
+
+
+def block_row(case: Case, dtype: str, repeats: int) -> list[str]:
+    """One block, by hand and by ``jax.vjp`` of its plain formula."""
+    x = jax.random.normal(jax.random.key(0), case.shape, jnp.dtype(dtype))
+    params = case.block.init(jax.random.key(1), x)
+    shape = jax.eval_shape(case.block.forward, params, x)[0]
+    dy = jax.random.normal(jax.random.key(2), shape.shape, shape.dtype)
+
+    def by_hand(params: Any, x: Any, dy: Any) -> Any:
+        y, residuals = case.block.forward(params, x)
+        return y, case.block.backward(params, residuals, dy)
+
+    def by_autodiff(params: Any, x: Any, dy: Any) -> Any:
+        y, pull_back = jax.vjp(case.plain, params, x)
+        return y, pull_back(dy)
+
+    programs: dict[str, Compiled] = {}
+    for name, f in {"by hand": by_hand, "autodiff": by_autodiff}.items():
+        programs[name] = compiled(_again_and_again(f), params, x, dy)
+    runs = {name: ready(program.program, params, x, dy) for name, program in programs.items()}
+    seconds = timing.alternating(runs, repeats)
+    return [
+        dtype, case.name, "x".join(map(str, case.shape)),
+        f"{1e6 / SCANNED * median(seconds['by hand'].values()):.0f}",
+        f"{ratio(seconds['autodiff'], seconds['by hand']):.2f}",
+        quotient(programs["by hand"].temporary, programs["autodiff"].temporary),
+    ]  # fmt: skip
+
+
+def _again_and_again(f: Callable[..., Any]) -> Callable[..., Any]:
+    """``SCANNED`` passes, each from the results of the last, so that none is left out."""
+
+    def body(carry: Any, _: Any) -> Any:
+        params, x, dy = carry
+        y, (dparams, dx) = f(params, x, dy)
+        params = jax.tree.map(lambda p, d: p - 1e-6 * d, params, dparams)
+        small = jnp.asarray(1e-6, x.dtype)
+        return (params, x + small * dx, dy + small.astype(dy.dtype) * y), None
+
+    return lambda params, x, dy: lax.scan(body, (params, x, dy), length=SCANNED)[0]
+
+
+# ---- steps -----------------------------------------------------------------------------------
+
+
+def plain_mlp(params: Any, x: Any) -> Any:
+    """The network of ``fnn.models.mlp``."""
+    layers = [params[name] for name in sorted(params, key=lambda name: name == "out")]
+    for i, layer in enumerate(layers):
+        x = x @ layer["w"].astype(x.dtype) + layer["b"].astype(x.dtype)
+        x = jax.nn.relu(x) if i < len(layers) - 1 else x
+    return x
+
+
+def steps(options: Options, threads: int, dtype: str) -> dict[str, conv_peers.Contenders]:
+    """What is compared -> contender -> a function that makes its program."""
+    mlp = fnn.models.mlp((1024, 1024, 10))
+    cnn = fnn.models.cnn(hidden=0)
+    google = fnn.models.googlenet(auxiliary=False, dropout_rate=0.0)
+    flat, small, large = (options.rows, 784), (256, 28, 28, 1), (options.batch, 224, 224, 3)
+    of = functools.partial(conv_peers.steps_of, dtype=dtype)
+    compared = {
+        f"MLP 784-1024-1024-10, batch {options.rows}": (mlp, plain_mlp, flat, 10, None),
+        "CNN, batch 256": (cnn, conv_cases.plain_cnn, small, 10, conv_peers.torch_cnn),
+        f"GoogLeNet, batch {options.batch}": (
+            google, conv_cases.plain_googlenet, large, 1000, conv_peers.torch_googlenet,
+        ),
+    }  # fmt: skip
+    found: dict[str, conv_peers.Contenders] = {}
+    for name, (net, plain, shape, classes, torch) in compared.items():
+        found[f"{name}, in scan"] = of(net, plain, shape, classes, scan=SCANNED)
+        if torch is not None:
+            contender = functools.partial(
+                conv_peers.torch_step, torch, shape, classes, threads, dtype
+            )
+            found[name] = {
+                **of(net, plain, shape, classes),
+                "PyTorch eager, channels last": contender,
+            }
+    return found
+
+
+def step_rows(
+    name: str, contenders: conv_peers.Contenders, dtype: str, repeats: int
+) -> list[list[str]]:
+    """A row for each contender."""
+    programs = {}
+    for contender, make in contenders.items():
+        try:
+            programs[contender] = make()
+        except ModuleNotFoundError as error:
+            print(f"left out: {contender} ({error})")
+    runs = {contender: program.run for contender, program in programs.items()}
+    seconds: dict[str, Seconds] = timing.alternating(runs, repeats, timing.PAUSE_SECONDS)
+    each = 1e3 / (SCANNED if name.endswith("in scan") else 1)
+    rows = []
+    for contender, program in programs.items():
+        low, middle, high = (each * t for t in timing.quartiles(seconds[contender]))
+        rows.append([
+            dtype, name, contender, f"{middle:.2f} ({low:.2f}-{high:.2f})",
+            f"{ratio(seconds[contender], seconds['fnn']):.2f}",
+            f"{program.compilation:.1f}" if program.compilation else "-",
+            "-" if program.temporary is None else f"{program.temporary / 1e6:.0f}",
+        ])  # fmt: skip
+    return rows
