@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import A_KEY, Block, BlockTypeError, BlockValueError, described, is_key
+from fnn.block import Block, BlockTypeError, BlockValueError
+from fnn.refusals import A_KEY, described, is_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,19 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import (
-    Block,
-    BlockTypeError,
-    Key,
-    Params,
-    Residuals,
-    Value,
-    is_floating,
-    require_key,
-    require_real,
-)
+from fnn.arrays import is_floating
+from fnn.block import Block, BlockTypeError, Key, Params, Residuals, Value
 from fnn.executor import graph
 from fnn.pytrees import in_form_of, with_zeros
+from fnn.refusals import require_key, require_real
 
 
 @checked

@@ -27,12 +27,9 @@ from fnn.block import (
     Rules,
     ValidateRule,
     Value,
-    described,
     located,
-    require_block,
-    require_key,
-    require_numbers,
 )
+from fnn.refusals import described, require_block, require_key, require_numbers
 
 GRAPH = Kind("graph")
 

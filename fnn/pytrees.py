@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating, is_key, require_real
+from fnn.arrays import is_floating
+from fnn.refusals import is_key, require_real
 
 
 def flat(tree: Any) -> tuple[list[Any], Any]:

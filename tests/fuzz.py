@@ -41,7 +41,7 @@ import numpy as np
 
 import fnn
 import fnn.arguments
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from tests.zoo import CASES, Case, sample
 
 Choose = Callable[[Sequence[Any]], Any]  # random.choice, or what hypothesis draws

@@ -21,7 +21,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fnn
 import fnn.blocks.conv
-from fnn.block import Block, is_floating
+from fnn.arrays import is_floating
+from fnn.block import Block
 from fnn.introspect.autodiff import by_autodiff
 from tests.slow import one_of
 from tests.zoo import CASES, Case, Sample, sample

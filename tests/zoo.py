@@ -19,7 +19,8 @@ import numpy as np
 from jax import lax
 
 import fnn
-from fnn.block import Block, is_floating
+from fnn.arrays import is_floating
+from fnn.block import Block
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 Shape = tuple[int, ...]

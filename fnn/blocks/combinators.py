@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, Natural, checked
+from fnn.arrays import Shape, is_split
 from fnn.block import (
     Backward,
     Block,
@@ -38,21 +39,21 @@ from fnn.block import (
     Params,
     Residuals,
     Rules,
-    Shape,
     Value,
+)
+from fnn.blocks.gates import add
+from fnn.executor import Entry, graph, inference, map_nodes
+from fnn.refusals import (
     as_array,
     as_cotangent,
     described,
     elementary,
-    is_split,
     require_array,
     require_block,
     require_floating,
     require_key,
     require_numbers,
 )
-from fnn.blocks.gates import add
-from fnn.executor import Entry, graph, inference, map_nodes
 
 
 def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dict[str, Block]:

@@ -34,21 +34,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, checked
-from fnn.block import (
-    Block,
-    BlockValueError,
-    Key,
-    Kind,
-    Params,
-    Spec,
-    as_cotangent,
-    compute_dtype,
-    elementary,
-    is_split,
-    require_shapes,
-)
+from fnn.arrays import Spec, compute_dtype, is_split
+from fnn.block import Block, BlockValueError, Key, Kind, Params
 from fnn.blocks.linear import Initializer, contract, he, weights, zeros
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows
+from fnn.refusals import as_cotangent, elementary, require_shapes
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

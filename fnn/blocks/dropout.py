@@ -6,19 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import Share, checked
-from fnn.block import (
-    Block,
-    BlockValueError,
-    Key,
-    Kind,
-    Params,
-    Rules,
-    as_cotangent,
-    compute_dtype,
-    elementary,
-    require_floating,
-)
+from fnn.arrays import compute_dtype
+from fnn.block import Block, BlockValueError, Key, Kind, Params, Rules
 from fnn.blocks.nonlinearities import identity
+from fnn.refusals import as_cotangent, elementary, require_floating
 
 
 @checked

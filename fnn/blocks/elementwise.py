@@ -10,22 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import (
-    Block,
-    Key,
-    Kind,
-    Params,
-    Residuals,
-    Rules,
-    Value,
-    as_cotangent,
-    as_floating,
-    compute_dtype,
-    elementary,
-    require_array,
-    require_floating,
-)
+from fnn.arrays import compute_dtype
+from fnn.block import Block, Key, Kind, Params, Residuals, Rules, Value
 from fnn.executor import inference
+from fnn.refusals import as_cotangent, as_floating, elementary, require_array, require_floating
 
 ELEMENTWISE = Kind("elementwise")
 

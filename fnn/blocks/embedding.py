@@ -12,20 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, checked
-from fnn.block import (
-    Block,
-    BlockTypeError,
-    Key,
-    Kind,
-    Params,
-    Spec,
-    as_array,
-    as_cotangent,
-    compute_dtype,
-    elementary,
-    require_shapes,
-)
+from fnn.arrays import Spec, compute_dtype
+from fnn.block import Block, BlockTypeError, Key, Kind, Params
 from fnn.blocks.linear import Initializer, initial
+from fnn.refusals import as_array, as_cotangent, elementary, require_shapes
 
 normal = jax.nn.initializers.normal(1.0)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
+from fnn.arrays import Shape, compute_dtype, count_of
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -23,18 +24,11 @@ from fnn.block import (
     Params,
     Residuals,
     Rules,
-    Shape,
     Value,
-    as_cotangent,
-    as_floating,
-    axes_of,
-    compute_dtype,
-    count_of,
-    described,
-    elementary,
 )
 from fnn.blocks import numerics
 from fnn.blocks.elementwise import pointwise
+from fnn.refusals import as_cotangent, as_floating, axes_of, described, elementary
 
 Axis = int | Sequence[int] | None
 

@@ -14,26 +14,17 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from fnn.arguments import Count, checked
-from fnn.block import (
-    Block,
-    BlockTypeError,
-    BlockValueError,
-    Key,
-    Kind,
-    Params,
-    Spec,
+from fnn.arrays import Spec, compute_dtype, is_array, is_floating
+from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, unwrapped
+from fnn.executor import graph
+from fnn.refusals import (
     as_cotangent,
-    compute_dtype,
     described,
     elementary,
-    is_array,
-    is_floating,
     require_floating,
     require_params,
     require_shapes,
-    unwrapped,
 )
-from fnn.executor import graph
 
 
 class Initializer(Protocol):

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fnn.arguments import checked
+from fnn.arrays import Shape, Spec, compute_dtype, count_of, is_floating
 from fnn.block import (
     Block,
     BlockTypeError,
@@ -46,19 +47,10 @@ from fnn.block import (
     Params,
     Residuals,
     Rules,
-    Shape,
-    Spec,
     Value,
-    as_array,
-    as_cotangent,
-    compute_dtype,
-    count_of,
-    described,
-    elementary,
-    is_floating,
-    require_floating,
 )
 from fnn.blocks.numerics import magnitude, two_diff_error
+from fnn.refusals import as_array, as_cotangent, described, elementary, require_floating
 
 
 def squared_error() -> Block:

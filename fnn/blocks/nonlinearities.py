@@ -30,17 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import Positive, checked
-from fnn.block import (
-    Block,
-    Key,
-    Kind,
-    Params,
-    Rules,
-    Value,
-    as_cotangent,
-    elementary,
-    require_floating,
-)
+from fnn.block import Block, Key, Kind, Params, Rules, Value
 from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at
 from fnn.blocks.numerics import (
     FAR_EXPONENT,
@@ -53,6 +43,7 @@ from fnn.blocks.numerics import (
     round_to_bits,
     split,
 )
+from fnn.refusals import as_cotangent, elementary, require_floating
 
 # ---- the lecture's four ----------------------------------------------------------------------
 

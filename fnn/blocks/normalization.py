@@ -46,24 +46,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, Needs, NonNegative, Positive, checked
-from fnn.block import (
-    Block,
-    BlockValueError,
-    Init,
-    Key,
-    Kind,
-    Params,
-    Residuals,
-    Rules,
-    Spec,
-    as_cotangent,
-    axes_of,
-    compute_dtype,
-    count_of,
-    elementary,
-    require_floating,
-    require_shapes,
-)
+from fnn.arrays import Spec, compute_dtype, count_of
+from fnn.block import Block, BlockValueError, Init, Key, Kind, Params, Residuals, Rules
+from fnn.refusals import as_cotangent, axes_of, elementary, require_floating, require_shapes
 
 Momentum = Annotated[float, Needs("0 <= momentum <= 1", lambda m: 0 <= m <= 1)]
 

@@ -37,22 +37,10 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from fnn.arguments import checked
-from fnn.block import (
-    Block,
-    BlockValueError,
-    Key,
-    Kind,
-    Params,
-    Residuals,
-    Rules,
-    Shape,
-    Spec,
-    Value,
-    as_cotangent,
-    compute_dtype,
-    elementary,
-)
+from fnn.arrays import Shape, Spec, compute_dtype
+from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals, Rules, Value
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, where
+from fnn.refusals import as_cotangent, elementary
 
 CeilMode = Literal["caffe", "torch"] | None
 Index = int | jax.Array  # a number while tracing, or a traced one in a loop

@@ -17,17 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import checked
-from fnn.block import (
-    Block,
-    Key,
-    Kind,
-    Params,
-    as_cotangent,
-    axes_of,
-    compute_dtype,
-    elementary,
-    require_floating,
-)
+from fnn.arrays import compute_dtype
+from fnn.block import Block, Key, Kind, Params
+from fnn.refusals import as_cotangent, axes_of, elementary, require_floating
 
 
 def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,9 @@ import numpy as np
 from jax import lax
 
 from fnn.arguments import Count, Natural
-from fnn.block import BlockValueError, Spec, require_floating
+from fnn.arrays import Spec
+from fnn.block import BlockValueError
+from fnn.refusals import require_floating
 
 Sizes = Count | Sequence[Count]
 Padding = Literal["SAME", "VALID"] | Natural | Sequence[tuple[Natural, Natural]]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check.report import CheckError
 from fnn.pytrees import flat
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnn.block import Block, BlockTypeError, is_floating, require_block
+from fnn.arrays import is_floating
+from fnn.block import Block, BlockTypeError
 from fnn.check.arguments import draw, split
 from fnn.check.localize import Inner, blame
 from fnn.check.report import SKIPPED, WRONG, CheckError, Report, Result
@@ -19,6 +20,7 @@ from fnn.check.run import NOTES, PROPERTIES, QUICK, Options, Run, precisely
 from fnn.check.subject import Subject, cast
 from fnn.check.trials import in_one_line
 from fnn.compiling import jit_for_few_runs
+from fnn.refusals import require_block
 
 
 def block(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check import directional
 from fnn.check.diagnosis import Case, explain, explain_shape, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict

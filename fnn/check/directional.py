@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check import differences
 from fnn.check.differences import Slope
 from fnn.check.rule import Sample, cached

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, Kind, is_floating
+from fnn.arrays import is_floating
+from fnn.block import Block, Kind
 from fnn.check import rule
 from fnn.check.checks import first_wrong, subject_for
 from fnn.check.run import precisely

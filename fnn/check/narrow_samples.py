@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check.rule import Sample
 from fnn.check.subject import Subject, map_floats, path_of
 from fnn.check.trials import Batch, Trial, find_batch, scaled

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check.report import SKIPPED, Problem, Result, verdict
 from fnn.check.rule import Sample
 from fnn.check.subject import Subject, all_finite, flat_floats

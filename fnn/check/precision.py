@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check.conditioning import conditioning, jumps
 from fnn.check.narrow_samples import TINY_FACTOR, Narrow, long_batch, narrow_samples
 from fnn.check.report import SKIPPED, OutOfTime, Problem, Result, verdict

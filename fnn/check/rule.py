@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.extend import core as jax_core
 
-from fnn.block import Block, is_floating
+from fnn.arrays import is_floating
+from fnn.block import Block
 from fnn.check.arguments import Arguments, floating, real, upstream
 from fnn.check.report import CheckError
 from fnn.introspect.flops import jaxprs_inside

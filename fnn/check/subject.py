@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check.report import CheckError, OutOfTime
 from fnn.check.rule import (
     Rule,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.report import WRONG, Problem, Result, verdict
 from fnn.check.rule import Sample, redraw

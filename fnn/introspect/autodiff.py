@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
+from fnn.arrays import compute_dtype, is_floating
+from fnn.block import Block, Key, Params, Value
 from fnn.pytrees import flat, in_form_of, split_floats
 
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arrays import compute_dtype, is_floating
 from fnn.backprop import with_loss
-from fnn.block import Block, Key, Params, Value, compute_dtype, is_floating
+from fnn.block import Block, Key, Params, Value
 from fnn.introspect.watch import observe, watch
 
 

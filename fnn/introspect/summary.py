@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from fnn.arguments import RandomKey, checked
-from fnn.block import Block, Key, Params, Residuals, Value, require_numbers
+from fnn.block import Block, Key, Params, Residuals, Value
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
 from fnn.introspect.watch import is_network, observe, watch
+from fnn.refusals import require_numbers
 
 
 class Row(NamedTuple):

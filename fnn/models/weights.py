@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.arguments import checked
-from fnn.block import Params, require_array, require_numbers
+from fnn.block import Params
 from fnn.models.files import read_arrays, write_npz
+from fnn.refusals import require_array, require_numbers
 
 Array = NDArray[Any]
 

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import BlockValueError, Value, is_floating, misfit
+from fnn.arrays import is_floating
+from fnn.block import BlockValueError, Value
+from fnn.refusals import misfit
 
 Examples = tuple[Value, Value]  # x and target, with a first axis of examples
 Check = Callable[[Value], None]  # raises BlockValueError for targets that the loss refuses

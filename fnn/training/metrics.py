@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fnn.arguments import checked
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.training.arrays import host_array
 
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jax import export
 
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
-from fnn.block import Params, described, is_array, is_floating
+from fnn.arrays import is_array, is_floating
+from fnn.block import Params
 from fnn.pytrees import flat
+from fnn.refusals import described
 
 # A schedule is a function of the step; a number may be traced, under vmap, say.
 LearningRate = Positive | Callable[[jax.Array], jax.Array] | jax.core.Tracer

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from fnn.block import BlockValueError, Value, is_floating
+from fnn.arrays import is_floating
+from fnn.block import BlockValueError, Value
 from fnn.training.arrays import (
     Arrays,
     Check,

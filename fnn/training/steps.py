@@ -12,21 +12,12 @@ import numpy as np
 from jax import lax
 
 from fnn.arguments import AnyOptimizer, Count, checked
+from fnn.arrays import is_floating, is_split
 from fnn.backprop import as_function, backpropagate, with_loss
-from fnn.block import (
-    Block,
-    BlockTypeError,
-    Key,
-    Params,
-    Value,
-    as_array,
-    described,
-    is_floating,
-    is_split,
-    require_key,
-)
+from fnn.block import Block, BlockTypeError, Key, Params, Value
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
+from fnn.refusals import as_array, described, require_key
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]

@@ -8,15 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import (
-    Block,
-    BlockTypeError,
-    BlockValueError,
-    Key,
-    Params,
-    Value,
-    is_floating,
-)
+from fnn.arrays import is_floating
+from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Value
 from fnn.training.arrays import Arrays, like
 from fnn.training.source import Stream
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.introspect.text import clean
 from fnn.whiteboard.array_text import EXACT, exactly, number, tensor
 from fnn.whiteboard.board import MAX_LETTERS, Board

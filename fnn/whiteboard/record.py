@@ -8,15 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import RandomKey, checked
+from fnn.arrays import is_floating
 from fnn.backprop import with_loss
-from fnn.block import (
-    Block,
-    BlockTypeError,
-    Graph,
-    Params,
-    Value,
-    is_floating,
-)
+from fnn.block import Block, BlockTypeError, Graph, Params, Value
 from fnn.introspect.watch import is_network, observe, watch
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.drawable import Trace

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Params, Residuals, Value, is_floating
+from fnn.arrays import is_floating
+from fnn.block import Params, Residuals, Value
 from fnn.introspect.text import bytes_of
 from fnn.whiteboard.formulas import Described, Formula, formula_of, is_elementwise
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn.block import BlockError, BlockTypeError, BlockValueError, Shape
+from fnn.arrays import Shape
+from fnn.block import BlockError, BlockTypeError, BlockValueError
 from tests.slow import one_of
 
 # ---- one window at a time --------------------------------------------------------------------

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn.block import Block, compute_dtype, is_floating
+from fnn.arrays import compute_dtype, is_floating
+from fnn.block import Block
 from fnn.introspect.autodiff import by_autodiff
 from tests.zoo import CASES, Case, In, Sample, fixed, is_checked, labels, positive, sample
 

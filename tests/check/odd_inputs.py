@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnn.block import is_floating
+from fnn.arrays import is_floating
 from fnn.check import CheckError
 from fnn.check.checks import subject_for
 from fnn.check.precision import DTYPES

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fnn.block import Block, Value, is_floating
+from fnn.arrays import is_floating
+from fnn.block import Block, Value
 
 MAX_NUMBERS, CHUNK_NUMBERS = 100_000_000, 4_000_000  # read of the inputs: in all, at a time
 MAX_COMPARED, MAX_FEATURES = 512, 1024  # examples and features in the search for neighbours

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arrays import is_floating
 from fnn.backprop import backpropagate
-from fnn.block import Block, Key, Params, Residuals, Value, is_floating, unwrapped
+from fnn.block import Block, Key, Params, Residuals, Value, unwrapped
 from fnn.introspect.watch import is_network, watch
 from fnn.training.diagnostics.data_summary import DataSummary
 from fnn.training.diagnostics.findings import find

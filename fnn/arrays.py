@@ -1,0 +1,67 @@
+"""What blocks ask of an array: its shape and dtype, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Shape:
+    """A residual of an array's shape and dtype, without its bytes.
+
+    It is a pytree without leaves, which passes through ``jit``, ``vmap`` and ``scan``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, x: Spec) -> Shape:
+        return cls(tuple(x.shape), jnp.dtype(x.dtype))
+
+
+Spec = jax.Array | jax.ShapeDtypeStruct | Shape  # what has a shape and a dtype, all init reads
+
+
+def is_floating(x: Any) -> bool:
+    """Whether ``x`` has a gradient: it is float, not integer, boolean or a key."""
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def is_array(x: Any) -> bool:
+    """Whether ``x`` has a dtype and a shape: an array, or a ``jax.ShapeDtypeStruct``."""
+    return hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, type)
+
+
+def is_split(x: jax.Array) -> bool:
+    """Whether an array is split over an explicit mesh, which must be told what becomes of parts."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+
+
+def compute_dtype(dtype: DTypeLike) -> DTypeLike:
+    """The dtype in which sums and transcendental functions of ``dtype`` are computed.
+
+    float32 for bfloat16 and float16, which have too few digits to accumulate in.
+    """
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def count_of(x: Spec, axes: Sequence[int] | None = None) -> Any:
+    """The number of entries along some axes, all by default, as a float; 1 where there are none.
+
+    A float, because int32 does not hold every count, and an array where jax.export leaves a size
+    open.
+    """
+    count = math.prod(x.shape if axes is None else [x.shape[a] for a in axes])
+    if isinstance(count, int):
+        return float(max(count, 1))
+    return jnp.maximum(jnp.asarray(count, compute_dtype(x.dtype)), 1)

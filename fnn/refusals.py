@@ -1,0 +1,270 @@
+"""What blocks refuse, in words: wrong inputs, parameters, cotangents and keys.
+
+``require_...`` raises where a value does not do; ``as_...`` also returns it as JAX has it. Every
+message says which block, what it got, what it needs, and the fix.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from fnn.arrays import Spec, is_array, is_floating
+from fnn.block import (
+    Backward,
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Forward,
+    Init,
+    Key,
+    Kind,
+    Params,
+    Residuals,
+    Rules,
+    Value,
+    no_params,
+)
+
+A_KEY = "a key made by jax.random.key(seed)"
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value is one random key, typed or raw."""
+    if not is_array(value):
+        return False
+    typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return value.shape == () if typed else value.dtype == jnp.uint32 and value.shape == (2,)
+
+
+def described(value: Any) -> str:
+    """A value in a few words, for messages.
+
+    >>> described({"b": 0, "w": 1}), described(np.zeros((2, 3))), described(repr)
+    ("a dict of ['b', 'w']", 'float64 of shape (2, 3)', 'the function repr')
+    """
+    kind = type(value).__name__
+    if is_array(value):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    if isinstance(value, Block):
+        return f"the block {value.name}"
+    if isinstance(value, Mapping):
+        return f"a {kind} of {sorted(map(str, value))}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    text = " ".join(repr(value).split())
+    is_sequence = isinstance(value, (tuple, list))
+    if is_sequence and (len(text) > 60 or any(map(is_array, value))):
+        return f"a {kind} of {len(value)}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
+    """Why integers do not fit a dtype, in words; "" where they do, or where they are traced.
+
+    The dtype is by default the one that JAX makes of theirs: it wraps NumPy's int64 to int32 where
+    64 bits are switched off, so that 2^32 + 1 would be 1.
+
+    >>> misfit(np.array([2**32 + 1]))[:60]
+    'has integers from 4294967297 to 4294967297, which int32 cann'
+    """
+    if not isinstance(integers, (np.ndarray, np.generic)) or integers.dtype.kind not in "iu":
+        return ""
+    dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(integers.dtype) if dtype is None else dtype)
+    if dtype == integers.dtype or not integers.size:
+        return ""
+    low, high, limits = int(integers.min()), int(integers.max()), jnp.iinfo(dtype)
+    if limits.min <= low and high <= limits.max:
+        return ""
+    return (
+        f"has integers from {low} to {high}, which {dtype} cannot hold: make them smaller, or "
+        "switch on jax.config.update('jax_enable_x64', True)"
+    )
+
+
+def require_array(name: str, what: str, x: Any) -> None:
+    """Refuses what has no dtype and shape, and arrays of objects or text."""
+    is_numpy = isinstance(x, (np.ndarray, np.generic))
+    if not is_array(x) or (is_numpy and x.dtype.kind in "OUSMm"):
+        raise BlockTypeError(
+            name, f"{what} is {described(x)}, needs an array: jax.numpy.asarray(...)"
+        )
+
+
+def require_numbers(name: str, what: str, tree: Any, or_shapes: bool = False) -> None:
+    """Refuses leaves that are neither arrays (or shapes) nor Python numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        here = f"{what}{jax.tree_util.keystr(path)}"
+        if isinstance(leaf, jax.ShapeDtypeStruct) and not or_shapes:
+            raise BlockTypeError(
+                name,
+                f"{here} is {described(leaf)} without its numbers, needs arrays: give a "
+                "jax.ShapeDtypeStruct to init, or to jax.eval_shape(forward, ...)",
+            )
+        if not isinstance(leaf, float) and (type(leaf) is not int or abs(leaf) >= 2**63):
+            require_array(name, here, leaf)
+
+
+def require_floating(name: str, what: str, x: Any) -> None:
+    """Refuses an input without a gradient; the message has the cast that helps."""
+    require_array(name, what, x)
+    if not is_floating(x):
+        raise BlockTypeError(
+            name,
+            f"{what} has dtype {x.dtype} and needs a floating dtype; cast it first, for example "
+            f"{what}.astype(jax.numpy.float32) (and scale bytes: / 255)",
+        )
+
+
+def require_real(name: str, what: str, x: Any) -> None:
+    """Refuses what is neither a Python number nor an array of real numbers, and integers that JAX
+    would wrap."""
+    x = np.asarray(x) if isinstance(x, (int, float)) else x
+    require_array(name, what, x)
+    require_numbers(name, what, x)
+    if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool) or x.dtype.kind == "c":
+        raise BlockTypeError(name, f"{what} has dtype {x.dtype}, needs real numbers or booleans")
+    if words := misfit(x):
+        raise BlockValueError(name, f"{what} {words}")
+
+
+def as_floating(name: str, what: str, x: Any) -> jax.Array:
+    """x as an array, also where it is a Python number; refused if it has no gradient."""
+    if isinstance(x, float) or (type(x) is int and abs(x) < 2**1023):
+        x = jnp.asarray(x, float) if isinstance(x, int) else jnp.asarray(x)
+    require_floating(name, what, x)  # a tuple too: it would be stacked silently
+    require_numbers(name, what, x)
+    return jnp.asarray(x)
+
+
+def as_array(name: str, what: str, x: Any) -> jax.Array:
+    """Real numbers as JAX has them, also a Python number."""
+    require_real(name, what, x)
+    return jnp.asarray(x)
+
+
+def as_cotangent(
+    name: str, dy: Any, shape: Sequence[int] | None = None, dtype: Any = None
+) -> jax.Array:
+    """dy as an array, also where it is a Python number; refused unless it has y's shape, and its
+    dtype where that matters."""
+    dy = as_floating(name, "dy", dy)
+    if dtype is not None and dy.dtype != dtype:
+        raise BlockTypeError(name, f"dy is {dy.dtype}, needs the dtype of y: dy.astype({dtype})")
+    if shape is not None and dy.shape != tuple(shape):
+        raise BlockValueError(
+            name,
+            f"dy has shape {dy.shape}, needs that of y, {tuple(shape)}: give the cotangent "
+            "of what forward returned",
+        )
+    return dy
+
+
+def axes_of(name: str, axis: int | Sequence[int] | None, x: Spec) -> tuple[int, ...]:
+    """The axes of x that are asked for (all for None), from 0 on, in order."""
+    rank = len(x.shape)
+    asked = range(rank) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(sorted({a % rank for a in asked if -rank <= a < rank}))
+    if len(axes) < len(asked):
+        raise BlockValueError(
+            name,
+            f"axis {axis} does not fit x of shape {tuple(x.shape)}: needs different axes from "
+            f"{-rank} to {rank - 1}",
+        )
+    return axes
+
+
+def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
+    """The number as an int, NumPy's included; refused unless it is whole and at least ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise BlockValueError(
+            name, f"{what} is {value!r}, needs a whole number of at least {least}"
+        )
+    return number
+
+
+def require_key(name: str, key: Any) -> None:
+    """Refuses what is no random key."""
+    if not is_key(key):
+        raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}")
+
+
+def require_params(name: str, params: Any, needed: Collection[str]) -> None:
+    """Refuses parameters that are not a dict of those leaves."""
+    if not isinstance(params, Mapping) or set(params) != set(needed):
+        got = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+        raise BlockTypeError(
+            name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
+        )
+
+
+def require_shapes(
+    name: str, params: Any, shapes: Mapping[str, Any], x: Spec | None = None
+) -> None:
+    """Refuses parameters that are not a dict of leaves of these shapes, which x asks for."""
+    require_params(name, params, shapes)
+    for leaf, shape in shapes.items():
+        if isinstance(shape, Mapping):
+            require_shapes(name, params[leaf], shape, x)
+            continue
+        require_floating(name, f"params[{leaf!r}]", params[leaf])
+        if params[leaf].shape != shape:
+            reason = "" if x is None else f" for x of shape {tuple(x.shape)}"
+            raise BlockValueError(
+                name,
+                f"{leaf} has shape {params[leaf].shape}, needs {shape}{reason}: are these another "
+                "network's parameters? Make some for this one with init(key, x)",
+            )
+
+
+def require_block(name: str, what: str, value: Any) -> None:
+    """Refuses what is no block; of a function that makes blocks the message says to call it."""
+    if not isinstance(value, Block):
+        hint = " (call it: a function that returns a block is not one)" if callable(value) else ""
+        raise BlockTypeError(name, f"{what} needs a Block, got {type(value).__name__}{hint}")
+
+
+def elementary(
+    forward: Forward,
+    backward: Backward,
+    name: str,
+    kind: Kind,
+    rules: Rules = Rules(),  # noqa: B008
+    init: Init = no_params,
+) -> Block:
+    """A block that is not made of others, and refuses what none of these takes.
+
+    A key that is no key, parameters where it has none, a shape in place of an array: what it does
+    not look at would be ignored.
+    """
+
+    def checked_init(key: jax.Array, x: Value) -> Params:
+        require_key(name, key)
+        return init(key, x)
+
+    def checked_forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        if key is not None:
+            require_key(name, key)
+        if init is no_params:
+            require_params(name, params, ())
+        require_numbers(name, "params", params)
+        require_numbers(name, "x", x)
+        return forward(params, x, key)
+
+    def checked_backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        require_params(name, params, ())
+        return backward(params, residuals, dy)
+
+    if init is no_params:
+        return Block(init, checked_forward, checked_backward, name, kind, rules=rules)
+    return Block(checked_init, checked_forward, backward, name, kind, rules=rules)
