@@ -15,7 +15,11 @@ VENV   ?= .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON
 BIN     = $(VENV)/bin
 # Another installer: make test INSTALL='uv pip install --compile-bytecode --python $$(BIN)/python'
 INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST  = $(BIN)/python -m pytest -n logical --maxprocesses=8 --dist worksteal
+PYTEST  = $(COMPILED) $(BIN)/python -m pytest -n logical --maxprocesses=8 --dist worksteal
+
+# Programs that were compiled once are kept on disk, for the other workers and for the next run.
+COMPILED = JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.compiled \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 # Where python3.13 is a pyenv shim, it runs only when told which version is meant.
 ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
