@@ -73,20 +73,32 @@ def checked(make: F) -> F:
     ...
     fnn.block.BlockValueError: double: n is 0, needs a whole number of at least 1
     """
-    signature, hints = inspect.signature(make), typing.get_type_hints(make, include_extras=True)
+    bound = binding(make)
 
     @functools.wraps(make)
     def call(*args: Any, **kwargs: Any) -> Any:
+        given = bound(*args, **kwargs)
+        return make(*given.args, **given.kwargs)
+
+    return typing.cast(F, call)
+
+
+def binding(make: Callable[..., Any]) -> Callable[..., inspect.BoundArguments]:
+    """``bound(*args, **kwargs)``: the arguments as the annotations of ``make`` have them; raises
+    BlockValueError or BlockTypeError for those that they do not allow."""
+    signature, hints = inspect.signature(make), typing.get_type_hints(make, include_extras=True)
+
+    def bound(*args: Any, **kwargs: Any) -> inspect.BoundArguments:
         try:
-            bound = signature.bind(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
         except TypeError as error:
             usage = f"{make.__name__}({', '.join(signature.parameters)})"
             raise BlockTypeError(make.__name__, f"{error}, needs {usage}") from None
-        for what, value in bound.arguments.items():
-            bound.arguments[what] = _require(make.__name__, what, hints[what], value)
-        return make(*bound.args, **bound.kwargs)
+        for what, value in given.arguments.items():
+            given.arguments[what] = _require(make.__name__, what, hints[what], value)
+        return given
 
-    return typing.cast(F, call)
+    return bound
 
 
 def _require(name: str, what: str, hint: Any, value: Any) -> Any:

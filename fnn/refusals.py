@@ -202,7 +202,7 @@ def require_key(name: str, key: Any) -> None:
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
     if not isinstance(params, Mapping) or set(params) != set(needed):
-        got = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+        got = sorted(map(str, params)) if isinstance(params, Mapping) else described(params)
         raise BlockTypeError(
             name, f"params hold {got}, need {sorted(needed)}: make them with init(key, x)"
         )

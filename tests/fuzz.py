@@ -41,6 +41,7 @@ import numpy as np
 
 import fnn
 import fnn.arguments
+import fnn.check.options
 from fnn.arrays import is_floating
 from tests.zoo import CASES, Case, sample
 
@@ -52,6 +53,7 @@ FIX = re.compile(
     r"\b(needs?|give|make|cast|call|convert|pad|remove|rename|use|pass|switch|save|missing)\b", re.I
 )
 FILES = ("load_weights", "save_weights", "torch_names")
+BINDING = (fnn.arguments.__file__, fnn.check.options.__file__)
 ARITY = re.compile(r"\(\) (got|missing|takes)\b.* argument")
 
 
@@ -147,7 +149,12 @@ def mutants(value: Any, choose: Choose) -> Any:
         near += [lambda: jnp.array(value), lambda: -value, lambda: (value,), lambda: str(value)]
     elif type(value) is float:
         near += [lambda: np.float32(value), lambda: np.array(value), lambda: jnp.array(value)]
-        near += [lambda: -value, lambda: 1 / value, lambda: Fraction(value), lambda: str(value)]
+        near += [
+            lambda: -value,
+            lambda: 1 / (value or 3),
+            lambda: Fraction(value),
+            lambda: str(value),
+        ]
     if near and choose([True, True, False]):
         return choose(near)()
     return choose(anything())
@@ -229,7 +236,7 @@ def unclear(call: Call, got: list[Any], error: Exception) -> str:
         return f"wrong type: {where}"
     if ARITY.search(message):
         return ""
-    if frame.f_code.co_filename == fnn.arguments.__file__ and "argument" in message:
+    if frame.f_code.co_filename in BINDING and "argument" in message:
         return ""  # the same, in other words
     if "as an abstract array" in message and "path" in message:
         return ""  # jax.jit names the function, the argument's path and its type
@@ -300,7 +307,7 @@ def words(value: Any) -> Iterator[str]:
     if callable(value):
         yield from (getattr(value, "__name__", "function"), "NoneType")  # or what it returns
     if value is None:
-        yield from ("None", "no", "nothing", "without")
+        yield from ("None", "no", "none", "nothing", "without")
 
 
 def wrong_result(valid: Call, call: Call, result: Any) -> str:
@@ -388,6 +395,8 @@ def _plain(value: Any) -> Any:
 def equal(a: Any, b: Any) -> bool:
     if isinstance(a, fnn.Fitted):
         return equal(a.params, b.params)  # not the seconds that it took
+    if isinstance(a, fnn.check.Report | fnn.check.EveryFloat | fnn.check.Mutants):
+        return type(a) is type(b) and getattr(a, "correct", True) == getattr(b, "correct", True)
     if isinstance(a, fnn.Block):
         return a.kind.maker == b.kind.maker and a.kind.args == b.kind.args
     leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
@@ -689,6 +698,52 @@ def functions() -> list[Call]:
     ]  # fmt: skip
 
 
+# ---- fnn.check ---------------------------------------------------------------------------------
+
+
+def checks() -> list[Call]:
+    """A check of one property alone: what a wrong call comes to is decided before any other."""
+    x, key = np.linspace(-1, 1, 6).reshape(2, 3), jax.random.key(0)
+    params = {"b": np.ones(2), "w": np.ones((3, 2))}
+    rest = tuple(name for name in fnn.check.PROPERTIES if name != "cotangents")
+    options: dict[str, Any] = {
+        "dtype": "float64", "seed": 0, "rtol": 1e-6, "atol": 0.0, "strict": ("kinks",),
+        "skip": rest, "quick": True, "seconds": 60.0,
+    }  # fmt: skip
+
+    def forward(x: Any) -> Any:
+        return 2 * x, ()
+
+    def backward(residuals: Any, dy: Any) -> Any:
+        return (2 * dy,)
+
+    def double(x: Any) -> Any:
+        return 2 * x
+
+    def judge(args: Sequence[Any], report: Any) -> None:
+        assert isinstance(report, fnn.check.Report)
+
+    called = functools.partial(Call, judge=judge)
+    small = {"between": (1.0, 1.1), "stride": 1}
+    NAMES = ("linear", "identity", "double", "backward", "serial", "inputs", "params", "argnums",
+             "between", "array", "squared_error")  # fmt: skip
+    return [
+        called("block", fnn.check.block, (fnn.linear(2), x, params), {"key": key, **options},
+               names=NAMES),
+        called("pair", fnn.check.pair, (forward, backward, x), {"argnums": (0,), **options},
+               names=NAMES, fixed=(0, 1, 2)),
+        called("function", fnn.check.function, (double, x), {"argnums": (0,), **options},
+               names=NAMES, fixed=(0, 1)),
+        Call("errors", traced(fnn.check.errors), (fnn.linear(2), params, x, None, key),
+             names=("linear",)),
+        Call("finite", fnn.check.finite, (fnn.linear(2), fnn.squared_error())),
+        Call("every_float", fnn.check.every_float, (jnp.square, double, jnp.square, "bfloat16"),
+             small, names=NAMES, fixed=(0, 1, 2, 3)),
+        Call("mutants", fnn.check.mutants, (fnn.identity(), np.ones(2), {}, key, 0),
+             names=NAMES),
+    ]  # fmt: skip
+
+
 # What no table row has: records, which hold what they are given; modules.
 NOT_CALLED = {
     "Block", "BlockError", "Diagnostics", "Finding", "Fitted", "Kind", "Optimizer", "Rules",
@@ -701,7 +756,7 @@ def calls() -> list[Call]:
     """A valid call, or several, of every public function and every function of a block."""
     rows = (case for case in CASES if not case.further)
     blocks = itertools.chain.from_iterable(map(block_calls, rows))
-    return [*makers(), *blocks, *functions()]
+    return [*makers(), *blocks, *functions(), *checks()]
 
 
 # ---- the program -------------------------------------------------------------------------------

@@ -139,8 +139,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: NET.forward(PARAMS | {"w": [1.0]}, X), r"params\['w'\] is \[1.0\], needs an array"),
     (lambda: NET.forward(PARAMS | {"w": 1}, X), r"params\['w'\] is 1, needs an array"),
     (lambda: NET.backward(PARAMS, X, np.ones((2, 3))), r"dy has shape \(2, 3\), needs that of y"),
-    (lambda: NET.backward(None, X, np.ones((2, 2))), "linear: params hold NoneType"),
-    (lambda: fnn.batch_norm().forward(None, X), "batch_norm: params hold NoneType"),
+    (lambda: NET.backward(None, X, np.ones((2, 2))), "linear: params hold None"),
+    (lambda: fnn.batch_norm().forward(None, X), "batch_norm: params hold None"),
     (lambda: fnn.dropout(0.5).forward({}, X, 5), "dropout: key is 5"),  # type: ignore[arg-type]
     (lambda: LOSS.forward({}, (X, None)), "squared_error: target is None, needs an array"),
     (lambda: LOSS.forward({}, (X, "a")), r"squared_error: x\[1\] is 'a', needs an array"),

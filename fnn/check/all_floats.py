@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arguments import Count
 from fnn.check import ulps
+from fnn.check.options import checked
 from fnn.check.report import CheckError
 from fnn.check.trials import in_one_line
 from fnn.check.ulps import Score
@@ -54,6 +56,7 @@ class EveryFloat:
         return "\n".join(lines)
 
 
+@checked
 def every_float(
     value: Function,
     derivative: Function,
@@ -61,7 +64,7 @@ def every_float(
     dtype: str = "float32",
     *,
     between: tuple[float, float] | None = None,
-    stride: int = 1,
+    stride: Count = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> EveryFloat:
     """Compares a function and its derivative with the truth, at every number of a dtype.
@@ -103,8 +106,6 @@ def every_float(
     """
     if dtype not in ulps.LIMITS:
         raise CheckError(f"dtype is {dtype!r}, needs one of {', '.join(ulps.LIMITS)}")
-    if stride < 1:
-        raise CheckError(f"stride is {stride}, needs a whole number of at least 1")
     first, last = _range(between, dtype)
     total = -(-(last - first) // stride)
     true_value, true_derivative = truth if isinstance(truth, tuple) else (truth, _slope(truth))

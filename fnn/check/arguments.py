@@ -67,7 +67,9 @@ class Arguments(NamedTuple):
         return tuple(map(of_argument, self.varying, dargs))
 
 
-def split(args: tuple[Any, ...], argnums: Sequence[int] | None = None, seed: int = 0) -> Arguments:
+def split(
+    args: tuple[Any, ...], argnums: int | Sequence[int] | None = None, seed: int = 0
+) -> Arguments:
     """The arguments, and which of them vary.
 
     Args:
@@ -84,9 +86,12 @@ def split(args: tuple[Any, ...], argnums: Sequence[int] | None = None, seed: int
     >>> put(varying)[1:3], complex(put(varying)[3])
     (('sum', None), 1j)
     """
-    for n in () if argnums is None else argnums:
-        if not -len(args) <= n < len(args):
-            raise CheckError(f"argnums has {n}, and there are {len(args)} arguments")
+    argnums = (argnums,) if isinstance(argnums, int) else argnums
+    if not all(-len(args) <= n < len(args) for n in argnums or ()):
+        there = (
+            f"from {-len(args)} to {len(args) - 1}" if args else "of arguments, and none is given"
+        )
+        raise CheckError(f"argnums is {argnums}, needs numbers {there}")
     chosen = range(len(args)) if argnums is None else [n % len(args) for n in argnums]
     rng = np.random.default_rng(seed)
     args = tuple(arg if n in chosen else draw(arg, rng) for n, arg in enumerate(args))

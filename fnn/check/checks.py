@@ -10,34 +10,36 @@ from typing import Any
 import jax
 import numpy as np
 
+from fnn.arguments import Natural, NonNegative, RandomKey
 from fnn.arrays import is_floating
-from fnn.block import Block, BlockTypeError
+from fnn.block import Block
 from fnn.check.arguments import draw, split
 from fnn.check.localize import Inner, blame
+from fnn.check.options import Names, Precision, Seconds, checked
 from fnn.check.report import SKIPPED, WRONG, CheckError, Report, Result
 from fnn.check.rule import Rule, Sample, of_block, of_function, of_pair, redraw
 from fnn.check.run import NOTES, PROPERTIES, QUICK, Options, Run, precisely
 from fnn.check.subject import Subject, cast
 from fnn.check.trials import in_one_line
 from fnn.compiling import jit_for_few_runs
-from fnn.refusals import require_block
 
 
+@checked
 def block(
     block: Block,
     x: Any,
     params: Any = None,
     *,
-    key: Any = None,
-    dtype: Any = None,
-    seed: int = 0,
-    rtol: float | None = None,
-    atol: float = 0.0,
-    strict: Sequence[str] | bool = (),
-    skip: Sequence[str] = (),
+    key: RandomKey | None = None,
+    dtype: Precision = None,
+    seed: Natural = 0,
+    rtol: NonNegative | None = None,
+    atol: NonNegative = 0.0,
+    strict: Names | bool = (),
+    skip: Names = (),
     declared: Callable[..., Any] | None = None,
     quick: bool = False,
-    seconds: float = 60.0,
+    seconds: Seconds = 60.0,
     timed: bool = True,
     name: str = "",
 ) -> Report:
@@ -94,20 +96,21 @@ def block(
     return _check(subject, options)
 
 
+@checked
 def pair(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     *args: Any,
-    argnums: Sequence[int] | None = None,
-    dtype: Any = None,
-    seed: int = 0,
-    rtol: float | None = None,
-    atol: float = 0.0,
-    strict: Sequence[str] | bool = (),
-    skip: Sequence[str] = (),
+    argnums: int | Sequence[int] | None = None,
+    dtype: Precision = None,
+    seed: Natural = 0,
+    rtol: NonNegative | None = None,
+    atol: NonNegative = 0.0,
+    strict: Names | bool = (),
+    skip: Names = (),
     declared: Callable[..., Any] | None = None,
     quick: bool = False,
-    seconds: float = 60.0,
+    seconds: Seconds = 60.0,
     timed: bool = True,
     name: str = "",
 ) -> Report:
@@ -144,21 +147,22 @@ def pair(
     return _check(_subject(rule, arguments.varying, {}, None, dtype, seed, rtol, atol), options)
 
 
+@checked
 def function(
     f: Callable[..., Any],
     *args: Any,
-    argnums: Sequence[int] | None = None,
+    argnums: int | Sequence[int] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     key: Any = None,
-    dtype: Any = None,
-    seed: int = 0,
-    rtol: float | None = None,
-    atol: float = 0.0,
-    strict: Sequence[str] | bool = (),
-    skip: Sequence[str] = (),
+    dtype: Precision = None,
+    seed: Natural = 0,
+    rtol: NonNegative | None = None,
+    atol: NonNegative = 0.0,
+    strict: Names | bool = (),
+    skip: Names = (),
     declared: Callable[..., Any] | None = None,
     quick: bool = False,
-    seconds: float = 60.0,
+    seconds: Seconds = 60.0,
     timed: bool = True,
     name: str = "",
 ) -> Report:
@@ -192,7 +196,7 @@ def function(
     >>> fnn.check.function(double, jax.ShapeDtypeStruct((4,), "float32")).problems[0].diagnosis
     'is 0.5 times the truth everywhere: a half is lost (or a factor 2 is missing)'
     """
-    options = _options(strict, (*_names(skip), *OF_RULES_ONLY), quick, seconds, timed)
+    options = _options(strict, (*_tuple(skip), *OF_RULES_ONLY), quick, seconds, timed)
     arguments = split(args, argnums, seed)
     constants = dict(kwargs or {}) | ({} if key is None else {"key": key})
     called = functools.partial(f, **constants) if constants else f
@@ -243,7 +247,7 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
 
         return holds
 
-    skip = (*_names(options.get("skip", ())), *(OF_RULES_ONLY if check is function else ()))
+    skip = (*_tuple(options.get("skip", ())), *(OF_RULES_ONLY if check is function else ()))
     names = QUICK if options.get("quick") else PROPERTIES
     return [pytest.param(test(name), id=name) for name in names if name not in skip]
 
@@ -251,28 +255,20 @@ def cases(checked: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
 # ---- running it ------------------------------------------------------------------------------
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def _options(
-    strict: Sequence[str] | bool, skip: Sequence[str], quick: bool, seconds: float, timed: bool
+    strict: Names | bool, skip: Names, quick: bool, seconds: float, timed: bool
 ) -> Options:
     if isinstance(strict, bool):
         strict = NOTES if strict else ()
-    strict, skip = _names(strict), _names(skip)
-    for what, names in (("skip", skip), ("be strict about", strict)):
-        for name in names:
-            if name not in PROPERTIES:
-                there = ", ".join(PROPERTIES)
-                raise CheckError(f"no property {name!r} to {what}; there are: {there}")
-    if not seconds > 0:
-        raise CheckError(f"seconds is {seconds!r}, needs a number above 0")
-    left_out = set(skip) | (set(PROPERTIES) - set(QUICK) if quick else set())
-    return Options(frozenset(strict), frozenset(left_out), seconds, timed)
+    left_out = set(_tuple(skip)) | (set(PROPERTIES) - set(QUICK) if quick else set())
+    return Options(frozenset(_tuple(strict)), frozenset(left_out), seconds, timed)
 
 
-_collected: list[list[Run]] = []
+def _tuple(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+_collected: list[list[Run]] = []  # where cases() collects
 
 
 @contextmanager
@@ -324,7 +320,6 @@ def subject_for(
     seed: int = 0,
     name: str = "",
     dtype: Any = None,
-    caller: str = "fnn.check.block",
     declared: Callable[..., Any] | None = None,
     rtol: float | None = None,
     atol: float = 0.0,
@@ -332,12 +327,8 @@ def subject_for(
     """A block with the given or drawn inputs.
 
     Raises:
-      CheckError: it is not a block, or cannot be checked.
+      CheckError: it cannot be checked.
     """
-    try:
-        require_block(caller, "block", block)
-    except BlockTypeError as error:
-        raise CheckError(str(error)) from None
     return _subject(of_block(block, name, declared), x, params, key, dtype, seed, rtol, atol)
 
 
@@ -360,7 +351,6 @@ def _subject(
             _refuse(subject)
             return subject
 
-    _require_numbers(dtype, seed, rtol, atol)
     if dtype is not None:
         return at(np.dtype(dtype))
     try:
@@ -376,21 +366,13 @@ def _subject(
     return at(np.float32)
 
 
-def _require_numbers(dtype: Any, seed: int, rtol: float | None, atol: float) -> None:
-    if dtype not in (None, np.float64, np.float32, "float64", "float32"):
-        raise CheckError(f"dtype is {dtype!r}, needs numpy.float64 or numpy.float32")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise CheckError(f"seed is {seed!r}, needs a whole number of at least 0")
-    for what, number in (("rtol", 0.0 if rtol is None else rtol), ("atol", atol)):
-        if not isinstance(number, (int, float)) or not number >= 0:
-            raise CheckError(f"{what} is {number!r}, needs a number of at least 0")
-
-
 def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int) -> Sample:
     rng = np.random.default_rng(seed)
     for what, tree in (("inputs", x), ("params", params)):
         for leaf in jax.tree.leaves(tree):
-            numbers = hasattr(leaf, "shape") or isinstance(leaf, (int, float))
+            numbers = hasattr(leaf, "shape") or (
+                what == "inputs" and isinstance(leaf, (int, float))
+            )
             if not numbers or (what == "params" and isinstance(leaf, jax.ShapeDtypeStruct)):
                 also = " or jax.ShapeDtypeStruct" if what == "inputs" else ""
                 raise CheckError(
@@ -400,12 +382,15 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
                 raise CheckError(f"{what}: got a masked array, give one without: x.filled(...)")
     if isinstance(x, tuple) and x and all(type(v) is int for v in x):
         raise CheckError(
-            f"x is {x}, integers, which have no gradient; if a shape is meant, give "
-            f"jax.ShapeDtypeStruct({x}, 'float32')"
+            f"{checked.name}: x is {x}, integers, which have no gradient; if a shape is meant, "
+            f"give jax.ShapeDtypeStruct({x}, 'float32')"
         )
     x = jax.tree.map(lambda v: v if hasattr(v, "shape") else np.asarray(v, dtype), x)
     if not jax.tree.leaves(x) and not jax.tree.leaves(params):
-        raise CheckError("no inputs: x is an empty pytree, give at least one array")
+        raise CheckError(
+            f"{checked.name}: no inputs: x is an empty pytree (nothing in it varies), give at "
+            "least one array"
+        )
     x = cast(draw(x, rng), dtype)
     if params is None and checked.block is not None:
         init = checked.block.init
@@ -418,16 +403,23 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
     return Sample(params, x, key)
 
 
+def _dtypes(x: Any) -> str:
+    return ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in jax.tree.leaves(x))) or "nothing"
+
+
 def _refuse(subject: Subject) -> None:
     """Raises CheckError for what cannot be checked, before anything is compiled."""
     name = subject.rule.name
     if not subject.names:
         raise CheckError(
-            f"{name}: neither params nor x have a floating leaf, so there is no gradient to check; "
-            "give a floating input"
+            f"{name}: neither params nor x ({_dtypes(subject.sample.x)}) have a floating leaf, so "
+            "there is no gradient to check; give a floating input"
         )
     if not any(leaf.size for leaf in subject.sample.floats):
-        raise CheckError(f"{name}: every floating input is empty, so there is nothing to check")
+        raise CheckError(
+            f"{name}: every floating input is empty, so there is nothing to check; give at least "
+            "one number"
+        )
 
     def shapes_of(what: str, f: Callable[..., Any], *args: Any) -> Any:
         try:

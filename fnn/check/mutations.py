@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arguments import Natural, RandomKey
 from fnn.arrays import is_floating
 from fnn.block import Block, Kind
 from fnn.check import rule
 from fnn.check.checks import first_wrong, subject_for
+from fnn.check.options import checked
 from fnn.check.run import precisely
 from fnn.check.subject import Cotangents, Subject, all_finite
 from fnn.check.transformations import change_of_gradient
@@ -81,7 +83,10 @@ class Mutants(NamedTuple):
         return "\n".join(lines)
 
 
-def mutants(block: Block, x: Any, params: Any = None, key: Any = None, seed: int = 0) -> Mutants:
+@checked
+def mutants(
+    block: Block, x: Any, params: Any = None, key: RandomKey | None = None, seed: Natural = 0
+) -> Mutants:
     """Breaks a block's backward on purpose, in a dozen ways, and checks every mutant.
 
     Shows that the check would notice such mistakes in this block, at these inputs. Takes about as
@@ -107,7 +112,7 @@ def mutants(block: Block, x: Any, params: Any = None, key: Any = None, seed: int
     >>> report.verdicts[0].mutant, report.verdicts[0].caught_by
     ('sign', 'autodiff')
     """
-    subject = subject_for(block, x, params, key, seed, caller="fnn.check.mutants")
+    subject = subject_for(block, x, params, key, seed)
     verdicts = [judge(subject, mutant) for mutant in (control(subject), *make_mutants(subject))]
     return Mutants(subject.rule.name, verdicts[0], tuple(verdicts[1:]))
 
@@ -219,7 +224,7 @@ def _of_cotangents(subject: Subject, trial: Trial) -> Iterator[Mutant]:
         if a.shape == b.shape and _differs(a, b):
             yield Mutant("swapped", _swapped(block, i, j))
             break
-    passed = [i for i, d in sized.items() if not isinstance(dy, tuple) and d.shape == dy.shape]
+    passed = [i for i, d in sized.items() if np.shape(d) == np.shape(dy)]
     if passed:
         at = one_of("dy", passed)
         added = _changed(block, lambda ds, dy: [d + dy if i == at else d for i, d in enumerate(ds)])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 RIGHT, WRONG, NOTE, SKIPPED = "right", "WRONG", "note", "skipped"
 
 
-class CheckError(Exception):
+class CheckError(ValueError):
     """The check could not be run; the message says why, and the fix."""
 
 

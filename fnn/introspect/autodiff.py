@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arguments import checked
 from fnn.arrays import compute_dtype, is_floating
 from fnn.block import Block, Key, Params, Value
 from fnn.pytrees import flat, in_form_of, split_floats
+from fnn.refusals import as_cotangent
 
 
+@checked
 def errors(
     block: Block, params: Params, x: Value, dy: Value = None, key: Key = None
 ) -> tuple[Any, Any]:
@@ -46,6 +49,8 @@ def errors(
     y, residuals = block.forward(params, x, key)
     if dy is None:
         dy = _drawn(y)
+    elif not isinstance(y, tuple):
+        dy = as_cotangent(block.name, dy, y.shape, y.dtype)
     got = block.backward(params, residuals, dy)
     _, *want = by_autodiff(lambda *inputs: block.forward(*inputs)[0])(params, x, key, dy)
     return compared(got, tuple(want))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arguments import checked
 from fnn.arrays import compute_dtype, is_floating
 from fnn.backprop import with_loss
 from fnn.block import Block, Key, Params, Value
@@ -65,6 +66,7 @@ class Finite:
         return str(self.first or f"finite: {len(self.events)} outputs and cotangents")
 
 
+@checked
 def finite(net: Block, loss: Block | None = None) -> Callable[..., Finite]:
     """Finds the first block of a network whose output or cotangents are not finite.
 

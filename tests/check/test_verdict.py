@@ -234,11 +234,13 @@ def test_a_declared_rule_is_held_to_what_it_declares() -> None:
     "run, words",
     [
         (lambda: check(jnp.sin, np.ma.masked_array([1.0, 2.0], [True, False])), "masked array"),
-        (lambda: check(jnp.sin, shape(3), argnums=[1]), "argnums has 1, and there are 1"),
+        (lambda: check(jnp.sin, shape(3), argnums=1), "argnums is .1,., needs numbers"),
+        (lambda: fnn.check.mutants(fnn.relu(), shape(3), seed="a"), "seed is .a., needs a whole"),
+
         (lambda: check(jnp.sin, shape(3), rtol=-1.0), "rtol is -1.0"),
         (lambda: check(jnp.sin, shape(3), seconds=0), "seconds is 0"),
-        (lambda: check(jnp.sin, shape(3), strict=("float23",)), "to be strict about"),
-        (lambda: check(jnp.sin, shape(3), skip="float"), "no property 'float' to skip"),
+        (lambda: check(jnp.sin, shape(3), strict=("float23",)), "strict is ..float23.,., needs"),
+        (lambda: check(jnp.sin, shape(3), skip="float"), "skip is 'float', needs"),
         (lambda: check(jnp.argmax, shape(3)), "no floating output"),
         (lambda: check(jnp.sin, np.array(["a"])), "needs numbers"),
     ],
