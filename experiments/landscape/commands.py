@@ -1,0 +1,27 @@
+"""The landscape of the loss: non-convexity, saddle points, minima that are about the same.
+
+    python -m experiments landscape minima
+
+Each study writes its figures, its numbers as CSV, and its section of report.html, which tells the
+story in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.landscape.minima import Minima, minima
+from experiments.landscape.study import Study
+
+# A study is a dataclass of its options and a function.
+STUDIES: dict[type, Callable[[Any], int]] = {Minima: minima}
+
+Options = Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
+
+
+def main(options: Study) -> int:
+    options.prepare()
+    return STUDIES[type(options)](options)
