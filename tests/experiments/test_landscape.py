@@ -14,7 +14,7 @@ def test_narrow_networks_end_in_minima_that_differ_more(tmp_path: Path) -> None:
     options = Minima(widths=(2, 16), networks=8, epochs=4, out=tmp_path)
     options.prepare()
     assert minima(options) == 0
-    rows = list(csv.DictReader((tmp_path / "minima.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "minima.csv").read_text().splitlines()))
     assert len(rows) == 16
 
     def spread(width: str) -> float:
