@@ -5,7 +5,7 @@ Every block of a network is a ``forward`` and a hand-written ``backward``, side 
 :func:`fnn.serial` to build a network and :func:`fnn.fit` to train it.
 """
 
-from fnn import check, models, whiteboard
+from fnn import check, curvature, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
 from fnn.block import Block, BlockError, Kind, Rules
 from fnn.blocks.combinators import (
@@ -104,6 +104,7 @@ __all__ = [
     "concatenate",
     "conv",
     "cross_entropy",
+    "curvature",
     "divide",
     "dropout",
     "elementwise",

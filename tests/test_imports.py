@@ -25,7 +25,7 @@ FLOORS = (
     ("fnn.executor",),
     ("fnn.backprop",),
     ("fnn.blocks", "fnn.introspect"),
-    ("fnn.training", "fnn.models", "fnn.check", "fnn.whiteboard"),
+    ("fnn.training", "fnn.models", "fnn.check", "fnn.whiteboard", "fnn.curvature"),
     ("fnn",),
     ("experiments.common",),
     ("experiments",),

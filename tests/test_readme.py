@@ -91,7 +91,7 @@ REFERENCE = re.findall(
 )
 
 
-@pytest.mark.parametrize("room", [fnn, fnn.check, fnn.models, fnn.whiteboard])
+@pytest.mark.parametrize("room", [fnn, fnn.check, fnn.curvature, fnn.models, fnn.whiteboard])
 def test_the_reference_names_everything_public(room: ModuleType) -> None:
     named = {name for _, name in REFERENCE}
     public = {

@@ -1,0 +1,68 @@
+"""Parameters as vectors: pytrees raveled into one array and back, tangents compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.arrays import compute_dtype
+from fnn.block import BlockTypeError, BlockValueError, Params
+from fnn.pytrees import flat
+from fnn.refusals import described, require_floating, require_numbers
+
+
+def raveled(name: str, params: Params) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
+    """The parameters as one vector, in the order of ``jax.flatten_util.ravel_pytree``, and a
+    function from such a vector to a pytree of their shapes and dtypes.
+
+    The vector is as wide as the widest of them, and at least float32.
+    """
+    require_numbers(name, "params", params)
+    leaves, tree = flat(jax.tree.map(jnp.asarray, params))
+    if not leaves:
+        raise BlockValueError(name, f"params are {described(params)}, need one array or more")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        require_floating(name, f"params{jax.tree_util.keystr(path)}", jnp.asarray(leaf))
+    widest = max((compute_dtype(p.dtype) for p in leaves), key=lambda d: jnp.finfo(d).bits)
+    ends = np.cumsum([p.size for p in leaves])
+
+    def unravel(vector: jax.Array) -> Params:
+        parts = jnp.split(vector, ends[:-1])
+        return tree.unflatten(
+            [v.reshape(p.shape).astype(p.dtype) for v, p in zip(parts, leaves, strict=True)]
+        )
+
+    return jnp.concatenate([p.ravel().astype(widest) for p in leaves]), unravel
+
+
+def as_tangent(name: str, what: str, v: Any, params: Params) -> Params:
+    """v in the dtypes of the parameters; refused unless it has their structure and shapes."""
+    if flat(v)[1] != flat(params)[1]:
+        raise BlockTypeError(
+            name, f"{what} is {described(v)}, needs the structure of params: {described(params)}"
+        )
+
+    def cast(path: Any, v: Any, p: Any) -> jax.Array:
+        here = f"{what}{jax.tree_util.keystr(path)}"
+        require_floating(name, here, v)
+        if jnp.shape(v) != jnp.shape(p):
+            raise BlockValueError(
+                name, f"{here} has shape {jnp.shape(v)}, needs that of params: {jnp.shape(p)}"
+            )
+        return jnp.asarray(v, jnp.asarray(p).dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, v, params)
+
+
+def held_fixed(v: Params, grads: Params) -> Params:
+    """v with zeros where there is no gradient: grads are None there."""
+    return jax.tree.map(
+        lambda g, part: jax.tree.map(jnp.zeros_like, part) if g is None else part,
+        grads,
+        v,
+        is_leaf=lambda g: g is None,
+    )
