@@ -1,6 +1,7 @@
 """The landscape of the loss: non-convexity, saddle points, minima that are about the same.
 
     python -m experiments landscape minima
+    python -m experiments landscape connected
 
 Each study writes its figures, its numbers as CSV, and its section of report.html, which tells the
 story in order.
@@ -13,13 +14,17 @@ from typing import Annotated, Any
 
 import tyro
 
+from experiments.landscape.connected import Connected, connected
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.study import Study
 
 # A study is a dataclass of its options and a function.
-STUDIES: dict[type, Callable[[Any], int]] = {Minima: minima}
+STUDIES: dict[type, Callable[[Any], int]] = {Minima: minima, Connected: connected}
 
-Options = Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
+Options = (
+    Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
+    | Annotated[Connected, tyro.conf.subcommand("connected", prefix_name=False)]
+)
 
 
 def main(options: Study) -> int:

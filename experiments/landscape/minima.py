@@ -175,7 +175,7 @@ def _report(options: Minima, rows: list[dict[str, Any]], ratios: dict[int, float
         )  # fmt: skip
     columns = (
         "width", "training loss", "spread", "test loss", "spread (95 %)", "test error", "spread",
-        "times as fast as one by one",
+        "speed-up",
     )  # fmt: skip
     table(TITLE, columns, cells)
     first, last = (by_width[width] for width in (options.widths[0], options.widths[-1]))
@@ -197,6 +197,7 @@ def _report(options: Minima, rows: list[dict[str, Any]], ratios: dict[int, float
             "deviation against the width, with 95 % intervals (bootstrap).",
         ),
         page.numbers(columns, cells),
+        page.paragraph("Speed-up: of an epoch of all networks at once over as many one by one."),
         page.code(network, descent, at_once, losses_and_errors),
     )  # fmt: skip
     console.print(f"saved in {options.out}: report.html, minima.png, minima.csv")
