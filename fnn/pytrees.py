@@ -52,7 +52,8 @@ def in_form_of(like: Any, tree: Any) -> Any:
                 f"params or x is a {type(like).__name__}, which JAX does not know as a pytree: "
                 "give dict(...) of it"
             )
-        parts = [(child, tree[path[0].key]) for path, child in children]
+        names = [getattr(path[0], "key", getattr(path[0], "name", None)) for path, _ in children]
+        parts = [(child, tree[name]) for (_, child), name in zip(children, names, strict=True)]
     elif isinstance(like, (tuple, list)) and isinstance(tree, (tuple, list)):
         parts = list(zip([child for _, child in children], tree, strict=True))
     else:

@@ -2,6 +2,7 @@
 
     python -m experiments landscape minima
     python -m experiments landscape connected
+    python -m experiments landscape plane
 
 Each study writes its figures, its numbers as CSV, and its section of report.html, which tells the
 story in order.
@@ -16,14 +17,16 @@ import tyro
 
 from experiments.landscape.connected import Connected, connected
 from experiments.landscape.minima import Minima, minima
+from experiments.landscape.plane import Plane, plane
 from experiments.landscape.study import Study
 
 # A study is a dataclass of its options and a function.
-STUDIES: dict[type, Callable[[Any], int]] = {Minima: minima, Connected: connected}
+STUDIES: dict[type, Callable[[Any], int]] = {Minima: minima, Connected: connected, Plane: plane}
 
 Options = (
     Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
     | Annotated[Connected, tyro.conf.subcommand("connected", prefix_name=False)]
+    | Annotated[Plane, tyro.conf.subcommand("plane", prefix_name=False)]
 )
 
 

@@ -12,6 +12,7 @@ import fnn
 from experiments.landscape.connected import Connected, barrier, bezier, connected, line
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
+from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
 
 pytestmark = pytest.mark.as_users
 
@@ -102,3 +103,44 @@ def test_matching_units_lowers_the_barrier(tmp_path: Path) -> None:
         ways.setdefault(row["way"], []).append(float(row["train_loss"]))
     straight, near, curve, order = (barrier(np.array(losses)) for losses in ways.values())
     assert max(near, curve, order) < straight / 2
+
+
+# ---- a plane through a minimum -----------------------------------------------------------------
+
+
+def test_directions_are_as_long_as_each_unit_s_weights() -> None:
+    params = fnn.models.mlp((4, 3)).init(jax.random.key(0), jnp.ones((1, 5)))
+    d = direction(jax.random.key(1), params)
+    for name in ("hidden_1", "out"):
+        lengths = [jnp.linalg.norm(tree[name]["w"], axis=0) for tree in (d, params)]
+        np.testing.assert_allclose(*lengths, rtol=1e-5)
+        assert not jnp.any(d[name]["b"])
+
+
+def test_a_bowl_is_convex_and_a_saddle_is_not() -> None:
+    a, b = np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 7))
+    assert not_convex(a**2 + a * b + b**2) == 0.0
+    assert not_convex(a**2 - b**2) == not_convex(a * b) == 1.0
+
+
+def test_a_path_in_a_plane() -> None:
+    rng = np.random.default_rng(0)
+    u, v, w = rng.normal(size=(3, 9))
+    coordinates, share = Way(np.stack([u - v, 2 * u, 0 * u])).onto((u, v))
+    np.testing.assert_allclose(coordinates, [[1, -1], [2, 0], [0, 0]], atol=1e-12)
+    assert share == pytest.approx(1)
+    outside = w - np.stack([u, v], 1) @ np.linalg.lstsq(np.stack([u, v], 1), w)[0]
+    assert Way(np.stack([outside, 0 * u])).onto((u, v))[1] == pytest.approx(0)
+    assert Way(np.stack([u - v, 2 * u])).onto(Way(np.stack([u - v, 2 * u])).principal())[1] > 0.999
+
+
+def test_planes_around_the_minima(tmp_path: Path) -> None:
+    options = Plane(depth=3, width=8, epochs=2, points=7, examples=32, out=tmp_path)
+    options.prepare()
+    assert plane(options) == 0
+    rows = rows_of(tmp_path / "plane.csv")
+    assert len(rows) == 2 * 2 * 7 * 7
+    middle = [
+        r["loss"] for r in rows if r["network"] == "plain" and float(r["a"]) == float(r["b"]) == 0
+    ]
+    assert len(set(middle)) == 1  # the minimum is in both planes
