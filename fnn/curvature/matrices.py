@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fnn.arguments import Count, checked
 from fnn.block import Block, BlockValueError, Key, Params, Value
 from fnn.curvature.products import Gradient, Product, ggn_vp, hvp
-from fnn.curvature.vectors import raveled
+from fnn.curvature.vectors import as_tangent, raveled
 
 
 def _memory() -> int:
@@ -56,7 +56,8 @@ def matrix(product: Product, params: Params, batch_size: Count = 32) -> jax.Arra
 
     def column(i: jax.Array) -> jax.Array:
         along = (jnp.arange(n) == i).astype(vector.dtype)
-        return raveled("matrix", product(params, unravel(along)))[0]
+        result = as_tangent("matrix", "the product", product(params, unravel(along)), params)
+        return raveled("matrix", result)[0]
 
     # Columns, as rows: A is symmetric.
     return jax.lax.map(column, jnp.arange(n), batch_size=min(batch_size, n))

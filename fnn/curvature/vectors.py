@@ -15,18 +15,20 @@ from fnn.pytrees import flat
 from fnn.refusals import described, require_floating, require_numbers
 
 
-def raveled(name: str, params: Params) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
+def raveled(
+    name: str, params: Params, what: str = "params"
+) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
     """The parameters as one vector, in the order of ``jax.flatten_util.ravel_pytree``, and a
     function from such a vector to a pytree of their shapes and dtypes.
 
     The vector is as wide as the widest of them, and at least float32.
     """
-    require_numbers(name, "params", params)
+    require_numbers(name, what, params)
     leaves, tree = flat(jax.tree.map(jnp.asarray, params))
     if not leaves:
-        raise BlockValueError(name, f"params are {described(params)}, need one array or more")
+        raise BlockValueError(name, f"{what} is {described(params)}, needs one array or more")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        require_floating(name, f"params{jax.tree_util.keystr(path)}", jnp.asarray(leaf))
+        require_floating(name, f"{what}{jax.tree_util.keystr(path)}", jnp.asarray(leaf))
     widest = max((compute_dtype(p.dtype) for p in leaves), key=lambda d: jnp.finfo(d).bits)
     ends = np.cumsum([p.size for p in leaves])
 
@@ -39,11 +41,12 @@ def raveled(name: str, params: Params) -> tuple[jax.Array, Callable[[jax.Array],
     return jnp.concatenate([p.ravel().astype(widest) for p in leaves]), unravel
 
 
-def as_tangent(name: str, what: str, v: Any, params: Params) -> Params:
-    """v in the dtypes of the parameters; refused unless it has their structure and shapes."""
-    if flat(v)[1] != flat(params)[1]:
+def as_tangent(name: str, what: str, v: Any, like: Params, likes: str = "params") -> Params:
+    """v in the dtypes of ``like``, which messages call ``likes``; refused unless it has its
+    structure and shapes."""
+    if flat(v)[1] != flat(like)[1]:
         raise BlockTypeError(
-            name, f"{what} is {described(v)}, needs the structure of params: {described(params)}"
+            name, f"{what} is {described(v)}, needs the structure of {likes}: {described(like)}"
         )
 
     def cast(path: Any, v: Any, p: Any) -> jax.Array:
@@ -51,11 +54,11 @@ def as_tangent(name: str, what: str, v: Any, params: Params) -> Params:
         require_floating(name, here, v)
         if jnp.shape(v) != jnp.shape(p):
             raise BlockValueError(
-                name, f"{here} has shape {jnp.shape(v)}, needs that of params: {jnp.shape(p)}"
+                name, f"{here} has shape {jnp.shape(v)}, needs that of {likes}: {jnp.shape(p)}"
             )
         return jnp.asarray(v, jnp.asarray(p).dtype)
 
-    return jax.tree_util.tree_map_with_path(cast, v, params)
+    return jax.tree_util.tree_map_with_path(cast, v, like)
 
 
 def held_fixed(v: Params, grads: Params) -> Params:

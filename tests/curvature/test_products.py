@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no parameters": (
         lambda: hessian(GRADIENT, {}),
-        r"params are a dict of \[\], need one array or more",
+        r"params is a dict of \[\], needs one array or more",
     ),
     "too many": (
         lambda: jax.eval_shape(
