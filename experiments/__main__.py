@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "googlenet": "a trained GoogLeNet names what is in photographs",
     "features": "features learned rather than designed",
     "whiteboard": "any network's values and gradients, drawn and stepped through",
+    "landscape": "the loss as a landscape: saddle points, and minima that are about the same",
     "lecture": "the lecture's figures as one illustrated page",
 }
 

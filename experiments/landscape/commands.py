@@ -1,5 +1,6 @@
 """The landscape of the loss: non-convexity, saddle points, minima that are about the same.
 
+    python -m experiments landscape surface
     python -m experiments landscape minima
     python -m experiments landscape connected
     python -m experiments landscape plane
@@ -19,12 +20,19 @@ from experiments.landscape.connected import Connected, connected
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.plane import Plane, plane
 from experiments.landscape.study import Study
+from experiments.landscape.surface import Surface, surface
 
 # A study is a dataclass of its options and a function.
-STUDIES: dict[type, Callable[[Any], int]] = {Minima: minima, Connected: connected, Plane: plane}
+STUDIES: dict[type, Callable[[Any], int]] = {
+    Surface: surface,
+    Minima: minima,
+    Connected: connected,
+    Plane: plane,
+}
 
 Options = (
-    Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
+    Annotated[Surface, tyro.conf.subcommand("surface", prefix_name=False)]
+    | Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
     | Annotated[Connected, tyro.conf.subcommand("connected", prefix_name=False)]
     | Annotated[Plane, tyro.conf.subcommand("plane", prefix_name=False)]
 )

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,24 @@ import numpy as np
 import pytest
 
 import fnn
+from experiments.__main__ import main
 from experiments.landscape.connected import Connected, barrier, bezier, connected, line
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
 from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
+from experiments.landscape.surface import (
+    Surface,
+    by_fnn,
+    gradient_descent,
+    index,
+    neurons_landscape,
+    newton,
+    path,
+    product_landscape,
+    root,
+    saddle_free_newton,
+    surface,
+)
 
 pytestmark = pytest.mark.as_users
 
@@ -144,3 +159,92 @@ def test_planes_around_the_minima(tmp_path: Path) -> None:
         r["loss"] for r in rows if r["network"] == "plain" and float(r["a"]) == float(r["b"]) == 0
     ]
     assert len(set(middle)) == 1  # the minimum is in both planes
+
+
+# ---- two weights -------------------------------------------------------------------------------
+
+LANDSCAPES = [product_landscape(), product_landscape(x=0.5, y=3.0), neurons_landscape()]
+
+
+@pytest.mark.parametrize("land", LANDSCAPES)
+def test_closed_forms_are_those_of_fnn(land: Any) -> None:
+    """At the critical points, and at others, where no term of the Hessian is 0."""
+    with jax.enable_x64(True):
+        local = by_fnn(land)
+        for w in (*land.critical.values(), *land.starts, (0.7, -1.3)):
+            exact, ours = land.closed(np.array(w)), local(np.array(w))
+            for theirs, value in zip(exact, ours, strict=True):
+                np.testing.assert_allclose(value, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_mirrored_minima_and_a_saddle_between_them(seed: int) -> None:
+    land = neurons_landscape(seed)
+    at = {name: land.closed(np.array(w)) for name, w in land.critical.items()}
+    for here in at.values():
+        np.testing.assert_allclose(here.gradient, 0, atol=1e-15)
+    assert [index(here.hessian) for here in at.values()] == [1, 0, 0]
+    assert at["minimum"].error == at["its mirror image"].error == 0 < at["saddle"].error
+    # Down from the saddle is apart: along (1, -1).
+    assert np.sign(np.linalg.eigh(at["saddle"].hessian)[1][:, 0]).sum() == 0
+
+
+@pytest.mark.parametrize("x, y", [(1.0, 1.0), (0.5, 3.0)])
+def test_saddle_and_valleys_of_the_product(x: float, y: float) -> None:
+    land = product_landscape(x, y)
+    saddle, *valleys = (land.closed(np.array(w)) for w in land.critical.values())
+    np.testing.assert_allclose(np.linalg.eigvalsh(saddle.hessian), [-x * y, x * y])
+    for here in valleys:
+        np.testing.assert_allclose(np.linalg.eigvalsh(here.hessian), [0, 2 * x * y], atol=1e-14)
+        np.testing.assert_allclose(here.gradient, 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_newton_goes_to_the_saddle_and_saddle_free_newton_down(seed: int) -> None:
+    for land, far in ((product_landscape(), 0.3), (neurons_landscape(seed), 0.2)):
+        saddle = np.array(land.critical["saddle"])
+        start = saddle + np.array([far, -far / 2])
+        ends = {
+            step: path(land.closed, step, start, 100)[-1] for step in (newton, saddle_free_newton)
+        }
+        np.testing.assert_allclose(ends[newton], saddle, atol=1e-9)
+        assert land.closed(ends[saddle_free_newton]).error < 1e-15
+        slow = path(land.closed, gradient_descent(0.2), start, 3)
+        heights = [land.closed(w).error for w in slow]
+        assert len(heights) == 4 and heights == sorted(heights, reverse=True)
+
+
+def test_root_is_as_exact_as_a_float() -> None:
+    assert root(lambda v: v**3 - 2, 0, 2) == pytest.approx(2 ** (1 / 3), rel=4e-16)
+    assert root(lambda v: 1 - v, 0, 3) == pytest.approx(1, rel=4e-16)
+
+
+def test_surface_writes_pictures_and_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Surface(steps=30, out=tmp_path)
+    options.prepare()
+    assert surface(options) == 0
+    assert "fnn and the closed forms differ by" in capsys.readouterr().out
+    points = rows_of(tmp_path / "surface_critical.csv")
+    assert [row["index"] for row in points] == ["1", "0", "0"] * 2
+    assert max(float(row["difference"]) for row in points) < 1e-10
+    assert len(rows_of(tmp_path / "surface.csv")) == 2 * 3 * 4
+    assert "def saddle_free_newton" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--steps", "0"], "--steps is 0, needs at least 1"),
+        (["--points", "1"], "--points is 1, needs at least 2"),
+        (["--learning-rate", "nan"], "--learning-rate is nan"),
+        (["--seed", "-1"], "--seed is -1"),
+    ],
+)
+def test_surface_refuses_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["landscape", "surface", *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
