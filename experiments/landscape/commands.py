@@ -4,6 +4,7 @@
     python -m experiments landscape minima
     python -m experiments landscape connected
     python -m experiments landscape plane
+    python -m experiments landscape spectrum
 
 Each study writes its figures, its numbers as CSV, and its section of report.html, which tells the
 story in order.
@@ -19,6 +20,7 @@ import tyro
 from experiments.landscape.connected import Connected, connected
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.plane import Plane, plane
+from experiments.landscape.spectrum import Spectrum, spectrum
 from experiments.landscape.study import Study
 from experiments.landscape.surface import Surface, surface
 
@@ -28,6 +30,7 @@ STUDIES: dict[type, Callable[[Any], int]] = {
     Minima: minima,
     Connected: connected,
     Plane: plane,
+    Spectrum: spectrum,
 }
 
 Options = (
@@ -35,6 +38,7 @@ Options = (
     | Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
     | Annotated[Connected, tyro.conf.subcommand("connected", prefix_name=False)]
     | Annotated[Plane, tyro.conf.subcommand("plane", prefix_name=False)]
+    | Annotated[Spectrum, tyro.conf.subcommand("spectrum", prefix_name=False)]
 )
 
 

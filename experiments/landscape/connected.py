@@ -272,7 +272,9 @@ def _drawn(found: list[Measured], points: int) -> Any:
     ):
         for measured, color in zip(found, COLORS, strict=True):
             axis.plot(ts, measured.losses[part], color=color, label=measured.name, lw=2)
-        axis.set(title=title, xlabel="from one network (0) to the other (1)", ylim=(0, None))
+        axis.set(title=title, xlabel="from one network (0) to the other (1)", yscale="log")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    picture.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+    )
     return picture

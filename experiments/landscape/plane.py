@@ -233,6 +233,10 @@ def _report(options: Plane, found: list[Found], steps: np.ndarray, wide: np.ndar
     console.print(f"saved in {options.out}: report.html, plane.png, plane.csv")
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _drawn(found: list[Found], steps: np.ndarray, wide: np.ndarray) -> Any:
     picture, axes = plt.subplots(2, len(found), figsize=(10, 8.5), layout="constrained")
     for column, f in zip(axes.T, found, strict=True):
@@ -249,7 +253,7 @@ def _drawn(found: list[Found], steps: np.ndarray, wide: np.ndarray) -> Any:
                          linewidths=0.3, alpha=0.6)  # fmt: skip
             bar = picture.colorbar(filled, ax=axis, shrink=0.85)
             places = np.log10(levels[[0, 8, 16, -1]])
-            bar.set_ticks(list(places), labels=[f"{10**p:.2g}" for p in places])
+            bar.set_ticks(list(places), labels=[_short(10**p) for p in places])
             if path is not None:
                 axis.plot(path[:, 0], path[:, 1], color=RED, marker="o", ms=3, lw=1.2)
             axis.plot(0, 0, "x", color="white" if path is None else RED, ms=9, mew=2)

@@ -15,6 +15,7 @@ from experiments.landscape.connected import Connected, barrier, bezier, connecte
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
 from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
+from experiments.landscape.spectrum import Exact, Spectrum, spectrum
 from experiments.landscape.surface import (
     Surface,
     by_fnn,
@@ -248,3 +249,27 @@ def test_surface_refuses_in_one_line(
     assert main(["landscape", "surface", *arguments, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+# ---- the spectrum, and the edge of stability ---------------------------------------------------
+
+
+def test_outliers_and_the_error_of_a_density() -> None:
+    eigenvalues = np.sort(np.r_[np.linspace(-0.01, 0.02, 40), [1.0, 1.2, 1.5]])
+    nodes, weights = eigenvalues[None], np.full((1, 43), 1 / 43)
+    with jax.enable_x64(True):
+        exact = Exact(3, eigenvalues, fnn.curvature.Spectrum(jnp.array(nodes), jnp.array(weights)))
+        assert exact.outliers() == 3 and exact.error() < 1e-10
+        moved = fnn.curvature.Spectrum(jnp.array(nodes) + 100, jnp.array(weights))
+        assert exact._replace(density=moved).error() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_spectrum_and_the_edge_of_stability(tmp_path: Path) -> None:
+    options = Spectrum(
+        hidden=3, epochs=(0, 1), probes=4, steps=20, rates=(0.5,), descent_steps=400, out=tmp_path
+    )
+    options.prepare()
+    assert spectrum(options) == 0
+    assert len(rows_of(tmp_path / "spectrum.csv")) == 2 * (65 * 3 + 4 * 10)
+    largest = [float(row["largest_eigenvalue"]) for row in rows_of(tmp_path / "edge.csv")]
+    assert np.median(largest[-3:]) == pytest.approx(2 / 0.5, rel=0.2)
