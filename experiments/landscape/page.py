@@ -29,7 +29,7 @@ pre { overflow-x: auto; padding: .8rem 1rem; border-radius: .5rem; font-size: .8
   background: color-mix(in srgb, var(--soft) 10%, transparent); }
 figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border-radius: .4rem; }
-figure { margin-bottom: 1.2rem; }
+figure, .wide { margin-bottom: 1.2rem; }
 figcaption { font-weight: 400; max-width: 46rem; }
 """
 

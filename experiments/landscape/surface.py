@@ -8,13 +8,14 @@ critical point is near, saddles included; saddle-free Newton (Dauphin et al. 201
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.colors import to_hex
 
 import fnn
 from experiments.common.console import console, table
@@ -22,13 +23,15 @@ from experiments.common.options import at_least, positive_rate
 from experiments.common.run import write_csv
 from experiments.landscape import page
 from experiments.landscape.study import Study
-from experiments.landscape.surface_figures import Drawn, picture
+from experiments.landscape.surface_figures import COLORS, GROUND, Drawn, picture
+from experiments.landscape.surface_page import document
 
 TITLE = "The smallest networks that are not convex"
 LOSS = fnn.squared_error()
 ARRIVED = 1e-10  # the largest gradient at which a path has arrived
 NEGATIVE = -1e-6  # below this an eigenvalue counts as negative, and not as rounding
 AGREEMENT = 1e-10  # of fnn with the closed forms
+DAMPING = 1e-3  # of saddle-free Newton: no eigenvalue counts as nearer to 0
 FAR = 10.0  # a weight this large has left for good
 LONGEST = 0.5  # longer steps are shortened: so far away E is another function
 
@@ -49,7 +52,7 @@ class Surface(Study):
     def prepare(self) -> None:
         super().prepare()
         at_least(self, 1, "steps")
-        at_least(self, 2, "points")
+        at_least(self, 3, "points")  # two can leave no saddle on the diagonal
         positive_rate(self)
 
 
@@ -66,6 +69,7 @@ class Landscape(NamedTuple):
 
     name: str
     title: str
+    about: str
     net: fnn.Block
     x: np.ndarray
     target: np.ndarray
@@ -120,6 +124,8 @@ def product_landscape(x: float = 1.0, y: float = 1.0) -> Landscape:
     s = float(np.sqrt(y / x))  # on the valleys w1 w2 = y/x, nearest to 0
     return Landscape(
         "product", "One weight behind the other: ŷ = w₂ w₁ x",
+        "At the saddle, 0, the network is symmetric: nothing says which valley to go to. In the "
+        "valleys w₁ w₂ = y/x every point is a minimum.",
         product_network(), np.array([[x]]), np.array([[y]]), closed,
         critical={"saddle": (0.0, 0.0), "valley": (s, s), "other valley": (-s, -s)},
         starts=(
@@ -156,6 +162,8 @@ def neurons_landscape(
     saddle = root(lambda w: closed((w, w)).gradient[0], a, b)
     return Landscape(
         "neurons", "Two neurons: ŷ = tanh(w₁ x) + tanh(w₂ x)",
+        "A swap of the neurons changes nothing, so there are two minima. Between them is a saddle, "
+        "where both neurons are the same.",
         two_neurons(), x[:, None], y[:, None], closed,
         critical={"saddle": (saddle, saddle), "minimum": (a, b), "its mirror image": (b, a)},
         starts=((1.25, 1.65), (1.3, 1.1), (3.6, 3.2), (2.0, 0.1)),
@@ -183,16 +191,24 @@ def as_params(w: Weights) -> dict[str, Any]:
     return {"w1": {"w": jnp.reshape(w[0], (1, 1))}, "w2": {"w": jnp.reshape(w[1], (1, 1))}}
 
 
+def as_weights(params: Any) -> jax.Array:
+    """Parameters, or their gradients, as w1 and w2."""
+    return jnp.concatenate([params["w1"]["w"].ravel(), params["w2"]["w"].ravel()])
+
+
+def gradient_of(land: Landscape) -> Callable[[Any], Any]:
+    """Parameters to gradients, by the hand-written backward pass."""
+    return fnn.curvature.gradient_of(land.net, LOSS, land.x, land.target)
+
+
 def by_fnn(land: Landscape) -> Callable[[Weights], Local]:
-    """The error, gradient and Hessian by fnn: forward, backward, and products of the backward."""
-    error_and_gradient = fnn.value_and_grad(land.net, LOSS)
-    gradient_alone = fnn.curvature.gradient_of(land.net, LOSS, land.x, land.target)
+    """The error, gradient and Hessian at some weights."""
+    whole, gradient = fnn.with_loss(land.net, LOSS), gradient_of(land)
 
     def local(w: Weights) -> Local:
         params = as_params(w)
-        error, grads = error_and_gradient(params, land.x, land.target)
-        gradient = jnp.concatenate([g.ravel() for g in jax.tree.leaves(grads)])
-        return Local(error, gradient, fnn.curvature.hessian(gradient_alone, params))
+        error, _ = whole.forward({"net": params}, (land.x, land.target))
+        return Local(error, as_weights(gradient(params)), fnn.curvature.hessian(gradient, params))
 
     return jax.jit(local)
 
@@ -209,70 +225,77 @@ def heights(land: Landscape) -> Callable[[Any, Any], np.ndarray]:
 
 
 def index(hessian: Any) -> int:
-    """How many ways lead down: the number of negative eigenvalues."""
+    """In how many directions it goes down: the number of negative eigenvalues."""
     return int(np.sum(np.linalg.eigvalsh(hessian) < NEGATIVE))
 
 
 # ---- three methods ---------------------------------------------------------------------------
 
 
-def gradient_descent(rate: float) -> Callable[[Local], np.ndarray]:
-    """-rate g."""
-    return lambda here: -rate * np.asarray(here.gradient)
+def methods(land: Landscape, learning_rate: float) -> dict[str, Any]:
+    """Three optimisers in one protocol, from the gradient g and the Hessian H.
+
+    Gradient descent steps by -rate g. Newton steps by -H^-1 g, to where the gradient would be 0 if
+    E were quadratic, be it a minimum or a saddle. Saddle-free Newton steps by -|H|^-1 g: as far,
+    but down along every eigenvector.
+    """
+    product = fnn.curvature.hvp(gradient_of(land))
+    return {
+        "gradient descent": fnn.sgd(learning_rate),
+        "Newton": fnn.curvature.newton(product),
+        "saddle-free Newton": fnn.curvature.saddle_free_newton(product, DAMPING),
+    }
 
 
-def newton(here: Local) -> np.ndarray:
-    """-H^-1 g: to where the gradient would be 0 if E were quadratic, be it up or down."""
-    return -np.linalg.solve(here.hessian, here.gradient)
+def paths(
+    land: Landscape, optimizer: Any, starts: Sequence[Weights], steps: int
+) -> list[np.ndarray]:
+    """From each start the weights (n, 2) after 0, 1, ... steps, until the gradient is 0."""
+    gradient = gradient_of(land)
 
+    @jax.jit
+    def look(w: Weights, state: Any) -> tuple[Any, Any, Any]:
+        params = as_params(w)
+        grads = gradient(params)
+        move, state = optimizer.update(grads, state, params)
+        return as_weights(grads), as_weights(move), state
 
-def saddle_free_newton(here: Local, damping: float = 1e-3) -> np.ndarray:
-    """-|H|^-1 g: as Newton, but down along every eigenvector, negative curvature too."""
-    eigenvalues, vectors = np.linalg.eigh(here.hessian)
-    return -vectors @ (vectors.T @ here.gradient / (np.abs(eigenvalues) + damping))
+    def path(start: Weights) -> np.ndarray:
+        w, state = np.array(start), optimizer.init(as_params(start))
+        passed = [w]
+        for _ in range(steps):
+            slope, move, state = look(w, state)
+            if np.max(np.abs(slope)) < ARRIVED or np.max(np.abs(w)) > FAR:
+                break
+            w = w + np.asarray(move) * min(1.0, LONGEST / np.linalg.norm(move))
+            passed.append(w)
+        return np.array(passed)
 
-
-def path(
-    local: Callable[[Weights], Local],
-    step: Callable[[Local], np.ndarray],
-    start: Weights,
-    steps: int,
-) -> np.ndarray:
-    """The weights after 0, 1, 2, ... steps, until the gradient is 0 or the steps are used up."""
-    w = np.array(start)
-    passed = [w]
-    for _ in range(steps):
-        here = local(w)
-        if np.max(np.abs(here.gradient)) < ARRIVED or np.max(np.abs(w)) > FAR:
-            break
-        move = step(here)
-        w = w + move * min(1.0, LONGEST / np.linalg.norm(move))
-        passed.append(w)
-    return np.array(passed)
+    return [path(start) for start in starts]
 
 
 # ---- the study -------------------------------------------------------------------------------
 
 
+def landscapes(options: Surface) -> tuple[Landscape, ...]:
+    """Both networks."""
+    return product_landscape(), neurons_landscape(options.seed, options.points)
+
+
 def surface(options: Surface) -> int:
-    methods = {
-        "gradient descent": gradient_descent(options.learning_rate),
-        "Newton": newton,
-        "saddle-free Newton": saddle_free_newton,
-    }
     points: list[dict[str, Any]] = []
     ends: list[dict[str, Any]] = []
     content: list[str] = []
     with jax.enable_x64(True):
-        for land in (product_landscape(), neurons_landscape(options.seed, options.points)):
+        for land in landscapes(options):
             local = by_fnn(land)
-            paths = {
-                name: [path(local, step, start, options.steps) for start in land.starts]
-                for name, step in methods.items()
+            passed = {
+                name: paths(land, optimizer, land.starts, options.steps)
+                for name, optimizer in methods(land, options.learning_rate).items()
             }
             critical = [_critical(land, local, name) for name in land.critical]
-            reached = [_end(land, local, name, p) for name, own in paths.items() for p in own]
-            content += _section(options, land, paths, critical, reached)
+            reached = [_end(land, local, name, p) for name, own in passed.items() for p in own]
+            content += _section(options, land, passed, critical, reached)
             points += critical
             ends += reached
     worst = max(row["difference"] for row in points)
@@ -282,22 +305,28 @@ def surface(options: Surface) -> int:
     write_csv(options.out / "surface_critical.csv", points)
     page.write(
         options.out, "surface", TITLE,
-        page.paragraph(INTRODUCTION), *content, page.paragraph(words),
-        page.code(product_network, two_neurons, by_fnn, newton, saddle_free_newton, path),
+        page.paragraph(INTRODUCTION), LINK, *content, page.paragraph(words),
+        page.code(product_network, two_neurons, gradient_of, by_fnn, methods, paths),
     )  # fmt: skip
+    interactive = document("All of the loss of two weights", page_data(options))
+    (options.out / "surface.html").write_text(interactive, encoding="utf-8")
     console.print(
-        f"saved in {options.out}: report.html, surface_product.png, surface_neurons.png, "
-        "surface.csv, surface_critical.csv"
+        f"saved in {options.out}: report.html, surface.html (turn the surface, choose a start), "
+        "surface_product.png, surface_neurons.png, surface.csv, surface_critical.csv"
     )
     return int(not worst < AGREEMENT)
 
 
 INTRODUCTION = (
-    "The error of a network with two weights can be seen whole. Already this is not convex: half "
+    "The error of a network with two weights can be seen whole. Even this is not convex: half "
     "way between two minima is a saddle, where the gradient is 0 and two ways lead down. The index "
     "of a critical point is the number of negative eigenvalues of the Hessian: 0 at a minimum, 1 "
     "at these saddles. Newton's method goes to critical points of any index; saddle-free Newton "
     "turns the steps along negative eigenvalues around, and goes down."
+)
+LINK = (
+    '<p><a href="surface.html">Turn the surface, and choose a start with a click</a> '
+    "(surface.html).</p>"
 )
 POINT_COLUMNS = ("critical point", "w1", "w2", "E", "eigenvalues", "index", "difference of fnn")
 END_COLUMNS = ("method", "from", "steps", "to", "E", "gradient", "eigenvalues", "index")
@@ -321,14 +350,14 @@ def _critical(land: Landscape, local: Callable[[Weights], Local], name: str) -> 
 
 
 def _end(
-    land: Landscape, local: Callable[[Weights], Local], method: str, passed: np.ndarray
+    land: Landscape, local: Callable[[Weights], Local], method: str, path: np.ndarray
 ) -> dict[str, Any]:
     """Where a path ends."""
-    first, last = passed[0], passed[-1]
+    first, last = path[0], path[-1]
     here = local(last)
     return {
         "landscape": land.name, "method": method, "start_w1": first[0], "start_w2": first[1],
-        "steps": len(passed) - 1, "w1": last[0], "w2": last[1], "error": float(here.error),
+        "steps": len(path) - 1, "w1": last[0], "w2": last[1], "error": float(here.error),
         "gradient": float(np.max(np.abs(here.gradient))), **_curvature(here.hessian),
     }  # fmt: skip
 
@@ -341,7 +370,7 @@ def pair(first: float, second: float) -> str:
 def _section(
     options: Surface,
     land: Landscape,
-    paths: dict[str, list[np.ndarray]],
+    passed: dict[str, list[np.ndarray]],
     critical: list[dict[str, Any]],
     reached: list[dict[str, Any]],
 ) -> list[str]:
@@ -372,7 +401,7 @@ def _section(
         f"{row['high_eigenvalue']:.2g}".replace("-", "\N{MINUS SIGN}"): (row["w1"], row["w2"])
         for row in critical
     }
-    drawn = Drawn(land.title, heights(land), labels, land.view, land.mesh, land.camera, paths)
+    drawn = Drawn(land.title, heights(land), labels, land.view, land.mesh, land.camera, passed)
     caption = (
         f"{land.title}. Above: the surface with the paths from one start, and E at each step. "
         "Below: the paths from four starts (squares); a diamond is a saddle, a circle a minimum."
@@ -382,3 +411,27 @@ def _section(
         page.numbers(POINT_COLUMNS, points),
         page.numbers(END_COLUMNS, ends),
     ]
+
+
+def page_data(options: Surface) -> dict[str, Any]:
+    """What the script of surface.html reads: the data, where to look, and the constants."""
+    return {
+        "steps": options.steps, "rate": options.learning_rate, "damping": DAMPING,
+        "arrived": ARRIVED, "negative": NEGATIVE, "far": FAR, "longest": LONGEST,
+        "colors": COLORS, "ground": [to_hex(GROUND(i / 6)) for i in range(7)],
+        "landscapes": {land.name: _land_data(land) for land in landscapes(options)},
+    }  # fmt: skip
+
+
+def _land_data(land: Landscape) -> dict[str, Any]:
+    critical = [
+        {"name": name, "w": w, "index": index(land.closed(np.array(w)).hessian)}
+        for name, w in land.critical.items()
+    ]
+    return {
+        "title": land.title, "about": land.about, "x": land.x.ravel().tolist(),
+        "y": land.target.ravel().tolist(), "critical": critical, "starts": land.starts,
+        "view": land.view, "camera": land.camera,
+        # A third of the lines: a browser draws them again at each turn.
+        "mesh": [w[::3, ::3].round(4).tolist() for w in land.mesh],
+    }  # fmt: skip
