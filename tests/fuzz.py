@@ -744,6 +744,58 @@ def checks() -> list[Call]:
     ]  # fmt: skip
 
 
+# ---- fnn.curvature -----------------------------------------------------------------------------
+
+
+def curvature() -> list[Call]:
+    c, key = fnn.curvature, jax.random.key(0)
+    net, loss = fnn.serial(a=fnn.linear(3), b=fnn.tanh()), fnn.squared_error()
+    x, t, w = jnp.asarray(ROWS), jnp.asarray(ROWS[:, :3]), jnp.ones(3)
+    params = net.init(key, x)
+    gradient = c.gradient_of(net, loss, x, t)
+    hessian, ggn = c.hvp(gradient), c.ggn_vp(net, loss, x, t)
+    matvec, grads = functools.partial(hessian, params), jax.tree.map(jnp.ones_like, params)
+    newton, krylov = c.newton(hessian, 0.1), c.saddle_free_newton(hessian, 0.1, 3)
+
+    def is_callable(args: Sequence[Any], result: Any) -> None:
+        assert callable(result)
+
+    def is_square(args: Sequence[Any], result: Any) -> None:
+        assert result.ndim == 2 and result.shape[0] == result.shape[1]
+
+    def like_params(args: Sequence[Any], result: Any) -> None:
+        assert _paths(result) == _paths(params)
+
+    def updates(args: Sequence[Any], result: Any) -> None:
+        like_params(args, result[0])
+
+    names = ("a", "linear", "b", "tanh", "squared_error", "with_loss", "serial", "params", "matrix",
+             "lanczos", "v", "newton", "hvp", "ggn_vp")  # fmt: skip
+    call = functools.partial(Call, names=names)
+    data = (net, loss, x, t, key, w)
+    return [
+        call("gradient_of", c.gradient_of, data, judge=is_callable),
+        call("gradient_of.gradient", traced(gradient), (params,), judge=like_params),
+        call("hvp", c.hvp, (gradient,), judge=is_callable),
+        call("hvp.product", traced(hessian), (params, params), judge=like_params),
+        call("ggn_vp", c.ggn_vp, data, judge=is_callable),
+        call("ggn_vp.product", traced(ggn), (params, params), judge=like_params),
+        call("matrix", traced(c.matrix), (hessian, params, 2), judge=is_square),
+        call("hessian", traced(c.hessian), (gradient, params, 2), judge=is_square),
+        call("ggn", traced(c.ggn), (net, loss, params, x, t, key, w, 2), judge=is_square,
+             fixed=(1,)),
+        call("lanczos", traced(c.lanczos), (matvec, params, 3)),
+        call("spectrum", traced(c.spectrum), (matvec, params, key, 2, 3)),
+        call("newton", c.newton, (hessian, 0.1, 3)),
+        call("saddle_free_newton", c.saddle_free_newton, (hessian, 0.1, 3)),
+        call("newton.init", newton.init, (params,)),
+        call("newton.update", traced(newton.update), (grads, newton.init(params), params),
+             judge=updates, fixed=(1,)),
+        call("saddle_free_newton.update", traced(krylov.update),
+             (grads, krylov.init(params), params), judge=updates, fixed=(1,)),
+    ]  # fmt: skip
+
+
 # What no table row has: records, which hold what they are given; modules.
 NOT_CALLED = {
     "Block", "BlockError", "Diagnostics", "Finding", "Fitted", "Kind", "Optimizer", "Rules",
@@ -756,7 +808,7 @@ def calls() -> list[Call]:
     """A valid call, or several, of every public function and every function of a block."""
     rows = (case for case in CASES if not case.further)
     blocks = itertools.chain.from_iterable(map(block_calls, rows))
-    return [*makers(), *blocks, *functions(), *checks()]
+    return [*makers(), *blocks, *functions(), *checks(), *curvature()]
 
 
 # ---- the program -------------------------------------------------------------------------------

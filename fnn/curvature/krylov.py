@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fnn.arguments import Count, checked
 from fnn.block import BlockValueError, Params
 from fnn.curvature.vectors import as_tangent, raveled
+from fnn.refusals import described
 
 Matvec = Callable[[Params], Params]  # v -> A v
 
@@ -67,7 +68,7 @@ def lanczos(matvec: Matvec, v0: Params, steps: Count) -> Lanczos:
 
     Args:
       matvec: ``v -> A v`` for a symmetric A: ``functools.partial(product, params)`` of
-        :func:`hvp` or :func:`ggn_vp`.
+        :func:`~fnn.curvature.hvp` or :func:`~fnn.curvature.ggn_vp`.
       v0: where to start: a pytree like the parameters, not zero.
       steps: m, at most the n numbers of v0. The basis takes m n numbers.
 
@@ -87,14 +88,14 @@ def lanczos(matvec: Matvec, v0: Params, steps: Count) -> Lanczos:
     n, wide = start.size, jnp.result_type(float)
     if steps > n:
         raise BlockValueError(
-            "lanczos", f"steps is {steps}, needs at most {n}, which is how many numbers v0 has"
+            "lanczos", f"steps is {steps}, needs at most {n}, the numbers of v0: {described(v0)}"
         )
     eps = jnp.finfo(wide).eps
     dot = partial(jnp.dot, precision="highest")  # on a GPU not in TF32
 
     def apply(q: jax.Array) -> jax.Array:
         v = unravel(q)
-        product = as_tangent("lanczos", "matvec's result", matvec(v), v, "v0")
+        product = as_tangent("lanczos", f"the result of {described(matvec)}", matvec(v), v, "v0")
         return raveled("lanczos", product)[0].astype(wide)
 
     def orthogonal(w: jax.Array, basis: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from fnn.arguments import Count, checked
 from fnn.block import Block, BlockValueError, Key, Params, Value
 from fnn.curvature.products import Gradient, Product, ggn_vp, hvp
 from fnn.curvature.vectors import as_tangent, raveled
+from fnn.refusals import described
 
 
 def _memory() -> int:
@@ -22,13 +23,14 @@ def _memory() -> int:
 
 
 @checked
-def matrix(product: Product, params: Params, batch_size: Count = 32) -> jax.Array:
+def matrix(product: Product, params: Params, batch_size: Count | None = None) -> jax.Array:
     """The matrix A of a product ``(params, v) -> A v``: of n numbers, n products.
 
     Args:
       product: :func:`hvp` of a gradient, or :func:`ggn_vp`.
       params: where it is taken.
-      batch_size: how many columns are computed at once; the memory needed grows with it.
+      batch_size: how many columns are computed at once; the memory needed grows with it. By default
+        1 on a CPU, whose caches hold one column's arrays, and 32 elsewhere.
 
     Returns:
       An array (n, n), symmetric up to rounding, in the order of
@@ -56,19 +58,22 @@ def matrix(product: Product, params: Params, batch_size: Count = 32) -> jax.Arra
 
     def column(i: jax.Array) -> jax.Array:
         along = (jnp.arange(n) == i).astype(vector.dtype)
-        result = as_tangent("matrix", "the product", product(params, unravel(along)), params)
+        result = product(params, unravel(along))
+        result = as_tangent("matrix", f"the result of {described(product)}", result, params)
         return raveled("matrix", result)[0]
 
+    at_once = batch_size or (1 if jax.default_backend() == "cpu" else 32)
     # Columns, as rows: A is symmetric.
-    return jax.lax.map(column, jnp.arange(n), batch_size=min(batch_size, n))
+    return jax.lax.map(column, jnp.arange(n), batch_size=min(at_once, n))
 
 
 @checked
-def hessian(gradient: Gradient, params: Params, batch_size: Count = 32) -> jax.Array:
+def hessian(gradient: Gradient, params: Params, batch_size: Count | None = None) -> jax.Array:
     """The Hessian, d^2 E / dparams^2: ``matrix(hvp(gradient), params)``.
 
     Args:
-      gradient: ``params -> grads``: :func:`gradient_of` a network, or ``jax.grad(f)``.
+      gradient: ``params -> grads``: :func:`~fnn.curvature.gradient_of` a network, or
+        ``jax.grad(f)``.
       params, batch_size: as for :func:`matrix`.
 
     Returns:
@@ -96,7 +101,7 @@ def ggn(
     target: Value,
     key: Key = None,
     weights: Value = None,
-    batch_size: Count = 32,
+    batch_size: Count | None = None,
 ) -> jax.Array:
     """The generalised Gauss-Newton matrix, J^T H_E J: ``matrix(ggn_vp(net, loss, x, target),
     params)``.

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import export
 
 from fnn.arguments import Count, NonNegative, checked
 from fnn.block import BlockTypeError, Params
 from fnn.curvature.krylov import lanczos
 from fnn.curvature.matrices import matrix
 from fnn.curvature.products import Product
-from fnn.curvature.vectors import as_tangent, raveled
-from fnn.pytrees import with_zeros
+from fnn.curvature.vectors import filled, raveled
 from fnn.refusals import described
 
 
@@ -40,9 +37,6 @@ class NewtonState(NamedTuple):
     eigenvalues: jax.Array
 
 
-export.register_namedtuple_serialization(NewtonState, serialized_name="fnn.NewtonState")
-
-
 @checked
 def newton(product: Product, damping: NonNegative = 0.0, krylov: Count | None = None) -> Newton:
     """Newton's method: w <- w - (H + damping I)^-1 dE/dw.
@@ -53,8 +47,8 @@ def newton(product: Product, damping: NonNegative = 0.0, krylov: Count | None = 
     inverted, from k products and no matrix.
 
     Args:
-      product: the curvature, ``(params, v) -> H v``: :func:`hvp` of the gradient; with
-        :func:`ggn_vp` and a damping this is the Levenberg-Marquardt method.
+      product: the curvature, ``(params, v) -> H v``: :func:`~fnn.curvature.hvp` of the gradient;
+        with :func:`~fnn.curvature.ggn_vp` and a damping this is the Levenberg-Marquardt method.
       damping: at least 0, added to the eigenvalues.
       krylov: the dimension of the subspace; by default the whole space, by the exact matrix.
 
@@ -140,9 +134,7 @@ def _by_eigenvalues(
                 f"state is {described(state)} and params is {described(params)}, needs what "
                 "init(params) returned and the params: update(grads, state, params)",
             )
-        with contextlib.suppress(ValueError):  # of another structure: refused in the next line
-            grads = with_zeros(grads, params)
-        grads = as_tangent(name, "grads", grads, params)
+        grads = filled(name, "grads", grads, params)
         narrow, unravel = raveled(name, grads)
         g = narrow.astype(state.damping.dtype)
         if krylov is None:

@@ -14,6 +14,7 @@ from fnn.block import Block, Key, Params, Value
 from fnn.curvature.vectors import as_tangent, held_fixed
 from fnn.executor import FORWARD
 from fnn.pytrees import in_form_of, with_zeros
+from fnn.refusals import require_key
 
 Gradient = Callable[[Params], Params]  # params -> grads
 Product = Callable[[Params, Params], Params]  # (params, v) -> A v
@@ -62,7 +63,7 @@ def hvp(gradient: Gradient) -> Product:
 
     One ``jax.jvp`` through the gradient, forward over reverse (Pearlmutter, "Fast exact
     multiplication by the Hessian", 1994), at the cost of about two gradients. The other order,
-    ``jax.vjp`` of the gradient, gives the same numbers and is slower.
+    ``jax.vjp`` of the gradient, gives the same numbers and moves more bytes.
 
     Args:
       gradient: ``params -> grads``: :func:`gradient_of` a network, or ``jax.grad(f)``.
@@ -83,7 +84,7 @@ def hvp(gradient: Gradient) -> Product:
     """
 
     def product(params: Params, v: Params) -> Params:
-        v = held_fixed(as_tangent("hvp", "v", v, params), jax.eval_shape(gradient, params))
+        v = held_fixed("hvp", as_tangent("hvp", "v", v, params), gradient, params)
         _, curved = jax.jvp(gradient, (params,), (v,))
         return with_zeros(curved, params)
 
@@ -134,6 +135,7 @@ def ggn_vp(
     data = (target,) if weights is None else (target, weights)
     keys: list[Key] = [None, None]
     if key is not None:  # as the executor gives them to the nodes of with_loss
+        require_key("ggn_vp", key)
         keys = [jax.random.fold_in(key, np.uint32(FORWARD + i)) for i in range(2)]
 
     def loss_gradient(y: Value) -> Value:
@@ -142,7 +144,7 @@ def ggn_vp(
         return dy
 
     def product(params: Params, v: Params) -> Params:
-        v = held_fixed(as_tangent("ggn_vp", "v", v, params), jax.eval_shape(gradient, params))
+        v = held_fixed("ggn_vp", as_tangent("ggn_vp", "v", v, params), gradient, params)
         y, along, residuals = jax.jvp(
             lambda params: net.forward(params, x, keys[0]), (params,), (v,), has_aux=True
         )  # along = J v

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from fnn.arrays import compute_dtype
 from fnn.block import BlockTypeError, BlockValueError, Params
-from fnn.pytrees import flat
+from fnn.pytrees import flat, with_zeros
 from fnn.refusals import described, require_floating, require_numbers
 
 
@@ -44,14 +45,16 @@ def raveled(
 def as_tangent(name: str, what: str, v: Any, like: Params, likes: str = "params") -> Params:
     """v in the dtypes of ``like``, which messages call ``likes``; refused unless it has its
     structure and shapes."""
+    require_numbers(name, likes, like)
     if flat(v)[1] != flat(like)[1]:
         raise BlockTypeError(
             name, f"{what} is {described(v)}, needs the structure of {likes}: {described(like)}"
         )
 
     def cast(path: Any, v: Any, p: Any) -> jax.Array:
-        here = f"{what}{jax.tree_util.keystr(path)}"
+        here, there = (f"{each}{jax.tree_util.keystr(path)}" for each in (what, likes))
         require_floating(name, here, v)
+        require_floating(name, there, jnp.asarray(p))
         if jnp.shape(v) != jnp.shape(p):
             raise BlockValueError(
                 name, f"{here} has shape {jnp.shape(v)}, needs that of {likes}: {jnp.shape(p)}"
@@ -61,11 +64,25 @@ def as_tangent(name: str, what: str, v: Any, like: Params, likes: str = "params"
     return jax.tree_util.tree_map_with_path(cast, v, like)
 
 
-def held_fixed(v: Params, grads: Params) -> Params:
-    """v with zeros where there is no gradient: grads are None there."""
+def filled(name: str, what: str, grads: Any, params: Params) -> Params:
+    """Gradients with zeros in place of None; refused unless they are like the parameters."""
+    require_numbers(name, "params", params)
+    with contextlib.suppress(ValueError, TypeError):  # of another structure: refused next
+        grads = with_zeros(grads, params)
+    return as_tangent(name, what, grads, params)
+
+
+def held_fixed(name: str, v: Params, gradient: Callable[[Params], Any], params: Params) -> Params:
+    """v with zeros where the gradient is None."""
+
+    def run(params: Params) -> Params:
+        grads = gradient(params)
+        filled(name, f"the result of {described(gradient)}", grads, params)
+        return grads
+
     return jax.tree.map(
         lambda g, part: jax.tree.map(jnp.zeros_like, part) if g is None else part,
-        grads,
+        jax.eval_shape(run, params),
         v,
         is_leaf=lambda g: g is None,
     )

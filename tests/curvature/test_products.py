@@ -150,8 +150,8 @@ def test_products_of_any_gradient() -> None:
     close(ravel_pytree(jax.tree.map(lambda leaf: leaf[1], twice))[0], 2 * ravel_pytree(a)[0])
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_columns_at_once(batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [None, 4, 100])
+def test_columns_at_once(batch_size: int | None) -> None:
     product = hvp(jax.grad(lambda w: (w[:-1] ** 2 * w[1:]).sum()))
     got = matrix(product, jnp.arange(6.0), batch_size)
     close(got, jax.hessian(lambda w: (w[:-1] ** 2 * w[1:]).sum())(jnp.arange(6.0)))
@@ -184,6 +184,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "integers": (
         lambda: hvp(GRADIENT)(PARAMS, {"w": np.ones(3, int)}),
         r"hvp: v\['w'\] has dtype int64 and needs a floating dtype",
+    ),
+    "no gradient": (
+        lambda: hvp(lambda p: p["w"].sum())(PARAMS, PARAMS),
+        r"hvp: the result of the function <lambda> is float64 of shape \(\), needs the str",
     ),
     "no parameters": (
         lambda: hessian(GRADIENT, {}),
