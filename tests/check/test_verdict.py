@@ -90,6 +90,10 @@ WRONG: dict[str, tuple[Any, tuple[Any, ...], str, str]] = {
         custom(lambda a: a + a.T, lambda kept, dy: ((dy + dy.T) * (1 - jnp.eye(4) / 2),)),
         (shape(4, 4),), "autodiff", "on the diagonal, where it is 0.5 times",
     ),
+    "autodiff's NaN at a smooth point that was given": (
+        lambda x: jnp.linalg.norm(x) ** 2, (np.zeros(2),), "kinks",
+        "the derivative is 0, and backward gives nan",
+    ),
     "a NaN at an ordinary point that was given": (
         custom(lambda x: x * jnp.tanh(x), lambda kept, dy: (
             dy * (jnp.tanh(x := kept[0]) + x * (1 - jnp.tanh(x) ** 2)) * x / x,
