@@ -122,14 +122,22 @@ def close(got: Any, want: Any, tolerance: float = 1e-10) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(want).max()))
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+def rows(*slow: str) -> list[Any]:
+    """The problems, some of which are left to ``make test-slow``."""
+    marks = {name: [pytest.mark.slow] if name in slow else [] for name in PROBLEMS}
+    return [pytest.param(name, marks=marks[name]) for name in PROBLEMS]
+
+
+@pytest.mark.parametrize("name", rows("relu", "layer_norm", "rematerialized"))
 def test_hessian(name: str) -> None:
     problem, params, x = setup(name)
     gradient = gradient_of(problem.net, problem.loss, x, *problem[2:])
     close(jax.jit(partial(hessian, gradient))(params), plain_hessian(problem, params, x))
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name", rows("relu", "layer_norm", "rematerialized", "linear", "mlp", "frozen", "inference")
+)
 def test_gauss_newton(name: str) -> None:
     problem, params, x = setup(name)
     got = jax.jit(lambda p: ggn(problem.net, problem.loss, p, x, *problem[2:]))(params)
