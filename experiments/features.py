@@ -16,13 +16,13 @@ from experiments.common.console import console, table
 from experiments.common.data import Dataset, Split, load
 from experiments.common.options import Training, at_least
 from experiments.common.run import conclude, predict, train
-from fnn.block import Block
+from experiments.googlenet.learned import up_to, what_photographs_show
 
 
 @dataclass
 class Options(Training):
-    data: Literal["digits", "mnist"] = "digits"
-    """data set"""
+    data: Literal["digits", "mnist", "photographs"] = "digits"
+    """data set; photographs: what a trained GoogLeNet learned to see in them"""
     hidden: int = 48
     """units of the hidden layer, and number of principal components"""
     dropout: float = 0.3
@@ -32,30 +32,19 @@ class Options(Training):
     linear_epochs: int = 100
     """at most, for each linear classifier: it stops when its loss no longer falls"""
     data_dir: Path | None = None
-    """folder that holds mnist/; else $FNN_DATA, the cache, or a download"""
+    """folder that holds mnist/, or photographs with labels.tsv; else $FNN_DATA, or a download"""
     out: Path | None = None  # type: ignore[assignment]
     """folder for the report, parameters and figures; results/features_DATA by default"""
-
-
-def up_to(net: Block, name: str) -> Block:
-    """The network up to the node ``name``, a slice of its graph.
-
-    It takes the same parameters, without those of the later nodes.
-
-    >>> import jax.numpy as jnp
-    >>> net = fnn.serial(a=fnn.square(), b=fnn.negate(), c=fnn.exp())
-    >>> float(up_to(net, "b").forward({}, 3.0)[0])
-    -9.0
-    """
-    assert net.graph is not None
-    names = [node.name for node in net.graph.nodes]
-    return fnn.graph(net.graph.inputs, net.graph.nodes[: names.index(name) + 1], name)
 
 
 def main(options: Options) -> int:
     options.out = options.out or Path("results") / f"features_{options.data}"
     options.prepare()
     at_least(options, 1, "linear_epochs")
+    if options.data == "photographs":
+        files = what_photographs_show(options.data_dir, options.out)
+        console.print(f"saved {', '.join(map(str, files))}", markup=False)
+        return 0
     data = load(options.data, options.seed, options.data_dir)
     pixels = data.train.x.shape[1]
     if options.hidden > pixels:
