@@ -1,7 +1,8 @@
 # make demo       a network learns to read digits
 # make test       the test suite; with FAST=1 its core, in under a minute
 # make test-slow  the tests marked slow, which make test leaves out
-# make test-outside  against PyTorch, Optax and functions of other packages, which it installs
+# make test-outside  against PyTorch, Optax and functions of other packages, which it installs;
+#                 with PART=10 every tenth test
 # make fuzz       wrong calls of every public function, CALLS of them (100000)
 # make lint       style and types
 # make coverage   the lines of fnn that no test runs
@@ -52,8 +53,10 @@ endif
 test-slow: $(VENV)/.test
 	$(QUICK) tests -m slow
 
+# One test out of PART.
+PART ?= 1
 test-outside: $(VENV)/.outside
-	$(QUICK) tests/outside
+	FNN_OUTSIDE_PART=$(PART) $(QUICK) tests/outside
 
 CALLS ?= 100000
 fuzz: $(VENV)/.test
