@@ -298,8 +298,8 @@ def surface(options: Surface) -> int:
             content += _section(options, land, passed, critical, reached)
             points += critical
             ends += reached
-    worst = max(row["difference"] for row in points)
-    words = f"fnn and the closed forms differ by {worst:.0e} at most."
+    worst = max(row["difference"] for row in points + ends)
+    words = f"{_findings(ends)} fnn and the closed forms differ by {worst:.0e} at most."
     console.print(words)
     write_csv(options.out / "surface.csv", ends)
     write_csv(options.out / "surface_critical.csv", points)
@@ -322,7 +322,8 @@ INTRODUCTION = (
     "way between two minima is a saddle, where the gradient is 0 and two ways lead down. The index "
     "of a critical point is the number of negative eigenvalues of the Hessian: 0 at a minimum, 1 "
     "at these saddles. Newton's method goes to critical points of any index; saddle-free Newton "
-    "turns the steps along negative eigenvalues around, and goes down."
+    "turns the steps along negative eigenvalues around, and goes down. Steps longer than "
+    f"{LONGEST} are shortened to that."
 )
 LINK = (
     '<p><a href="surface.html">Turn the surface, and choose a start with a click</a> '
@@ -337,28 +338,49 @@ def _curvature(hessian: Any) -> dict[str, Any]:
     return {"low_eigenvalue": float(low), "high_eigenvalue": float(high), "index": index(hessian)}
 
 
+def _difference(land: Landscape, local: Callable[[Weights], Local], w: Weights) -> float:
+    """How far fnn is from the closed forms of the error, the gradient and the Hessian."""
+    pairs = zip(land.closed(w), local(w), strict=True)
+    return float(max(np.max(np.abs(exact - ours)) for exact, ours in pairs))
+
+
+def _findings(ends: list[dict[str, Any]]) -> str:
+    """Where each method ended, counted."""
+    said = []
+    for method in dict.fromkeys(row["method"] for row in ends):
+        own = [row for row in ends if row["method"] == method]
+        arrived = [row for row in own if row["gradient"] < ARRIVED]
+        minima = sum(row["index"] == 0 for row in arrived)
+        said.append(
+            f"{method} ends at a minimum from {minima} of {len(own)} starts, at a saddle from "
+            f"{len(arrived) - minima}, and has not arrived from {len(own) - len(arrived)}"
+        )
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _critical(land: Landscape, local: Callable[[Weights], Local], name: str) -> dict[str, Any]:
     """A critical point by its closed form, and how far fnn is from that."""
     w = np.array(land.critical[name])
     exact = land.closed(w)
-    differences = [np.max(np.abs(a - b)) for a, b in zip(exact, local(w), strict=True)]
     return {
         "landscape": land.name, "point": name, "w1": w[0], "w2": w[1],
         "error": float(exact.error), **_curvature(exact.hessian),
-        "difference": float(max(differences)),
+        "difference": _difference(land, local, w),
     }  # fmt: skip
 
 
 def _end(
     land: Landscape, local: Callable[[Weights], Local], method: str, path: np.ndarray
 ) -> dict[str, Any]:
-    """Where a path ends."""
+    """Where a path ends, and how far fnn is from the closed forms where it starts."""
     first, last = path[0], path[-1]
     here = local(last)
     return {
         "landscape": land.name, "method": method, "start_w1": first[0], "start_w2": first[1],
         "steps": len(path) - 1, "w1": last[0], "w2": last[1], "error": float(here.error),
         "gradient": float(np.max(np.abs(here.gradient))), **_curvature(here.hessian),
+        "difference": _difference(land, local, first),
     }  # fmt: skip
 
 

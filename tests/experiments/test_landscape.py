@@ -223,7 +223,10 @@ def test_surface_writes_pictures_and_numbers(
     options = Surface(steps=30, out=tmp_path)
     options.prepare()
     assert surface(options) == 0
-    assert "fnn and the closed forms differ by" in capsys.readouterr().out
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "; Newton ends at a minimum from 2 of 8 starts, at a saddle from 5" in printed
+    assert "saddle-free Newton ends at a minimum from 8 of 8 starts, at a saddle from 0" in printed
+    assert "fnn and the closed forms differ by" in printed
     points = rows_of(tmp_path / "surface_critical.csv")
     assert [row["index"] for row in points] == ["1", "0", "0"] * 2
     assert max(float(row["difference"]) for row in points) < 1e-10
