@@ -36,6 +36,8 @@ class Needs(NamedTuple):
 
 
 def _is_float_dtype(value: Any) -> bool:
+    if not isinstance(value, (str, type, np.dtype)):
+        return False
     try:
         return bool(jnp.issubdtype(jnp.dtype(value), jnp.floating))
     except TypeError:

@@ -339,13 +339,14 @@ def _check(g: Graph, block: str) -> None:
         if not isinstance(name, str) or not name or "/" in name:
             raise BlockValueError(block, f"{name!r} cannot be a name: it needs text without '/'")
         if name in names:
-            raise BlockValueError(block, f"the name {name!r} is used twice; names are unique")
+            raise BlockValueError(block, f"the name {name!r} is used twice: rename one")
         names.add(name)
     computed, made = set(g.inputs), set()
     for node in g.nodes:
         for read in node.inputs:
-            if read not in computed:
-                why = "is computed later" if read in names else "is not a node or input"
+            if not isinstance(read, str) or read not in computed:
+                later = isinstance(read, str) and read in names
+                why = "is computed later" if later else "is not a node or input"
                 raise BlockValueError(
                     block,
                     f"node {node.name!r} reads {read!r}, which {why}; it needs one of "
@@ -357,7 +358,7 @@ def _check(g: Graph, block: str) -> None:
             raise BlockValueError(
                 block,
                 f"node {node.name!r} uses the parameters of {node.params_of!r}, "
-                "which is not a node before it",
+                "needs the name of a node before it",
             )
     for output in (*g.outputs, *g.at_inference):
         if not isinstance(output, str) or output not in computed:

@@ -89,9 +89,10 @@ def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
 
 
 def require_array(name: str, what: str, x: Any) -> None:
-    """Refuses what has no dtype and shape, and arrays of objects or text."""
+    """Refuses what has no dtype and shape, and arrays of objects, text or random keys."""
     is_numpy = isinstance(x, (np.ndarray, np.generic))
-    if not is_array(x) or (is_numpy and x.dtype.kind in "OUSMm"):
+    is_text = is_numpy and x.dtype.kind in "OUSMm"
+    if not is_array(x) or is_text or jnp.issubdtype(x.dtype, jax.dtypes.extended):
         raise BlockTypeError(
             name, f"{what} is {described(x)}, needs an array: jax.numpy.asarray(...)"
         )

@@ -273,7 +273,13 @@ def words(value: Any) -> Iterator[str]:
     yield repr(value)[:20].rstrip("(")
     yield type(value).__name__
     if isinstance(value, float | int | complex | np.generic | Fraction):
-        yield from (str(value), "()", "scalar", str(np.asarray(value).dtype))  # as an array
+        yield from (
+            str(value),
+            str(float(np.real(value))),
+            "()",
+            "scalar",
+            str(np.asarray(value).dtype),
+        )  # as an array
     if isinstance(value, str):
         yield from (value, str(np.array(value).dtype))
     if isinstance(value, dict | tuple | list) and not value:
@@ -284,7 +290,10 @@ def words(value: Any) -> Iterator[str]:
         yield from map(str, value.shape)
         if value.shape[-1:] == (1,):
             yield "one"
+        if np.size(value) <= 4 and isinstance(value, np.ndarray | jax.Array) and not _is_key(value):
+            yield str(tuple(np.asarray(value).tolist())) if value.ndim else ""
     if isinstance(value, fnn.Block):
+        yield from _names(value)
         yield from (value.name, str(len(value)), "nothing", "function")
     elif isinstance(value, dict):
         yield str(sorted(value, key=str))
@@ -368,8 +377,11 @@ def allows(hint: Any, value: Any) -> bool:
 
 def same(valid: Call, call: Call) -> bool:
     """Whether all arguments mean the same as the valid ones."""
-    return len(valid.args) == len(call.args) and all(
-        _means(a, b) for a, b in zip(valid.args, call.args, strict=True)
+    return (
+        len(valid.args) == len(call.args)
+        and valid.kwargs.keys() == call.kwargs.keys()
+        and all(_means(a, b) for a, b in zip(valid.args, call.args, strict=True))
+        and all(_means(valid.kwargs[name], v) for name, v in call.kwargs.items())
     )
 
 

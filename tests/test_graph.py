@@ -214,7 +214,7 @@ WIRINGS = {
     "empty name": (("x", [("", relu, "x")], ""), "'' cannot be a name"),
     "name that is no text": (("x", [(1, relu, "x")], "a"), "1 cannot be a name"),
     "parameters of no node": (
-        ("x", [("a", relu, "x", "c")], "a"), "uses the parameters of 'c', which is not a node",
+        ("x", [("a", relu, "x", "c")], "a"), "uses the parameters of 'c', needs the name of a node",
     ),
     "parameters of a later node": (
         ("x", [("a", relu, "x", "b"), ("b", relu, "a")], "b"), "uses the parameters of 'b'",

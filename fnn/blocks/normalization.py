@@ -98,7 +98,7 @@ def local_response_norm(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating(name, "x", x)
         if x.ndim == 0:
-            raise BlockValueError(name, "x has no axes, needs a last one of channels")
+            raise BlockValueError(name, "x has shape (), needs a last axis of channels")
         wide = x.astype(compute_dtype(x.dtype))
         return (wide * powers(wide * scale)[0]).astype(x.dtype), x
 

@@ -224,7 +224,8 @@ def _of_cotangents(subject: Subject, trial: Trial) -> Iterator[Mutant]:
         if a.shape == b.shape and _differs(a, b):
             yield Mutant("swapped", _swapped(block, i, j))
             break
-    passed = [i for i, d in sized.items() if np.shape(d) == np.shape(dy)]
+    whole = not isinstance(dy, (tuple, list))
+    passed = [i for i, d in sized.items() if whole and d.shape == dy.shape]
     if passed:
         at = one_of("dy", passed)
         added = _changed(block, lambda ds, dy: [d + dy if i == at else d for i, d in enumerate(ds)])

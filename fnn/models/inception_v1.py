@@ -121,6 +121,9 @@ def googlenet(
     6998552
     """
 
+    if 1024 * width >= 2**31:  # the widest layer
+        raise BlockValueError("googlenet", f"width is {width}, needs a factor below {2**21}")
+
     def scaled(*channels: int) -> list[int]:
         return [max(1, round(c * width)) for c in channels]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fnn.arguments import checked
 from fnn.block import Params
 from fnn.models.files import read_arrays, write_npz
-from fnn.refusals import require_array, require_numbers
+from fnn.refusals import described, require_array, require_numbers
 
 Array = NDArray[Any]
 
@@ -133,7 +133,10 @@ def _writable(path: Path, name: str, leaf: Any) -> Array:
     """The leaf as an array; refused if the file would not hold it as it is."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise ValueError(f"{path}: {name} is a random key; save jax.random.key_data(key)")
+        raise ValueError(
+            f"{path}: {name or 'params'} is {described(leaf)}, a random key; save "
+            "jax.random.key_data(key)"
+        )
     if np.ma.isMaskedArray(leaf):
         raise ValueError(f"{path}: {name} is a masked array; save its .filled(value)")
     array = np.asarray(leaf)
@@ -327,7 +330,9 @@ def _faults(arrays: Mapping[str, Array], needs: Mapping[str, Any]) -> str:
     missing = [name for name in needs if name not in arrays]
     extra = [name for name in arrays if name not in needs]
     shared = [name for name in needs if name in arrays]
-    if not shared and arrays and needs:
+    if arrays and not needs:
+        return "params hold nothing: give the parameters of the network that the file is of"
+    if not shared and arrays:
         return (
             f"weights of another network: none of its {_count(extra)} ({_few(extra)}) is among the "
             f"{len(needs)} that this network needs ({_few(missing)})"
@@ -361,6 +366,8 @@ def _faults(arrays: Mapping[str, Array], needs: Mapping[str, Any]) -> str:
             f"{_count(dtypes)} of another dtype: {_few(dtypes)}; convert them, or the parameters "
             "after loading"
         )
+    if parts and not (permuted or dtypes):
+        parts.append("needs the parameters of the network that the file is of")
     return "; ".join(parts)
 
 

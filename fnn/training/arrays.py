@@ -75,7 +75,9 @@ def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Valu
         raise ValueError(f"fit: {what} or its target holds no array; give at least one of each")
     shapes = [a.shape for a in jax.tree.leaves((x, target))]
     if () in shapes:
-        raise ValueError(f"fit: {what} needs a first axis of examples, got a scalar")
+        raise ValueError(
+            f"fit: {what} and its target need a first axis of examples, got shapes {shapes}"
+        )
     if len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
             f"fit: {what} and its target need one entry per example each, got shapes {shapes}"

@@ -211,7 +211,9 @@ def _prepare(
             by = functools.partial(accuracy, threshold=summary.losses.threshold)
             metrics = {"accuracy": by, **metrics}
     if metrics and held_out is None:
-        raise ValueError("fit: metrics are of validation predictions, and there is no validation")
+        raise ValueError(
+            "fit: metrics are of validation predictions: give validation=(x, target), got none"
+        )
     n = len(train)
     batch_size = min(batch_size, n)
     steps = steps_per_call or train.steps_per_call or n

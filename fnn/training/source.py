@@ -52,7 +52,7 @@ class Stream:
     def __init__(self, what: str, source: Source, dtype: Any) -> None:
         self.what, self.source, self.length = what, source, len(source)
         if not self.length:
-            raise ValueError(f"fit: {what} is empty: the source has length 0")
+            raise ValueError(f"fit: {what} is empty: the source has length 0, needs an example")
         ends = np.array([0, self.length - 1])
         self.takes_rows = _takes_rows(source, ends)
         self.like: Any = None  # one example; unknown for the first
@@ -148,7 +148,12 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
             name = what.removesuffix(" x")
             raise ValueError(f"fit: {name} has {len(data)} parts, needs (x, target)")
         return Arrays(*checked_arrays(what, *data, dtype))
-    if hasattr(data, "shape") or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    is_class = isinstance(data, type)
+    if (
+        is_class
+        or hasattr(data, "shape")
+        or not (hasattr(data, "__len__") and hasattr(data, "__getitem__"))
+    ):
         split = " (fit does not split x)" if isinstance(data, float) else ""
         raise TypeError(
             f"fit: {what} is a {type(data).__name__} without a target{split}, needs x and target, "

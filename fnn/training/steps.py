@@ -127,7 +127,11 @@ def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> C
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
         require_held(name, (args[trees:], kwargs))
-        return compiled(*args, **kwargs)
+        try:
+            return compiled(*args, **kwargs)
+        except OverflowError:  # an integer among the parameters that no array holds
+            require_held(name, args)
+            raise
 
     # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.
     call.lower, call.trace = compiled.lower, compiled.trace  # type: ignore[attr-defined]

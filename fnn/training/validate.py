@@ -10,6 +10,7 @@ import numpy as np
 
 from fnn.arrays import is_floating
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Value
+from fnn.refusals import require_array
 from fnn.training.arrays import Arrays, like
 from fnn.training.source import Stream
 
@@ -29,6 +30,7 @@ def parameters(net: Block, params: Params, key: Key, like: Value) -> Params:
                 f"{needed.get(path, 'nothing')} here: are these another network's parameters?",
             )
     for path, leaf in _named(params):
+        require_array(path or "fit", "a leaf of params", leaf)
         if not is_floating(jnp.asarray(leaf)):
             raise BlockTypeError(path, f"params hold {jnp.asarray(leaf).dtype}, need floats")
         if not np.isfinite(np.asarray(leaf)).all():

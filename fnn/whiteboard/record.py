@@ -12,6 +12,7 @@ from fnn.arrays import is_floating
 from fnn.backprop import with_loss
 from fnn.block import Block, BlockTypeError, Graph, Params, Value
 from fnn.introspect.watch import is_network, observe, watch
+from fnn.pytrees import require_held
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.drawable import Trace
 from fnn.whiteboard.formulas import described, is_elementwise
@@ -62,6 +63,7 @@ def trace(
     True
     """
     # Python's 2 is an integer, without a gradient: as an array it is refused with a clear error.
+    require_held("trace", (params, x, target))
     x, target = jax.tree.map(lambda v: jnp.asarray(v) if type(v) is int else v, (x, target))
     if (target is None) != (loss is None):
         given, missing = ("loss", "target") if target is None else ("target", "loss")

@@ -90,7 +90,7 @@ def test_bad_arguments_are_refused(arguments: Any, message: str) -> None:
 
 
 def test_response_to_what_has_no_channels_is_refused() -> None:
-    with pytest.raises(BlockValueError, match="has no axes"):
+    with pytest.raises(BlockValueError, match="needs a last axis of channels"):
         fnn.local_response_norm().forward({}, jnp.ones(()))
     with pytest.raises(BlockTypeError, match="floating"):
         fnn.local_response_norm().forward({}, jnp.ones((1, 3), int))
@@ -217,7 +217,7 @@ def test_misfits_are_refused() -> None:
     wrong: list[tuple[Any, Any, Any, type[BlockError], str]] = [
         (net, params, jnp.ones((2, 5)), BlockValueError, r"bias has shape \(4,\).*needs \(5,\)"),
         (net, {}, x, BlockTypeError, r"params hold \[\], need \['bias', 'scale'\]"),
-        (net, None, x, BlockTypeError, "params hold NoneType"),
+        (net, None, x, BlockTypeError, "params hold None"),
         (net, params, jnp.ones((2, 0)), BlockValueError, "is empty: it has no mean"),
         (net, params, jnp.ones((2, 4), int), BlockTypeError, "floating"),
         (net, params, jnp.ones(()), BlockValueError, "does not fit x of shape"),

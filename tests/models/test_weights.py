@@ -147,7 +147,10 @@ def test_every_tree_is_read_as_it_was_written(name: str, tmp_path: Path) -> None
 UNWRITABLE: dict[str, tuple[Any, str]] = {
     "bfloat16": ({"conv": {"w": jnp.zeros(2, jnp.bfloat16)}}, "conv/w is bfloat16, which .npz can"),
     "int4": ({"w": jnp.zeros(2, jnp.int4)}, "w is int4, which .npz cannot hold"),
-    "a key": ({"key": jax.random.key(0)}, r"key is a random key; save jax.random.key_data\(key\)"),
+    "a key": (
+        {"key": jax.random.key(0)},
+        r"key is key<fry> of shape \(\), a random key; save jax.random.key_data\(key\)",
+    ),
     "a number": ({"w": 3.0}, "w is float, which .npz cannot hold; convert it to an array"),
     "text": ({"w": "relu"}, "w is str, which"),
     "names": ({"w": np.array(["relu"])}, "w is <U4, which"),

@@ -219,7 +219,7 @@ BAD_INPUT = {
         r"x is empty \(shape \(0, 64\)\); training needs at least one example",
     ),
     "lengths": ((X, T[:19]), {}, r"one entry per example each, got shapes \[\(20, 64\), \(19,\)\]"),
-    "scalar": ((X, T[0]), {}, "needs a first axis of examples"),
+    "scalar": ((X, T[0]), {}, "need a first axis of examples, got shapes"),
     "integer x": (((X * 16).astype(np.uint8), T), {}, "x has dtype uint8 and needs a floating"),
     "validation labels": ((X, T), {"validation": (X, T + 1)}, "validation target: labels go from"),
     "other parameters": ((X, T), {"params": OTHER}, "hidden_1/b: params hold .* another network's"),
@@ -241,7 +241,7 @@ BAD_INPUT = {
     "a number as key": ((X, T), {"key": 0}, r"needs a key made by jax.random.key"),
     "three validation parts": ((X, T), {"validation": (X, T, T)}, r"3 parts, needs \(x, target\)"),
     "tolerance": ((X, T), {"tolerance": np.nan}, "tolerance is nan"),
-    "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "there is no validation"),
+    "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "give validation="),
     "a list of metrics": (
         (X, T),
         {"metrics": [fnn.accuracy], "validation": (X, T)},
