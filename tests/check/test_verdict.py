@@ -110,6 +110,13 @@ def test_a_wrong_gradient_is_wrong_and_explained(name: str) -> None:
     assert words in "\n".join(map(str, report[where].problems)), str(report)
 
 
+def test_a_large_array_is_moved_along_directions() -> None:
+    wrong = custom(jnp.sin, lambda kept, dy: (1.01 * dy * jnp.cos(kept[0]),))
+    report = check(wrong, shape(50, 50), quick=True, skip=("autodiff", "linear"))
+    assert "directions" in report["differences"].figure
+    assert "is 1.01 times the truth along every direction" in str(report.problems[0])
+
+
 def test_a_rule_that_is_compared_with_itself_is_no_proof() -> None:
     assert check(jnp.sin, shape(3), quick=True)["autodiff"].status == "skipped"
     rule = with_slope(jnp.sin, jnp.cos)  # autodiff of the sine itself
