@@ -264,6 +264,7 @@ def test_outliers_and_the_error_of_a_density() -> None:
         assert exact._replace(density=moved).error() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_spectrum_and_the_edge_of_stability(tmp_path: Path) -> None:
     options = Spectrum(
         hidden=3, epochs=(0, 1), probes=4, steps=20, rates=(0.5,), descent_steps=400, out=tmp_path
