@@ -1,6 +1,7 @@
 """The landscape of the loss: non-convexity, saddle points, minima that are about the same.
 
     python -m experiments landscape surface
+    python -m experiments landscape linear
     python -m experiments landscape minima
     python -m experiments landscape connected
     python -m experiments landscape plane
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.landscape.connected import Connected, connected
+from experiments.landscape.linear import Linear, linear
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.plane import Plane, plane
 from experiments.landscape.spectrum import Spectrum, spectrum
@@ -27,6 +29,7 @@ from experiments.landscape.surface import Surface, surface
 # A study is a dataclass of its options and a function.
 STUDIES: dict[type, Callable[[Any], int]] = {
     Surface: surface,
+    Linear: linear,
     Minima: minima,
     Connected: connected,
     Plane: plane,
@@ -35,6 +38,7 @@ STUDIES: dict[type, Callable[[Any], int]] = {
 
 Options = (
     Annotated[Surface, tyro.conf.subcommand("surface", prefix_name=False)]
+    | Annotated[Linear, tyro.conf.subcommand("linear", prefix_name=False)]
     | Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
     | Annotated[Connected, tyro.conf.subcommand("connected", prefix_name=False)]
     | Annotated[Plane, tyro.conf.subcommand("plane", prefix_name=False)]

@@ -1,6 +1,7 @@
 """Studies of the landscape, small."""
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import fnn
 from experiments.__main__ import main
 from experiments.landscape.connected import Connected, barrier, bezier, connected, line
+from experiments.landscape.critical import finder
+from experiments.landscape.linear import Linear, known, linear, network
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
 from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
@@ -49,6 +52,63 @@ def test_narrow_networks_end_in_minima_that_differ_more(tmp_path: Path) -> None:
     assert spread("16") < spread("2")
     page = (tmp_path / "report.html").read_text()
     assert "minima.png" not in page and "data:image/png" in page and "def at_once" in page
+
+
+# ---- critical points ---------------------------------------------------------------------------
+
+
+def test_critical_points_of_a_function_are_found_and_told_apart() -> None:
+    def loss(w: jax.Array) -> jax.Array:  # minima at (1, 0) and (-1, 0), a saddle at (0, 0)
+        return (w[0] ** 2 - 1) ** 2 / 4 + w[1] ** 2
+
+    with jax.enable_x64(True):
+        search = finder(loss, jax.grad(loss), 50)
+        minimum, saddle = (search(jnp.array(w)) for w in ([0.8, 3.0], [0.2, -1.0]))
+
+        def never_flat(w: jax.Array) -> jax.Array:  # its gradient is shortest at 0, and not 0
+            return w[0] ** 3 / 3 + w[0] + w[1] ** 2
+
+        stuck = finder(never_flat, jax.grad(never_flat), 50)(jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(minimum.params, [1, 0], atol=1e-10)
+    np.testing.assert_allclose(saddle.params, [0, 0], atol=1e-10)
+    np.testing.assert_allclose(saddle.eigenvalues, [-1, 2], atol=1e-10)
+    assert (minimum.negative, saddle.negative) == (0, 0.5)
+    assert [found.kind for found in (minimum, saddle, stuck)] == [
+        "critical", "critical", "gradient-flat",
+    ]  # fmt: skip
+
+
+def test_known_values_are_critical_and_have_their_index() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 5)) * [3, 2, 1.5, 1, 0.5]
+    covariance = x.T @ x / 50
+    e, vectors = np.linalg.eigh(covariance)
+    values, indices = known(covariance, 2)
+    assert len(values) == 1 + 5 + 10
+    with jax.enable_x64(True):
+        net, loss = network(2, 5), fnn.squared_error()
+        gradient = fnn.curvature.gradient_of(net, loss, x, x)
+        hessian = jax.jit(partial(fnn.curvature.hessian, gradient))
+        for inside in ([], [0], [4], [1, 3], [3, 4]):
+            a = np.zeros((5, 2))
+            a[:, : len(inside)] = vectors[:, inside]
+            params = {"code": {"w": jnp.asarray(a)}, "out": {"w": jnp.asarray(a.T)}}
+            assert max(map(jnp.max, map(jnp.abs, jax.tree.leaves(gradient(params))))) < 1e-12
+            value = (e.sum() - e[inside].sum()) / 2
+            place = int(np.argmin(abs(values - value)))
+            assert values[place] == pytest.approx(value)
+            curvature = np.linalg.eigvalsh(hessian(params))
+            assert (curvature < -1e-9).mean() == pytest.approx(indices[place])
+
+
+def test_critical_points_of_the_autoencoder_are_the_known_ones(tmp_path: Path) -> None:
+    options = Linear(hidden=2, networks=1, starts=6, steps=40, noise=0.1, out=tmp_path)
+    options.prepare()
+    assert linear(options) == 0
+    found = [row for row in rows_of(tmp_path / "linear.csv") if row["kind"] == "critical"]
+    assert len(found) >= 4
+    assert all(float(row["error"]) < 1e-10 for row in found)
+    assert all(float(row["index"]) == float(row["known_index"]) for row in found)
 
 
 # ---- permutations of hidden units --------------------------------------------------------------

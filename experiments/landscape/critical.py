@@ -1,0 +1,139 @@
+"""Finds critical points of any gradient: minima, saddles and maxima, where it is 0.
+
+Newton's method made to converge: every step lowers the squared norm of the gradient, as in Frye
+et al., "Critical point-finding methods reveal gradient-flat regions of deep network losses"
+(2021), who find steps by iteration and then shorten them. Here the networks are small, so that the
+Hessian's eigenvalues are exact, and a step is the best of several dampings, as in Dauphin et al.
+(2014). It can still stop where the gradient is not 0 but in the kernel of the Hessian, H g = 0:
+gradient-flat points, which are to be told from critical ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from threadpoolctl import threadpool_limits
+
+import fnn
+from experiments.common.figures import BLUE, GREY, ORANGE
+
+CRITICAL = 1e-10  # the squared norm of the gradient below which a point is critical
+NEGATIVE = -1e-5  # an eigenvalue below this is negative; both as in Frye et al.
+FLAT = 1e-3  # of |H g| relative to |H| |g|
+EXACT = 1e-22  # no use in going on
+DAMPINGS = 10.0 ** np.arange(-10, 2)  # relative to the largest eigenvalue
+
+
+KINDS = {"critical": BLUE, "gradient-flat": ORANGE, "not converged": GREY}
+
+
+class Found(NamedTuple):
+    """Where the search ended.
+
+    params: the point.
+    loss, squared_norm: the loss there, and |g|^2 of its gradient g.
+    flatness: |H g| / (|H| |g|), from 0 (gradient-flat) to 1.
+    eigenvalues: of the Hessian, ascending.
+    norms: |g|^2 at the start and after each step; NaN after the last.
+    """
+
+    params: Any
+    loss: Any
+    squared_norm: Any
+    flatness: Any
+    eigenvalues: Any
+    norms: Any
+
+    @property
+    def critical(self) -> bool:
+        return bool(self.squared_norm < CRITICAL)
+
+    @property
+    def flat(self) -> bool:
+        """Not critical, and stuck: the gradient is in the kernel of the Hessian."""
+        return not self.critical and bool(self.flatness < FLAT)
+
+    @property
+    def steps(self) -> int:
+        return int(np.isfinite(self.norms).sum()) - 1
+
+    @property
+    def kind(self) -> str:
+        return "critical" if self.critical else "gradient-flat" if self.flat else "not converged"
+
+    @property
+    def negative(self) -> float:
+        """The index, as the share of negative eigenvalues: 0 at minima."""
+        return float((self.eigenvalues < NEGATIVE).mean())
+
+    def row(self) -> dict[str, Any]:
+        """For a CSV file."""
+        return {
+            "kind": self.kind, "loss": float(self.loss), "index": self.negative,
+            "squared_norm": float(self.squared_norm), "flatness": float(self.flatness),
+            "steps": self.steps,
+        }  # fmt: skip
+
+
+def finder(
+    loss: Callable[[Any], Any], gradient: Callable[[Any], Any], steps: int
+) -> Callable[[Any], Found]:
+    """A function from a start to the point found from there; compiled once for all starts."""
+    hessian = partial(fnn.curvature.hessian, gradient)
+
+    def found(start: Any) -> Found:
+        begin, unravel = ravel_pytree(start)
+
+        def gradient_at(w: Any) -> Any:
+            return ravel_pytree(gradient(unravel(w)))[0]
+
+        def go_on(state: Any) -> Any:
+            _, g, norms, n = state
+            slow = (n > 0) & (g @ g > (1 - 1e-6) * norms[n - 1])
+            return (n < steps) & (g @ g > EXACT) & ~slow
+
+        def step(state: Any) -> Any:
+            w, g, norms, n = state
+            e, vectors = jnp.linalg.eigh(hessian(unravel(w)))
+            along = vectors.T @ g
+            # Levenberg-Marquardt for 1/2 |g|^2: downhill for every damping, Newton for small ones.
+            damping = DAMPINGS[:, None] * jnp.max(jnp.abs(e))
+            ends = w - (e / (e**2 + damping**2) * along) @ vectors.T
+            gradients = lax.map(gradient_at, ends)
+            sizes = jnp.sum(gradients**2, 1)
+            best = jnp.nanargmin(sizes)
+            better = sizes[best] < g @ g
+            w, g = jnp.where(better, ends[best], w), jnp.where(better, gradients[best], g)
+            return w, g, norms.at[n + 1].set(g @ g), n + 1
+
+        g = gradient_at(begin)
+        norms = jnp.full(steps + 1, jnp.nan).at[0].set(g @ g)
+        w, g, norms, _ = lax.while_loop(go_on, step, (begin, g, norms, 0))
+        point = unravel(w)
+        curvature = hessian(point)
+        e = jnp.linalg.eigvalsh(curvature)
+        flatness = jnp.linalg.norm(curvature @ g) / (jnp.max(jnp.abs(e)) * jnp.linalg.norm(g))
+        return Found(point, loss(point), g @ g, flatness, e, norms)
+
+    compiled = jax.jit(found)
+    return lambda start: jax.device_get(compiled(start))
+
+
+def threads(parameters: int) -> AbstractContextManager[Any]:
+    """How many threads work on one eigendecomposition: several only get in each other's way where
+    the matrix is small (38 ms instead of 1 ms for 128 parameters, on two busy cores)."""
+    return threadpool_limits(1 if parameters < 1000 else None, "blas")
+
+
+def shares(found: Sequence[Found]) -> list[tuple[str, str, str]]:
+    """Rows for a table: how many searches ended in a point of each kind."""
+    counts = {kind: sum(f.kind == kind for f in found) for kind in KINDS}
+    return [(kind, str(n), f"{n / len(found):.1%}") for kind, n in counts.items()]
