@@ -1,11 +1,11 @@
 """Finds critical points of any gradient: minima, saddles and maxima, where it is 0.
 
-Newton's method made to converge: every step lowers the squared norm of the gradient, as in Frye
-et al., "Critical point-finding methods reveal gradient-flat regions of deep network losses"
-(2021), who find steps by iteration and then shorten them. Here the networks are small, so that the
-Hessian's eigenvalues are exact, and a step is the best of several dampings, as in Dauphin et al.
-(2014). It can still stop where the gradient is not 0 but in the kernel of the Hessian, H g = 0:
-gradient-flat points, which are to be told from critical ones.
+Newton's method made to converge: every step lowers the squared norm of the gradient g. Frye et
+al., "Critical point-finding methods reveal gradient-flat regions of deep network losses" (2021),
+find a step by iteration and shorten it. Here the networks are small, so that each step is solved
+exactly, with several dampings of which the best is taken, as Dauphin et al. (2014) do. A search
+can still stop where the gradient is not 0 but in the kernel of the Hessian, H g = 0: such points
+are gradient-flat, and not critical.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
 import fnn
@@ -29,7 +30,8 @@ CRITICAL = 1e-10  # the squared norm of the gradient below which a point is crit
 NEGATIVE = -1e-5  # an eigenvalue below this is negative; both as in Frye et al.
 FLAT = 1e-3  # of |H g| relative to |H| |g|
 EXACT = 1e-22  # no use in going on
-DAMPINGS = 10.0 ** np.arange(-10, 2)  # relative to the largest eigenvalue
+TRIED = np.array([0.01, 0.2, 1.0, 5.0])  # times the last damping
+LIMITS = 1e-7, 10.0  # of the damping, relative to the size of the Hessian
 
 
 KINDS = {"critical": BLUE, "gradient-flat": ORANGE, "not converged": GREY}
@@ -96,27 +98,32 @@ def finder(
             return ravel_pytree(gradient(unravel(w)))[0]
 
         def go_on(state: Any) -> Any:
-            _, g, norms, n = state
+            _, g, norms, n, _ = state
             slow = (n > 0) & (g @ g > (1 - 1e-6) * norms[n - 1])
             return (n < steps) & (g @ g > EXACT) & ~slow
 
         def step(state: Any) -> Any:
-            w, g, norms, n = state
-            e, vectors = jnp.linalg.eigh(hessian(unravel(w)))
-            along = vectors.T @ g
+            w, g, norms, n, damping = state
             # Levenberg-Marquardt for 1/2 |g|^2: downhill for every damping, Newton for small ones.
-            damping = DAMPINGS[:, None] * jnp.max(jnp.abs(e))
-            ends = w - (e / (e**2 + damping**2) * along) @ vectors.T
-            gradients = lax.map(gradient_at, ends)
-            sizes = jnp.sum(gradients**2, 1)
-            best = jnp.nanargmin(sizes)
+            h = hessian(unravel(w))
+            square, slope, scale = h @ h, h @ g, jnp.max(jnp.sum(jnp.abs(h), 1))
+            dampings = jnp.clip(damping * TRIED, *LIMITS)
+
+            def end(damping: Any) -> Any:
+                positive = square + jnp.square(damping * scale) * jnp.eye(len(w))
+                to = w - cho_solve(cho_factor(positive), slope)
+                return to, gradient_at(to)
+
+            ends, gradients = lax.map(end, dampings)
+            sizes = jnp.nan_to_num(jnp.sum(gradients**2, 1), nan=jnp.inf)
+            best = jnp.argmin(sizes)
             better = sizes[best] < g @ g
             w, g = jnp.where(better, ends[best], w), jnp.where(better, gradients[best], g)
-            return w, g, norms.at[n + 1].set(g @ g), n + 1
+            return w, g, norms.at[n + 1].set(g @ g), n + 1, dampings[best]
 
         g = gradient_at(begin)
         norms = jnp.full(steps + 1, jnp.nan).at[0].set(g @ g)
-        w, g, norms, _ = lax.while_loop(go_on, step, (begin, g, norms, 0))
+        w, g, norms, _, _ = lax.while_loop(go_on, step, (begin, g, norms, 0, 1.0))
         point = unravel(w)
         curvature = hessian(point)
         e = jnp.linalg.eigvalsh(curvature)
@@ -137,3 +144,42 @@ def shares(found: Sequence[Found]) -> list[tuple[str, str, str]]:
     """Rows for a table: how many searches ended in a point of each kind."""
     counts = {kind: sum(f.kind == kind for f in found) for kind in KINDS}
     return [(kind, str(n), f"{n / len(found):.1%}") for kind, n in counts.items()]
+
+
+def small_enough(parameters: int, memory: float = 250e6) -> None:
+    """Refuses a network of which the Hessian is too large to be factorised at every step."""
+    size = 8 * parameters**2
+    if size > memory:
+        raise ValueError(
+            f"a network of {parameters} parameters has a Hessian of {size / 1e6:.0f} MB in "
+            f"float64, needs at most {memory / 1e6:.0f} MB, or --hidden with fewer units; for "
+            "larger networks fnn.curvature.lanczos and spectrum need no matrix "
+            "(python -m experiments landscape spectrum)"
+        )
+
+
+def spread_over(
+    path: tuple[Any, Any], count: int, noise: float, rng: np.random.Generator
+) -> list[Any]:
+    """Points of a path (parameters, losses), evenly over the height of the loss, and with noise
+    of several sizes up to ``noise``, a standard deviation."""
+    points, losses = jax.tree.map(np.asarray, path)
+    heights = np.linspace(losses.min(), losses.max(), count)
+    places = [int(np.argmin(np.abs(losses - height))) for height in heights]
+    sizes = noise * 10 ** rng.uniform(-2, 0, count)
+    return [
+        jax.tree.map(lambda w, i=i, s=s: w[i] + s * rng.normal(size=w[i].shape), points)
+        for i, s in zip(places, sizes, strict=True)
+    ]
+
+
+def descended(
+    run: Callable[[Any], tuple[Any, Any]], params: Any, steps: int, rate: float
+) -> tuple[Any, Any]:
+    """The parameters along gradient descent, and the losses; ``run(params) -> (loss, grads)``."""
+
+    def step(params: Any, _: Any) -> tuple[Any, Any]:
+        value, grads = run(params)
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads), (params, value)
+
+    return lax.scan(step, params, length=steps)[1]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 import fnn
 from experiments.common.console import console, table
@@ -24,7 +22,16 @@ from experiments.common.figures import GREY, plt
 from experiments.common.options import at_least
 from experiments.common.run import write_csv
 from experiments.landscape import page
-from experiments.landscape.critical import CRITICAL, KINDS, Found, finder, shares, threads
+from experiments.landscape.critical import (
+    CRITICAL,
+    KINDS,
+    Found,
+    descended,
+    finder,
+    shares,
+    spread_over,
+    threads,
+)  # fmt: skip
 from experiments.landscape.study import Study, progress
 
 TITLE = "Critical points that are known"
@@ -38,9 +45,9 @@ class Linear(Study):
 
     hidden: int = 4
     """hidden units; the inputs are 16 pixels"""
-    networks: int = 10
+    networks: int = 20
     """networks whose training the searches start from"""
-    starts: int = 12
+    starts: int = 15
     """searches from each of them"""
     steps: int = 1000
     """steps of a search, at most"""
@@ -99,32 +106,6 @@ def examples(covariance: np.ndarray) -> Any:
     return jnp.asarray(np.sqrt(len(e)) * (vectors * np.sqrt(np.maximum(e, 0))) @ vectors.T)
 
 
-def trained(
-    net: fnn.Block, x: Any, key: Any, steps: int = 400, rate: float = 0.05
-) -> tuple[Any, Any]:
-    """The parameters along gradient descent from small weights, and the losses."""
-    run = fnn.value_and_grad(net, LOSS)
-
-    def step(params: Any, _: Any) -> tuple[Any, Any]:
-        value, grads = run(params, x, x)
-        return jax.tree.map(lambda p, g: p - rate * g, params, grads), (params, value)
-
-    params = jax.tree.map(lambda w: 0.1 * w, net.init(key, x))
-    return lax.scan(step, params, length=steps)[1]
-
-
-def starts(path: tuple[Any, Any], count: int, noise: float, rng: np.random.Generator) -> list[Any]:
-    """Points of a path, uniform over the height of the loss, with noise of several sizes."""
-    points, losses = jax.tree.map(np.asarray, path)
-    heights = rng.uniform(losses.min(), losses.max(), count)
-    places = [int(np.argmin(np.abs(losses - height))) for height in heights]
-    sizes = noise * 10 ** rng.uniform(-2, 0, count)
-    return [
-        jax.tree.map(lambda w, i=i, s=s: w[i] + s * rng.normal(size=w[i].shape), points)
-        for i, s in zip(places, sizes, strict=True)
-    ]
-
-
 def linear(options: Linear) -> int:
     x = images(options.seed)
     covariance = x.T @ x / len(x)
@@ -138,10 +119,15 @@ def linear(options: Linear) -> int:
             options.steps,
         )
         task = bar.add_task("searches", total=options.networks * options.starts)
-        paths = jax.jit(partial(trained, net, x))
+
+        @jax.jit
+        def path(key: Any) -> Any:
+            params = jax.tree.map(lambda w: 0.1 * w, net.init(key, x))
+            return descended(lambda p: fnn.value_and_grad(net, LOSS)(p, x, x), params, 400, 0.05)
+
         found = []
         for key in jax.random.split(jax.random.key(options.seed), options.networks):
-            for start in starts(paths(key), options.starts, options.noise, rng):
+            for start in spread_over(path(key), options.starts, options.noise, rng):
                 found.append(search(start))
                 bar.advance(task)
     _report(options, found, *known(covariance, options.hidden))
@@ -210,7 +196,7 @@ def _report(options: Linear, found: list[Found], values: np.ndarray, indices: np
             "does.",
         ),
         page.numbers(columns, cells),
-        page.code(known, network, finder),
+        page.code(known, network, spread_over, finder),
     )  # fmt: skip
     console.print(f"saved in {options.out}: report.html, linear.png, linear.csv")
 
