@@ -2,6 +2,8 @@
 
     python -m experiments landscape surface
     python -m experiments landscape linear
+    python -m experiments landscape saddles
+    python -m experiments landscape escape
     python -m experiments landscape minima
     python -m experiments landscape connected
     python -m experiments landscape plane
@@ -19,9 +21,11 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.landscape.connected import Connected, connected
+from experiments.landscape.escape import Escape, escape
 from experiments.landscape.linear import Linear, linear
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.plane import Plane, plane
+from experiments.landscape.saddles import Saddles, saddles
 from experiments.landscape.spectrum import Spectrum, spectrum
 from experiments.landscape.study import Study
 from experiments.landscape.surface import Surface, surface
@@ -30,6 +34,8 @@ from experiments.landscape.surface import Surface, surface
 STUDIES: dict[type, Callable[[Any], int]] = {
     Surface: surface,
     Linear: linear,
+    Saddles: saddles,
+    Escape: escape,
     Minima: minima,
     Connected: connected,
     Plane: plane,
@@ -39,6 +45,8 @@ STUDIES: dict[type, Callable[[Any], int]] = {
 Options = (
     Annotated[Surface, tyro.conf.subcommand("surface", prefix_name=False)]
     | Annotated[Linear, tyro.conf.subcommand("linear", prefix_name=False)]
+    | Annotated[Saddles, tyro.conf.subcommand("saddles", prefix_name=False)]
+    | Annotated[Escape, tyro.conf.subcommand("escape", prefix_name=False)]
     | Annotated[Minima, tyro.conf.subcommand("minima", prefix_name=False)]
     | Annotated[Connected, tyro.conf.subcommand("connected", prefix_name=False)]
     | Annotated[Plane, tyro.conf.subcommand("plane", prefix_name=False)]

@@ -18,6 +18,7 @@ from experiments.landscape.linear import Linear, known, linear, network
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
 from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
+from experiments.landscape.saddles import Saddles, exponent, pixels
 from experiments.landscape.spectrum import Exact, Spectrum, spectrum
 from experiments.landscape.surface import (
     Surface,
@@ -109,6 +110,23 @@ def test_critical_points_of_the_autoencoder_are_the_known_ones(tmp_path: Path) -
     assert len(found) >= 4
     assert all(float(row["error"]) < 1e-10 for row in found)
     assert all(float(row["index"]) == float(row["known_index"]) for row in found)
+
+
+def test_an_image_keeps_its_mean_when_it_is_made_smaller() -> None:
+    image = np.random.default_rng(0).random((2, 784))
+    np.testing.assert_allclose(pixels(image).mean(1), image.mean(1))
+    np.testing.assert_allclose(pixels(image, 28), image)
+    np.testing.assert_allclose(pixels(image, 14)[0, 0], image[0, [0, 1, 28, 29]].mean())
+
+
+def test_the_exponent_of_a_law_is_found() -> None:
+    energy = np.linspace(0.3, 0.5, 12)
+    assert exponent(energy, 2 * (energy - 0.29) ** 1.5)[0] == pytest.approx(1.5, abs=0.1)
+
+
+def test_a_network_too_large_for_its_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match="lanczos"):
+        Saddles(hidden=100).prepare()
 
 
 # ---- permutations of hidden units --------------------------------------------------------------
