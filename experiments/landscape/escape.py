@@ -303,7 +303,7 @@ def _drawn(found: Found, runs: list[Run]) -> Any:
     for run, color in zip(runs, COLORS, strict=True):
         steps = np.arange(len(run.losses))
         axes[0].plot(steps, run.losses, color=color, lw=1.6, label=run.name)
-        axes[1].plot(steps * run.seconds, run.losses, color=color, lw=1.6)
+        axes[1].plot((steps * run.seconds)[1:], run.losses[1:], color=color, lw=1.6)
     axes[0].set(xscale="symlog", xlabel="step", ylabel="loss", title="By steps", xlim=(0, None))
     axes[1].set(xscale="log", xlabel="seconds", title="By seconds")
     least = min(float(np.nanmin(run.losses)) for run in runs)

@@ -12,8 +12,10 @@ import pytest
 
 import fnn
 from experiments.__main__ import main
+from experiments.common.data import Split
 from experiments.landscape.connected import Connected, barrier, bezier, connected, line
 from experiments.landscape.critical import finder
+from experiments.landscape.escape import Escape, escape
 from experiments.landscape.linear import Linear, known, linear, network
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
@@ -127,6 +129,26 @@ def test_the_exponent_of_a_law_is_found() -> None:
 def test_a_network_too_large_for_its_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="lanczos"):
         Saddles(hidden=100).prepare()
+
+
+@pytest.mark.slow
+def test_saddle_free_newton_leaves_and_newton_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    few = Split(rng.normal(size=(60, 100)), np.arange(60) % 10)
+    monkeypatch.setattr("experiments.landscape.escape.digits", lambda *_: few)
+    options = Escape(
+        hidden=2, examples=60, batch_size=20, steps=30, newton_steps=25, krylov=6, rates=(0.1,),
+        out=tmp_path,
+    )  # fmt: skip
+    options.prepare()
+    assert escape(options) == 0
+    losses: dict[str, list[float]] = {}
+    for row in rows_of(tmp_path / "escape.csv"):
+        losses.setdefault(row["method"], []).append(float(row["loss"]))
+    fallen = {name: values[0] - values[-1] for name, values in losses.items()}
+    assert fallen["saddle-free Newton"] > 0.3 > 0.01 > fallen["Newton"]
 
 
 # ---- permutations of hidden units --------------------------------------------------------------
