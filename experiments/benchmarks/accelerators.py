@@ -23,7 +23,7 @@ from rich.progress import track
 import fnn
 from experiments.benchmarks import conv_cases, conv_peers, report, timing
 from experiments.benchmarks.conv import quotient
-from experiments.benchmarks.conv_cases import Case
+from experiments.benchmarks.conv_cases import Case, passes
 from experiments.benchmarks.report import Recorded, Table
 from experiments.benchmarks.timing import Compiled, Seconds, compiled, ratio, ready
 
@@ -59,7 +59,10 @@ class Options(Recorded):
 
 
 def main(options: Options) -> None:
-    """Measures, prints the tables, and records them. Ctrl-C records the tables so far."""
+    """Measures, prints the tables, and records them, unless only a part of them was asked for.
+
+    Ctrl-C records the tables so far.
+    """
     threads = report.limit_threads(options.threads)
     head = report.conditions(threads, PACKAGES)
     print(head)
@@ -80,7 +83,7 @@ def main(options: Options) -> None:
         table.show()
     name = f"accelerators, {jax.devices()[0].device_kind}"
     parts = [table.markdown() for table in tables if table.rows]
-    report.record(options.out, name, head, *parts, ABOUT)
+    report.record(None if options.only else options.out, name, head, *parts, ABOUT)
 
 
 # ---- blocks ----------------------------------------------------------------------------------
@@ -134,16 +137,8 @@ def block_row(case: Case, dtype: str, repeats: int) -> list[str]:
     shape = jax.eval_shape(case.block.forward, params, x)[0]
     dy = jax.random.normal(jax.random.key(2), shape.shape, shape.dtype)
 
-    def by_hand(params: Any, x: Any, dy: Any) -> Any:
-        y, residuals = case.block.forward(params, x)
-        return y, case.block.backward(params, residuals, dy)
-
-    def by_autodiff(params: Any, x: Any, dy: Any) -> Any:
-        y, pull_back = jax.vjp(case.plain, params, x)
-        return y, pull_back(dy)
-
     programs: dict[str, Compiled] = {}
-    for name, f in {"by hand": by_hand, "autodiff": by_autodiff}.items():
+    for name, f in passes(case).items():
         programs[name] = compiled(_again_and_again(f), params, x, dy)
     runs = {name: ready(program.program, params, x, dy) for name, program in programs.items()}
     seconds = timing.alternating(runs, repeats)

@@ -21,7 +21,7 @@ from jax import lax
 from rich.progress import track
 
 from experiments.benchmarks import conv_peers, report, timing
-from experiments.benchmarks.conv_cases import Case, cases
+from experiments.benchmarks.conv_cases import Case, cases, passes
 from experiments.benchmarks.report import Recorded, Table
 from experiments.benchmarks.timing import compiled, ratio, ready
 
@@ -105,13 +105,7 @@ def block_row(case: Case, options: Options) -> list[str]:
     shape = jax.eval_shape(case.block.forward, params, x)[0]
     dy = jax.random.normal(jax.random.key(2), shape.shape, dtype)
 
-    def by_hand(params: Any, x: Any, dy: Any) -> Any:
-        y, residuals = case.block.forward(params, x)
-        return y, case.block.backward(params, residuals, dy)
-
-    def by_autodiff(params: Any, x: Any, dy: Any) -> Any:
-        y, pull_back = jax.vjp(case.plain, params, x)
-        return y, pull_back(dy)
+    both = passes(case)
 
     def looped(f: Callable[..., Any]) -> Callable[..., Any]:
         def body(carry: Any, _: Any) -> Any:  # steps depend on each other: none is hoisted
@@ -123,7 +117,7 @@ def block_row(case: Case, options: Options) -> list[str]:
         return lambda params, x, dy: lax.scan(body, (params, x, dy), length=2)[0]
 
     programs, temporary = {}, []
-    for name, f in {"by hand": by_hand, "autodiff": by_autodiff}.items():
+    for name, f in both.items():
         program, _, memory = compiled(f, params, x, dy)
         temporary.append(memory)
         programs[name] = ready(program, params, x, dy)
@@ -135,7 +129,7 @@ def block_row(case: Case, options: Options) -> list[str]:
         own, _, _ = compiled(case.block.backward, params, residuals, dy)
         programs["backward"] = ready(own, params, residuals, dy)
         # y is not returned, so XLA drops what only forward needs.
-        other, _, _ = compiled(lambda p, x, dy: by_autodiff(p, x, dy)[1], params, x, dy)
+        other, _, _ = compiled(lambda p, x, dy: both["autodiff"](p, x, dy)[1], params, x, dy)
         programs["autodiff backward"] = ready(other, params, x, dy)
     seconds = timing.alternating(programs, options.repeats)
     plain, loop = seconds["by hand"], seconds["by hand in scan"]

@@ -26,6 +26,23 @@ class Case(NamedTuple):
     plain: Callable[[Any, Any], Any]
 
 
+Pass = Callable[[Any, Any, Any], Any]  # (params, x, dy) -> (y, (dparams, dx))
+
+
+def passes(case: Case) -> dict[str, Pass]:
+    """Forward and backward of a case together, by hand and by ``jax.vjp`` of its plain formula."""
+
+    def by_hand(params: Any, x: Any, dy: Any) -> Any:
+        y, residuals = case.block.forward(params, x)
+        return y, case.block.backward(params, residuals, dy)
+
+    def by_autodiff(params: Any, x: Any, dy: Any) -> Any:
+        y, pull_back = jax.vjp(case.plain, params, x)
+        return y, pull_back(dy)
+
+    return {"by hand": by_hand, "autodiff": by_autodiff}
+
+
 def plain_conv(params: Any, x: Any, stride: int = 1, padding: Any = "SAME") -> Any:
     """A convolution with bias."""
     w = params["w"].astype(x.dtype)

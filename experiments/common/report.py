@@ -166,7 +166,7 @@ def learning(
     rows = [
         [f"{row[c]:.0f}" if c == "epoch" else f"{row[c]:.4g}" for c in columns] for row in history
     ]
-    table = _table([c.replace("_", " ") for c in columns], rows)
+    table = html_table([c.replace("_", " ") for c in columns], rows)
     return f"{_grid(plots)}<details><summary>Numbers by epoch</summary>{table}</details>"
 
 
@@ -251,7 +251,7 @@ def mistakes(
             for i in wrong[:count]
         ]
         columns = ("example", "true class", "read as", "probability")
-        return f"{caption}.</p>{_table(columns, rows)}"
+        return f"{caption}.</p>{html_table(columns, rows)}"
     figures = []
     for i in wrong[:count]:
         name = f"{names[target[i]]}, read as {names[guesses[i]]}"
@@ -297,13 +297,13 @@ def gradient_check(rows: Iterable[Sequence[str]]) -> str:
     """The rows of :func:`experiments.common.console.gradient_check`."""
     return (
         "<p>The hand-written backward pass against <code>jax.grad</code> before training, both in "
-        f"float64: the difference is rounding.</p>{_table(GRADIENT_COLUMNS, rows)}"
+        f"float64: the difference is rounding.</p>{html_table(GRADIENT_COLUMNS, rows)}"
     )
 
 
 def network(net: Block, x: Any) -> str:
     """The summary, block by block."""
-    return _table(SUMMARY_COLUMNS, summary_rows(fnn.summary(net, x)))
+    return html_table(SUMMARY_COLUMNS, summary_rows(fnn.summary(net, x)))
 
 
 def _settings(options: Any) -> str:
@@ -316,10 +316,11 @@ def _settings(options: Any) -> str:
         ["device", f"{device.platform}, {device.device_kind}"],
         ["machine", f"{platform.system()} {platform.machine()}"],
     ]
-    return (
-        f"<pre><code>{_text(options.command)}</code></pre><div class='two'>"
-        f"{_table(('setting', 'value'), rows)}{_table(('software', 'version'), versions)}</div>"
-    )
+    settings, software = (
+        html_table(("setting", "value"), rows), html_table(("software", "version"), versions),
+    )  # fmt: skip
+    command = f"<pre><code>{_text(options.command)}</code></pre>"
+    return f"{command}<div class='two'>{settings}{software}</div>"
 
 
 # ---- parts -----------------------------------------------------------------------------------
@@ -349,7 +350,8 @@ def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def _table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+def html_table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; text is escaped, and numbers become text."""
     head = "".join(f'<th scope="col">{_text(c)}</th>' for c in columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -27,7 +27,7 @@ from experiments.common.options import at_least, positive_rate
 from experiments.common.run import write_csv
 from experiments.landscape import page
 from experiments.landscape.permutations import matched, permutable, permuted
-from experiments.landscape.study import Study, progress
+from experiments.landscape.study import Study, descent, progress
 
 TITLE = "Connected minima"
 LOSS = fnn.softmax_cross_entropy()
@@ -158,12 +158,9 @@ class _Training:
     ) -> None:
         self.net, self.options, self.tick = net, options, tick
         self.x, self.target = jax.device_put(data)
-        steps = options.epochs * -(-len(self.x) // options.batch_size)
-
-        def rate(step: Any) -> Any:
-            return options.learning_rate * (1 + jnp.cos(jnp.pi * step / steps)) / 2
-
-        self.optimizer = fnn.sgd(rate, 0.9)
+        self.optimizer = descent(
+            options.learning_rate, options.epochs, options.batch_size, len(self.x)
+        )
         self.epoch = fnn.make_epoch(net, LOSS, self.optimizer, options.batch_size)
 
     def network(self, initial: int, order: int) -> Any:

@@ -24,7 +24,7 @@ from experiments.common.figures import BLUE, GREY, ORANGE, plt
 from experiments.common.options import at_least, positive_rate
 from experiments.common.run import write_csv
 from experiments.landscape import page
-from experiments.landscape.study import Study, interval, progress
+from experiments.landscape.study import Study, descent, interval, progress
 
 TITLE = "Many minima which are about the same"
 LOSS = fnn.softmax_cross_entropy()
@@ -56,16 +56,6 @@ class Minima(Study):
 def network(width: int) -> fnn.Block:
     """One hidden layer."""
     return fnn.models.mlp((width, 10), fnn.tanh())
-
-
-def descent(options: Minima, examples: int) -> fnn.Optimizer:
-    """SGD with momentum, at a rate that falls to 0 as a cosine."""
-    steps = options.epochs * -(-examples // options.batch_size)
-
-    def rate(step: Any) -> Any:
-        return options.learning_rate * (1 + jnp.cos(jnp.pi * step / steps)) / 2
-
-    return fnn.sgd(rate, 0.9)
 
 
 def at_once(epoch: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,7 +101,7 @@ def _trained(
     net, (x, target) = network(width), jax.device_put(data.train)
     key = jax.random.key(options.seed)
     params = jax.vmap(net.init, (0, None))(jax.random.split(key, options.networks), x)
-    optimizer = descent(options, len(x))
+    optimizer = descent(options.learning_rate, options.epochs, options.batch_size, len(x))
     epoch = fnn.make_epoch(net, LOSS, optimizer, options.batch_size)
     state = jax.vmap(optimizer.init)(params)
     together, rng = at_once(epoch), np.random.default_rng(options.seed)

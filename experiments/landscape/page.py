@@ -6,7 +6,7 @@ import base64
 import inspect
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.common.figures import plt
+from experiments.common.report import html_table
 from experiments.common.report_style import STYLE
 
 TITLE = "The landscape of the loss"
@@ -79,14 +80,7 @@ def figure(picture: Figure, path: Path, caption: str) -> str:
     )
 
 
-def numbers(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table."""
-    head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{whole}</div>'
+numbers = html_table  # a table on the page
 
 
 def code(*functions: Callable[..., Any]) -> str:

@@ -68,9 +68,6 @@ class _Groups:
     def put(self, features: Features, path: Path, axis: int) -> None:
         self.axes[features.group].append(Axis(path, axis, features.tiles))
 
-    def root_of(self, features: Features) -> Features:
-        return features._replace(group=self.root(features.group))
-
     def join(self, *features: Features) -> Features:
         """One group for all; the fixed one if the features are laid out differently."""
         alike = len({f.tiles for f in features}) == 1

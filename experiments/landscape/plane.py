@@ -26,7 +26,7 @@ from experiments.common.figures import RED, plt
 from experiments.common.options import at_least, positive_rate
 from experiments.common.run import write_csv
 from experiments.landscape import page
-from experiments.landscape.study import Study, progress
+from experiments.landscape.study import Study, descent, progress
 
 TITLE = "A plane through a minimum"
 LOSS = fnn.softmax_cross_entropy()
@@ -115,7 +115,7 @@ class Way(NamedTuple):
 def not_convex(values: np.ndarray) -> float:
     """The share of the grid's points at which the loss, in the plane, curves downwards in some
     direction: its 2 x 2 Hessian, by differences, has a negative eigenvalue."""
-    f = np.pad(values, 0)
+    f = values
     aa = f[2:, 1:-1] - 2 * f[1:-1, 1:-1] + f[:-2, 1:-1]
     bb = f[1:-1, 2:] - 2 * f[1:-1, 1:-1] + f[1:-1, :-2]
     ab = (f[2:, 2:] - f[2:, :-2] - f[:-2, 2:] + f[:-2, :-2]) / 4
@@ -170,12 +170,7 @@ def _trained(
 ) -> tuple[Way, Any]:
     """The way of training, an epoch a point, and where it ends."""
     x, target = jax.device_put(data)
-    total = options.epochs * -(-len(x) // options.batch_size)
-
-    def rate(step: Any) -> Any:
-        return options.learning_rate * (1 + jnp.cos(jnp.pi * step / total)) / 2
-
-    optimizer = fnn.sgd(rate, 0.9)
+    optimizer = descent(options.learning_rate, options.epochs, options.batch_size, len(x))
     epoch = fnn.make_epoch(net, LOSS, optimizer, options.batch_size)
     params = net.init(jax.random.key(options.seed), x)
     state, rng = optimizer.init(params), np.random.default_rng(options.seed)

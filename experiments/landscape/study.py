@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import fnn
 from experiments.common.console import console
 from experiments.common.options import seeded, writable
 
@@ -29,6 +31,16 @@ class Study:
         """Refuses options that cannot work, before anything is computed."""
         seeded(self)
         writable(self.out)
+
+
+def descent(learning_rate: float, epochs: int, batch_size: int, examples: int) -> fnn.Optimizer:
+    """SGD with momentum, at a rate that falls to 0 as a cosine."""
+    steps = epochs * -(-examples // batch_size)
+
+    def rate(step: Any) -> Any:
+        return learning_rate * (1 + jnp.cos(jnp.pi * step / steps)) / 2
+
+    return fnn.sgd(rate, 0.9)
 
 
 def progress() -> Progress:
