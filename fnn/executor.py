@@ -8,7 +8,9 @@ all are graphs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -97,68 +99,74 @@ def graph(
     for node in entries:
         owner[node.name] = owner.get(node.params_of, node.params_of)
     shared = tuple(node._replace(params_of=owner[node.name]) for node in entries)
-    return _executor(structure._replace(nodes=shared), name)
+    return _Executor(structure._replace(nodes=shared), name).block()
 
 
-def _executor(
-    g: Graph, name: str, kind: Kind = GRAPH, validate: ValidateRule | None = None
-) -> Block:
-    live = _live(g)
+@dataclass(frozen=True, eq=False)
+class _Executor:
+    """The functions of a graph's block."""
 
-    def start(key: jax.Array, x: Value) -> tuple[Params, Value]:
+    graph: Graph
+    name: str
+
+    @functools.cached_property
+    def live(self) -> list[tuple[int, Node]]:
+        return _live(self.graph)
+
+    def start(self, key: jax.Array, x: Value) -> tuple[Params, Value]:
         """The first parameters, and the shape of y."""
-        require_key(name, key)
-        require_numbers(name, "x", x, or_shapes=True)
-        values = _bind(g.inputs, x, name)
+        require_key(self.name, key)
+        require_numbers(self.name, "x", x, or_shapes=True)
+        values = _bind(self.graph.inputs, x, self.name)
         params: dict[str, Params] = {}
-        for i, node in live:
+        for i, node in self.live:
             node_x, block = _pick(values, node.inputs), node.block
+            inner, is_own = _owner(block.init), node.params_of == node.name
             with located(node.name):
                 node_key = jax.random.fold_in(key, i)
-                if node.params_of == node.name and _is_its_graph(block):
+                if is_own and inner is not None and inner is _owner(block.forward):
                     # Not init and then forward: each level of nesting would run all below twice.
-                    node_params, values[node.name] = block.init.start(node_key, node_x)  # type: ignore[attr-defined]
+                    node_params, values[node.name] = inner.start(node_key, node_x)
                 else:
-                    node_params = {}
-                    if node.params_of == node.name:
-                        node_params = block.init(node_key, node_x)
+                    node_params = block.init(node_key, node_x) if is_own else {}
                     # Shape-check the last node too, so that init reports misfits.
                     shared = params.get(node.params_of, node_params)
                     values[node.name] = jax.eval_shape(block.forward, shared, node_x, node_key)[0]
                 if jax.tree.leaves(node_params):
                     params[node.name] = node_params
-        return params, _pick(values, g.outputs)
+        return params, _pick(values, self.graph.outputs)
 
-    def init(key: jax.Array, x: Value) -> Params:
-        return start(key, x)[0]
+    def init(self, key: jax.Array, x: Value) -> Params:
+        return self.start(key, x)[0]
 
-    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        _check_params(g, params, name)
+    def forward(self, params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        _check_params(self.graph, params, self.name)
         if key is not None:
-            require_key(name, key)
-        values = _bind(g.inputs, x, name)
+            require_key(self.name, key)
+        values = _bind(self.graph.inputs, x, self.name)
         residuals = {}
-        for i, node in live:
+        for i, node in self.live:
             with located(node.name):
                 values[node.name], residuals[node.name] = node.block.forward(
                     params.get(node.params_of, {}),
                     _pick(values, node.inputs),
                     None if key is None else jax.random.fold_in(key, np.uint32(FORWARD + i)),
                 )
-        return _pick(values, g.outputs), residuals
+        return _pick(values, self.graph.outputs), residuals
 
-    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+    def backward(self, params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
         # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
         # what its readers send back. In reverse order all of them have been run before it.
-        _check_params(g, params, name)
-        if len(g.outputs) > 1 and (not isinstance(dy, (tuple, list)) or len(dy) != len(g.outputs)):
+        _check_params(self.graph, params, self.name)
+        outputs = self.graph.outputs
+        if len(outputs) > 1 and (not isinstance(dy, (tuple, list)) or len(dy) != len(outputs)):
             raise BlockTypeError(
-                name, f"dy is {described(dy)}, needs a tuple, one for each of {list(g.outputs)}"
+                self.name, f"dy is {described(dy)}, needs a tuple, one for each of {list(outputs)}"
             )
         cotangents: dict[str, Value] = {}
         dparams: Params = dict.fromkeys(params)
-        _send(cotangents, g.outputs, dy)
-        for _, node in reversed(live):
+        _send(cotangents, outputs, dy)
+        for _, node in reversed(self.live):
             upstream = cotangents.get(node.name)
             if upstream is None:  # no output with a gradient depends on this value
                 continue
@@ -169,22 +177,35 @@ def _executor(
             _send(cotangents, node.inputs, node_dx)
             if node.params_of in dparams:
                 dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
-        return dparams, _pick(cotangents, g.inputs)
+        return dparams, _pick(cotangents, self.graph.inputs)
 
-    def update_statistics(params: Params, residuals: Residuals) -> Params:
+    def update_statistics(self, params: Params, residuals: Residuals) -> Params:
         updated = dict(params)
-        for _, node in live:
+        for _, node in self.live:
             if (rule := node.block.rules.update_statistics) is not None:
                 updated[node.params_of] = rule(updated[node.params_of], residuals[node.name])
         return updated
 
-    has_statistics = any(node.block.rules.update_statistics is not None for _, node in live)
-    rules = Rules(
-        validate=validate, update_statistics=update_statistics if has_statistics else None
-    )
-    init.start = start  # type: ignore[attr-defined]
-    init.graph = forward.graph = backward.graph = g  # type: ignore[attr-defined]  # see map_nodes
-    return Block(init, forward, backward, name, kind, g, rules)
+    def block(self, kind: Kind = GRAPH, validate: ValidateRule | None = None) -> Block:
+        moves = any(node.block.rules.update_statistics is not None for _, node in self.live)
+        update = self.update_statistics if moves else None
+        rules = Rules(validate=validate, update_statistics=update)
+        return Block(self.init, self.forward, self.backward, self.name, kind, self.graph, rules)
+
+
+def is_network(block: Block) -> bool:
+    """Whether the block runs as the nodes of its graph.
+
+    A graph whose forward or backward was replaced does not: it counts as a single block.
+    """
+    owner = _owner(block.forward)
+    return owner is not None and owner.graph is block.graph and owner is _owner(block.backward)
+
+
+def _owner(function: Callable[..., object]) -> _Executor | None:
+    """The executor that a function is a method of."""
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, _Executor) else None
 
 
 @checked
@@ -211,8 +232,7 @@ def inference(block: Block) -> Block:
     if block.graph is None:
         return block
     mapped = _mapped(block, lambda _, inner: inference(inner))
-    reading = mapped._replace(outputs=mapped.at_inference)
-    return _executor(reading, block.name, block.kind, block.rules.validate)
+    return _rebuilt(block, mapped._replace(outputs=mapped.at_inference))
 
 
 @checked
@@ -227,10 +247,11 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
       change: from a node's name and block to another block.
 
     Returns:
-      A graph of the same name, kind and wiring.
+      A graph of the same name, kind and wiring; an ``init`` that was replaced is kept.
 
     Raises:
-      BlockTypeError: the block is not a graph, or has functions that are not its graph's.
+      BlockTypeError: the block is not a graph, or has a forward or backward that is not its
+        graph's.
 
     >>> import fnn
     >>> net = fnn.serial(a=fnn.square(), b=fnn.negate())
@@ -238,7 +259,7 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     >>> float(negated.forward({}, 3.0)[0])
     -9.0
     """
-    return _executor(_mapped(block, change), block.name, block.kind, block.rules.validate)
+    return _rebuilt(block, _mapped(block, change))
 
 
 def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
@@ -248,10 +269,10 @@ def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
             block.name,
             "is not a graph of blocks, so it has no nodes to map: give one made by graph or serial",
         )
-    if not _is_its_graph(block):
+    if not is_network(block):
         raise BlockTypeError(
             block.name,
-            "has an init, forward or backward that is not its graph's and would be lost when it is "
+            "has a forward or backward that is not its graph's and would be lost when it is "
             "rebuilt: detach the graph with block._replace(graph=None), or change a node instead",
         )
     nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
@@ -260,12 +281,10 @@ def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
     return structure._replace(nodes=nodes)
 
 
-def _is_its_graph(block: Block) -> bool:
-    """Whether the block is a graph, and its functions are that graph's."""
-    functions = (block.init, block.forward, block.backward)
-    return block.graph is not None and all(
-        getattr(f, "graph", None) is block.graph for f in functions
-    )
+def _rebuilt(block: Block, structure: Graph) -> Block:
+    """The block with another graph; an init of the user's own stays."""
+    new = _Executor(structure, block.name).block(block.kind, block.rules.validate)
+    return new if _owner(block.init) else new._replace(init=block.init)
 
 
 def _pick(values: Mapping[str, Value], names: tuple[str, ...]) -> Value:

@@ -11,7 +11,7 @@ import pytest
 
 import fnn
 from fnn.block import Block, BlockError, BlockTypeError, BlockValueError, no_params
-from fnn.executor import _executor
+from fnn.executor import _Executor
 
 pytestmark = pytest.mark.core
 
@@ -138,7 +138,7 @@ def test_a_nodes_key_depends_on_its_place_not_on_what_else_is_live() -> None:
     """A head that disappears at inference does not change the other nodes' keys."""
     wire = [("a", fnn.dropout(0.5), "x"), ("b", fnn.dropout(0.5), "x")]
     both = fnn.graph("x", wire, ("a", "b"))
-    pruned = _executor(both.graph._replace(outputs=("b",)), "pruned")
+    pruned = _Executor(both.graph._replace(outputs=("b",)), "pruned").block()
     key, ones = jax.random.key(0), jnp.ones(32)
     equal(both.forward({}, ones, key)[0][1], pruned.forward({}, ones, key)[0])
 
@@ -155,7 +155,7 @@ def test_parameters_of_dead_heads_are_still_accepted() -> None:
     full = fnn.graph(
         "x", [("main", fnn.linear(2), "x"), ("aux", fnn.linear(2), "x")], ("main", "aux")
     )
-    main = _executor(full.graph._replace(outputs=("main",)), "main")
+    main = _Executor(full.graph._replace(outputs=("main",)), "main").block()
     params = full.init(jax.random.key(0), X)
     y, dparams, _ = run(main, params, X, np.ones((2, 2)))
     equal(y, full.forward(params, X)[0][0])
@@ -180,6 +180,22 @@ def test_inference_reaches_into_nested_networks() -> None:
     reading = fnn.inference(net)
     y = reading.forward(params, X)[0]
     equal(y, fnn.inference(reading).forward(params, X, jax.random.key(9))[0])
+
+
+def test_a_network_with_an_init_of_its_own_can_be_rebuilt() -> None:
+    """To start from other parameters one replaces ``init``: nothing else depends on it."""
+    net = fnn.serial(a=fnn.linear(2), b=fnn.dropout(0.5))
+
+    def zeros(key: jax.Array, x: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, net.init(key, x))
+
+    own = net._replace(init=zeros)
+    x, key = jnp.ones((1, 3)), jax.random.key(0)
+    for rebuilt in (fnn.inference(own), fnn.map_nodes(own, lambda _, block: fnn.freeze(block))):
+        assert not rebuilt.init(key, x)["a"]["w"].any()
+    assert not fnn.serial(own=own, out=fnn.linear(2)).init(key, x)["own"]["a"]["w"].any()
+    with pytest.raises(BlockTypeError, match="has a forward or backward that is not its graph"):
+        fnn.inference(net._replace(forward=lambda *a, **k: net.forward(*a, **k)))
 
 
 def test_map_nodes_keeps_wiring_and_sharing() -> None:

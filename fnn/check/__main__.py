@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return command.run(name, options)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "fnn":
-            raise
         message = f"{error}; install it with: pip install {error.name}"
     except Exception as error:
         if os.environ.get("FNN_TRACEBACK"):

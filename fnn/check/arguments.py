@@ -8,6 +8,7 @@ two real ones: then its cotangents are real, and a forgotten conjugate is a wron
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -27,14 +28,9 @@ class Complex(NamedTuple):
 
 
 @jax.tree_util.register_static
+@dataclass(frozen=True)
 class Fixed:
     """Stands where a leaf does not vary; all are equal, so that programs are compiled once."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fixed)
-
-    def __hash__(self) -> int:
-        return 0
 
 
 class Arguments(NamedTuple):

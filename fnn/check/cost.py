@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from fnn.check.report import NOTE, RIGHT, SKIPPED, WRONG, Problem, Result
 from fnn.check.subject import Subject, cast, path_of
@@ -16,11 +17,6 @@ from fnn.check.trials import Trial
 from fnn.introspect.autodiff import by_autodiff
 from fnn.introspect.text import bytes_of, readable_bytes
 from fnn.pytrees import split_floats
-
-try:
-    from jax.interpreters.partial_eval import dce_jaxpr
-except ImportError:  # newer JAX
-    from jax._src.interpreters.partial_eval import dce_jaxpr
 
 
 def residuals(subject: Subject, trials: Sequence[Trial]) -> Result:

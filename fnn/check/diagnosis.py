@@ -197,16 +197,17 @@ def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
             names.append(f"{sign}a factor {name} is extra")
         if equals(1 / constant):
             names.append(f"{sign}a factor {name} is missing")
-    for name, n in sizes.items():
-        if n > 1 and equals(n):
+    first = {n: name for name, n in reversed(list(sizes.items())) if n > 1}  # one name for each size
+    for n, name in first.items():
+        if equals(n):
             names.append(f"{sign}a sum where a mean is needed: {name} is not divided by")
-        if n > 1 and equals(1 / n):
+        if equals(1 / n):
             names.append(f"{sign}a mean where a sum is needed: it is divided by {name}")
-        if n > 1 and equals(n * n):
+        if equals(n * n):
             names.append(f"{sign}{name} enters twice too often")
-        if n > 1 and not names and (equals(n**0.5) or equals(n**-0.5)):
+        if not names and (equals(n**0.5) or equals(n**-0.5)):
             names.append(f"{sign}off by the square root of {name}")
-        if n > 1 and (equals(n / (n - 1)) or equals((n - 1) / n)):
+        if n > 2 and (equals(n / (n - 1)) or equals((n - 1) / n)):
             names.append(f"{sign}n - 1 in place of n, for {name}")
     return names
 
@@ -364,8 +365,6 @@ def _functions(name: str, a: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _clipped(case: Case) -> str:
-    if not np.isfinite(case.got).all():
-        return ""
     low, high = case.got.min(), case.got.max()
     flat = any(np.sum(case.got == end) > 1 for end in (low, high)) or -low == high
     if low < high and flat and alike(case.got, np.clip(case.want, low, high)):
@@ -464,7 +463,7 @@ def _by_place(marked: np.ndarray) -> str:
             return f": at the first and the last of {n} along axis {axis}, the edges"
         step = np.diff(some)
         if len(some) > 2 and step[0] > 1 and (step == step[0]).all():
-            return f": at every {step[0]}th of {n} along axis {axis}, from {some[0]} on"
+            return f": at one in every {step[0]} along axis {axis}, from {some[0]} on"
         if len(some) <= 8:
             plural = "index" if len(some) == 1 else "indices"
             return f": at {plural} {', '.join(map(str, some))} along axis {axis}"

@@ -10,7 +10,8 @@ import jax
 from fnn.block import Block
 from fnn.check.report import Problem, Result
 from fnn.check.rule import Sample
-from fnn.introspect.watch import is_network, observe, watch
+from fnn.executor import is_network
+from fnn.introspect.watch import observe, watch
 
 
 class Inner(NamedTuple):

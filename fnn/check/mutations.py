@@ -28,8 +28,7 @@ from fnn.check.subject import Cotangents, Subject, all_finite
 from fnn.check.transformations import change_of_gradient
 from fnn.check.trials import Batch, Trial, find_batch, trial_at
 from fnn.compiling import jit_for_few_runs
-from fnn.executor import map_nodes
-from fnn.introspect.watch import is_network
+from fnn.executor import is_network, map_nodes
 from fnn.pytrees import split_floats
 
 CONTROL = "(none: wrapped, but right)"

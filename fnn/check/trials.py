@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -102,8 +103,14 @@ def sizes_of(subject: Subject, trial: Trial) -> dict[str, int]:
 
 
 def in_one_line(error: Exception, length: int = 120) -> str:
-    """The type of an exception and the beginning of its message, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
+    """The type of an exception and the beginning of its message, in one line.
+
+    Of an exception in a callback, which JAX wraps in one of its own, the callback's.
+    """
+    kind, text = type(error).__name__, str(error)
+    if "\nTraceback (most recent call last)" in f"\n{text}" or "callback: Traceback" in text:
+        kind, _, text = re.split(r"\n(?=\S)", text, maxsplit=1)[-1].partition(": ")
+    return f"{kind}: {' '.join(text.split())[:length]}"
 
 
 def raises(property: str, words: str, error: Exception) -> Result:

@@ -9,9 +9,10 @@ import jax
 
 from fnn.arguments import RandomKey, checked
 from fnn.block import Block, Key, Params, Residuals, Value
+from fnn.executor import is_network
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
-from fnn.introspect.watch import is_network, observe, watch
+from fnn.introspect.watch import observe, watch
 from fnn.refusals import require_numbers
 
 

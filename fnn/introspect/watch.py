@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fnn.block import Block, Key, Params, Residuals, Value
-from fnn.executor import map_nodes
+from fnn.executor import is_network, map_nodes
 
 
 def watch(net: Block, wrap: Callable[[str, Block], Block]) -> Block:
@@ -15,12 +15,13 @@ def watch(net: Block, wrap: Callable[[str, Block], Block]) -> Block:
       net: a network, or one block.
       wrap: called for the blocks inside before those around them: a network comes with its nodes
         wrapped. ``path`` is ``hidden/linear``, and '' for ``net`` itself. To watch single blocks
-        only, return a network (see :func:`is_network`) as it is.
+        only, return a network (see :func:`~fnn.executor.is_network`) as it is.
 
     Returns:
       A block that runs as ``net`` does.
 
     >>> import fnn
+    >>> from fnn.executor import is_network
     >>> def log(path, block):
     ...     def forward(params, x, key=None):
     ...         print(f"{path or block.name}: {x}")
@@ -73,13 +74,3 @@ def observe(
         return dparams, dx
 
     return block._replace(forward=forward, backward=backward)
-
-
-def is_network(block: Block) -> bool:
-    """Whether the block runs as the nodes of its graph.
-
-    A graph whose forward or backward was replaced does not: it counts as a single block.
-    """
-    return block.graph is not None and all(
-        getattr(f, "graph", None) is block.graph for f in (block.forward, block.backward)
-    )

@@ -11,7 +11,8 @@ from fnn.arguments import RandomKey, checked
 from fnn.arrays import is_floating
 from fnn.backprop import with_loss
 from fnn.block import Block, BlockTypeError, Graph, Params, Value
-from fnn.introspect.watch import is_network, observe, watch
+from fnn.executor import is_network
+from fnn.introspect.watch import observe, watch
 from fnn.pytrees import require_held
 from fnn.whiteboard.array_text import EXACT
 from fnn.whiteboard.drawable import Trace

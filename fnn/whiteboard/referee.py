@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn.block import Block, Key, Params, Value
-from fnn.executor import map_nodes
+from fnn.executor import is_network, map_nodes
 from fnn.introspect.autodiff import by_autodiff, compared, relative_error
-from fnn.introspect.watch import is_network
 from fnn.pytrees import split_floats
 from fnn.whiteboard.formulas import LOSSES, described, is_elementwise
 

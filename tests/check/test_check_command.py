@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,9 @@ def of_arrays(x):
 def raises():
     raise RuntimeError("no such file")
 
+def interrupted():
+    raise KeyboardInterrupt
+
 def no_block(n=1):
     return n
 
@@ -47,6 +51,7 @@ number = 3
 @pytest.fixture(autouse=True)
 def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_rules.py").write_text(RULES)
+    (tmp_path / "own_faults.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -74,6 +79,10 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["own_rules:raises", "--input", "4"], 2, "raises RuntimeError: no such file"),
         (["own_rules:no_block", "--input", "4", "--arg", "n=2"], 2, "needs to return a Block"),
         (["own_rules:number", "--input", "4"], 2, "needs to be a Block or a function"),
+        (["own_faults:relu", "--input", "4"], 2, "importing 'own_faults' raises ZeroDivisionError"),
+        (["own_rules:", "--input", "4"], 2, "names no object: write package.module:name"),
+        (["own_rules:forward,backward,right", "--input", "4"], 2, "name one object, or a forward"),
+        (["own_rules:interrupted", "--input", "4"], 130, "interrupted"),
         (["relu"], 2, "is not a rule: package.module:name"),
     ],
 )  # fmt: skip
@@ -82,8 +91,30 @@ def test_status_and_message(
 ) -> None:
     assert main([*arguments, "--skip", "cost", "kinks", "second order"]) == status
     printed = capsys.readouterr()
-    assert words in (printed.err if status == 2 else printed.out)
+    assert words in (printed.err if status >= 2 else printed.out)
     assert "Traceback" not in printed.err
+
+
+def test_other_errors_end_in_a_line_or_by_wish_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> int:
+        raise RuntimeError("out of disk")
+
+    monkeypatch.setattr("fnn.check.command.run", run)
+    assert main(["fnn:relu", "--input", "4"]) == 2
+    assert "could not be checked: RuntimeError: out of disk" in capsys.readouterr().err
+    monkeypatch.setenv("FNN_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="out of disk"):
+        main(["fnn:relu", "--input", "4"])
+
+
+def test_without_tyro_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main(["fnn:relu", "--input", "4"]) == 2
+    assert "install it with: pip install tyro" in capsys.readouterr().err
 
 
 def test_help_says_where_the_self_tests_are(capsys: pytest.CaptureFixture[str]) -> None:

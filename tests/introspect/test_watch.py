@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 import fnn
 from fnn.block import Block
-from fnn.introspect.watch import is_network, watch
+from fnn.executor import is_network
+from fnn.introspect.watch import watch
 
 
 def paths(net: Block) -> list[str]:

@@ -21,7 +21,8 @@ import numpy as np
 from fnn.arrays import is_floating
 from fnn.backprop import backpropagate
 from fnn.block import Block, Key, Params, Residuals, Value, unwrapped
-from fnn.introspect.watch import is_network, watch
+from fnn.executor import is_network
+from fnn.introspect.watch import watch
 from fnn.training.diagnostics.data_summary import DataSummary
 from fnn.training.diagnostics.findings import find
 from fnn.training.diagnostics.overfit import BATCH_EXAMPLES, overfit_small_batch
