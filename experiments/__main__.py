@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "mnist": "the standard benchmark: MNIST and Fashion-MNIST",
     "googlenet": "a trained GoogLeNet names what is in photographs",
     "features": "features learned rather than designed",
+    "course": "a course in backpropagation: twelve files with a backward left blank",
     "whiteboard": "any network's values and gradients, drawn and stepped through",
     "landscape": "the loss as a landscape: saddle points, and minima that are about the same",
     "lecture": "the lecture's figures as one illustrated page",

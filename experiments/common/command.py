@@ -55,7 +55,8 @@ def run_command(
 
         module = importlib.import_module(f"{package}.{name}")
         options = tyro.cli(
-            module.Options, args=rest, prog=program, description=module.__doc__,
+            module.Options, args=rest, prog=program,
+            description=sys.modules[module.main.__module__].__doc__,
             config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
         options.command = shlex.join([*program.split(), *rest])

@@ -1,0 +1,1 @@
+"""The twelve files as the learner gets them: forward is there, backward is blank."""
