@@ -88,7 +88,7 @@ def main(options: Options) -> int:
             Split(scaled["train"], data.train.target),
             Split(scaled["validation"], data.validation.target),
             {"accuracy": fnn.accuracy}, name=f"linear_{name.replace(' ', '_')}",
-            tolerance=1e-3,
+            min_improvement=1e-3,
         )  # fmt: skip
         for part in ("train", "test"):
             logits = predict(linear, classifier.params, scaled[part], options.jax_dtype)

@@ -48,7 +48,7 @@ def main(options: Options) -> int:
     console.print(f"[bold]{data.about}[/bold] {data.sizes('images')}.")
     if options.model == "cnn":
         data = _as_images(data)
-        net = fnn.models.cnn(10, options.channels, hidden=128, dropout=options.dropout)
+        net = fnn.models.cnn(10, channels=options.channels, hidden=128, dropout=options.dropout)
     else:
         net = fnn.models.mlp((*options.hidden, 10), fnn.relu())
     optimizer = scheduled(options, options.schedule, data.train, options.weight_decay)

@@ -5,6 +5,8 @@ Every block of a network is a ``forward`` and a hand-written ``backward``, side 
 :func:`fnn.serial` to build a network and :func:`fnn.fit` to train it.
 """
 
+from typing import TYPE_CHECKING
+
 from fnn import check, curvature, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
 from fnn.block import Block, BlockError, Kind, Rules
@@ -70,6 +72,7 @@ from fnn.blocks.smooth import mish, silu, softplus, softsign
 from fnn.blocks.softmax import log_softmax, softmax
 from fnn.executor import graph, inference, map_nodes
 from fnn.introspect.summary import summary
+from fnn.spelling import meant
 from fnn.training.diagnostics.record import Diagnostics, Finding
 from fnn.training.fit import Fitted, fit
 from fnn.training.metrics import accuracy, r2
@@ -78,6 +81,18 @@ from fnn.training.source import Source
 from fnn.training.steps import make_epoch, make_predict, make_step
 
 __version__ = "0.2.0.dev0"
+
+
+if not TYPE_CHECKING:  # which otherwise takes every name for one of fnn's
+
+    def __getattr__(name: str) -> object:
+        hint = meant(name, __all__)
+        raise AttributeError(f"fnn has no {name!r}{f'; {hint}' if hint else ''}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "Block",

@@ -24,6 +24,7 @@ import numpy as np
 
 from fnn.block import Block, BlockTypeError, BlockValueError
 from fnn.refusals import A_KEY, described, is_key
+from fnn.spelling import argument_meant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,18 +90,56 @@ def binding(make: Callable[..., Any]) -> Callable[..., inspect.BoundArguments]:
     """``bound(*args, **kwargs)``: the arguments as the annotations of ``make`` have them; raises
     BlockValueError or BlockTypeError for those that they do not allow."""
     signature, hints = inspect.signature(make), typing.get_type_hints(make, include_extras=True)
+    usage = f"{make.__name__}({', '.join(signature.parameters)})"
 
     def bound(*args: Any, **kwargs: Any) -> inspect.BoundArguments:
         try:
             given = signature.bind(*args, **kwargs)
         except TypeError as error:
-            usage = f"{make.__name__}({', '.join(signature.parameters)})"
-            raise BlockTypeError(make.__name__, f"{error}, needs {usage}") from None
+            words = _misuse(make.__name__, signature, args, kwargs) or f"{error}, needs {usage}"
+            raise BlockTypeError(make.__name__, words) from None
         for what, value in given.arguments.items():
             given.arguments[what] = _require(make.__name__, what, hints[what], value)
         return given
 
     return bound
+
+
+# Other libraries' makers of these take the number of inputs first.
+_KNOWS_ITS_INPUTS = ("linear", "layer", "conv", "batch_norm")
+
+
+def _misuse(
+    name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    """What is wrong with a call that does not fit the signature, and the right spelling; or ''."""
+    parameters = signature.parameters
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+        return ""
+    for wrong in kwargs:
+        if wrong not in parameters:
+            hint = argument_meant(wrong, parameters) or f"there are: {', '.join(parameters)}"
+            if wrong == "lr" and "optimizer" in parameters:
+                hint = "give optimizer=fnn.sgd(learning_rate)"
+            return f"there is no argument {wrong!r}; {hint}"
+    by_place = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    if len(args) <= len(by_place):
+        return ""
+
+    def spelled(given: tuple[Any, ...]) -> str:
+        words = []
+        for i, (what, value) in enumerate(zip(parameters, given, strict=False)):
+            text = repr(value) if type(value) in (bool, int, float, str, tuple) else what
+            words.append(text if i < len(by_place) else f"{what}={text}")
+        return f"{name}({', '.join(words)})"
+
+    right = spelled(args)
+    if name in _KNOWS_ITS_INPUTS and all(type(part) is int for part in args):
+        inputs_first = f"{spelled(args[1:])} if {args[0]} is the number of inputs, which x tells"
+        right = f"{inputs_first}; else {right}" if name == "conv" else inputs_first
+    takes = f"{', '.join(by_place)} by position, the rest" if by_place else "its arguments"
+    got = f"{len(args)} positional arguments" if len(args) > 1 else "a positional argument"
+    return f"got {got}, takes {takes} by name: {right}"
 
 
 def _require(name: str, what: str, hint: Any, value: Any) -> Any:

@@ -38,8 +38,11 @@ def is_floating(x: Any) -> bool:
 
 
 def is_array(x: Any) -> bool:
-    """Whether ``x`` has a dtype and a shape: an array, or a ``jax.ShapeDtypeStruct``."""
-    return hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, type)
+    """Whether ``x`` has a shape and a dtype of NumPy's or JAX's: it may also be a
+    ``jax.ShapeDtypeStruct``, but no tensor of another library."""
+    if isinstance(x, (jax.Array, jax.ShapeDtypeStruct)):
+        return True
+    return isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "shape")
 
 
 def is_split(x: jax.Array) -> bool:

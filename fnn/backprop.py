@@ -15,6 +15,9 @@ from fnn.executor import graph
 from fnn.pytrees import in_form_of, with_zeros
 from fnn.refusals import require_key, require_real
 
+# What the losses' makers are called, to tell a loss from a network.
+LOSSES = ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
+
 
 @checked
 def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
@@ -37,10 +40,18 @@ def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
     >>> float(E.forward({"net": {}}, (jnp.array([2.0]), jnp.array([1.0])))[0])
     4.5
     """
+    require_network_first("with_loss", net, loss)
     data = ("target", "weights") if weighted else ("target",)
     return graph(
         ("x", *data), [("net", net, "x"), ("loss", loss, ("net", *data))], "loss", name="with_loss"
     )
+
+
+def require_network_first(name: str, net: Block, loss: Block) -> None:
+    """Refuses a loss and a network that were swapped."""
+    if net.kind.maker in LOSSES and loss.kind.maker not in LOSSES:
+        words = f"the network is {net.name}, a loss: give the network first, then its loss"
+        raise BlockTypeError(name, words)
 
 
 def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params, Residuals]]:

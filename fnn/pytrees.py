@@ -65,7 +65,7 @@ def require_held(name: str, tree: Any) -> None:
     """Refuses a pytree with leaves that are neither keys nor real numbers as JAX holds them."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not is_key(leaf):
-            require_real(name, f"argument {jax.tree_util.keystr(path)}", leaf)
+            require_real(name, jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
 
 
 def with_zeros(cotangents: Any, like: Any) -> Any:

@@ -58,6 +58,9 @@ def described(value: Any) -> str:
         return f"a {kind} of {sorted(map(str, value))}"
     if callable(value) and hasattr(value, "__name__"):
         return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    if hasattr(value, "shape") and not isinstance(value, type):
+        module = type(value).__module__.partition(".")[0]
+        return f"a {module}.{kind} of shape {tuple(value.shape)}"
     text = " ".join(repr(value).split())
     is_sequence = isinstance(value, (tuple, list))
     if is_sequence and (len(text) > 60 or any(map(is_array, value))):

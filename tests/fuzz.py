@@ -433,7 +433,16 @@ LABELS = np.array([0, 3, 1])
 
 
 def makes(f: Callable[..., Any], *args: Any, x: Any = ROWS, **kwargs: Any) -> Call:
-    """A call that makes a block, which then has to work on x, if there is one, or refuse it."""
+    """A call that makes a block, which then has to work on x, if there is one, or refuse it.
+
+    Arguments that f takes by name only may be given by position.
+    """
+    parameters = inspect.signature(f).parameters.values()
+    if all(p.kind is not p.VAR_POSITIONAL for p in parameters):
+        by_place = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
+        names = [p.name for p in parameters][by_place:]
+        kwargs = dict(zip(names, args[by_place:], strict=False)) | kwargs
+        args = args[:by_place]
 
     def judge(args: Sequence[Any], block: Any) -> None:
         assert isinstance(block, fnn.Block), f"returned a {type(block).__name__}"
@@ -688,7 +697,7 @@ def functions() -> list[Call]:
              "steps_per_call": 1, "diagnostics": False, "progress": False,
              "after_epoch": lambda params, state, history: None}, fitted,
             names=(*NAMES, "accuracy", "r2")),
-        Call("sgd", fnn.sgd, (0.1, 0.9, False), {}),
+        Call("sgd", fnn.sgd, (0.1, 0.9), {"nesterov": False}),
         Call("adam", fnn.adam, (0.1, 0.9, 0.999, 1e-8), {}),
         Call("averaged", fnn.averaged, (sgd, 0.9), {}),
         called("sgd.init", sgd.init, (params,)),

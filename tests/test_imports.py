@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # Each line may import from the lines above it, and a room from itself; rooms of one line do not
 # know each other.
 FLOORS = (
-    ("fnn.arrays", "fnn.block"),
+    ("fnn.arrays", "fnn.block", "fnn.spelling"),
     ("fnn.refusals",),
     ("fnn.pytrees", "fnn.compiling", "fnn.arguments"),
     ("fnn.executor",),

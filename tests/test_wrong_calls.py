@@ -113,7 +113,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: fnn.summary(fnn.relu, X), "summary: net is the function relu"),  # type: ignore[arg-type]
     (lambda: fnn.make_step(NET, LOSS, fnn.sgd), "make_step: optimizer is the function sgd"),
     (lambda: fnn.make_epoch(NET, LOSS, None, 2), "make_epoch: optimizer is None"),
-    (lambda: fnn.linear(2, INIT), "linear: use_bias is .* needs True or False"),  # type: ignore[arg-type]
+    (lambda: fnn.linear(2, use_bias=INIT), "linear: use_bias is .* needs True or False"),  # type: ignore[arg-type]
     (lambda: fnn.scale("2"), "scale: factor is '2', needs a finite number"),  # type: ignore[arg-type]
     (lambda: fnn.leaky_relu(None), "leaky_relu: slope is None"),  # type: ignore[arg-type]
     (lambda: fnn.elu(np.nan), "elu: alpha is nan"),
@@ -125,7 +125,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: fnn.softmax(5).forward({}, X), "softmax: axis 5 does not fit x of shape"),
     (lambda: fnn.mean(5).forward({}, X), "mean: axis 5 does not fit x of shape"),
     (lambda: fnn.graph("x", [("a", NET, "x")], None), "graph: outputs is None, needs a name"),  # type: ignore[arg-type]
-    (lambda: fnn.fit(NET, LOSS, X, X, SGD), "fit: too many positional arguments, needs fit"),  # type: ignore[misc]
+    (lambda: fnn.fit(NET, LOSS, X, X, SGD), "fit: got 5 positional arguments, takes net"),  # type: ignore[misc]
     (lambda: fnn.fit(NET, LOSS, X, X, progress=3), "fit: progress is 3"),  # type: ignore[arg-type]
     (lambda: fnn.fit(NET, LOSS, X, X, metrics=[fnn.r2]), "fit: metrics is"),  # type: ignore[arg-type]
     (

@@ -445,7 +445,7 @@ def normalizations() -> list[Case]:
             )
             return x / (k + alpha / size * total) ** beta
 
-        make = lambda: fnn.local_response_norm(size, alpha, beta, k)  # noqa: E731
+        make = lambda: fnn.local_response_norm(size, alpha=alpha, beta=beta, k=k)  # noqa: E731
         options = {"batch": (2, 3), "batches": ANY} | more
         return Case(f"local_response_norm{id}", make, (In((channels,), away_from(scale=2)),),
                     plain=plain, **options)  # fmt: skip
@@ -715,7 +715,7 @@ def networks() -> list[Case]:
         return fnn.with_loss(net, fnn.models.deep_supervision(fnn.squared_error(), (1.0, 0.3)))
 
     return [
-        Case("cnn/small", lambda: fnn.models.cnn(3, (2, 3), hidden=4), **images, ulps=16),
+        Case("cnn/small", lambda: fnn.models.cnn(3, channels=(2, 3), hidden=4), **images, ulps=16),
         Case("inception/small", lambda: fnn.models.inception(1, 2, 1, 1, 2, 1), **images, ulps=8),
         *further(
             Case("serial/batch_norm", batch_normed, (In((4,)),), batch=(5,), separable=None,

@@ -104,7 +104,8 @@ def cases(batch: int, pixels: int) -> list[Case]:
     pool("CNN", 14, 64, 2, 2, 64)
     name = "GoogLeNet"
     half, quarter = -(-pixels // 2), -(-pixels // 4)
-    put(name, "conv 7x7/2 3->64, conv1", fnn.conv(64, 7, 2, padding=3), (batch, pixels, pixels, 3),
+    put(name, "conv 7x7/2 3->64, conv1", fnn.conv(64, 7, stride=2, padding=3),
+        (batch, pixels, pixels, 3),
         lambda params, x: plain_conv(params, x, 2, ((3, 3), (3, 3))))  # fmt: skip
     pool(name, half, 64, 3, 2)
     for channels in (64, 192):

@@ -103,7 +103,7 @@ def _plain_of_classes(z: jax.Array, t: jax.Array) -> jax.Array:
 
 def _losses() -> dict[str, Loss]:
     of_logits = functools.partial(Loss, fnn.binary_cross_entropy(), _plain_of_logits)
-    binary = fnn.binary_cross_entropy(False)
+    binary = fnn.binary_cross_entropy(from_logits=False)
     of_p = functools.partial(Loss, binary, _plain_of_p, high=1 - 2.0**-24, signed=False)
     of_classes = functools.partial(Loss, fnn.softmax_cross_entropy(), _plain_of_classes)
     losses = {

@@ -59,6 +59,12 @@ from fnn.refusals import (
 def _named(kind: str, blocks: tuple[Block, ...], named: dict[str, Block]) -> dict[str, Block]:
     """Names for blocks given by position: the position and the block's own name."""
     for position, block in enumerate(blocks):
+        if isinstance(block, (list, tuple)) and not isinstance(block, Block):
+            raise BlockTypeError(
+                kind,
+                f"argument {position} is a {type(block).__name__} of {len(block)}, needs a Block: "
+                f"give the blocks themselves, {kind}(*blocks)",
+            )
         require_block(kind, f"argument {position}", block)
     width = len(str(len(blocks) - 1))  # so that the names sort in order
     positional = {f"{i:0{width}}_{block.name}": block for i, block in enumerate(blocks)}

@@ -27,6 +27,7 @@ batch change places as well, because the sum is over the batch.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -51,6 +52,7 @@ Image = tuple[Axis, Axis]  # height and width
 def conv(
     features: Count,
     kernel: Sizes,
+    *,
     stride: Sizes = 1,
     padding: Padding = "SAME",
     dilation: Sizes = 1,
@@ -85,6 +87,10 @@ def conv(
         input; parameters of other shapes.
       BlockTypeError: x is not floating.
 
+    Warns:
+      UserWarning: by ``init``, where x looks like images with their channels first, or without an
+        axis of channels.
+
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.conv(1, 2, padding="VALID", use_bias=False)
     >>> params = {"w": jnp.array([1.0, 10.0]).reshape(2, 1, 1)}
@@ -112,6 +118,8 @@ def conv(
         return {"w": w, "b": (features,)} if use_bias else {"w": w}
 
     def init(key: jax.Array, x: Spec) -> Params:
+        if words := _likely_misread(x.shape, rank_is_given=not isinstance(kernel, int)):
+            warnings.warn(f"conv: x of shape {x.shape} is {words}", stacklevel=2)
         return weights(name, key, x, shapes(x), w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
@@ -141,6 +149,22 @@ def conv(
     arguments = (features, windows.size, windows.stride, windows.padding, windows.dilation)
     kind = Kind(name, (*arguments, groups, use_bias))
     return elementary(forward, backward, name, kind, init=init)
+
+
+def _likely_misread(shape: tuple[int, ...], rank_is_given: bool) -> str:
+    """What x is taken for, where that is probably not what it is; or ''."""
+    is_square = len(shape) > 2 and shape[-1] == shape[-2] > 4
+    if len(shape) == 4 and is_square and shape[1] in (1, 3):
+        return (
+            f"taken for images of {shape[1]} x {shape[2]} pixels with {shape[3]} channels; if the "
+            "channels come first, move them last: x.transpose(0, 2, 3, 1)"
+        )
+    if len(shape) == 3 and is_square and not rank_is_given:
+        return (
+            f"taken for sequences of {shape[1]} steps with {shape[2]} channels; images need an "
+            "axis of channels: x[..., None]; for sequences give the kernel as a tuple, (3,)"
+        )
+    return ""
 
 
 # ---- the three convolutions, over images: a sequence is an image of height 1 ------------------

@@ -23,7 +23,7 @@ MAX_ONE_HOT_IDS = 4096  # of the vocabulary, for which a product with one-hot ro
 
 
 @checked
-def embedding(vocabulary: Count, features: Count, w_init: Initializer = normal) -> Block:
+def embedding(vocabulary: Count, features: Count, *, w_init: Initializer = normal) -> Block:
     """y = the rows of w at the ids: integers of any shape (B...) to (B..., F), for w of (V, F).
 
     An id that is negative or not less than V has no row: its y is NaN, and it adds nothing to any

@@ -479,7 +479,7 @@ def _reduction(name: str, axis: Axis, keepdims: bool, mean: bool) -> Block:
 
 
 @checked
-def sum(axis: Axis = None, keepdims: bool = False) -> Block:
+def sum(axis: Axis = None, *, keepdims: bool = False) -> Block:
     """y = the sum of x over some axes (all by default). dy goes to every term.
 
     Args:
@@ -502,7 +502,7 @@ def sum(axis: Axis = None, keepdims: bool = False) -> Block:
 
 
 @checked
-def mean(axis: Axis = None, keepdims: bool = False) -> Block:
+def mean(axis: Axis = None, *, keepdims: bool = False) -> Block:
     """y = the mean of x over some axes (all by default). dy / n goes to each of the n terms.
 
     Args:

@@ -76,7 +76,7 @@ _GELU_TANH_SLOPE = (
 
 
 @checked
-def gelu(approximate: bool = False) -> Block:
+def gelu(*, approximate: bool = False) -> Block:
     r"""y = x P(x), P the standard normal distribution (Hendrycks and Gimpel, 2016).
 
     Derivative: P(x) + x p(x), p the normal density, in the form

@@ -53,6 +53,7 @@ def initializer_for(nonlinearity: Block) -> Initializer:
 @checked
 def linear(
     features: Count,
+    *,
     use_bias: bool = True,
     w_init: Initializer = glorot,
     b_init: Initializer = zeros,
@@ -93,6 +94,7 @@ def linear(
 @checked
 def neuron(
     nonlinearity: Block,
+    *,
     use_bias: bool = True,
     w_init: Initializer | None = None,
     b_init: Initializer = zeros,
@@ -127,6 +129,7 @@ def neuron(
 def layer(
     features: Count,
     nonlinearity: Block,
+    *,
     use_bias: bool = True,
     w_init: Initializer | None = None,
     b_init: Initializer = zeros,
@@ -151,7 +154,7 @@ def layer(
     {'linear': {'b': (4,), 'w': (3, 4)}}
     """
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
-    weighted_sum = linear(features, use_bias, w_init, b_init)
+    weighted_sum = linear(features, use_bias=use_bias, w_init=w_init, b_init=b_init)
     whole = _activated(weighted_sum, nonlinearity)
     return whole._replace(name="layer", kind=Kind("layer", (features,)))
 

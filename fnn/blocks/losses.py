@@ -89,7 +89,7 @@ def squared_error() -> Block:
 
 
 @checked
-def binary_cross_entropy(from_logits: bool = True) -> Block:
+def binary_cross_entropy(*, from_logits: bool = True) -> Block:
     """E = -(t ln p + (1 - t) ln(1 - p)), of logits z with p = logistic(z), or of p itself.
 
     For logits, with softplus(z) = ln(1 + e^z), it is E = t softplus(-z) + (1 - t) softplus(z),

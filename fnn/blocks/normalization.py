@@ -55,7 +55,7 @@ Momentum = Annotated[float, Needs("0 <= momentum <= 1", lambda m: 0 <= m <= 1)]
 
 @checked
 def local_response_norm(
-    size: Count = 5, alpha: NonNegative = 1e-4, beta: float = 0.75, k: Positive = 1.0
+    size: Count = 5, *, alpha: NonNegative = 1e-4, beta: float = 0.75, k: Positive = 1.0
 ) -> Block:
     """y_c = x_c / u_c^beta, u_c = k + alpha / size (the sum of x_j^2 over size channels around c).
 
@@ -185,6 +185,7 @@ def _nan_if_overflowed(moments: Moments, z: jax.Array) -> jax.Array:
 @checked
 def layer_norm(
     axis: int | Sequence[int] = -1,
+    *,
     epsilon: Positive = 1e-5,
     use_scale: bool = True,
     use_bias: bool = True,
@@ -248,7 +249,7 @@ def layer_norm(
         require_shapes(name, params, dict.fromkeys(leaves, tuple(x.shape[a] for a in axes)), x)
         dy = as_cotangent(name, dy, x.shape)
         others = tuple(a for a in range(x.ndim) if a not in axes)
-        z, g = _standardised(x, moments, epsilon), dy.astype(compute_dtype(dy.dtype))
+        z, g = _standardised(x, moments, epsilon), dy.astype(compute_dtype(x.dtype))
         dparams = {}
         if use_bias:
             dparams["bias"] = jnp.sum(g, others).astype(params["bias"].dtype)
@@ -288,7 +289,7 @@ def _spread(leaf: jax.Array, x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
 
 @checked
-def batch_norm(momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
+def batch_norm(*, momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Block:
     """y = scale (x - mean) / sqrt(var + epsilon) + bias, over all axes but the last.
 
     Ioffe and Szegedy 2015. x and y are (B..., C), all else (C,). ``mean`` and ``var`` are the

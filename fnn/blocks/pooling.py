@@ -51,6 +51,7 @@ T = TypeVar("T")
 def max_pool(
     window: Sizes,
     stride: Sizes | None = None,
+    *,
     padding: Padding = "VALID",
     ceil_mode: CeilMode = None,
 ) -> Block:
@@ -146,6 +147,7 @@ def max_pool(
 def avg_pool(
     window: Sizes,
     stride: Sizes | None = None,
+    *,
     padding: Padding = "VALID",
     ceil_mode: CeilMode = None,
     count_padding: bool = True,

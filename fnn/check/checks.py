@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from fnn.arguments import Natural, NonNegative, RandomKey
-from fnn.arrays import is_floating
+from fnn.arrays import is_array, is_floating
 from fnn.block import Block
 from fnn.check.arguments import draw, split
 from fnn.check.localize import Inner, blame
@@ -22,6 +22,7 @@ from fnn.check.run import NOTES, PROPERTIES, QUICK, Options, Run, precisely
 from fnn.check.subject import Subject, cast
 from fnn.check.trials import in_one_line
 from fnn.compiling import jit_for_few_runs
+from fnn.refusals import described
 
 
 @checked
@@ -370,14 +371,10 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
     rng = np.random.default_rng(seed)
     for what, tree in (("inputs", x), ("params", params)):
         for leaf in jax.tree.leaves(tree):
-            numbers = hasattr(leaf, "shape") or (
-                what == "inputs" and isinstance(leaf, (int, float))
-            )
+            numbers = is_array(leaf) or (what == "inputs" and isinstance(leaf, (int, float)))
             if not numbers or (what == "params" and isinstance(leaf, jax.ShapeDtypeStruct)):
                 also = " or jax.ShapeDtypeStruct" if what == "inputs" else ""
-                raise CheckError(
-                    f"{what} need to be arrays{also}, got {type(leaf).__name__} {leaf!r:.60}"
-                )
+                raise CheckError(f"{what} need to be arrays{also}, got {described(leaf)}")
             if isinstance(leaf, np.ma.MaskedArray):
                 raise CheckError(f"{what}: got a masked array, give one without: x.filled(...)")
     if isinstance(x, tuple) and x and all(type(v) is int for v in x):

@@ -197,7 +197,9 @@ def _names_of(r: float, sizes: Mapping[str, int]) -> list[str]:
             names.append(f"{sign}a factor {name} is extra")
         if equals(1 / constant):
             names.append(f"{sign}a factor {name} is missing")
-    first = {n: name for name, n in reversed(list(sizes.items())) if n > 1}  # one name for each size
+    first = {
+        n: name for name, n in reversed(list(sizes.items())) if n > 1
+    }  # one name for each size
     for n, name in first.items():
         if equals(n):
             names.append(f"{sign}a sum where a mean is needed: {name} is not divided by")

@@ -17,6 +17,7 @@ from fnn.blocks.pooling import max_pool
 @checked
 def cnn(
     classes: Count = 10,
+    *,
     channels: Sequence[Count] = (32, 64),
     hidden: Natural = 128,
     kernel: Count = 3,

@@ -78,9 +78,10 @@ def mlp(
     *hidden, out = sizes
     blocks: dict[str, Block] = {}
     for i, features in enumerate(hidden, start=1):
-        blocks[f"hidden_{i}"] = linear(features, use_bias, initializer_for(nonlinearity))
+        w_init = initializer_for(nonlinearity)
+        blocks[f"hidden_{i}"] = linear(features, use_bias=use_bias, w_init=w_init)
         blocks[f"{label}_{i}"] = nonlinearity
         if dropout:
             blocks[f"dropout_{i}"] = dropout_block(dropout)
-    blocks["out"] = linear(out, use_bias)
+    blocks["out"] = linear(out, use_bias=use_bias)
     return serial(**blocks)._replace(name="mlp", kind=Kind("mlp", tuple(sizes)))

@@ -72,7 +72,7 @@ def inception(
         "5x5": ("5x5_reduce", conv(five, 5)),
         "pool_proj": ("pool", conv(pool, 1)),
     }
-    nodes: list[Entry] = [("pool", max_pool(3, 1, "SAME"), "x")]
+    nodes: list[Entry] = [("pool", max_pool(3, 1, padding="SAME"), "x")]
     for name, (source, block) in branches.items():
         source = source if source in ("x", "pool") else f"relu_{source}"
         nodes += [(name, block, source), (f"relu_{name}", relu(), name)]
@@ -84,6 +84,7 @@ def inception(
 @checked
 def googlenet(
     classes: Count = 1000,
+    *,
     auxiliary: bool = True,
     width: Positive = 1.0,
     dropout_rate: Share = 0.4,
@@ -133,7 +134,9 @@ def googlenet(
         return max_pool(3, stride, ceil_mode="caffe")  # sizes round up, as Caffe's do
 
     blocks: dict[str, Block] = {
-        "conv1": serial(**{"7x7_s2": conv(stem, 7, stem_strides[0], padding=3), "relu": relu()}),
+        "conv1": serial(
+            **{"7x7_s2": conv(stem, 7, stride=stem_strides[0], padding=3), "relu": relu()}
+        ),
         "pool1": serial(**{"3x3_s2": pool(stem_strides[1]), "norm1": local_response_norm()}),
         "conv2": serial(
             **{
@@ -178,7 +181,7 @@ def googlenet(
 
 @checked
 def googlenet_batch_norm(
-    classes: Count = 1000, dropout_rate: Share = 0.2, epsilon: NonNegative = 1e-3
+    classes: Count = 1000, *, dropout_rate: Share = 0.2, epsilon: NonNegative = 1e-3
 ) -> Block:
     """GoogLeNet as in torchvision: batch normalisation, no biases, 3x3 in place of 5x5.
 
@@ -213,7 +216,9 @@ def googlenet_batch_norm(
             "branch1": basic(one, 1),
             "branch2": serial(**{"0": basic(r3, 1), "1": basic(three, 3)}),
             "branch3": serial(**{"0": basic(r5, 1), "1": basic(five, 3)}),
-            "branch4": serial(**{"0": max_pool(3, 1, 1, ceil_mode="torch"), "1": basic(proj, 1)}),
+            "branch4": serial(
+                **{"0": max_pool(3, 1, padding=1, ceil_mode="torch"), "1": basic(proj, 1)}
+            ),
         }
         nodes: list[Entry] = [(name, block, "x") for name, block in branches.items()]
         nodes.append(("output", concatenate(), tuple(branches)))

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 from fnn.arrays import is_floating
-from fnn.block import BlockValueError, Value
+from fnn.block import BlockValueError, Params, Value
 from fnn.refusals import misfit
 
 Examples = tuple[Value, Value]  # x and target, with a first axis of examples
@@ -25,6 +27,7 @@ class Arrays:
 
     x: Value
     target: Value
+    shardings: Any = None  # of x and target, where they came on several devices
     steps_per_call: int | None = None  # the whole epoch
 
     def __len__(self) -> int:
@@ -44,7 +47,14 @@ class Arrays:
         return self.x, self.target
 
     def on_device(self) -> Arrays:
-        return Arrays(*jax.device_put((self.x, self.target)))
+        if self.shardings is None:
+            return Arrays(*jax.device_put((self.x, self.target)))
+        return Arrays(*jax.tree.map(jax.device_put, (self.x, self.target), self.shardings))
+
+    def beside(self, params: Params) -> Params:
+        """The parameters on all the devices that the examples are on."""
+        meshes = [s.mesh for s in jax.tree.leaves(self.shardings) if hasattr(s, "mesh")]
+        return jax.device_put(params, NamedSharding(meshes[0], P())) if meshes else params
 
     def read(self, rows: np.ndarray) -> Examples:
         return pick((self.x, self.target), rows)
@@ -60,6 +70,30 @@ class Arrays:
     def blocks(self, size: int) -> Iterator[Examples]:
         """All examples at once."""
         yield self.x, self.target
+
+
+def shardings_of(examples: Any) -> Any:
+    """How arrays are laid out over several devices; None where none of them is."""
+    default = SingleDeviceSharding(jax.devices()[0])
+
+    def one(a: Any) -> Any:
+        several = isinstance(a, jax.Array) and len(a.sharding.device_set) > 1
+        return a.sharding if several else default
+
+    shardings = jax.tree.map(one, examples, is_leaf=lambda a: isinstance(a, list))
+    return shardings if any(s is not default for s in jax.tree.leaves(shardings)) else None
+
+
+def checked_inputs(name: str, x: Value, dtype: Any) -> Value:
+    """Inputs to predict from, as JAX computes with them; arrays on a device stay there."""
+
+    def one(a: Any) -> Any:
+        if not isinstance(a, jax.Array):
+            a = host_array(name, a)
+            a = cast(name, a, jax.dtypes.canonicalize_dtype(a.dtype))
+        return a.astype(dtype) if dtype is not None and is_floating(a) else a
+
+    return jax.tree.map(one, x, is_leaf=lambda a: isinstance(a, list))
 
 
 def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:

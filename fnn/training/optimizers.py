@@ -85,7 +85,7 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
 
 
 @checked
-def sgd(learning_rate: LearningRate, momentum: Share = 0.0, nesterov: bool = False) -> Optimizer:
+def sgd(learning_rate: LearningRate, momentum: Share = 0.0, *, nesterov: bool = False) -> Optimizer:
     """Stochastic gradient descent: w <- w - learning_rate * dE/dw.
 
     With momentum m: v <- m v + dE/dw and w <- w - learning_rate * v (Polyak 1964); with

@@ -15,7 +15,8 @@ from fnn.block import Block, Params, Value
 from fnn.introspect.finite import NonFinite, all_finite, finite
 from fnn.training.arrays import Arrays, pick
 from fnn.training.source import Stream
-from fnn.training.steps import Step, predict_with
+from fnn.training.steps import Step
+from fnn.training.weighted import total_weights
 
 Row = dict[str, float]
 Metric = Callable[[Any, Any], float]  # (prediction, target) -> value
@@ -32,9 +33,11 @@ NO_FAULT = "the optimiser's update is not finite"  # where network and loss are
 class Run(NamedTuple):
     """What is trained, on what and how, after everything was checked.
 
-    ``net_at_inference``, ``loss_at_inference``: as ``evaluate`` uses them. ``epoch``: the
-    compiled steps (:func:`~fnn.make_epoch`). ``cuts``: where an epoch's order of examples is cut
-    into calls of ``epoch``. ``evaluated(state, params)``: the parameters to evaluate and return.
+    ``net_at_inference``, ``loss_at_inference``: as ``evaluate`` uses them. ``is_weighted``: whether
+    targets are (target, weights). ``epoch``: the compiled steps (:func:`~fnn.make_epoch`).
+    ``cuts``: where an epoch's order of examples is cut into calls of ``epoch``.
+    ``predict(params, x)``: of the network at inference. ``evaluated(state, params)``: the
+    parameters to evaluate and return.
     ``evaluate(params)``: the validation loss and metrics, if there is validation data.
     """
 
@@ -47,8 +50,10 @@ class Run(NamedTuple):
     key: jax.Array
     epochs: int
     batch_size: int
+    is_weighted: bool
     epoch: Step
     cuts: list[int]
+    predict: Callable[[Params, Value], Value]
     evaluated: Callable[[Any, Params], Params]
     evaluate: Callable[[Params], Row] | None
 
@@ -56,21 +61,38 @@ class Run(NamedTuple):
     def seed(self) -> list[int]:
         return seed_of(self.key)
 
+    @property
+    def watched(self) -> str:
+        """The loss, by its name in the history, that says whether training gets on."""
+        return "loss" if self.evaluate is None else "validation_loss"
+
+    def sizes(self, target: Value, rows: np.ndarray) -> np.ndarray:
+        """What the loss of each batch counts in that of the epoch: its examples, or weights."""
+        if self.is_weighted:
+            return total_weights(target, rows, self.batch_size)
+        starts = np.arange(0, len(rows), self.batch_size)
+        return np.minimum(self.batch_size, len(rows) - starts)
+
 
 def seed_of(key: jax.Array) -> list[int]:
     """The key's words, to seed NumPy's generators with."""
+    return [int(word) for word in np.ravel(key_data(key))]
+
+
+def key_data(key: jax.Array) -> np.ndarray:
+    """The words of a key, typed or raw."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return [int(word) for word in np.ravel(jax.random.key_data(key) if typed else key)]
+    return np.asarray(jax.random.key_data(key) if typed else key)
 
 
 def evaluation(
-    net: Block, loss: Block, data: Arrays | Stream, metrics: Mapping[str, Metric], batch_size: int
-) -> Callable[[Params], Row]:
+    predict: Callable[[Params, Value], Value], loss: Block, data: Arrays | Stream,
+    metrics: Mapping[str, Metric], batch_size: int,
+) -> Callable[[Params], Row]:  # fmt: skip
     """``evaluate(params)``: the loss and the metrics on some data, compiled once.
 
     Metrics need the predictions of all examples at once; the loss alone runs in bounded memory.
     """
-    predict = predict_with(net)
     value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
 
     def evaluate(params: Params) -> Row:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from fnn.arrays import is_floating
-from fnn.block import BlockValueError, Value
+from fnn.block import BlockValueError, Params, Value
 from fnn.training.arrays import (
     Arrays,
     Check,
@@ -22,6 +23,7 @@ from fnn.training.arrays import (
     like,
     named,
     pick,
+    shardings_of,
 )
 
 STEPS_PER_CALL = 8  # of a source, if the caller does not say: this much is read ahead
@@ -76,6 +78,10 @@ class Stream:
 
     def on_device(self) -> Stream:
         return self
+
+    def beside(self, params: Params) -> Params:
+        """The parameters as they are: examples come from the host."""
+        return params
 
     def start(self, epoch: int) -> None:
         """Tells the source, if it has a use for that."""
@@ -141,13 +147,29 @@ class Stream:
         return examples
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Arrays as a source, so that a memory-mapped one is never in memory whole."""
+
+    x: Value
+    target: Value
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.x)[0])
+
+    def __getitem__(self, rows: Any) -> Any:
+        return jax.tree.map(lambda a: np.asarray(a[rows]), (self.x, self.target))
+
+
 def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
     """A pair ``(x, target)`` as arrays, anything else as a source; refused if it is neither."""
     if isinstance(data, tuple):
         if len(data) != 2:
             name = what.removesuffix(" x")
             raise ValueError(f"fit: {name} has {len(data)} parts, needs (x, target)")
-        return Arrays(*checked_arrays(what, *data, dtype))
+        if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data)):
+            return Stream(what, Rows(*data), dtype)
+        return Arrays(*checked_arrays(what, *data, dtype), shardings_of(data))
     is_class = isinstance(data, type)
     if (
         is_class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -122,15 +123,15 @@ def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> C
 
     ``trees``: how many arguments come before the data.
     """
-    compiled = jax.jit(f, **options)
+    compiled, names = jax.jit(f, **options), list(inspect.signature(f).parameters)
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        require_held(name, (args[trees:], kwargs))
+        require_held(name, dict(zip(names[trees:], args[trees:], strict=False)) | kwargs)
         try:
             return compiled(*args, **kwargs)
         except OverflowError:  # an integer among the parameters that no array holds
-            require_held(name, args)
+            require_held(name, dict(zip(names, args, strict=False)))
             raise
 
     # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.

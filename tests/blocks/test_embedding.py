@@ -79,7 +79,7 @@ def test_sums_are_in_float32(dtype: str) -> None:
 def test_rows_start_with_variance_one() -> None:
     w = fnn.embedding(300, 200).init(jax.random.key(0), jnp.zeros(1, jnp.int32))["w"]
     assert w.shape == (300, 200) and float(jnp.std(w)) == pytest.approx(1, rel=0.02)
-    ones = fnn.embedding(3, 2, jax.nn.initializers.ones)
+    ones = fnn.embedding(3, 2, w_init=jax.nn.initializers.ones)
     assert np.all(ones.init(jax.random.key(0), jnp.zeros(1, jnp.int32))["w"] == 1)
 
 

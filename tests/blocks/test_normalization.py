@@ -28,22 +28,22 @@ def channel_by_channel(x: Any, size: int, alpha: float, beta: float, k: float) -
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_response_channel_by_channel(size: int, beta: float) -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 7))
-    y, _ = fnn.local_response_norm(size, 2.0, beta, 0.5).forward({}, jnp.asarray(x))
+    y, _ = fnn.local_response_norm(size, alpha=2.0, beta=beta, k=0.5).forward({}, jnp.asarray(x))
     np.testing.assert_allclose(y, channel_by_channel(x, size, 2.0, beta, 0.5), rtol=1e-13)
 
 
 def test_response_divides_alpha_by_the_window() -> None:
     """As in Caffe and PyTorch; multiplying alpha gives the papers' formula."""
     x = jnp.full((1, 9), 10.0)
-    y, _ = fnn.local_response_norm(5, 1e-4, 0.75).forward({}, x)
+    y, _ = fnn.local_response_norm(5, alpha=1e-4, beta=0.75).forward({}, x)
     assert float(y[0, 4]) == pytest.approx(10 / (1 + 1e-4 / 5 * 500) ** 0.75, rel=1e-13)
-    y, _ = fnn.local_response_norm(5, 5 * 1e-4, 0.75).forward({}, x)
+    y, _ = fnn.local_response_norm(5, alpha=5 * 1e-4, beta=0.75).forward({}, x)
     assert float(y[0, 4]) == pytest.approx(10 / (1 + 1e-4 * 500) ** 0.75, rel=1e-13)
 
 
 @pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.6])
 def test_response_in_float32_is_within_a_few_units(beta: float) -> None:
-    block = fnn.local_response_norm(5, 1e-2, beta)
+    block = fnn.local_response_norm(5, alpha=1e-2, beta=beta)
     rng = np.random.default_rng(0)
     x, dy = (rng.normal(scale=s, size=(500, 16)).astype(np.float32) for s in (30, 1))
 

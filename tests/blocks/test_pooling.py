@@ -13,7 +13,7 @@ import pytest
 
 import fnn
 from fnn.arrays import Shape
-from fnn.block import BlockError, BlockTypeError, BlockValueError
+from fnn.block import Block, BlockError, BlockTypeError, BlockValueError
 from tests.slow import one_of
 
 # ---- one window at a time --------------------------------------------------------------------
@@ -86,8 +86,13 @@ def test_against_single_windows(way: Any) -> None:
     rng = np.random.default_rng(1)
     shape = (2, *sizes, 2)
     ties = rng.integers(-1, 2, shape).astype(float)
-    blocks: list[tuple[str, Any, bool]] = [("max", fnn.max_pool(k, s, pads, mode), True)]
-    blocks += [("avg", fnn.avg_pool(k, s, pads, mode, c), c) for c in (True, False)]
+    blocks: list[tuple[str, Any, bool]] = [
+        ("max", fnn.max_pool(k, s, padding=pads, ceil_mode=mode), True)
+    ]
+    blocks += [
+        ("avg", fnn.avg_pool(k, s, padding=pads, ceil_mode=mode, count_padding=c), c)
+        for c in (True, False)
+    ]
     for (kind, block, counted), x in itertools.product(blocks, (ties, rng.normal(size=shape))):
         draw = lambda shape: np.random.default_rng(2).normal(size=shape)  # noqa: E731
         wanted = by_window(kind, x, draw, k, s, pads, mode, counted)
@@ -141,7 +146,7 @@ def test_padding_never_wins(dtype: str) -> None:
     """Neither over -inf nor over the smallest finite numbers: the first entry of x wins."""
     for value in (-np.inf, float(jnp.finfo(dtype).min)):
         x = jnp.full((1, 3, 3, 2), value, dtype)
-        block = fnn.max_pool(3, 1, 1)
+        block = fnn.max_pool(3, 1, padding=1)
         y, residuals = block.forward({}, x)
         assert np.all(np.asarray(y, float) == np.asarray(x, float))
         _, dx = block.backward({}, residuals, jnp.ones(y.shape, dtype))
@@ -173,7 +178,7 @@ def test_large_windows_are_a_loop(stride: int) -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 50, (1, 300 + 2 * stride, 1)).astype(float)
     for kind, make in (("max", fnn.max_pool), ("avg", fnn.avg_pool)):
-        block = make(300, stride, 5)
+        block = make(300, stride, padding=5)
         y, residuals = jax.jit(block.forward)({}, x)
         dy = rng.normal(size=y.shape)
         _, dx = jax.jit(block.backward)({}, residuals, dy)
@@ -227,19 +232,24 @@ def test_googlenets_sizes() -> None:
             y = jax.eval_shape(fnn.max_pool(3, 2, ceil_mode=mode).forward, {}, x)[0]
             assert y.shape == (1, out, out, 2)
         assert jax.eval_shape(fnn.max_pool(3, 2).forward, {}, x)[0].shape[1] == out - 1
-        same = jax.eval_shape(fnn.max_pool(3, 1, "SAME").forward, {}, x)[0]
+        same = jax.eval_shape(fnn.max_pool(3, 1, padding="SAME").forward, {}, x)[0]
         assert same.shape == x.shape
 
 
 def test_without_padding_caffe_keeps_a_last_window_that_torch_drops() -> None:
     x = jnp.ones((1, 3, 1))
-    y, _ = fnn.max_pool(1, 3, "VALID", "torch").forward({}, x)
+    y, _ = fnn.max_pool(1, 3, ceil_mode="torch").forward({}, x)
     assert y.shape == (1, 1, 1)
     with pytest.raises(BlockValueError, match=r"nothing of axis 1.*ceil_mode='torch'"):
-        fnn.max_pool(1, 3, "VALID", "caffe").forward({}, x)
+        fnn.max_pool(1, 3, ceil_mode="caffe").forward({}, x)
 
 
 # ---- errors ----------------------------------------------------------------------------------
+
+
+def made(make: Any, window: Any, stride: Any = None, *rest: Any) -> Block:
+    """With padding and ceil_mode by position."""
+    return make(window, stride, **dict(zip(("padding", "ceil_mode"), rest, strict=False)))
 
 
 @pytest.mark.parametrize("make", [fnn.max_pool, fnn.avg_pool])
@@ -259,7 +269,7 @@ def test_misfits_are_refused(make: Any) -> None:
     ]
     for args, message in at_once:
         with pytest.raises(BlockValueError, match=message):
-            make(*args)
+            made(make, *args)
     with_x: list[tuple[Any, Any, type[BlockError], str]] = [
         ((6,), image, BlockValueError, r"window 6 is larger than axis 1 of x \(shape \(2, 5"),
         (((2, 8), 1, 1), image, BlockValueError, r"window 8 .* axis 2 .*5 and 1 \+ 1 of padding"),
@@ -274,7 +284,7 @@ def test_misfits_are_refused(make: Any) -> None:
     ]
     for args, x, kind, message in with_x:
         with pytest.raises(kind, match=message):
-            make(*args).forward({}, x)
+            made(make, *args).forward({}, x)
 
 
 def test_an_error_names_the_path() -> None:

@@ -164,7 +164,7 @@ SHARED = fnn.graph(
 # Sizes of the groups of hidden units; what a block of another kind reads or makes stays in order.
 NETWORKS = {
     "mlp": (fnn.models.mlp((8, 7, 3)), (5, 6), [8, 7]),
-    "cnn": (fnn.models.cnn(3, (4, 5), 6), (2, 8, 8, 2), [4, 5, 6]),
+    "cnn": (fnn.models.cnn(3, channels=(4, 5), hidden=6), (2, 8, 8, 2), [4, 5, 6]),
     "inception": (fnn.serial(fnn.models.inception(1, 2, 3, 4, 5, 6), fnn.flatten(), fnn.linear(2)),
                   (2, 4, 4, 2), [2, 4]),
     "residual": (fnn.serial(fnn.linear(6), fnn.residual(fnn.linear(6), fnn.tanh()),

@@ -31,10 +31,11 @@ def test_what_is_no_network_is_refused(make: Callable[[], Block], message: str) 
     ("net", "names"),
     [
         (models.mlp((4, 3), dropout=0.5), "hidden_1 relu_1 dropout_1 out"),
-        (models.cnn(3, (2,), hidden=4, dropout=0.5),
+        (models.cnn(3, channels=(2,), hidden=4, dropout=0.5),
          "conv_1 relu_1 pool_1 flatten dropout_1 hidden relu dropout_2 out"),
-        (models.cnn(3, (2,), hidden=0, dropout=0.5), "conv_1 relu_1 pool_1 flatten dropout_1 out"),
-        (models.cnn(3, (2,), hidden=0), "conv_1 relu_1 pool_1 flatten out"),
+        (models.cnn(3, channels=(2,), hidden=0, dropout=0.5), 
+         "conv_1 relu_1 pool_1 flatten dropout_1 out"),
+        (models.cnn(3, channels=(2,), hidden=0), "conv_1 relu_1 pool_1 flatten out"),
     ],
 )  # fmt: skip
 def test_where_there_is_dropout(net: Block, names: str) -> None:

@@ -86,7 +86,7 @@ def same(got: Any, want: Any, tolerance: float) -> None:
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize(("momentum", "nesterov"), SGD)
 def test_sgd(momentum: float, nesterov: bool, rate: str) -> None:
-    ours = by_updates(fnn.sgd(RATES[rate], momentum, nesterov))
+    ours = by_updates(fnn.sgd(RATES[rate], momentum, nesterov=nesterov))
     same(ours, by_updates(optax.sgd(RATES[rate], momentum or None, nesterov)), 1e-14)
 
     def make(leaves: Any, lr: float) -> Any:

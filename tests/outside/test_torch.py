@@ -634,7 +634,7 @@ def test_batch_norm_of_three_steps_and_inference_are_those_of_pytorch(seed: int)
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(2, 6)), *sizes(rng, int(rng.integers(3)), 1, 3), 4)
     momentum, n = float(rng.uniform(0, 1)), math.prod(shape[:-1])
-    block, x = fnn.batch_norm(momentum), rng.normal(size=shape)
+    block, x = fnn.batch_norm(momentum=momentum), rng.normal(size=shape)
     params = block.init(jax.random.key(0), x)
     params |= {"scale": rng.normal(size=4), "bias": rng.normal(size=4)}
     mean, var = torch.zeros(4).double(), torch.ones(4).double()
@@ -733,7 +733,7 @@ def test_at_kinks_and_edges_the_gradient_is_pytorchs(name: str) -> None:
 
 
 def running_var() -> tuple[Any, Any]:
-    x, block = np.array([[1.0], [3.0]]), fnn.batch_norm(0.9)
+    x, block = np.array([[1.0], [3.0]]), fnn.batch_norm(momentum=0.9)
     params = block.init(jax.random.key(0), x)
     moved = block.rules.update_statistics(params, block.forward(params, x)[1])
     theirs = torch.ones(1).double()

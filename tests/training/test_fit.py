@@ -108,10 +108,10 @@ def test_it_stops_at_convergence() -> None:
     x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
     fitted = fit(
         fnn.linear(1), fnn.squared_error(), x, 2 * x, epochs=500, batch_size=32,
-        tolerance=0.01, patience=3, optimizer=fnn.sgd(1.0),
+        min_improvement=0.01, patience=3, optimizer=fnn.sgd(1.0),
     )  # fmt: skip
     assert fitted.success
-    assert "converged" in fitted.message
+    assert fitted.status == "converged"
     assert len(fitted.history) < 500
 
 
@@ -240,7 +240,7 @@ BAD_INPUT = {
     "an uncalled optimizer": ((X, T), {"optimizer": fnn.sgd}, r"call it, sgd\("),
     "a number as key": ((X, T), {"key": 0}, r"needs a key made by jax.random.key"),
     "three validation parts": ((X, T), {"validation": (X, T, T)}, r"3 parts, needs \(x, target\)"),
-    "tolerance": ((X, T), {"tolerance": np.nan}, "tolerance is nan"),
+    "tolerance": ((X, T), {"min_improvement": np.nan}, "min_improvement is nan"),
     "metrics": ((X, T), {"metrics": {"accuracy": fnn.accuracy}}, "give validation="),
     "a list of metrics": (
         (X, T),
@@ -253,7 +253,8 @@ BAD_INPUT = {
     "a share": ((X, T), {"validation": 0.2}, r"validation x is a float .*\(fit does not split x\)"),
     "no dtype": ((X, T), {"dtype": "float7"}, "dtype is 'float7', needs a floating dtype"),
     "integers": ((X, T), {"dtype": "int64"}, "dtype is 'int64', needs a floating dtype"),
-    "text": ((X, T), {"tolerance": "1"}, "tolerance is '1', needs a finite number of at least 0"),
+    "text": ((X, T), {"min_improvement": "1"}, "min_improvement is '1', needs a finite number of"),
+    "its old name": ((X, T), {"tolerance": 1e-3}, "did you mean min_improvement"),
     "another loss": ((X, T), {"loss_at_inference": 3}, "loss_at_inference is 3, needs a Block"),
     "a number as params": ((X, T), {"params": 3}, r"^fit: params hold \(\)"),
     "integer params": ((X, T), {"params": INTEGER_PARAMS}, "hidden_1/b: params hold int.*floats"),
@@ -322,7 +323,7 @@ def test_a_loss_that_rises_has_not_converged() -> None:
     x = 10 * np.linspace(-1, 1, 64)[:, None]
     fitted = fit(
         fnn.linear(1), fnn.squared_error(), x, 3 * x + 1, epochs=30, batch_size=64,
-        optimizer=fnn.sgd(0.07), tolerance=1e-3,
+        optimizer=fnn.sgd(0.07), min_improvement=1e-3,
     )  # fmt: skip
     assert fitted.status == "diverged"
     assert "the loss rises" in fitted.message

@@ -530,7 +530,7 @@ def test_formulas_tell_the_case_that_applies() -> None:
         (False, [0.3, 0.6], "(p − t)/(n p(1−p)),  p = net"),
         (False, [1.0, 0.0], "(p − t)/(n p(1−p)),  p = net"),
     ):
-        loss = fnn.binary_cross_entropy(from_logits)
+        loss = fnn.binary_cross_entropy(from_logits=from_logits)
         t = trace(net, {}, jnp.array(x), target, loss)
         assert f"because dE/dnet = {rule}\n" in t.text()
     for p, value, slope in (

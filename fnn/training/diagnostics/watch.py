@@ -60,6 +60,8 @@ class Watch:
             jax.device_put(run.data.read(rows[:size]))
             for size in (count, min(n, 2 * count), min(n, BATCH_EXAMPLES))
         )
+        if run.is_weighted:  # targets are (target, weights)
+            self.predicted = self.predicted[0], self.predicted[1][0]
         self.key, self.data, self.layers = run.key, data, _layers(run.net, params)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.step = jax.jit(_watched_step(run, self.layers, data))

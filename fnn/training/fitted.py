@@ -1,0 +1,168 @@
+"""What :func:`fnn.fit` returns: the parameters, how they came about, and what to do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.block import Block, Params, Value
+from fnn.training.arrays import checked_inputs
+from fnn.training.curves import curves
+from fnn.training.diagnostics.record import Diagnostics
+from fnn.training.run import Metric, Row, evaluation
+from fnn.training.source import opened
+
+Status = Literal["finished", "converged", "interrupted", "diverged"]
+
+
+class Model(NamedTuple):
+    """What was trained, as it is at inference.
+
+    ``predict(params, x)``: compiled. ``loss``: of the predictions. ``metrics``, ``dtype``: as they
+    were given to ``fit``.
+    """
+
+    predict: Callable[[Params, Value], Value]
+    loss: Block
+    metrics: Mapping[str, Metric]
+    dtype: Any
+
+
+class Checkpoint(NamedTuple):
+    """All that ``fit(resume=...)`` needs to go on: a pytree of arrays and numbers, to be saved.
+
+    ``params``, ``state``: of the end, the optimiser's state among them. ``best``: the parameters
+    with the lowest loss at the end of an epoch so far, with that epoch and loss. ``key_data``: of
+    the run's key. ``history``: of all epochs.
+    """
+
+    params: Params
+    state: Any
+    best: tuple[Params, int, float]
+    key_data: Any
+    history: list[Row]
+
+    @property
+    def key(self) -> jax.Array:
+        """The run's key."""
+        data = jnp.asarray(self.key_data)
+        return jax.random.wrap_key_data(data, impl="threefry2x32" if data.shape == (2,) else "rbg")
+
+
+class Fitted(NamedTuple):
+    """Result of :func:`fit`.
+
+    ``params``: the best parameters at the end of an epoch: those with the lowest validation loss
+    or, without validation, training loss (that of the epoch that begins with them).
+    ``last``, ``state``: the parameters and the optimiser's state at the end.
+    ``history``: a dict per epoch: ``epoch``, ``loss`` (its mean over the epoch),
+    ``validation_loss``, a ``validation_...`` per metric, ``seconds`` since the start.
+    ``best_epoch``: where ``params`` is from, 0 for the start.
+    ``status``: "finished" (all epochs), "converged" (no better loss for ``patience`` epochs),
+    "interrupted", or "diverged" (a loss or an update that is not finite, or a loss that rises).
+    ``message``: the same in words.
+    ``diagnostics``: :class:`~fnn.Diagnostics`, if they were asked for.
+    ``checkpoint``: a pytree to save, with which ``fit(resume=...)`` goes on.
+    """
+
+    params: Params
+    last: Params
+    state: Any
+    history: list[Row]
+    best_epoch: int
+    status: Status
+    message: str
+    diagnostics: Diagnostics | None
+    checkpoint: Checkpoint
+    model: Model
+
+    @property
+    def success(self) -> bool:
+        """Whether training finished or converged."""
+        return self.status in ("finished", "converged")
+
+    def predict(self, x: Value, *, proba: bool = False) -> Value:
+        """Predictions of the best parameters, in batches, as at inference.
+
+        Args:
+          x: n examples, as ``fit`` takes them.
+          proba: probabilities in place of logits, for losses of classes.
+
+        Returns:
+          What the network returns, with a first axis of n.
+
+        Raises:
+          ValueError, TypeError: bad x; ``proba`` with a loss that is not one of classes.
+
+        >>> import fnn, numpy as np
+        >>> x, labels = np.array([[-1.0], [1.0]]), np.array([0, 1])
+        >>> fitted = fnn.fit(fnn.linear(2), fnn.softmax_cross_entropy(), x, labels, epochs=50,
+        ...                  progress=False)
+        >>> fitted.predict(x, proba=True).shape, fitted.predict(x).argmax(1).tolist()
+        ((2, 2), [0, 1])
+        """
+        y = self.model.predict(self.params, checked_inputs("predict: x", x, self.model.dtype))
+        return _probabilities(self.model.loss, y) if proba else y
+
+    def evaluate(
+        self, x: Value, target: Value = None, *, metrics: Mapping[str, Metric] | None = None
+    ) -> dict[str, float]:
+        """The loss of the best parameters, and the metrics.
+
+        Args:
+          x, target: as for ``fit``: arrays, or a source as x.
+          metrics: as for ``fit``; by default those that it was given.
+
+        Returns:
+          ``{"loss": ...}`` and an entry for each metric.
+
+        >>> import fnn, numpy as np
+        >>> x = np.linspace(-1, 1, 64)[:, None]
+        >>> fitted = fnn.fit(fnn.linear(1), fnn.squared_error(), x, 2 * x, epochs=100,
+        ...                  progress=False, optimizer=fnn.sgd(0.5))
+        >>> {name: round(value, 3) for name, value in
+        ...  fitted.evaluate(x, 2 * x, metrics={"r2": fnn.r2}).items()}
+        {'loss': 0.0, 'r2': 1.0}
+        """
+        model = self.model
+        data = opened("x", x if target is None else (x, target), model.dtype).on_device()
+        chosen = model.metrics if metrics is None else metrics
+        row = evaluation(model.predict, model.loss, data, chosen, batch_size=128)(self.params)
+        return {name.removeprefix("validation_"): value for name, value in row.items()}
+
+    def __repr__(self) -> str:
+        words = f"Fitted: {self.status} {self.message}"
+        if self.history:
+            row = self.history[min(max(self.best_epoch, 1), len(self.history)) - 1]
+            figures = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items()
+                       if name not in ("epoch", "seconds")]  # fmt: skip
+            words += f"; best after epoch {self.best_epoch}: {', '.join(figures)}"
+            words += f"; {self.history[-1]['seconds']:.1f} s"
+        return words
+
+    def _repr_html_(self) -> str:
+        return curves(self.history, self.best_epoch, repr(self))
+
+
+def _probabilities(loss: Block, y: Any) -> Any:
+    maker, args = loss.kind.maker, loss.kind.args
+    if maker == "softmax_cross_entropy":
+        return jax.nn.softmax(y, -1)
+    if maker == "binary_cross_entropy":
+        return jax.nn.sigmoid(y) if args == (True,) else y
+    if maker == "cross_entropy":
+        return y
+    raise ValueError(
+        f"predict: the loss is {loss.name}, which is none of classes, so there are no "
+        "probabilities; leave out proba"
+    )
+
+
+def same_structure(a: Any, b: Any) -> bool:
+    """Whether two pytrees have leaves of the same shapes in the same places."""
+    (leaves, tree), (others, like) = jax.tree.flatten(a), jax.tree.flatten(b)
+    return str(tree) == str(like) and list(map(np.shape, leaves)) == list(map(np.shape, others))
