@@ -47,7 +47,7 @@ ifdef FAST
 	$(QUICK) $(CORE)
 else
 	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))
-	$(PYTEST) fnn $(AS_COMPILED)
+	$(PYTEST) fnn docs/howto $(AS_COMPILED)
 endif
 
 test-slow: $(VENV)/.test
@@ -69,7 +69,7 @@ lint: $(VENV)/.test
 
 coverage: $(VENV)/.test
 	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED)) -m '' --cov=fnn --cov-report=
-	$(PYTEST) fnn $(AS_COMPILED) -m '' --cov=fnn --cov-append --cov-report=term-missing:skip-covered
+	$(PYTEST) fnn docs/howto $(AS_COMPILED) -m '' --cov=fnn --cov-append --cov-report=term-missing:skip-covered
 
 docs: $(VENV)/.docs
 	rm -rf docs/_build
@@ -89,6 +89,7 @@ bench: $(VENV)/.bench
 
 # One stamp per set of extras, so that the demo does not wait for the test tools.
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing '.[$*]' into $(VENV): half a minute or more"
 	$(INSTALL) -c constraints.txt -e '.[$*]'
 	@touch $@
 

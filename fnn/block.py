@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from fnn.markup import preformatted
+
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
 Residuals = Any  # a pytree: what forward keeps for backward
 Value = Any  # an array, or a tuple of arrays for a block with several inputs or outputs
@@ -183,6 +185,33 @@ class Block(NamedTuple):
     kind: Kind = Kind("custom")
     graph: Graph | None = None
     rules: Rules = Rules()
+
+    def __repr__(self) -> str:
+        return "\n".join(_outline(self, self.name))
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+
+def _outline(block: Block, label: str) -> Iterator[str]:
+    """The block and, indented, those inside it: names, makers and their arguments.
+
+    >>> import fnn
+    >>> print(fnn.serial(hidden=fnn.linear(16), act=fnn.tanh()))
+    serial
+      hidden: linear(16, True)
+      act: tanh()
+    """
+    if block.graph is not None:
+        yield label if block.kind.maker in (label, "graph") else f"{label}: {block.kind.maker}"
+        inside = [(node.name, node.block) for node in block.graph.nodes]
+    else:
+        arguments = f"({', '.join(map(str, block.kind.args))})"
+        own = f"{block.kind.maker}{arguments:.60}"
+        yield own if label == block.kind.maker else f"{label}: {own}"
+        inside = [(part.name, part) for part in block.kind.of]
+    for name, part in inside:
+        yield from (f"  {line}" for line in _outline(part, name))
 
 
 def unwrapped(block: Block) -> Block:

@@ -31,7 +31,7 @@ from fnn.block import (
     Value,
     located,
 )
-from fnn.refusals import described, require_block, require_key, require_numbers
+from fnn.refusals import as_held, described, require_block, require_key, require_numbers
 
 GRAPH = Kind("graph")
 
@@ -117,7 +117,7 @@ class _Executor:
         """The first parameters, and the shape of y."""
         require_key(self.name, key)
         require_numbers(self.name, "x", x, or_shapes=True)
-        values = _bind(self.graph.inputs, x, self.name)
+        values = _bind(self.graph.inputs, as_held(x), self.name)
         params: dict[str, Params] = {}
         for i, node in self.live:
             node_x, block = _pick(values, node.inputs), node.block
@@ -143,7 +143,7 @@ class _Executor:
         _check_params(self.graph, params, self.name)
         if key is not None:
             require_key(self.name, key)
-        values = _bind(self.graph.inputs, x, self.name)
+        values = _bind(self.graph.inputs, as_held(x), self.name)
         residuals = {}
         for i, node in self.live:
             with located(node.name):
@@ -165,7 +165,7 @@ class _Executor:
             )
         cotangents: dict[str, Value] = {}
         dparams: Params = dict.fromkeys(params)
-        _send(cotangents, outputs, dy)
+        _send(cotangents, outputs, as_held(dy))
         for _, node in reversed(self.live):
             upstream = cotangents.get(node.name)
             if upstream is None:  # no output with a gradient depends on this value

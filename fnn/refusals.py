@@ -138,6 +138,19 @@ def require_real(name: str, what: str, x: Any) -> None:
         raise BlockValueError(name, f"{what} {words}")
 
 
+def as_held(tree: Any) -> Any:
+    """The tree with NumPy's float64 as JAX holds it: as float32, unless 64 bits are switched on.
+
+    Asked for float64 by name, JAX warns.
+    """
+
+    def one(a: Any) -> Any:
+        is_wide = isinstance(a, (np.ndarray, np.generic)) and a.dtype == np.float64
+        return jnp.asarray(a) if is_wide else a
+
+    return jax.tree.map(one, tree)
+
+
 def as_floating(name: str, what: str, x: Any) -> jax.Array:
     """x as an array, also where it is a Python number; refused if it has no gradient."""
     if isinstance(x, float) or (type(x) is int and abs(x) < 2**1023):
@@ -254,7 +267,7 @@ def elementary(
 
     def checked_init(key: jax.Array, x: Value) -> Params:
         require_key(name, key)
-        return init(key, x)
+        return init(key, as_held(x))
 
     def checked_forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         if key is not None:
@@ -263,12 +276,12 @@ def elementary(
             require_params(name, params, ())
         require_numbers(name, "params", params)
         require_numbers(name, "x", x)
-        return forward(params, x, key)
+        return forward(as_held(params), as_held(x), key)
 
     def checked_backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        require_params(name, params, ())
-        return backward(params, residuals, dy)
+        if init is no_params:
+            require_params(name, params, ())
+        return backward(as_held(params), residuals, as_held(dy))
 
-    if init is no_params:
-        return Block(init, checked_forward, checked_backward, name, kind, rules=rules)
-    return Block(checked_init, checked_forward, backward, name, kind, rules=rules)
+    own_init = init if init is no_params else checked_init
+    return Block(own_init, checked_forward, checked_backward, name, kind, rules=rules)

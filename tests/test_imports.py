@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 # Each line may import from the lines above it, and a room from itself; rooms of one line do not
 # know each other.
 FLOORS = (
-    ("fnn.arrays", "fnn.block", "fnn.spelling"),
+    ("fnn.spelling", "fnn.markup"),
+    ("fnn.arrays", "fnn.block"),
     ("fnn.refusals",),
     ("fnn.pytrees", "fnn.compiling", "fnn.arguments"),
     ("fnn.executor",),

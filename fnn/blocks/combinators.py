@@ -46,6 +46,7 @@ from fnn.executor import Entry, graph, inference, map_nodes
 from fnn.refusals import (
     as_array,
     as_cotangent,
+    as_held,
     described,
     elementary,
     require_array,
@@ -231,7 +232,7 @@ def repeat(block: Block, n: Count) -> Block:
         for leaf in jax.tree.leaves(x):
             require_array("repeat", "x", leaf)
         keys = jax.random.split(key, n)
-        shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), x)
+        shape = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), as_held(x))
         one = jax.eval_shape(block.init, key, shape)
         check(jax.eval_shape(block.forward, one, shape, key)[0], shape)
         return jax.vmap(lambda k: block.init(k, shape))(keys)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fnn.markup import preformatted, table
+
 RIGHT, WRONG, NOTE, SKIPPED = "right", "WRONG", "note", "skipped"
 
 
@@ -138,6 +140,15 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        first, *below = str(self).split("\n")
+        below = below[len(self.results) :]  # the problems and notes
+        rows = [(r.property, str(r.status), r.figure) for r in self.results]
+        return preformatted(first) + table(rows) + (preformatted("\n".join(below)) if below else "")
 
     def _lines(self) -> Iterator[str]:
         verdict = "right" if self.correct else f"WRONG in {', '.join(self.wrong)}"

@@ -13,7 +13,13 @@ from fnn.executor import is_network
 from fnn.introspect.flops import flops
 from fnn.introspect.text import bytes_of, clean, count_of, kind_of, readable_bytes, readable_count
 from fnn.introspect.watch import observe, watch
+from fnn.markup import table
 from fnn.refusals import require_numbers
+
+HEADER = (
+    "block", "kind", "output", "parameters", "FLOP forward", "backward", "bytes kept", "which are",
+)  # fmt: skip
+NUMBERS = range(3, 7)  # the columns of numbers, which stand to the right
 
 
 class Row(NamedTuple):
@@ -42,12 +48,8 @@ class Summary(NamedTuple):
     backward_flops: int
     residual_bytes: int
 
-    def __str__(self) -> str:
-        header = (
-            "block", "kind", "output", "parameters", "FLOP forward", "backward", "bytes kept",
-            "which are",
-        )  # fmt: skip
-        cells = [
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
             (
                 clean(r.path, 60), clean(r.block, 40), r.output, f"{r.parameters:,}",
                 readable_count(r.forward_flops), readable_count(r.backward_flops),
@@ -55,9 +57,17 @@ class Summary(NamedTuple):
             )
             for r in (*self.rows, Row("total", "", "", *self[1:], ""))
         ]  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        return table(self._cells(), HEADER, NUMBERS)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
         columns = []
-        for i, column in enumerate(zip(header, *cells, strict=True)):
-            justify = str.rjust if 3 <= i < 7 else str.ljust  # numbers to the right
+        for i, column in enumerate(zip(HEADER, *self._cells(), strict=True)):
+            justify = str.rjust if i in NUMBERS else str.ljust
             width = max(map(len, column))
             columns.append([justify(cell, width) for cell in column])
         first, *rows, total = ("  ".join(row).rstrip() for row in zip(*columns, strict=True))

@@ -25,7 +25,7 @@ from fnn.training.fitted import Checkpoint, Fitted, Model, Status, same_structur
 from fnn.training.interrupts import deferred
 from fnn.training.metrics import accuracy
 from fnn.training.optimizers import sgd
-from fnn.training.progress import Clock, reporter
+from fnn.training.progress import Clock, Lines, reporter
 from fnn.training.run import (
     Call,
     Metric,
@@ -187,6 +187,8 @@ def fit(
             RuntimeWarning,
             stacklevel=3,  # of fit's caller: fit is wrapped
         )
+    if isinstance(report, Lines):
+        report.end()
     checkpoint = Checkpoint(
         now.params, now.state, (best.params, best.epoch, best.loss), key_data(key), now.history
     )

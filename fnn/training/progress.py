@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -38,8 +39,24 @@ def reporter(progress: Any, epochs: int) -> Any:
     """The caller's own function of (row, seconds left), or one that prints to stderr."""
     if progress is not True:
         return progress or (lambda row, left: None)
+    return Lines(epochs)
 
-    def report(row: Row, left: float) -> None:
+
+def _in_a_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None
+
+
+class Lines:
+    """A line per epoch on stderr: one that is written anew on a terminal and in a notebook;
+    elsewhere a line each, but not more than one a second."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.rewrites = sys.stderr.isatty() or _in_a_notebook()
+        self.length, self.printed = 0, -math.inf
+
+    def __call__(self, row: Row, left: float) -> None:
         numbers = "  ".join(
             f"{name.replace('_', ' ')} {value:.4f}"
             for name, value in row.items()
@@ -47,9 +64,16 @@ def reporter(progress: Any, epochs: int) -> Any:
         )
         bound = "at most " if row["epoch"] == 1 else ""  # the first epoch also compiled
         time_left = f", {bound}{left:.0f} s left" if left else ""
-        print(
-            f"epoch {row['epoch']}/{epochs}  {numbers}  {row['seconds']:.1f} s{time_left}",
-            file=sys.stderr,
-        )
+        line = f"epoch {row['epoch']}/{self.epochs}  {numbers}  {row['seconds']:.1f} s{time_left}"
+        is_last = row["epoch"] == self.epochs
+        if self.rewrites:
+            print(f"\r{line:<{self.length}}", end="", file=sys.stderr, flush=True)
+            self.length = len(line)
+        elif is_last or row["seconds"] >= self.printed + 1:
+            print(line, file=sys.stderr)
+            self.printed = row["seconds"]
 
-    return report
+    def end(self) -> None:
+        """Ends the line that is written anew."""
+        if self.length:
+            print(file=sys.stderr)

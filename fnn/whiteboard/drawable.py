@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from fnn.markup import framed
 from fnn.whiteboard.mermaid import mermaid
 from fnn.whiteboard.page import html
 from fnn.whiteboard.recording import Recording
@@ -45,6 +46,9 @@ class Trace(Recording):
     def mermaid(self) -> str:
         """A Mermaid flowchart, for Markdown."""
         return mermaid(self)
+
+    def _repr_html_(self) -> str:
+        return framed(self.html())
 
     def __repr__(self) -> str:
         inside = f", {len(list(self.walk()))} nodes" if self.nodes else ""

@@ -196,6 +196,25 @@ def test_progress_is_printed_with_the_time_left(capsys: Any) -> None:
     assert "left" not in last
 
 
+def test_on_a_terminal_one_line_is_written_anew(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    x, target = digits(40)
+    fit(small_net(), CE, x, target, epochs=3, progress=True)
+    printed = capsys.readouterr().err
+    assert (printed.count("\n") == 1 and printed.endswith("s\n")) or printed.rstrip().endswith(" s")
+    assert printed.count("\r") == 3
+
+
+def test_quick_epochs_do_not_fill_a_log(capsys: Any) -> None:
+    x, target = digits(40)
+    fit(small_net(), CE, x, target, epochs=300, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) < 100
+    assert lines[0].startswith("epoch 1/300") and lines[-1].startswith("epoch 300/300")
+
+
 X, T = digits(20)
 NAN = np.where(np.arange(20)[:, None] == 7, np.nan, X).astype(np.float32)
 OTHER = fnn.models.mlp((9, 10)).init(jax.random.key(0), X)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fnn.markup import preformatted
 from fnn.training.diagnostics.data_summary import DataSummary
 from fnn.training.diagnostics.overfit import Overfit
 
@@ -85,6 +86,12 @@ class Diagnostics:
     def findings(self) -> list[Finding]:
         """What is wrong and what to try, causes first; empty if all is well."""
         return list(self.faults)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
 
     def __str__(self) -> str:
         return describe(self)
