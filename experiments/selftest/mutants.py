@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,8 +35,10 @@ class Options:
     """All rows of each block, not only its first."""
     seed: int = 0
     """Random seed for inputs and checks."""
-    seeds: int = 0
-    """Check the right blocks under this many seeds, and no mutants."""
+    seeds: int = 1
+    """How many seeds, from the one above on. A mutant has to be caught under each."""
+    right: bool = False
+    """Only the right blocks, and no mutants."""
 
 
 class Row(NamedTuple):
@@ -50,11 +52,17 @@ class Row(NamedTuple):
         """The row's name."""
         return str(self.case.id)
 
+    def subjects(self, seeds: Iterable[int]) -> Iterator[Subject]:
+        """The block at the row's inputs under every seed, so that they share their programs."""
+        block = self.case.make()
+        for seed in seeds:
+            with jax.enable_x64(True):
+                params, x, key, _ = self.table.sample(self.case, seed=seed)
+            yield subject_for(block, x, params, key, seed, self.id)
+
     def subject(self, seed: int = 0) -> Subject:
-        """The block at the row's inputs."""
-        with jax.enable_x64(True):
-            params, x, key, _ = self.table.sample(self.case, seed=seed)
-        return subject_for(self.case.make(), x, params, key, seed, self.id)
+        """The same under one seed."""
+        return next(self.subjects([seed]))
 
 
 def rows(options: Options) -> list[Row]:
@@ -83,44 +91,68 @@ def rows(options: Options) -> list[Row]:
     return chosen
 
 
+class Judged(NamedTuple):
+    """The verdict on one mutant of a row under one seed."""
+
+    id: str
+    seed: int
+    verdict: Verdict
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is the right block."""
+        return self.verdict.mutant == CONTROL
+
+    @property
+    def fails(self) -> bool:
+        """Whether a mutant escaped, or a right block was flagged."""
+        return self.is_right == bool(self.verdict.caught_by)
+
+    def __str__(self) -> str:
+        caught = self.verdict.caught_by or ("-" if self.is_right else "ESCAPED")
+        return f"{self.id:28} {self.verdict.mutant:32} {caught:14} {self.verdict.diagnosis[:110]}"
+
+
 def main(options: Options) -> int:
     """Prints the table; 0 if every mutant was caught and no right block flagged, else 1."""
     chosen = rows(options)
-    verdicts: list[tuple[str, Verdict]] = []
+    judged: list[Judged] = []
     began = time.monotonic()
     with Progress(transient=True) as progress:
         for row in progress.track(chosen, description="mutants"):
-            for verdict in _judged(row, options):
-                verdicts.append((row.id, verdict))
-                if options.seeds and not verdict.caught_by:
-                    continue
-                caught = verdict.caught_by or ("-" if verdict.mutant == CONTROL else "ESCAPED")
-                words = f"{row.id:28} {verdict.mutant:32} {caught:14} {verdict.diagnosis[:110]}"
-                progress.console.out(words, highlight=False)
-    controls = [(row, v) for row, v in verdicts if v.mutant == CONTROL]
-    mutants = [(row, v) for row, v in verdicts if v.mutant != CONTROL]
-    escaped = [(row, v) for row, v in mutants if not v.caught_by]
-    flagged = [(row, v) for row, v in controls if v.caught_by]
+            for one in _judged(row, options):
+                judged.append(one)
+                if one.seed == options.seed or one.fails:
+                    progress.console.out(str(one), highlight=False)
+    rights = [one for one in judged if one.is_right]
+    mutants = [one for one in judged if not one.is_right]
+    escaped = [one for one in mutants if one.fails]
+    flagged = [one for one in rights if one.fails]
     print(f"\n{len(chosen)} blocks, {time.monotonic() - began:.0f} s")
     if mutants:
         print(f"{len(mutants) - len(escaped)} of {len(mutants)} mutants caught, by:")
-        for name, count in Counter(v.caught_by for _, v in mutants if v.caught_by).most_common():
+        by = Counter(one.verdict.caught_by for one in mutants if one.verdict.caught_by)
+        for name, count in by.most_common():
             print(f"  {name:<14} {count}")
-    for name, verdict in escaped:
-        print(f"ESCAPED: {name}, {verdict.mutant}")
-    print(f"{len(flagged)} of {len(controls)} checks of right blocks flagged one")
-    for name, verdict in flagged:
-        print(f"FALSE ALARM: {name}: {verdict.caught_by}: {verdict.diagnosis}")
+    for one in escaped:
+        print(f"ESCAPED: {one.id}, {one.verdict.mutant}, seed {one.seed}")
+    print(f"{len(flagged)} of {len(rights)} checks of right blocks flagged one")
+    for one in flagged:
+        words = f"{one.verdict.caught_by}: {one.verdict.diagnosis}"
+        print(f"FALSE ALARM: {one.id}, seed {one.seed}: {words}")
     return 1 if escaped or flagged else 0
 
 
-def _judged(row: Row, options: Options) -> Iterator[Verdict]:
-    if options.seeds:
-        for seed in range(options.seed, options.seed + options.seeds):
-            subject = row.subject(seed)
-            verdict = judge(subject, control(subject))
-            yield verdict._replace(diagnosis=f"seed {seed}: {verdict.diagnosis}")
-        return
-    subject = row.subject(options.seed)
-    for mutant in (control(subject), *make_mutants(subject)):
-        yield judge(subject, mutant)
+def _judged(row: Row, options: Options) -> Iterator[Judged]:
+    """Mutant by mutant, each under all seeds, so that its programs are compiled once.
+
+    Under a further seed, the property that caught it last is tried first.
+    """
+    subjects = [*row.subjects(range(options.seed, options.seed + options.seeds))]
+    wrong = [] if options.right else make_mutants(subjects[0])
+    for mutant in (control(subjects[0]), *wrong):
+        likely = ""
+        for subject in subjects:
+            verdict = judge(subject, mutant, likely)
+            likely = verdict.caught_by
+            yield Judged(row.id, subject.seed, verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -305,12 +306,17 @@ def _check(subject: Subject, options: Options) -> Report:
     return Report(report.name, report.results, inside)
 
 
-def first_wrong(subject: Subject) -> Result | None:
-    """The first property that does not hold, with every note as a mistake; None if all hold."""
+def first_wrong(subject: Subject, likely: str = "") -> Result | None:
+    """The first property that does not hold, with every note as a mistake; None if all hold.
+
+    ``likely``: the property that is looked at before the others, if any.
+    """
     with precisely(subject.in_float32):
         _refuse(subject)
     options = Options(frozenset(NOTES), frozenset(["cost"]), np.inf, False)
-    return next((result for result in Run(subject, options) if result.status == WRONG), None)
+    run = Run(subject, options)
+    results = itertools.chain([run[likely]] if likely else [], run)
+    return next((result for result in results if result.status == WRONG), None)
 
 
 def subject_for(
@@ -356,7 +362,8 @@ def _subject(
         return at(np.dtype(dtype))
     try:
         subject = at(np.float64)
-        outputs = jax.tree.leaves(subject.y_shape(subject.sample))
+        with precisely():
+            outputs = jax.tree.leaves(subject.y_shape(subject.sample))
         if all(v.dtype == np.float64 for v in outputs if is_floating(v)):
             return subject
     except CheckError as in_float64:
@@ -426,7 +433,7 @@ def _refuse(subject: Subject) -> None:
         except Exception as error:
             raise CheckError(f"{name}: {what} raises {in_one_line(error, 300)}") from error
 
-    shapes = shapes_of("forward", lambda *s: subject.rule.forward(*s), *subject.sample)
+    shapes = shapes_of("forward", subject.rule.forward, *subject.sample)
     if not isinstance(shapes, tuple) or len(shapes) != 2:
         raise CheckError(f"{name}: forward needs to return (y, residuals)")
     if not any(is_floating(v) for v in jax.tree.leaves(shapes[0])):

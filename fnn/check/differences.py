@@ -94,6 +94,7 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool, unit: fl
         rounding = (unit * size + TINY) / h
         value = {first: column[-1] for first in FIRST_STEPS}
         error = {first: np.full(column[-1].shape, np.inf) for first in FIRST_STEPS}
+        entries = np.indices(column.shape[1:], sparse=True)
         for order in range(1, STEPS):
             gain = 2.0 ** (2 * order if even else order)
             finer = column[1:] + (column[1:] - column[:-1]) / (gain - 1)
@@ -101,9 +102,8 @@ def _extrapolate(differences: np.ndarray, size: np.ndarray, even: bool, unit: fl
             apart = np.where(np.isfinite(apart), apart, np.inf) + rounding[order:]
             for first in FIRST_STEPS:  # row i of the table begins at step i
                 if len(rows := apart[first:]):
-                    winner = np.argmin(rows, axis=0)[None]
-                    least = np.take_along_axis(rows, winner, 0)[0]
-                    best = np.take_along_axis(finer[first:], winner, 0)[0]
+                    winner = np.argmin(rows, axis=0), *entries
+                    least, best = rows[winner], finer[first:][winner]
                     value[first] = np.where(least < error[first], best, value[first])
                     error[first] = np.minimum(error[first], least)
             column = finer

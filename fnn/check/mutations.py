@@ -121,10 +121,10 @@ def control(subject: Subject) -> Mutant:
     return Mutant(CONTROL, _changed(_block(subject), lambda cotangents, dy: cotangents))
 
 
-def judge(subject: Subject, mutant: Mutant) -> Verdict:
-    """Checks a mutant up to the first property that fails."""
+def judge(subject: Subject, mutant: Mutant, likely: str = "") -> Verdict:
+    """Checks a mutant up to the first property that fails, ``likely`` first."""
     checked = rule.of_block(mutant.block, subject.rule.name)
-    wrong = first_wrong(Subject(checked, subject.sample, subject.seed))
+    wrong = first_wrong(Subject(checked, subject.sample, subject.seed), likely)
     if wrong is None:
         return Verdict(mutant.name, "", "")
     words = str(wrong.problems[0]).split("\n")[0] if wrong.problems else wrong.figure
@@ -223,8 +223,7 @@ def _of_cotangents(subject: Subject, trial: Trial) -> Iterator[Mutant]:
         if a.shape == b.shape and _differs(a, b):
             yield Mutant("swapped", _swapped(block, i, j))
             break
-    whole = not isinstance(dy, (tuple, list))
-    passed = [i for i, d in sized.items() if whole and d.shape == dy.shape]
+    passed = [i for i, d in sized.items() if hasattr(dy, "shape") and d.shape == dy.shape]
     if passed:
         at = one_of("dy", passed)
         added = _changed(block, lambda ds, dy: [d + dy if i == at else d for i, d in enumerate(ds)])

@@ -121,6 +121,12 @@ def _by_autodiff(primal: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cached
+def _y_shapes(primal: Callable[..., Any]) -> dict[Any, Any]:
+    """What is known of the shapes and dtypes of y, by those of the arguments."""
+    return {}
+
+
+@cached
 def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     """:func:`jit_for_few_runs`, the same program for the same function."""
     return jit_for_few_runs(f)
@@ -159,7 +165,6 @@ class Subject:
         ]
         self.names = [named[i][0] for i in self._places]
         self.programs = _programs(rule.forward, rule.backward)
-        self._y_shapes: dict[Any, Any] = {}
         self.in_float32 = any(leaf.dtype == np.float32 for leaf in sample.floats)
 
     def in_time(self) -> None:
@@ -179,7 +184,7 @@ class Subject:
 
     @functools.cached_property
     def _jaxpr(self) -> Any:
-        return jax.make_jaxpr(lambda *s: self.rule.primal(*s))(*self.sample).jaxpr
+        return jax.make_jaxpr(self.rule.primal)(*self.sample).jaxpr
 
     @functools.cached_property
     def _equations(self) -> list[Any]:
@@ -252,11 +257,11 @@ class Subject:
     def y_shape(self, sample: Sample) -> Any:
         """Shapes and dtypes of y."""
         leaves, tree = flat(tuple(sample))
-        kinds = (tree, *((np.shape(v), getattr(v, "dtype", type(v))) for v in leaves))
-        if kinds not in self._y_shapes:  # tracing a network takes longer than running it
-            forward = self.rule.forward
-            self._y_shapes[kinds] = jax.eval_shape(lambda *s: forward(*s)[0], *sample)
-        return self._y_shapes[kinds]
+        kinds = tuple((np.shape(v), getattr(v, "dtype", type(v))) for v in leaves)
+        known, of = _y_shapes(self.rule.primal), (tree, kinds, jnp.result_type(float))
+        if of not in known:  # tracing takes longer than running
+            known[of] = jax.eval_shape(self.rule.primal, *sample)
+        return known[of]
 
     def random_cotangent(self, rng: np.random.Generator, sample: Sample) -> Any:
         """A random cotangent of y: never all ones, which would hide errors."""
@@ -299,7 +304,7 @@ class Subject:
         try:
             if self.rule.of_jax and not custom_rule(self._jaxpr):
                 return "the rule is autodiff's own: see differences"
-            jaxpr = jax.make_jaxpr(lambda *s: self._primal(*s))(*self.sample).jaxpr
+            jaxpr = jax.make_jaxpr(self._primal)(*self.sample).jaxpr
             if rule := custom_rule(jaxpr):
                 return f"forward has a {rule} inside, which autodiff would use"
             dy = self.random_cotangent(np.random.default_rng(0), self.sample)

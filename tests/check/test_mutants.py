@@ -77,6 +77,10 @@ def test_formulas_that_are_right_on_paper(block: fnn.Block, name: str) -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
+def test_a_block_of_any_pytree() -> None:
+    assert mutants(fnn.identity(), {"w": np.ones(2)}).ok
+
+
 def test_what_escaped_is_named() -> None:
     caught = Verdict("sign", "autodiff", "x: the sign is wrong")
     report = Mutants("mine", Verdict("", "", ""), (caught, Verdict("dropped", "", "")))
