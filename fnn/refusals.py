@@ -43,6 +43,14 @@ def is_key(value: Any) -> bool:
     return value.shape == () if typed else value.dtype == jnp.uint32 and value.shape == (2,)
 
 
+def is_real(value: Any, *shapes: Sequence[int]) -> bool:
+    """Whether a value is real numbers or booleans of one of these shapes, Python's included."""
+    value = np.asarray(value) if isinstance(value, (int, float)) else value
+    if not is_array(value) or value.shape not in shapes:
+        return False
+    return any(jnp.issubdtype(value.dtype, k) for k in (jnp.floating, jnp.integer, jnp.bool_))
+
+
 def described(value: Any) -> str:
     """A value in a few words, for messages.
 
@@ -149,6 +157,17 @@ def as_held(tree: Any) -> Any:
         return jnp.asarray(a) if is_wide else a
 
     return jax.tree.map(one, tree)
+
+
+def require_entries(name: str, what: str, value: Any, shape: tuple[int, ...], or_one: bool) -> None:
+    """Refuses what a user's function returned, unless it is one real number for each entry of x, or
+    one for all where that is allowed."""
+    if not is_real(value, shape, *[()][:or_one]):
+        raise BlockTypeError(
+            name,
+            f"{what} is {described(value)}, needs real numbers of x's shape {shape}: return an "
+            "array with one for each entry",
+        )
 
 
 def as_floating(name: str, what: str, x: Any) -> jax.Array:

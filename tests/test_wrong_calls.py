@@ -3,6 +3,7 @@ the fix: random ones (tests/fuzz.py), and those that once did not."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -104,6 +105,13 @@ def test_the_verdict_reads_the_message(message: str) -> None:
 
 # ---- what was found ----------------------------------------------------------------------------
 
+
+def derivative(wrong: Callable[[Any], Any]) -> Any:
+    block = fnn.elementwise("cube", lambda x: x**3, wrong)
+    y, residuals = block.forward({}, X)
+    return block.backward({}, residuals, y)
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: fnn.repeat(fnn.relu, 2), "repeat: block is the function relu, .* Block: call it"),  # type: ignore[arg-type]
     (lambda: fnn.freeze(None), "freeze: block is None, needs a Block"),  # type: ignore[arg-type]
@@ -148,7 +156,17 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: SGD.update(PARAMS, "a"), "sgd: state is 'a', needs what init"),
     (lambda: fnn.apply_updates({"w": X}, {"w": X.T}), "updates hold float of shape .3, 2. at w"),
     (lambda: fnn.add().backward({}, fnn.add().forward({}, (X, X))[1], None), "add: dy is None"),
-]
+    *(
+        (functools.partial(derivative, wrong), rf"cube: derivative.x. is {words}, needs real")
+        for wrong, words in (
+            (lambda x: jnp.cos, "the function cos"), (lambda x: None, "None"),
+            (lambda x: (x, x), "a tuple of 2"), (lambda x: x[:1], "float32 of shape .1, 3."),
+            (lambda x: jax.lax.complex(x, x), "complex64 of shape .2, 3."),
+        )
+    ),
+    (lambda: fnn.elementwise("cube", lambda x: x[0], jnp.cos).forward({}, X), "cube: value.x. is "
+     "float32 of shape .3,., needs real numbers of x's shape .2, 3.: return an array"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", range(len(REFUSED)))
@@ -166,6 +184,7 @@ def test_found_and_taken() -> None:
     padded = fnn.conv(2, 3, padding=np.array([[1, 0], [0, 1]]))  # type: ignore[arg-type]
     assert padded.kind == fnn.conv(2, 3, padding=((1, 0), (0, 1))).kind
     assert fnn.models.mlp(np.array([4, 2])).kind == fnn.models.mlp((4, 2)).kind  # type: ignore[arg-type]
+    assert fnn.elementwise("twice", lambda x: 2 * x, lambda x: 2.0).backward({}, X, X)[1][0, 0] == 2
     assert fnn.relu().init(KEY, X) == {}
     y = fnn.relu().forward({}, X, KEY)[0]  # composition passes a key to every block
     assert np.all(y == X)

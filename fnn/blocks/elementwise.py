@@ -13,7 +13,7 @@ from fnn.arguments import checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, Key, Kind, Params, Residuals, Rules, Value
 from fnn.executor import inference
-from fnn.refusals import as_cotangent, as_floating, elementary, require_array, require_floating
+from fnn.refusals import as_cotangent, as_floating, elementary, require_entries, require_floating
 
 ELEMENTWISE = Kind("elementwise")
 
@@ -45,8 +45,8 @@ def pointwise(
         x = as_floating(name, "x", x)
         wide = compute_dtype(x.dtype)
         y = value(x.astype(wide))
-        require_array(name, "value(x)", y)
-        y = y.astype(x.dtype)
+        require_entries(name, "value(x)", y, x.shape, or_one=False)
+        y = jnp.asarray(y, x.dtype)
         if keep == "y":
             return y, Kept(y, "y") if x.dtype == wide else Kept(x, "x")
         return y, x if keep == "x" else None
@@ -90,7 +90,7 @@ def elementwise(
       A block without parameters. Residuals: ``x``, or y with a note that it is y (of 16 bits, x).
 
     Raises:
-      BlockTypeError: x is not floating.
+      BlockTypeError: x is not floating, or a function returns other than real numbers of its shape.
 
     >>> import fnn, jax.numpy as jnp
     >>> cube = fnn.elementwise("cube", lambda x: x**3, lambda x: 3 * x**2)
@@ -98,7 +98,13 @@ def elementwise(
     >>> y, cube.backward({}, residuals, jnp.array([10.0]))[1]
     (Array([8.], dtype=float32), Array([120.], dtype=float32))
     """
-    return pointwise(name, value, lambda dy, kept: dy * derivative(kept), keep, kind)
+
+    def vjp(dy: jax.Array, kept: jax.Array) -> jax.Array:
+        slope = derivative(kept)
+        require_entries(name, f"derivative({keep})", slope, kept.shape, or_one=True)
+        return dy * slope
+
+    return pointwise(name, value, vjp, keep, kind)
 
 
 def piecewise_linear(

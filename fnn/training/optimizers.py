@@ -16,7 +16,7 @@ from fnn.arguments import AnyOptimizer, Positive, Share, checked
 from fnn.arrays import is_array, is_floating
 from fnn.block import Params
 from fnn.pytrees import flat
-from fnn.refusals import described
+from fnn.refusals import described, is_real
 
 # A schedule is a function of the step; a number may be traced, under vmap, say.
 LearningRate = Positive | Callable[[jax.Array], jax.Array] | jax.core.Tracer
@@ -73,9 +73,9 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
             _require_like(name, "grads", grads, like)
         with traceable(f"{name}: learning_rate"):
             rate = learning_rate(state.steps) if callable(learning_rate) else state.learning_rate
+        if not is_real(rate, ()):
+            raise ValueError(f"{name}: learning_rate is {described(rate)}, needs one number")
         rate = jnp.asarray(rate)
-        if rate.shape != ():
-            raise ValueError(f"{name}: learning_rate has shape {rate.shape}, needs one number")
         steps = state.steps + 1
         direction, moments = along(grads, state.moments, steps)
         updates = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, direction)
