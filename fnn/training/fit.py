@@ -96,7 +96,8 @@ def fit(
       loss_at_inference: of the predictions at inference, for networks that have auxiliary outputs
         in training only; ``loss`` by default.
       metrics: functions ``(prediction, target) -> float`` by name, such as ``fnn.accuracy``,
-        of the validation predictions.
+        of the validation predictions. They are tried on those of the first parameters, before
+        training.
       dtype: of the computation; x is cast to it. bfloat16 computes in bfloat16 with float32
         parameters. By default x's own.
       patience: stop after this many epochs without a better loss: the validation loss or, without
@@ -270,6 +271,8 @@ def _prepare(
         evaluate=None if held_out is None
         else evaluation(predict, loss_at_inference, held_out.on_device(), metrics, batch_size),
     )  # fmt: skip
+    if metrics and epochs and run.evaluate is not None:  # refused now, not after an hour
+        run.evaluate(params)
     return run, Model(predict, loss_at_inference, metrics, dtype), params, summary
 
 

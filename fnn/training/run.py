@@ -13,6 +13,7 @@ import numpy as np
 from fnn.arguments import Needs
 from fnn.block import Block, Params, Value
 from fnn.introspect.finite import NonFinite, all_finite, finite
+from fnn.refusals import described
 from fnn.training.arrays import Arrays, pick
 from fnn.training.source import Stream
 from fnn.training.steps import Step
@@ -108,13 +109,21 @@ def evaluation(
         if metrics:
             y, target = jax.tree.map(lambda *parts: np.concatenate(parts), *pairs)
             for name, metric in metrics.items():
-                row[f"validation_{name}"] = _number(name, metric(y, target))
+                row[f"validation_{name}"] = _number(name, metric, y, target)
         return row
 
     return evaluate
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, metric: Metric, prediction: Any, target: Any) -> float:
+    try:
+        value = metric(prediction, target)
+    except Exception as error:
+        given = f"({described(prediction)}, {described(target)})"
+        raise ValueError(
+            f"fit: the metric {name!r} raises {type(error).__name__} for (prediction, target), "
+            f"{given}: {error}"
+        ) from error
     try:
         return float(value)
     except (TypeError, ValueError):

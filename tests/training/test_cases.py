@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import scipy.sparse
 
 import fnn
 from fnn.block import Block
+from fnn.refusals import described
 from fnn.training.arrays import checked_arrays
 from fnn.training.optimizers import AveragedState, OptimizerState
 from tests.zoo import CASES, Case, sample
@@ -254,6 +256,16 @@ def test_a_metric_returns_a_number(value: Any) -> None:
                 **STEP)  # fmt: skip
 
 
+def test_a_metric_that_raises_does_so_before_training() -> None:
+    def mine(prediction: Any, target: Any) -> float:
+        raise KeyError("classes")
+
+    words = r"metric 'mine' raises KeyError for .*float32 of shape .*int.* of shape .*'classes'"
+    with pytest.raises(ValueError, match=words):
+        fnn.fit(fnn.linear(2), CE, X, T, validation=(X, T), metrics={"mine": mine},
+                after_epoch=lambda *_: pytest.fail("trained"), **STEP)  # fmt: skip
+
+
 HALF_SQUARES = Block(  # of whatever the network returns
     lambda key, x: {},
     lambda params, x, key=None: (sum(jnp.sum(y * y) / 2 for y in jax.tree.leaves(x[0])), x[0]),
@@ -306,9 +318,11 @@ def test_a_schedule_that_cannot_be_traced_is_named(optimizer: str, schedule: str
             fnn.make_step(net, loss, made)(params, made.init(params), X, X[:, :1])
 
 
-def test_a_schedule_gives_one_number() -> None:
-    optimizer = fnn.sgd(lambda step: jnp.full(2, 0.1))
-    with pytest.raises(ValueError, match=r"sgd: learning_rate has shape \(2,\), needs one number"):
+@pytest.mark.parametrize("rate", [np.ones(2), "a", None, 1j, jnp.cos], ids=described)
+def test_a_schedule_gives_one_number(rate: Any) -> None:
+    optimizer = fnn.sgd(lambda step: rate)
+    words = rf"sgd: learning_rate is {re.escape(described(rate))}, needs one number"
+    with pytest.raises(ValueError, match=words):
         fnn.fit(fnn.linear(2), CE, X, T, optimizer=optimizer, **STEP)
 
 
