@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 import jax
@@ -25,7 +27,20 @@ def jit_for_few_runs(f: Callable[P, R]) -> Callable[P, R]:
     >>> float(jit_for_few_runs(lambda x: 2 * x)(1.5))
     3.0
     """
-    return jax.jit(f, compiler_options=quick())
+    return jax.jit(f, compiler_options={} if _many_runs.get() else quick())
+
+
+_many_runs = ContextVar("_many_runs", default=False)
+
+
+@contextmanager
+def many_runs() -> Iterator[None]:
+    """Within it :func:`jit_for_few_runs` is ``jax.jit``: its programs will run many times."""
+    before = _many_runs.set(True)
+    try:
+        yield
+    finally:
+        _many_runs.reset(before)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import importlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from fnn.check.checks import subject_for
 from fnn.check.mutations import CONTROL, Verdict, control, judge, make_mutants
 from fnn.check.report import CheckError
 from fnn.check.subject import Subject
+from fnn.compiling import many_runs
 
 
 @dataclass
@@ -39,6 +41,9 @@ class Options:
     """How many seeds, from the one above on. A mutant has to be caught under each."""
     right: bool = False
     """Only the right blocks, and no mutants."""
+
+
+MANY = 10  # seeds, for which programs that run fast are worth compiling
 
 
 class Row(NamedTuple):
@@ -149,8 +154,13 @@ def _judged(row: Row, options: Options) -> Iterator[Judged]:
     Under a further seed, the property that caught it last is tried first.
     """
     subjects = [*row.subjects(range(options.seed, options.seed + options.seeds))]
+    right = control(subjects[0])
+    # The right block runs through every property, under every seed.
+    with many_runs() if options.seeds >= MANY else nullcontext():
+        for subject in subjects:
+            yield Judged(row.id, subject.seed, judge(subject, right))
     wrong = [] if options.right else make_mutants(subjects[0])
-    for mutant in (control(subjects[0]), *wrong):
+    for mutant in wrong:
         likely = ""
         for subject in subjects:
             verdict = judge(subject, mutant, likely)

@@ -1,7 +1,8 @@
 """For every block some mutants, drawn by its name; all of them are caught. A tenth of the blocks
 is always tried, the others where slow tests run.
 
-The whole table: ``python -m experiments.selftest mutants``; right blocks: ``... --seeds 200``.
+The whole table: ``python -m experiments.selftest mutants --every-row --seeds 20``; right blocks
+alone: ``... --right --seeds 200``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import zlib
 
 import pytest
 
+import fnn
 from experiments.selftest import mutants
 from experiments.selftest.__main__ import main
 from experiments.selftest.mutants import Row
-from fnn.check.mutations import control, judge, make_mutants
+from fnn.check.mutations import CONTROL, Mutant, Verdict, control, judge, make_mutants
+from fnn.check.subject import Subject
 from tests.slow import one_of
 
 SLOW = ("cnn/small", "inception/small")  # minutes; their blocks are rows of their own
@@ -52,6 +55,30 @@ def test_mutants_command_prints_what_caught_each(capsys: pytest.CaptureFixture[s
     assert mutants.main(mutants.Options(names=("negate",))) == 0
     printed = capsys.readouterr().out
     assert "mutants caught, by:" in printed and "0 of 1 checks of right blocks" in printed
+
+
+def test_every_seed_is_checked_and_those_that_fail_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught = {("sign", 3): "autodiff", ("sign", 4): "autodiff", (CONTROL, 4): "kinks"}
+    tried = []
+
+    def judge(subject: Subject, mutant: Mutant, likely: str = "") -> Verdict:
+        tried.append(likely)
+        return Verdict(mutant.name, caught.get((mutant.name, subject.seed), ""), "at 0")
+
+    made = [Mutant("sign", fnn.negate()), Mutant("dropped", fnn.negate())]
+    monkeypatch.setattr(mutants, "judge", judge)
+    monkeypatch.setattr(mutants, "make_mutants", lambda subject: made)
+    assert mutants.main(mutants.Options(names=("negate",), seed=3, seeds=2)) == 1
+    assert tried == ["", "", "", "autodiff", "", ""]
+    printed = capsys.readouterr().out
+    assert "2 of 4 mutants caught, by:\n  autodiff       2\n" in printed
+    assert "ESCAPED: negate, dropped, seed 3\nESCAPED: negate, dropped, seed 4\n" in printed
+    assert "1 of 2 checks of right blocks flagged one" in printed
+    assert "FALSE ALARM: negate, seed 4: kinks: at 0" in printed
+    assert mutants.main(mutants.Options(names=("negate",), right=True)) == 0
+    assert "mutants caught" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
