@@ -115,7 +115,8 @@ class Judged(NamedTuple):
 
     def __str__(self) -> str:
         caught = self.verdict.caught_by or ("-" if self.is_right else "ESCAPED")
-        return f"{self.id:28} {self.verdict.mutant:32} {caught:14} {self.verdict.diagnosis[:110]}"
+        where = f"{self.id}, seed {self.seed}"
+        return f"{where:36} {self.verdict.mutant:32} {caught:14} {self.verdict.diagnosis[:110]}"
 
 
 def main(options: Options) -> int:
@@ -151,7 +152,8 @@ def main(options: Options) -> int:
 def _judged(row: Row, options: Options) -> Iterator[Judged]:
     """Mutant by mutant, each under all seeds, so that its programs are compiled once.
 
-    Under a further seed, the property that caught it last is tried first.
+    Under a further seed, the property that caught it last is tried first. What is no mutant there,
+    as it changes nothing at those inputs, is left out.
     """
     subjects = [*row.subjects(range(options.seed, options.seed + options.seeds))]
     right = control(subjects[0])
@@ -164,5 +166,11 @@ def _judged(row: Row, options: Options) -> Iterator[Judged]:
         likely = ""
         for subject in subjects:
             verdict = judge(subject, mutant, likely)
+            if not verdict.caught_by and mutant.name not in _names(subject):
+                continue
             likely = verdict.caught_by
             yield Judged(row.id, subject.seed, verdict)
+
+
+def _names(subject: Subject) -> set[str]:
+    return {mutant.name for mutant in make_mutants(subject)}

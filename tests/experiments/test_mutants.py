@@ -77,6 +77,10 @@ def test_every_seed_is_checked_and_those_that_fail_are_named(
     assert "ESCAPED: negate, dropped, seed 3\nESCAPED: negate, dropped, seed 4\n" in printed
     assert "1 of 2 checks of right blocks flagged one" in printed
     assert "FALSE ALARM: negate, seed 4: kinks: at 0" in printed
+    monkeypatch.setattr(mutants, "make_mutants", lambda subject: made[: 5 - subject.seed])
+    mutants.main(mutants.Options(names=("negate",), seed=3, seeds=2))
+    assert "dropped, seed 3" in (printed := capsys.readouterr().out)
+    assert "dropped, seed 4" not in printed, "where it is no mutant"
     assert mutants.main(mutants.Options(names=("negate",), right=True)) == 0
     assert "mutants caught" not in capsys.readouterr().out
 
