@@ -383,7 +383,7 @@ def _by_hand(subject: Subject) -> Iterator[Mutant]:
             yield Mutant("(1 + erf) / 2", _keeping(block, lambda x, y: x, _gelu_by_erf))
         case Kind("softmax_cross_entropy"):
             yield Mutant("p - t", _keeping(block, lambda x, y: x, _softmax_minus_t))
-        case Kind("binary_cross_entropy", (True,)):
+        case Kind("binary_cross_entropy", (True,)) if np.any(subject.sample.x[1]):  # p - 0 is right
             yield Mutant("p - t", _keeping(block, lambda x, y: x, _sigmoid_minus_t))
         case Kind("linear", (*_, True)) if np.ndim(subject.sample.x) > 1:
             yield Mutant("sum in the narrow dtype", _narrow_sum(block))

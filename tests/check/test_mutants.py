@@ -57,6 +57,15 @@ def test_a_change_that_changes_nothing_makes_no_mutant() -> None:
     assert not made & {"sign", "factor 2", "dropped", "cut off", "dy ignored"}
 
 
+def test_p_minus_t_is_right_where_every_label_is_0() -> None:
+    z, loss = np.array([0.3, -0.2]), fnn.binary_cross_entropy()
+    made = [
+        {m.name for m in make_mutants(subject_for(loss, (z, np.array(t))))}
+        for t in ([0, 0], [0, 1])
+    ]
+    assert "p - t" not in made[0] and "p - t" in made[1]
+
+
 def test_a_block_without_a_gradient_by_x_has_no_wrong_points() -> None:
     stop = fnn.Block(
         lambda key, x: {"w": jnp.ones(())}, lambda params, x, key=None: (x * params["w"], x),
