@@ -369,7 +369,7 @@ def _of_nodes(block: Block) -> Iterator[Mutant]:
 
 
 def _by_hand(subject: Subject) -> Iterator[Mutant]:
-    block = _block(subject)
+    block, x = _block(subject), subject.sample.x
     match block.kind:
         case Kind("logistic"):
             yield Mutant("y (1 - y)", _from_y(block, lambda y: y * (1 - y)))
@@ -381,11 +381,13 @@ def _by_hand(subject: Subject) -> Iterator[Mutant]:
             yield Mutant("y + 1 from y", _from_y(block, lambda y: jnp.where(y > 0, 1, y + 1)))
         case Kind("gelu", (False,)):
             yield Mutant("(1 + erf) / 2", _keeping(block, lambda x, y: x, _gelu_by_erf))
-        case Kind("softmax_cross_entropy"):
+        case Kind("softmax_cross_entropy") if len(x) == 2:  # without weights
             yield Mutant("p - t", _keeping(block, lambda x, y: x, _softmax_minus_t))
-        case Kind("binary_cross_entropy", (True,)) if np.any(subject.sample.x[1]):  # p - 0 is right
+        case Kind("binary_cross_entropy", (True,)) if len(x) == 2 and np.any(
+            x[1]
+        ):  # p - 0 is right
             yield Mutant("p - t", _keeping(block, lambda x, y: x, _sigmoid_minus_t))
-        case Kind("linear", (*_, True)) if np.ndim(subject.sample.x) > 1:
+        case Kind("linear", (*_, True)) if np.ndim(x) > 1:
             yield Mutant("sum in the narrow dtype", _narrow_sum(block))
         case Kind("dropout"):
             forgotten = _with_backward(block, lambda params, residuals, dy: ({}, dy))

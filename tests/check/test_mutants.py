@@ -66,6 +66,13 @@ def test_p_minus_t_is_right_where_every_label_is_0() -> None:
     assert "p - t" not in made[0] and "p - t" in made[1]
 
 
+@pytest.mark.parametrize("loss", [fnn.softmax_cross_entropy(), fnn.binary_cross_entropy()])
+def test_mutants_of_a_weighted_loss(loss: Any) -> None:
+    shape = (3, 2) if loss.name == "softmax_cross_entropy" else (3,)
+    z = np.random.default_rng(0).normal(size=shape)
+    assert mutants(loss, (z, np.array([0, 1, 1]), np.array([0.5, 1.0, 2.0]))).ok
+
+
 def test_a_block_without_a_gradient_by_x_has_no_wrong_points() -> None:
     stop = fnn.Block(
         lambda key, x: {"w": jnp.ones(())}, lambda params, x, key=None: (x * params["w"], x),
