@@ -90,7 +90,7 @@ def rows(options: Options) -> list[Row]:
         # Graphs differ in what they test.
         return options.every_row or not case.further or case.name == "graph"
 
-    chosen = [Row(table, case) for case in table.CASES if asked(case) and not case.surrogate]
+    chosen = [Row(table, case) for case in table.CASES if asked(case) and table.is_checked(case)]
     if not chosen:
         raise CheckError(f"no row of {options.table} starts with {', '.join(options.names)}")
     return chosen

@@ -18,6 +18,7 @@ from experiments.selftest.mutants import Row
 from fnn.check.mutations import CONTROL, Mutant, Verdict, control, judge, make_mutants
 from fnn.check.subject import Subject
 from tests.slow import one_of
+from tests.zoo import CASES, is_checked
 
 SLOW = ("cnn/small", "inception/small")  # minutes; their blocks are rows of their own
 ROWS = [row for row in mutants.rows(mutants.Options()) if row.id not in SLOW]
@@ -39,6 +40,11 @@ def test_mutants_are_caught(row: Row) -> None:
     chosen += [mutant for mutant in made if mutant.name in WRITTEN and mutant not in chosen]
     for mutant in chosen:
         assert judge(subject, mutant).caught_by, mutant.name
+
+
+def test_every_row_that_can_be_checked_is_there() -> None:
+    rows = mutants.rows(mutants.Options(every_row=True))
+    assert [row.id for row in rows] == [case.id for case in CASES if is_checked(case)]
 
 
 @pytest.mark.parametrize(
