@@ -693,7 +693,7 @@ def functions() -> list[Call]:
         fit((net, loss, np.asarray(x), np.asarray(t)),
             {"optimizer": sgd, "epochs": 1, "batch_size": 2, "key": key, "params": params,
              "validation": (np.asarray(x), np.asarray(t)), "loss_at_inference": loss,
-             "metrics": {"r2": fnn.r2}, "dtype": np.float32, "tolerance": 0.5, "patience": 1,
+             "metrics": {"r2": fnn.r2}, "dtype": np.float32, "min_improvement": 0.5, "patience": 1,
              "steps_per_call": 1, "diagnostics": False, "progress": False,
              "after_epoch": lambda params, state, history: None}, fitted,
             names=(*NAMES, "accuracy", "r2")),
