@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 EXACT = 9  # numbers, up to which all are shown and whole local derivatives recorded
+COLUMN = 5  # numbers, up to which a vector is a column
 CELLS = 24  # rows and columns of a heat map, at most
 
 
@@ -112,12 +113,19 @@ def tensor(array: Any) -> Tensor:
     return Tensor(shape, dtype, _rows(a), summary, number(magnitude), bad)
 
 
+def _columns(a: np.ndarray) -> int:
+    """In how many columns few numbers are written: a matrix as it is, a vector in one or more."""
+    if a.size == max(a.shape, default=1):
+        return 1 if a.size <= COLUMN else -(-a.size // 3)
+    rows = -(-a.size // 4) if a.size < EXACT else 3
+    return a.shape[-1] if 1 < a.shape[-1] < 5 else -(-a.size // rows)
+
+
 def _rows(a: np.ndarray) -> tuple[tuple[str, ...], ...]:
     if a.size > EXACT:
         return ()
     each = [number(float(v)) for v in a.ravel()]
-    rows = -(-a.size // 4) if a.size < EXACT else 3
-    columns = a.shape[-1] if a.ndim > 1 and 1 < a.shape[-1] < 5 else -(-a.size // rows)
+    columns = _columns(a)
     width = max(map(len, each)) if a.size > columns else 0
     each = [text.rjust(width) for text in each]
     return tuple(tuple(each[i : i + columns]) for i in range(0, a.size, columns))

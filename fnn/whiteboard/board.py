@@ -11,7 +11,8 @@ from typing import Any
 
 from fnn.introspect.text import clean
 from fnn.whiteboard.formulas import Described
-from fnn.whiteboard.recording import NonFinite, Recording
+from fnn.whiteboard.recording import NonFinite, Recording, each
+from fnn.whiteboard.symbols import symbols
 
 MAX_LETTERS = 24  # of a name in a formula
 MAX_BOXES = 24  # in a picture, before networks are folded
@@ -29,6 +30,39 @@ def as_network(trace: Recording) -> Recording:
         trace, path="", reads=(), params_of="", inputs=inputs, outputs=(name,), nodes=(node,),
         objective=trace.objective.replace("y", name), params={name: trace.params},
         residuals={name: trace.residuals}, dparams={name: trace.dparams}, local=None,
+    )  # fmt: skip
+
+
+def in_line(trace: Recording) -> Recording:
+    """E = loss(net(x), target) with the network's blocks beside the loss, in one line.
+
+    The trace stays as it is where a name would be there twice.
+    """
+    first = trace.nodes[0] if trace.nodes else None
+    if trace.objective != "E" or len(trace.nodes) != 2 or not first or not first.nodes:
+        return trace
+    net, loss = trace.nodes
+    one = len(net.inputs) == 1
+    inputs = (*(trace.inputs[:1] if one else net.inputs), *trace.inputs[1:])
+    names = [*inputs, *(node.name for node in net.nodes), loss.name]
+    if len(net.outputs) != 1 or len(set(names)) < len(names) or net.outputs[0] in net.inputs:
+        return trace
+    outer = {net.inputs[0]: trace.inputs[0]} if one else {}
+    nodes = tuple(
+        replace(node, reads=tuple(outer.get(name, name) for name in node.reads))
+        for node in net.nodes
+    )
+    last = replace(loss, reads=(net.outputs[0], *loss.reads[1:]))
+
+    def spread(value: Any) -> Any:
+        first = (value[0],) if one else each(value[0], len(net.inputs))
+        return (*first, *value[1:])
+
+    return replace(
+        trace, block=net.block, inputs=inputs, nodes=(*nodes, last), x=spread(trace.x),
+        dx=spread(trace.dx) if isinstance(trace.dx, tuple) else trace.dx,
+        params={**net.params, loss.params_of: loss.params} if net.params else net.params,
+        dparams={**net.dparams, loss.params_of: loss.dparams} if net.dparams else net.dparams,
     )  # fmt: skip
 
 
@@ -83,10 +117,15 @@ def _moved(node: Recording, into: str) -> Recording:
 
 @dataclass(frozen=True)
 class Board:
-    """A trace, and which of the networks inside it are unfolded (by path)."""
+    """A trace, and which of the networks inside it are unfolded (by path).
+
+    ``roomy``: numbers may change, as in a page that is live: room is kept for them, and each has
+    its reference (see live.js) beside it.
+    """
 
     trace: Recording
     unfolded: frozenset[str]
+    roomy: bool = False
 
     @cached_property
     def ids(self) -> dict[str, str]:
@@ -134,12 +173,39 @@ class Board:
     def called(self, network: Recording, name: str) -> str:
         """What a wire's value is called in formulas: E for the loss."""
         is_loss = self.trace.objective == "E" and network.path == self.trace.path
-        return "E" if is_loss and name in network.outputs else clean(name, MAX_LETTERS)
+        if is_loss and name in network.outputs:
+            return "E"
+        return clean(self.symbols.get((network.path, name), name), MAX_LETTERS)
+
+    @cached_property
+    def wires(self) -> dict[tuple[str, str], int]:
+        """A number for every wire, by its network's path and its name."""
+        networks = (self.trace, *(node for node in self.trace.walk() if node.nodes))
+        pairs = [(network.path, name) for network in networks for name in network.values]
+        return {pair: i for i, pair in enumerate(pairs)}
+
+    def wire(self, kind: str, network: Recording, name: str) -> str:
+        """The reference of a wire's value, "v", of its gradient, "d", or of ones like it, "o"."""
+        return f"{kind}{self.wires[network.path, name]}"
+
+    def owner(self, node: Recording) -> str:
+        """The path of the block whose parameters the node uses."""
+        above = self.parents[node.path].path
+        return f"{above}/{node.params_of}" if above else node.params_of
+
+    @cached_property
+    def symbols(self) -> dict[tuple[str, str], str]:
+        """The symbol of every wire, by its network's path and its name."""
+        return symbols(self.trace)
 
     @cached_property
     def objective(self) -> str:
         """What the gradients are of, as it is called in formulas."""
-        return clean(self.trace.objective, MAX_LETTERS)
+        text, outputs = self.trace.objective, self.trace.outputs
+        if text != "E" and len(outputs) == 1:
+            symbol = self.symbols[self.trace.path, outputs[0]]
+            text = f"Σ{symbol}" if text.startswith("Σ") and text[1:] == outputs[0] else symbol
+        return clean(text, MAX_LETTERS)
 
 
 def board(trace: Recording, unfold: Any = None) -> Board:
@@ -153,7 +219,8 @@ def board(trace: Recording, unfold: Any = None) -> Board:
       KeyError: there is no network at a path.
     """
     # With everything unfolded, long chains are not cut into parts.
-    whole = as_network(trace) if unfold is True else in_parts(as_network(trace))
+    whole = in_line(as_network(trace))
+    whole = whole if unfold is True else in_parts(whole)
     networks = {node.path: node for node in whole.walk() if node.nodes}
     if unfold is None:
         return Board(whole, frozenset(_fitting(whole)))
@@ -161,7 +228,7 @@ def board(trace: Recording, unfold: Any = None) -> Board:
         return Board(whole, frozenset(networks if unfold else ()))
     paths: Collection[str] = (unfold,) if isinstance(unfold, str) else tuple(unfold)
     for path in paths:
-        if path not in networks:
+        if path not in networks and (path == "" or path not in [n.path for n in trace.walk()]):
             raise KeyError(f"no network {path!r} to unfold; there are: {', '.join(networks)}")
     around = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
     return Board(whole, frozenset({*paths, *around}))

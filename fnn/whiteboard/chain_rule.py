@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,9 @@ import numpy as np
 
 from fnn.arrays import is_floating
 from fnn.introspect.text import clean
-from fnn.whiteboard.array_text import EXACT, exactly, number, tensor
+from fnn.whiteboard.array_text import COLUMN, EXACT, exactly, number, tensor
 from fnn.whiteboard.board import MAX_LETTERS, Board
+from fnn.whiteboard.numbers import marked
 from fnn.whiteboard.recording import Recording, each
 
 MAX_WAYS, MAX_FACTORS = 4, 40
@@ -29,7 +29,8 @@ class Product(NamedTuple):
     ``equation``: in names, df/dx = df/dq × dq/dx; entry by entry with ⊙; of a matrix, df/da Wᵀ.
     ``whole``: −4 × 1 = −4 where each has nine numbers at most, else ''. ``numbers``: the same in
     lines that fit below a block, if any. ``local``: the local derivative, if recorded.
-    ``gradient``: what goes down; None if nothing does.
+    ``gradient``: what goes down; None if nothing does. ``reference``: of the gradient.
+    ``factors``: of the factors; of a matrix with its columns and whether it is transposed.
     """
 
     of: str
@@ -40,6 +41,13 @@ class Product(NamedTuple):
     numbers: tuple[str, ...]
     local: Any
     gradient: Any
+    reference: str
+    factors: tuple[Any, ...]
+
+    @property
+    def recipe(self) -> list[Any]:
+        """How a page writes the product anew."""
+        return ["product", list(self.factors), self.reference]
 
 
 def value_of(board: Board, node: Recording) -> str:
@@ -61,7 +69,7 @@ def products(board: Board, node: Recording) -> list[Product]:
     by_params, by_x = node.local or (None, None)
     inputs = zip(names, each(node.dx, len(names)), each(by_x, len(names)), strict=True)
     steps = [
-        _product(board, node, of, "", formula.local_of(i, names, y) if formula else "", d, by)
+        _product(board, node, of, i, "", formula.local_of(i, names, y) if formula else "", d, by)
         for i, (of, d, by) in enumerate(inputs)
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
@@ -76,7 +84,7 @@ def products(board: Board, node: Recording) -> list[Product]:
         if leaf in board.parents[node.path].values:  # a wire of the same name is another thing
             of = clean(f"{node.name}/{leaf}", 40)
             rule = f"d{of}{rule[rule.index(' =') :]}" if " =" in rule else rule
-        steps.append(_product(board, node, of, leaf, rule, d, slopes.get(leaf)))
+        steps.append(_product(board, node, of, 0, leaf, rule, d, slopes.get(leaf)))
     return steps
 
 
@@ -89,32 +97,45 @@ def _names(board: Board, node: Recording) -> tuple[list[str], str]:
 
 
 def leaves_of(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves with their paths, None among them."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: v is None):
+    """The leaves with their paths, None among them: matrices first, w before b."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: v is None)
+    for path, leaf in sorted(leaves, key=lambda pair: -getattr(pair[1], "ndim", 0)):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
 def _product(
-    board: Board, node: Recording, of: str, leaf: str, rule: str, gradient: Any, local: Any
+    board: Board, node: Recording, of: str, i: int, leaf: str, rule: str, gradient: Any, local: Any
 ) -> Product:
-    """``leaf``: the parameter, '' where it is the product to an input."""
+    """``leaf``: the parameter, '' where it is the product to input number ``i``."""
     names, y = _names(board, node)
     f = board.objective
     up, step, matrices = f"d{f}/d{y}", f"× d{y}/d{of}", False
     factors: Sequence[Any] = (node.dy, local)
+    id, network = board.ids[node.path], board.parents[node.path]
+    upstream = board.wire("d", network, node.name)
+    recipe: tuple[Any, ...] = (upstream, f"m{id}.{leaf}" if leaf else f"l{id}.{i}")
     sizes = [getattr(v, "size", 0) for v in (node.dy, gradient)]
     if sizes[0] > 1 and node.elementwise:
         step = f"⊙ d{y}/d{of}"
     elif sizes[0] > 1:
         factors, matrices = _matrices(node, leaf), True
+        if factors:
+            rows, columns = node.params["w"].shape[0], factors[1 if leaf else 0].shape[1]
+            w, x = f"p{id}.w", board.wire("v", network, node.reads[0])
+            recipe = (([x, rows, True], [upstream, columns, False]) if leaf
+                      else ([upstream, columns, False], [w, columns, True]))  # fmt: skip
         up, step = (f"{names[0]}ᵀ", up) if leaf else (up, "Wᵀ")
     whole = _multiplied(factors, gradient, matrices)
     numbers: tuple[str, ...] = (whole,) if whole else ()
-    if whole and sizes != [1, 1] and len(f"◂ {of}: {whole}") > FITS:  # a factor a line, at a gate
-        numbers = tuple(re.split(" (?=[⊙×=] )", whole)) if node.elementwise else ()
+    if whole and sizes != [1, 1]:
+        by_entry = node.elementwise or sizes[0] == 1
+        numbers = _by_entry(factors, gradient) if by_entry and sizes[1] <= COLUMN else numbers
         numbers = numbers if all(len(f"◂ {of}: {line}") <= FITS for line in numbers) else ()
     equation = f"d{f}/d{of} = {up} {step}"
-    return Product(of, bool(leaf), rule, equation, whole, numbers, local, gradient)
+    reference = f"g{id}.{leaf}" if leaf else f"x{id}.{i}"
+    return Product(
+        of, bool(leaf), rule, equation, whole, numbers, local, gradient, reference, recipe
+    )
 
 
 def _matrices(node: Recording, param: str) -> Sequence[Any]:
@@ -160,6 +181,17 @@ def _multiplied(factors: Sequence[Any], result: Any, matrices: bool = False) -> 
     return ""
 
 
+def _by_entry(factors: Sequence[Any], result: Any) -> tuple[str, ...]:
+    """A product a line, for each entry; a factor of one number goes to all of them."""
+    size = np.asarray(result).size
+    columns = []
+    for v in (*factors, result):
+        flat = np.asarray(v).astype(float).ravel()
+        texts = [number(float(w)) for w in np.broadcast_to(flat, size)]
+        columns.append([text.rjust(max(map(len, texts))) for text in texts])
+    return tuple(" = ".join((" × ".join(row[:-1]), row[-1])) for row in zip(*columns, strict=True))
+
+
 def _rounded(values: Any, digits: int) -> Any:
     return np.vectorize(lambda v: float(f"{v:.{digits}g}"), otypes=[float])(values)
 
@@ -190,30 +222,40 @@ def fork_sum(board: Board, network: Recording, name: str, whole: bool = True) ->
 
     A wire into an open network also forks where it forks in there.
     """
-    summands = _summands(board, network, name)
+    summands = summands_of(board, network, name)
     if len(summands) < 2:
         return ""
-    if any(getattr(d, "size", 1) != 1 for _, d in summands):
-        readers = ", ".join(clean(reader, 24) for reader, _ in summands)
+    if any(getattr(d, "size", 1) != 1 for _, d, _ in summands):
+        readers = ", ".join(clean(reader, 24) for reader, _, _ in summands)
         return f"the sum of {len(summands)}: from {readers}"
-    terms = [0.0 if d is None else float(np.asarray(d).ravel()[0]) for _, d in summands]
+    terms = [0.0 if d is None else float(np.asarray(d).ravel()[0]) for _, d, _ in summands]
     text = " + ".join(_bracketed(number(term)) for term in terms)
     total = network.values[name][1]
     return f"{text} = {number(float(np.asarray(total).ravel()[0]))}" if whole else text
 
 
-def _summands(board: Board, network: Recording, name: str) -> list[tuple[str, Any]]:
-    """What comes back to a wire from the blocks that are drawn: (reader, cotangent)."""
+def summands_of(board: Board, network: Recording, name: str) -> list[tuple[str, Any, str]]:
+    """What comes back to a wire from the blocks that are drawn: (reader, cotangent, reference)."""
     # Where values are read as one tuple there is no wire of each that leads on.
     opened = {
         node.name: node for node in network.nodes
         if board.is_open(node) and len(node.inputs) == len(node.reads)
     }  # fmt: skip
-    summands = [(reader, d) for reader, d in network.summands[name] if reader not in opened]
+    ports = {
+        (node.name, i): f"x{board.ids[node.path]}.{i}"
+        for node in network.nodes for i in range(len(node.reads))
+    }  # fmt: skip
+    readers = [(node, i) for node in reversed(network.nodes) for i in range(len(node.reads))]
+    into = [("output", board.wire("o", network, name))] * network.outputs.count(name)
+    into += [
+        (node.name, ports[node.name, i]) for node, i in readers if node.reads[i] == name
+    ]  # in the order of Recording.summands
+    sent = zip(network.summands[name], into, strict=True)
+    summands = [(reader, d, ref) for (reader, d), (_, ref) in sent if reader not in opened]
     for node in opened.values():
         for wire, read in zip(node.inputs, node.reads, strict=True):
             if read == name:
-                summands += _summands(board, node, wire)
+                summands += summands_of(board, node, wire)
     return summands
 
 
@@ -221,13 +263,13 @@ def _summands(board: Board, network: Recording, name: str) -> list[tuple[str, An
 
 
 def chains(
-    board: Board, network: Recording, name: str, param: tuple[str, Any] | None = None
+    board: Board, network: Recording, name: str, param: tuple[str, Any, str] | None = None
 ) -> list[str]:
     """A wire's gradient as products of all local derivatives between it and the output, a line for
     each way; the gradient is their sum.
 
-    ``param``: a parameter of the node that makes the wire, and the local derivative by it, to have
-    that parameter's gradient instead.
+    ``param``: a parameter of the node that makes the wire, the local derivative by it, and that
+    one's reference, to have that parameter's gradient instead.
     """
     f, wire = board.objective, board.called(network, name)
     ways = list(itertools.islice(_ways(board, network, name), MAX_WAYS + 1))
@@ -235,15 +277,18 @@ def chains(
     if param:
         target = clean(param[0], MAX_LETTERS)
         single = getattr(network.values[name][0], "size", 0) == 1
-        ends = [(target, _slopes(param[1]) if single else None)]
+        ends = [(target, _slopes(param[1]) if single else None, param[2])]
     for i, way in enumerate(ways[:MAX_WAYS]):
-        stops, slopes = zip(*way, *ends, strict=True)
+        stops, slopes, references = zip(*way, *ends, strict=True)
         names = (f, *stops)
         factors = [f"d{a}/d{b}" for a, b in itertools.pairwise(names)]
         if len(factors) > MAX_FACTORS:
             half = MAX_FACTORS // 2
             factors[half:-half] = [f"… {len(factors) - 2 * half} more …"]
         numbers = "" if any(slope is None for slope in slopes) else _numbers(slopes)
+        if numbers:
+            recipe = ["product", list(references), None]
+            numbers = " = " + marked(numbers, numbers, recipe)
         text.append(f"{'+' if i else f'd{f}/d{target} ='} {' × '.join(factors)}{numbers}")
     if len(ways) > MAX_WAYS:
         text.append("+ … more ways; the gradient is the sum over all of them")
@@ -259,21 +304,22 @@ def _slopes(local: Any) -> np.ndarray | None:
 def _numbers(slopes: Sequence[Any]) -> str:
     """The product of a chain's factors, '' where it would be too long."""
     if len(slopes) == 1:
-        return f" = {_written(slopes[0])}"
+        return _written(slopes[0])
     with np.errstate(all="ignore"):
         text = _multiplied(slopes, functools.reduce(np.multiply, slopes))
     single = all(v.size == 1 for v in slopes)
-    return f" = {text}" if text and (single or len(text) <= FITS_PANEL) else ""
+    return text if single or len(text) <= FITS_PANEL else ""
 
 
 def _ways(
     board: Board, network: Recording, name: str
-) -> Iterator[list[tuple[str, np.ndarray | None]]]:
-    """Every way from the output to a wire: names, and the local derivatives by each."""
+) -> Iterator[list[tuple[str, np.ndarray | None, str]]]:
+    """Every way from the output to a wire: names, local derivatives by each, references."""
     called = board.called(network, name)
     if name in network.outputs:
         if network.path == board.trace.path:
-            yield [(called, _slopes(np.ones(getattr(network.values[name][0], "size", 0))))]
+            ones = np.ones(getattr(network.values[name][0], "size", 0))
+            yield [(called, _slopes(ones), board.wire("o", network, name))]
         else:  # the network's output is this value: further on from there
             yield from _ways(board, board.parents[network.path], network.name)
     for node in network.nodes:
@@ -283,16 +329,19 @@ def _ways(
         single = node.elementwise or getattr(node.y, "size", 0) == 1
         by = each(node.local[1] if node.local and single else None, len(node.reads))
         for way in _ways(board, network, node.name):
-            for read, local in zip(node.reads, by, strict=True):
+            for i, (read, local) in enumerate(zip(node.reads, by, strict=True)):
                 if read == name:
-                    yield [*way, (called, _slopes(local))]
+                    yield [*way, (called, _slopes(local), f"l{board.ids[node.path]}.{i}")]
 
 
 # ---- exact numbers ---------------------------------------------------------------------------
 
 
-def in_words(value: Any, gradient: bool = False) -> str:
-    """Up to nine numbers with all their digits, else a summary of the array."""
+def in_words(value: Any, gradient: bool = False, reference: Any = None) -> str:
+    """Up to nine numbers, with four digits and with all of them, else a summary of the array.
+
+    ``reference``: where a page finds the value; see :mod:`fnn.whiteboard.numbers`.
+    """
     if value is None:
         return "none"
     leaves = jax.tree.leaves(value)
@@ -304,8 +353,15 @@ def in_words(value: Any, gradient: bool = False) -> str:
     summary = tensor(array)
     kind = f"{summary.dtype} {summary.shape}".strip()
     if summary.numbers:
-        numbers = ", ".join(exactly(v) for v in np.asarray(array).ravel())
-        return f"[{numbers}]  ({kind})" if summary.shape else numbers
+        values = np.asarray(array).ravel()
+        full = ", ".join(map(exactly, values))
+        short = ", ".join(number(float(v)) for v in values)
+        return marked(
+            f"({short})" if summary.shape and values.size > 1 else short,
+            f"[{full}]  ({kind})" if summary.shape else full,
+            reference,
+        )
     size = f", |g| = {summary.magnitude}" if gradient else ""
     bad = f", {summary.bad}" if summary.bad else ""
-    return f"{summary.summary}{size}{bad}  ({kind})"
+    text = f"{summary.summary}{size}{bad}  ({kind})"
+    return marked(text, text, reference)

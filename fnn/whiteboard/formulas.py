@@ -155,9 +155,9 @@ FORMULAS: dict[str, Formula] = {
     # nonlinearities
     "identity": _curve("id", "{0}", "1"),
     "step": _curve("step", "[{0} ≥ 0]", "0"),
-    "logistic": _curve("σ", "σ({0})", "σ({0})(1 − σ({0}))"),
-    "tanh": _curve("tanh", "tanh {0}", "1 − tanh² {0}"),
-    "relu": _curve("relu", "max({0}, 0)", "[{0} > 0]"),
+    "logistic": _curve("σ", "σ({0})", "σ′({0}) = {y} (1 − {y})"),
+    "tanh": _curve("tanh", "tanh {0}", "tanh′({0}) = 1 − {y}²"),
+    "relu": _curve("relu", "max({0}, 0)", "relu′({0}) = [{0} > 0]"),
     "leaky_relu": _curve("lrelu", "{0} if {0} > 0, else {a} {0}", "1 if {0} > 0, else {a}", "a"),
     "elu": _curve("elu", "{0} if {0} > 0, else {a} (e^{0} − 1)", "1 if {0} > 0, else {a} e^{0}",
                   "a"),
@@ -232,6 +232,9 @@ _GELU_TANH = _curve("gelu", "{0} (1 + tanh u)/2,  u = √(2/π)({0} + 0.0447 {0}
                     "(1 + tanh u)/2 + {0} sech²u u′/2")  # fmt: skip
 _OF_PROBABILITIES = Formula(_BINARY, ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n"))
 
+AFFINE = ("linear", "conv")
+_NAMES = tuple(FORMULAS)
+NONLINEARITIES = _NAMES[_NAMES.index("identity") : _NAMES.index("linear")]
 LOSSES = tuple(name for name in FORMULAS if name == "squared_error" or "cross_entropy" in name)
 
 _NOTES = {
@@ -247,7 +250,7 @@ def formula_of(kind: Described) -> Formula | None:
 
     >>> import fnn
     >>> formula_of(described(fnn.logistic())).local
-    ('σ({0})(1 − σ({0}))',)
+    ('σ′({0}) = {y} (1 − {y})',)
     >>> formula_of(described(fnn.freeze(fnn.leaky_relu(0.1)))).local
     ('1 if {0} > 0, else 0.1',)
     """

@@ -7,7 +7,7 @@ const GAP = 26, LANE = 16, MARGIN = 26, CHANNEL = 30, NARROW = 40;
 const tenth = (v) => Math.floor(v * 10 + 0.5) / 10;
 
 // A net: columns (of indices; those beyond its items are waypoints), wires, inputs, and items
-// {id, size: {width, up, down, ports, out}, slots, stem, net}.
+// {id, size: {width, up, down, ports, out}, slots, stem, net}. late: as in Layers.
 function place(net, sizes, width) {
   const waypoint = { width: 0, up: 4, down: 4, ports: [0], out: 0 };
   const size = (k) => sizes[k] || waypoint;
@@ -19,7 +19,12 @@ function place(net, sizes, width) {
   let x = 0;
   net.columns.forEach((column, i) => {
     const ends = column.every((k) => net.ends.includes(k)), dots = i === 1 && wide[0] < NARROW;
-    if (rows.at(-1).length && x + wide[i] > room && !ends && !dots) {
+    let needs = wide[i];
+    if (column.some((k) => net.late.includes(k)) && i + 1 < wide.length) {
+      const both = wide[i] + GAP + wide[i + 1];
+      if (MARGIN + both <= room) needs = both;
+    }
+    if (rows.at(-1).length && x + needs > room && !ends && !dots) {
       rows.push([]);
       x = MARGIN;
     }
@@ -37,7 +42,8 @@ function place(net, sizes, width) {
     const shift = r ? bottoms.at(-1) + CHANNEL - high : 0;
     if (!r) top = high;
     for (const k of keys) {
-      at[k] = [lefts[columnOf[k]], y[k] + shift];
+      const i = columnOf[k], aside = net.late.includes(k) ? wide[i] - size(k).width : 0;
+      at[k] = [lefts[i] + aside, y[k] + shift];
       rowOf[k] = r;
     }
     bottoms.push(low + shift);
@@ -72,7 +78,8 @@ function place(net, sizes, width) {
   const out = outs.length ? outs.reduce((s, v) => s + v, 0) / outs.length : 0;
   const right = Math.max(...rights) + (rows.length > 1 ? MARGIN : 0);
   const ports = net.inputs.map((k) => at[k][1]);
-  return { at, paths, size: { width: right, up: -top, down: bottoms.at(-1), ports, out } };
+  const whole = { width: right, up: -top, down: bottoms.at(-1), ports, out };
+  return { at, paths, rows: rows.length, size: whole };
 }
 
 function heights(net, size) {

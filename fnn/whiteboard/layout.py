@@ -31,12 +31,14 @@ class Layers(NamedTuple):
 
     ``slots``: for each port of every item, the number of the value that enters there. Ports are in
     the order in which their wires arrive, so that these do not cross in front of the item.
+    ``late``: inputs that stand beside their reader, in its row where that is possible.
     """
 
     columns: tuple[tuple[str, ...], ...]
     wires: tuple[Wire, ...]
     inputs: tuple[str, ...]
     slots: dict[str, tuple[int, ...]]
+    late: tuple[str, ...] = ()
 
 
 class Size(NamedTuple):
@@ -105,7 +107,8 @@ def layered(
         into.sort(key=lambda wire: rank[(wire.source, *wire.via)[-1]])
         slots[target] = tuple(wire.port for wire in into)
     wires = [wire._replace(port=slots[wire.target].index(wire.port)) for wire in wires]
-    return Layers(tuple(map(tuple, columns)), tuple(wires), starts, slots)
+    beside = tuple(key[name] for name in late if column[name])
+    return Layers(tuple(map(tuple, columns)), tuple(wires), starts, slots, beside)
 
 
 def _ordered(columns: list[list[str]], wires: Sequence[Wire]) -> list[list[str]]:
@@ -160,7 +163,11 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     for i, w in enumerate(wide):
         last = all(k.startswith("out:") for k in layers.columns[i])
         dots = i == 1 and wide[0] < NARROW
-        if rows[-1] and x + w > room and not last and not dots:
+        needs = w
+        if any(k in layers.late for k in layers.columns[i]) and i + 1 < len(wide):
+            both = w + GAP + wide[i + 1]  # a target and its reader
+            needs = both if MARGIN + both <= room else w
+        if rows[-1] and x + needs > room and not last and not dots:
             rows.append([])
             x = MARGIN
         rows[-1].append(i)
@@ -177,7 +184,9 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
         shift = bottoms[-1] + CHANNEL - high if r else 0.0
         top = top if r else high
         for k in keys:
-            at[k], row_of[k] = (lefts[column_of[k]], y[k] + shift), r
+            i = column_of[k]
+            left = lefts[i] + (wide[i] - size[k].width if k in layers.late else 0)
+            at[k], row_of[k] = (left, y[k] + shift), r
         bottoms.append(low + shift)
         rights.append(lefts[row[-1]] + wide[row[-1]])
     turns: dict[tuple[int, str], int] = {}  # by (row, source): which lane its wire turns in

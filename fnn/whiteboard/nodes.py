@@ -7,18 +7,20 @@ wire of its value leaves on the right, with the value above and the gradient bel
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from html import escape
 from typing import NamedTuple
 
-from fnn.introspect.text import clean, count_of, readable_bytes
+from fnn.introspect.text import clean, count_of
 from fnn.whiteboard.array_text import relative, tensor
 from fnn.whiteboard.board import Board
-from fnn.whiteboard.chain_rule import Product, fork_sum, leaves_of, products, value_of
+from fnn.whiteboard.chain_rule import Product, fork_sum, leaves_of, products, summands_of, value_of
 from fnn.whiteboard.formulas import LOSSES, note_of
 from fnn.whiteboard.layout import Size
 from fnn.whiteboard.primitives import (
+    CELL,
     GRADIENT,
     Piece,
     after,
@@ -58,14 +60,15 @@ class Item(NamedTuple):
 
 def input_item(b: Board, network: Recording, value: str, inner: bool) -> Item:
     """An input: its name and its wire; inside a network a dot, as the wire outside has the rest."""
+    symbol = b.called(network, value)
     if not inner:
-        text = name(value)
+        text = name(symbol)
         at = width_of(text, 15) + 6
         stem = _stem(b, network, value, [])
         body = words(0, 5, text, "name", 15) + moved(at, 0, stem.svg)
         return Item("", Size(at + stem.width, max(stem.up, 12), max(stem.down, 12)), body)
     many = len(network.inputs) > 1
-    text = name(value, 12) if many else ""
+    text = name(symbol, 12) if many else ""
     wide = 8 + width_of(text, 11)
     body = wire(f"M{n(-PAD)},0H{n(wide)}")
     body += words(4, -6, text, "name", 11) if many else ""
@@ -86,9 +89,13 @@ def end_item(b: Board, network: Recording, values: tuple[str, ...], inner: bool)
 def node_item(b: Board, network: Recording, node: Recording, slots: tuple[int, ...]) -> Item:
     """A gate, a block, or a network in one box."""
     id, formula = b.ids[node.path], node.formula
-    ports = _ports(network, node, id, slots)
+    ports = _ports(b, network, node, id, slots)
     gate = bool(formula and formula.symbol and not node.nodes)
-    shape = _gate(node, formula.symbol, ports.ys) if formula and gate else _box(b, node, id, ports)
+    shape = (
+        _gate(b, network, node, formula.symbol, ports.ys)
+        if formula and gate
+        else _box(b, node, id, ports)
+    )
     out = _stem(b, network, node.name, [id])
     captions = _captions(b, node, id)
     low = max(shape.down, out.down, (ports.ys[-1] + 20) if slots else 0) + 5
@@ -121,7 +128,11 @@ def _stem(b: Board, network: Recording, value: str, makers: list[str]) -> _OnAxi
     if total := fork_sum(b, network, value, whole=False):
         note = f"  = {total}" if len(total) < 28 and "from" not in total else "  (a sum)"
     y, dy = network.values[value]
-    above, below = shown(y), shown(dy, True, note=note)
+    v, d, fork = "", "", list[str]()
+    if b.roomy:
+        v, d = b.wire("v", network, value), b.wire("d", network, value)
+        fork = [reference for _, _, reference in summands_of(b, network, value)] if note else []
+    above, below = shown(y, reference=v), shown(dy, True, note=note, reference=d, fork=fork)
     width, up = max(above.width, below.width, 24.0) + 14, above.height + 6
     svg = (
         wire(f"M0,0H{n(width)}")
@@ -139,12 +150,15 @@ class _Ports(NamedTuple):
     stem: float
 
 
-def _ports(network: Recording, node: Recording, id: str, slots: tuple[int, ...]) -> _Ports:
+def _ports(
+    b: Board, network: Recording, node: Recording, id: str, slots: tuple[int, ...]
+) -> _Ports:
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
     parts = [
-        shown(node.dxs[i], True, "d part") if network.is_fork(node.reads[i]) else None
+        shown(node.dxs[i], True, "d part", reference=f"x{id}.{i}" if b.roomy else "")
+        if network.is_fork(node.reads[i]) else None
         for i in slots
-    ]
+    ]  # fmt: skip
     stem = max([STEM, *(p.width + 12 for p in parts if p)])
     apart = max([22.0, *(p.height + 12 for p in parts if p)])
     ys = tuple(apart * (i - (len(parts) - 1) / 2) for i in range(len(parts)))
@@ -156,9 +170,11 @@ def _ports(network: Recording, node: Recording, id: str, slots: tuple[int, ...])
     return _Ports(tuple(svgs), ys, stem)
 
 
-def _gate(node: Recording, symbol: str, ys: tuple[float, ...]) -> _OnAxis:
-    """A circle with its sign; the name above it."""
-    text = name(node.name)
+def _gate(
+    b: Board, network: Recording, node: Recording, symbol: str, ys: tuple[float, ...]
+) -> _OnAxis:
+    """A circle with its sign; above it what its value is called."""
+    text = name(b.called(network, node.name))
     wide = max(2 * RADIUS + 18, width_of(text) + 8)
     x = wide / 2
     wires = ""
@@ -182,17 +198,18 @@ def _gate(node: Recording, symbol: str, ys: tuple[float, ...]) -> _OnAxis:
 def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
     """A rectangle: name, kind, formula, parameters with their gradients."""
     rows = [(name(node.name), "name bold")]
-    if node.kind != node.name:
-        rows.append((name(node.kind, 42), "quiet"))
+    if (kind := _kind(node)) != node.name:
+        rows.append((name(kind, 42), "quiet"))
     if node.nodes:
         blocks = sum(not inner.nodes for inner in node.walk())
         rows.append((f"{blocks} block{'s' * (blocks != 1)} inside", "quiet"))
         rows.append((f"{count_of(node.params):,} parameters", "quiet"))
     elif node.formula:
-        rows.append((clean(value_of(b, node), LONGEST + 4), "formula"))
+        parts = clean(value_of(b, node), 2 * LONGEST).split(",  ")
+        rows += [(clean(part, LONGEST), "formula") for part in parts]
     if note := note_of(node.block):
         rows.append((note, "quiet"))
-    inside = column([lines(rows), *([] if node.nodes else _parameters(node, id))], 7)
+    inside = column([lines(rows), *([] if node.nodes else _parameters(b, node, id))], 7)
     wide = max(inside.width + (54 if node.nodes else 20), 70.0)
     high = max(inside.height + 16, 2 * abs(ports.ys[-1] if ports.ys else 0) + 20)
     left = 9.0  # where the arrow heads are
@@ -207,6 +224,11 @@ def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
     return _OnAxis(left + wide + behind, high / 2 + behind, high / 2, svg)
 
 
+def _kind(node: Recording) -> str:
+    """The block's kind; of a loss without its options, which its formula shows."""
+    return node.block.maker if node.block.maker in LOSSES else node.kind
+
+
 def toggle(x: float, y: float, sign: str) -> str:
     """What unfolds or folds a network."""
     button = (
@@ -216,45 +238,53 @@ def toggle(x: float, y: float, sign: str) -> str:
     return moved(x, y, button, "toggle")
 
 
-def _parameters(node: Recording, id: str) -> list[Piece]:
+def _parameters(b: Board, node: Recording, id: str) -> list[Piece]:
     """Each parameter: its value, and beside it its gradient."""
     pieces = []
     gradients = dict(leaves_of(node.dparams))
     for text, leaf in leaves_of(node.params):
-        value, gradient = shown(leaf), shown(gradients.get(text), True)
+        p, g = (f"p{id}.{text}", f"g{id}.{text}") if b.roomy else ("", "")
+        value, gradient = shown(leaf, reference=p), shown(gradients.get(text), True, reference=g)
         at = value.width + 14
         svg = value.svg + when(
             "b", [id], moved(at, 0, gradient.svg), words(at, 11, "◂ ?", "d unknown")
         )
         pair = Piece(at + gradient.width, max(value.height, gradient.height), svg)
-        pieces.append(column([lines([(clean(text, 20), "name")], 11), pair], 1))
+        symbol = "W" if text == "w" and getattr(leaf, "ndim", 0) > 1 else clean(text, 20)
+        pieces.append(column([lines([(symbol, "name")], 11), pair], 1))
     return pieces
 
 
 def _captions(b: Board, node: Recording, id: str) -> Piece:
-    """Upstream times local equals downstream; what is kept; the tick or cross."""
+    """Upstream times local equals downstream; a cross where autodiff's differs."""
     rows: list[Piece] = []
     for i, product in enumerate(() if node.nodes else products(b, node)):
         if product.gradient is not None and not (i and node.block.maker in LOSSES):
-            rows += _product(node, product, id)  # a target's gradient is of no interest
-    bytes_ = f"■ kept {readable_bytes(node.kept_bytes)}" if node.kept_bytes else "□ keeps nothing"
-    mark, css, error = "–", "quiet", ""
-    if node.right is not None:
-        mark, css = ("✓", "tick") if node.right else ("✗", "cross")
-        error = f" {relative(node.error or 0.0)}"
-    keep, check = lines([(bytes_, "kept")], 11), lines([(mark + error, css)], 11)
-    at = keep.width + 12
-    svg = when("f", [id], keep.svg) + moved(at, 0, when("b", [id], check.svg))
-    return column([*rows, Piece(at + check.width, keep.height, svg)], 1)
+            rows += _product(b, node, product, id)  # a target's gradient is of no interest
+    if node.right is False:
+        cross = lines([(f"✗ {relative(node.error or 0.0)} from autodiff", "cross")], 11)
+        rows.append(cross._replace(svg=when("b", [id], cross.svg)))
+    return column(rows, 1)
 
 
-def _product(node: Recording, product: Product, id: str) -> list[Piece]:
+def _product(b: Board, node: Recording, product: Product, id: str) -> list[Piece]:
     """One step of the chain rule below a block: in numbers, as a rule, or the slope in numbers."""
     rows = []
     if product.numbers:
-        to = f"{GRADIENT} {product.of}: "
-        known = lines(after(to, product.numbers, "d"), 11)
-        hidden = re.sub("[^×⊙·=]+", " ? ", " ".join(product.numbers)).strip()
+        to, several = f"{GRADIENT} {product.of}: ", len(product.numbers) > 1
+        texts = [to, *product.numbers] if several else [to + product.numbers[0]]
+        known = lines([(text, "d") for text in texts], 11)
+        if b.roomy:
+            cells = " × ".join("0" * CELL for _ in product.factors) + " = " + "0" * CELL
+            cells = cells if several else to + cells[6:]
+            cells = cells if "·" not in product.numbers[0] else to + product.numbers[0] + "0" * 12
+            room = width_of(cells, 11)
+            recipe = escape(json.dumps([to, several, *product.recipe[1:]], ensure_ascii=False))
+            room = max(known.width, room)
+            letters = math.floor(room / width_of("0", 11))
+            svg = f'<g data-q="{recipe}" data-room="{letters}">{known.svg}</g>'
+            known = known._replace(width=room, svg=svg)
+        hidden = re.sub("[^×⊙·=]+", " ? ", product.numbers[0]).strip()
         svg = when("b", [id], known.svg, words(0, 10, to + hidden, "d unknown", 11))
         rows.append(known._replace(svg=svg))
     if product.rule:
@@ -262,5 +292,10 @@ def _product(node: Recording, product: Product, id: str) -> list[Piece]:
         parts = [text] if len(text) <= LONGEST else text.split(",  " if ",  " in text else ", ")
         rows.append(lines([(clean(part, LONGEST), "rule") for part in parts], 11))
     if node.elementwise and product.local is not None and not product.numbers:
-        rows.append(lines(after("∂ ", tensor(product.local).lines, "rule"), 11))
+        slopes = lines(after("∂ ", tensor(product.local).lines, "rule"), 11)
+        if b.roomy:
+            slopes = slopes._replace(
+                svg=f'<g data-n="{product.factors[1]}" data-room="24">{slopes.svg}</g>'
+            )
+        rows.append(slopes)
     return rows

@@ -2,7 +2,7 @@
 "use strict";
 
 const UNFOLD = ".folded > g > .toggle", FOLD = ".inside > .caption > .toggle";
-const PAD = 16, TITLE = 24, EDGE = 12, SMALLEST = 0.9, LARGEST = 2.5;
+const PAD = 16, TITLE = 24, EDGE = 12, LARGEST = 3;
 
 const part = (g, path) => g.querySelector(`:scope > ${path}`);
 
@@ -33,13 +33,17 @@ class Whiteboard {
     }
     const slider = root.querySelector("input.at");
     slider.addEventListener("input", () => {
-      this.stepped = true;
       this.go(Number(slider.value));
     });
     root.addEventListener("keydown", (event) => this.key(event));
-    this.step = Infinity;
-    this.stepped = false; // until then no block is marked as the last that ran
+    root.addEventListener("fullscreenchange", () => this.layout());
+    this.step = 0;
+    if (this.data.live) {
+      const lesson = new Lesson(this, this.data.live);
+      if (lesson.live.agrees) this.lesson = lesson;
+    }
     this.refresh();
+    this.foldToFit();
     new ResizeObserver(() => {
       if (this.scroller.clientWidth !== this.width) this.layout();
     }).observe(this.scroller);
@@ -76,6 +80,16 @@ class Whiteboard {
     this.go(this.step);
   }
 
+  // On a phone, frames in frames leave no room for letters: the innermost are closed.
+  foldToFit() {
+    const depth = (id) => this.data.paths[id].split("/").length;
+    while (this.width < 600 && this.scale < 0.7 && this.open.size) {
+      const deepest = Math.max(...[...this.open].map(depth));
+      this.open = new Set([...this.open].filter((id) => depth(id) < deepest));
+      this.refresh();
+    }
+  }
+
   toggle(id) {
     const ended = this.step === 2 * this.order.length;
     if (!this.open.delete(id)) this.open.add(id);
@@ -89,14 +103,24 @@ class Whiteboard {
   layout() {
     this.width = this.scroller.clientWidth;
     const room = Math.max(this.width - 2 * EDGE, 200);
-    const group = part(this.svg, ".net");
-    const { size } = this.placeNet(this.data.net, group, room);
-    const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
-    // Slightly too wide: shrunk; wider: scrolled. Small ones are enlarged to fill the window, to be
-    // readable from the last row of a lecture hall.
-    const high = Math.max((innerHeight - this.root.querySelector(".controls").offsetHeight) / h, 1);
-    const scale = Math.max(Math.min(this.width / w, high, LARGEST), SMALLEST);
-    this.root.classList.toggle("wide", w * scale > this.width + 1);
+    const group = part(this.svg, ".net"), controls = this.root.querySelector(".controls");
+    const high = innerHeight - controls.offsetHeight - 12;
+    const attempt = (share) => {
+      this.room = Math.max(room / share, 200);
+      const { size, rows } = this.placeNet(this.data.net, group, this.room);
+      const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
+      return { share, size, w, h, rows, scale: Math.min(this.width / w, high / h) };
+    };
+    // One row where its letters are not smaller than they are made; else as many rows as make the
+    // letters largest. What is higher than the window is scrolled, what is wider shrinks.
+    let best = attempt(1);
+    if (best.rows > 1 && best.scale > 0) {
+      const others = [1.25, 1.5, 1.8, 2.2, 2.7].map(attempt);
+      for (const other of others) if (other.scale > best.scale * 1.05) best = other;
+      best = attempt(best.share);
+    }
+    const { size, w, h } = best;
+    const scale = this.scale = Math.min(this.width / w, Math.max(best.scale, 1), LARGEST);
     this.svg.setAttribute("width", Math.floor(w * scale));
     this.svg.setAttribute("height", Math.ceil(h * scale));
     this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
@@ -153,12 +177,12 @@ class Whiteboard {
     for (const [data, done] of [["f", forward], ["b", backward]]) {
       for (const g of this.root.querySelectorAll(`[data-${data}]`)) {
         const needs = g.dataset[data].split(" ").filter(Boolean);
-        g.classList.toggle("pending", !needs.every((id) => done.has(id)));
+        g.classList.toggle("pending", !needs.every((id) => done.has(id)) || this.lesson?.hides(g));
       }
     }
     const way = step <= count ? "forward" : "backward";
     const ran = this.order[step <= count ? step - 1 : most - step];
-    const now = step && this.stepped ? ran : "";
+    const now = step ? ran : "";
     for (const [id, g] of this.elements) g.classList.toggle("now", id === now);
     this.root.querySelector(".said").textContent = !step
       ? `step 0 of ${most}: only the inputs are known`
@@ -187,9 +211,15 @@ class Whiteboard {
     const most = 2 * this.order.length;
     const steps = { first: 0, back: this.step - 1, next: this.step + 1, last: most };
     if (action in steps) {
-      this.stepped = true;
       this.go(steps[action]);
       this.reveal();
+    } else if (action === "full") {
+      if (document.fullscreenElement) document.exitFullscreen();
+      else this.root.requestFullscreen?.();
+    } else if (action === "digits") {
+      this.exact = !this.exact;
+      this.root.querySelector("[data-do=digits]").setAttribute("aria-pressed", String(this.exact));
+      if (!this.panel.hidden) this.show(this.shown);
     } else if (action === "close") {
       this.panel.hidden = true;
       if (this.shown) part(this.elements.get(this.shown), ".folded").focus();
@@ -201,6 +231,22 @@ class Whiteboard {
     }
   }
 
+  // To the next figure of the page, or the previous one.
+  turn(by) {
+    const other = boards[boards.indexOf(this) + by];
+    if (!other) return;
+    if (document.fullscreenElement) other.root.requestFullscreen();
+    (other.root.closest("article") || other.root).scrollIntoView();
+    other.root.focus({ preventScroll: true });
+  }
+
+  // A step, and after the last the next figure.
+  click(by) {
+    const most = 2 * this.order.length;
+    if (by > 0 ? this.step < most : this.step > 0) this.run(by > 0 ? "next" : "back");
+    else this.turn(by);
+  }
+
   reveal() {
     const now = this.root.querySelector(".item.now > .folded");
     now?.scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -209,8 +255,14 @@ class Whiteboard {
   key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("input")) return;
     const item = event.target.closest?.(".item[data-id]");
-    const actions = { ArrowRight: "next", ArrowLeft: "back", Home: "first", End: "last" };
+    const actions = {
+      ArrowRight: "next", ArrowLeft: "back", Home: "first", End: "last", f: "full", d: "digits",
+    };
+    const full = document.fullscreenElement === this.root;
     if (event.key in actions) this.run(actions[event.key]);
+    else if (event.key === "n" || event.key === "p") this.turn(event.key === "n" ? 1 : -1);
+    else if (full && event.key === "PageDown") this.click(1); // as a presenter's remote sends them
+    else if (full && event.key === "PageUp") this.click(-1);
     else if (event.key === "Escape") this.run("close");
     else if ((event.key === "Enter" || event.key === " ") && item) {
       if (event.target.matches(".toggle")) this.toggle(item.dataset.id);
@@ -223,6 +275,15 @@ class Whiteboard {
     event.stopPropagation();
   }
 
+  // A part of a line: text, or a number with four digits or with all.
+  written(part, kind) {
+    if (typeof part === "string") return part;
+    const [short, full, recipe] = part, { asks, changed, get } = this.lesson ?? {};
+    if (asks && (kind === "gradient" || kind === "chain")) return "?";
+    if (changed) return recipe ? writtenAnew(get, recipe, this.exact) : "…";
+    return this.exact ? full : short;
+  }
+
   // The panel: all about a node, as text (never as markup).
   show(id) {
     this.shown = id;
@@ -233,7 +294,9 @@ class Whiteboard {
     const body = this.panel.querySelector(".about");
     body.replaceChildren();
     let list = null, last = "";
-    for (const [kind, text] of this.data.about[id]) {
+    for (const [kind, ...parts] of this.data.about[id]) {
+      if (kind === "check" && this.lesson?.changed) continue; // it is about what was recorded
+      const text = parts.map((part) => this.written(part, kind)).join("");
       if (kind === "head") {
         this.panel.querySelector("h2").textContent = text;
         continue;

@@ -1,19 +1,48 @@
+# ruff: noqa: RUF001 - marks are as on a board
 """One self-contained page: the picture with buttons, keys, folding, and a panel for each node."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html import escape
 from importlib import resources
 from typing import Any
 
 from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board, board
+from fnn.whiteboard.live import program
+from fnn.whiteboard.numbers import parts
 from fnn.whiteboard.primitives import at_every_step, moved
 from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.svg import STYLE, Network, draw, headline, network_of, notes
 from fnn.whiteboard.text import explained
 
+KEYS = (
+    "<kbd>→</kbd> <kbd>←</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> to the ends, <kbd>n</kbd> "
+    "<kbd>p</kbd> next and previous figure, <kbd>f</kbd> full screen, <kbd>Tab</kbd> from block to "
+    "block, <kbd>Enter</kbd> its chain rule, <kbd>d</kbd> all digits, <kbd>+</kbd> <kbd>-</kbd> "
+    "unfold and fold a network, <kbd>Esc</kbd> close."
+)
+SCRIPTS = ("layout.js", "live.js", "numbers.js", "lesson.js", "page.js")
+LIVE = (
+    '<div class="live" hidden><b class="loss"></b>'
+    '<svg width="100" height="30" aria-hidden="true"><polyline fill="none" stroke="#7a4b00" '
+    'stroke-width="2"/></svg><button data-live="descend">one step of gradient descent</button>'
+    '<label>rate <input class="rate" aria-label="rate" type="number" value="0.1" min="0" '
+    'step="any"></label>'
+    '<button data-live="reset">reset</button>'
+    '<button data-live="quiz" aria-pressed="false">quiz</button>'
+    '<span class="hint">Drag an underlined number, or click it and type.</span></div>'
+    '<form class="quiz" hidden><label><span class="ask"></span> '
+    '<input class="answer" aria-label="your numbers" autocomplete="off" spellcheck="false"></label>'
+    '<button>check</button><button type="button" data-live="show">show it</button>'
+    '<output role="status"></output></form>'
+)
+FULL_SCREEN = (
+    '<svg width="18" height="18" viewBox="0 0 18 18" fill="none" stroke="#1d2733" stroke-width="2">'
+    '<path d="M1,6V1H6M12,1H17V6M17,12V17H12M6,17H1V12"/></svg>'
+)
 WIDTH = 1600.0  # of the first layout, before the script knows the window's
 
 
@@ -33,22 +62,20 @@ def html(trace: Recording, title: str = "") -> str:
 def document(title: str, body: str) -> str:
     """A page around whiteboards, with the style and the script that they need."""
     files = resources.files("fnn.whiteboard")
-    css, layout, script = (
-        files.joinpath(name).read_text("utf-8") for name in ("page.css", "layout.js", "page.js")
-    )
+    css, *scripts = (files.joinpath(name).read_text("utf-8") for name in ("page.css", *SCRIPTS))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n"
         '<link rel="icon" href="data:,">\n'
         f"<style>{css}{STYLE}</style>\n</head>\n<body>\n{body}\n"
-        f"<script>{layout}{script}</script>\n</body>\n</html>\n"
+        f"<script>{''.join(scripts)}</script>\n</body>\n</html>\n"
     )
 
 
 def whiteboard(trace: Recording) -> str:
     """One whiteboard, to stand in a :func:`document`."""
-    b = board(trace)
+    b, live = page_board(trace)
     network = network_of(b, b.trace, all_inside=True)
     drawing = draw(b, network, WIDTH, page=True)
     size = drawing.placed.size
@@ -59,45 +86,69 @@ def whiteboard(trace: Recording) -> str:
         '<button data-do="unfold">unfold all</button><button data-do="fold">fold all</button>'
         if network.inside else ""
     )  # fmt: skip
+    has_heat = "<image" in drawing.svg
     return (
-        '<section class="whiteboard">'
+        '<section class="whiteboard" tabindex="-1">'
         f'<p class="verdict">{escape(headline(b))}</p>{remarks}'
-        '<ul class="legend"><li class="v"><b>▸ value</b>, above its wire</li><li class="d">'
-        f"<b>◂ gradient</b> of {escape(b.objective)}, below it</li><li>■ kept for backward</li>"
-        "<li>✓ matches autodiff, with the relative error</li>"
-        "<li>click or tap a block for its chain rule</li></ul>"
-        '<div class="controls">'
+        f'<ul class="legend">{_legend(b, has_heat)}</ul>'
+        '<div class="controls" role="toolbar" aria-label="steps">'
         '<button data-do="first" aria-label="to the start">|◀</button>'
         '<button data-do="back" aria-label="one step back">◀</button>'
         '<button data-do="next" aria-label="one step on">▶</button>'
         '<button data-do="last" aria-label="to the end">▶|</button>'
         '<input class="at" type="range" min="0" value="0" aria-label="step">'
+        '<button data-do="full" aria-pressed="false" aria-label="full screen">'
+        f"{FULL_SCREEN}</button>"
         f'{folds}<span class="said" role="status"></span></div>'
-        '<p class="more">⟷ wider than the window: scroll sideways</p>'
+        f"{LIVE if live else ''}"
         f'<div class="board"><svg class="wb" xmlns="http://www.w3.org/2000/svg" font-size="12" '
         f'role="group" aria-label="{escape(headline(b))}" width="{w:.0f}" height="{h:.0f}">'
         f"{moved(12, 12 + size.up, at_every_step(drawing.svg), 'net')}</svg></div>"
         '<aside class="panel" hidden aria-live="polite"><header><h2></h2>'
+        '<button data-do="digits" aria-pressed="false">all digits</button>'
         '<button data-do="close" aria-label="close">✕</button></header>'
         '<div class="about"></div></aside>'
-        '<p class="keys"><kbd>→</kbd> <kbd>←</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> to the '
-        "ends, <kbd>Tab</kbd> from block to block, <kbd>Enter</kbd> its chain rule, <kbd>+</kbd> "
-        "<kbd>-</kbd> unfold and fold a network, <kbd>Esc</kbd> close.</p>"
-        f'<script type="application/json" class="data">{_json(_data(b, network))}</script>'
+        f'<p class="keys">{KEYS}</p>'
+        f'<script type="application/json" class="data">{_json(_data(b, network, live))}</script>'
         "</section>"
     )
 
 
-def _data(b: Board, network: Network) -> dict[str, Any]:
-    """What the script needs: the layers with sizes, and every node's text for the panel."""
+def page_board(trace: Recording) -> tuple[Board, dict[str, Any] | None]:
+    """The board of a trace on a page, and the program with which it is live, if it is."""
+    b = board(trace)
+    roomy = replace(b, roomy=True)
+    live = program(roomy)
+    return (roomy, live) if live else (b, None)
+
+
+def _legend(b: Board, has_heat: bool) -> str:
+    """What the signs and colours mean."""
+    key = '; −<span class="scale" role="img" aria-label="from negative to positive"></span>+'
+    value, gradient = (key, key) if has_heat else ("", "")
+    tensors = "<li>a ± b: mean and standard deviation; |g|: length</li>" if has_heat else ""
+    return (
+        f'<li class="v"><b>▸ value</b>, above its wire{value}</li>'
+        f'<li class="d"><b>◂ gradient</b> of {escape(b.objective)}, below it{gradient}</li>'
+        f"{tensors}<li>click or tap a block for its chain rule</li>"
+    )
+
+
+def _data(b: Board, network: Network, live: dict[str, Any] | None) -> dict[str, Any]:
+    """What the script needs: the layers with sizes, every node's text for the panel, and the
+    program of a live page."""
     nodes = {b.ids[node.path]: node for node in b.trace.walk()}
     return {
         "net": _net(network),
+        "live": live,
         "open": [id for id, node in nodes.items() if b.is_open(node)],
         "networks": [id for id, node in nodes.items() if node.nodes],
         "paths": {id: clean(node.path, 80) for id, node in nodes.items()},
         "labels": {id: clean(f"{node.path}, {node.kind}", 160) for id, node in nodes.items()},
-        "about": {id: list(explained(b, node)) for id, node in nodes.items()},
+        "about": {
+            id: [[kind, *parts(text)] for kind, text in explained(b, node)]
+            for id, node in nodes.items()
+        },
     }
 
 
@@ -111,6 +162,7 @@ def _net(network: Network) -> dict[str, Any]:
         "wires": [[index[w.source], [index[v] for v in w.via], index[w.target], w.port]
                   for w in layers.wires],
         "inputs": [index[k] for k in layers.inputs],
+        "late": [index[k] for k in layers.late],
         "ends": [index[k] for k in layers.columns[-1] if k.startswith("out:")],
         "drawn": [index[k] for column in layers.columns for k in column if k in items],
         "items": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -9,7 +11,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from fnn.introspect.text import clean
-from fnn.whiteboard.array_text import Heat, arrays, heat, shape_of, tensor
+from fnn.whiteboard.array_text import Heat, Tensor, arrays, heat, shape_of, tensor
 from fnn.whiteboard.layout import n
 
 VALUE, GRADIENT = "▸", "◂"  # forward and backward, for readers without colour too
@@ -113,8 +115,28 @@ def rectangle(x: float, y: float, width: float, height: float, css: str, round: 
 # ---- values ----------------------------------------------------------------------------------
 
 
-def shown(value: Any, gradient: bool = False, css: str = "", note: str = "") -> Piece:
-    """A value or a gradient: its numbers, or shape, heat map, mean and spread or magnitude."""
+CELL = 8  # letters that a number takes where it may change: −0.00123
+
+
+def shown(
+    value: Any, gradient: bool = False, css: str = "", note: str = "",
+    reference: str = "", fork: Sequence[str] = (),
+) -> Piece:  # fmt: skip
+    """A value or a gradient: its numbers, or shape, heat map, mean and spread or magnitude.
+
+    ``reference``: where a page finds the value anew, if it may change; room is kept for it.
+    ``fork``: the references of the summands that the note has.
+    """
+    piece = _shown(value, gradient, css, note, bool(reference))
+    if not reference:
+        return piece
+    terms = f' data-fork="{escape(json.dumps(fork))}"' if fork else ""
+    room = math.floor(piece.width / width_of("0"))
+    start = f'<g data-n="{escape(reference)}" data-room="{room}"{terms}>'
+    return piece._replace(svg=f"{start}{piece.svg}</g>")
+
+
+def _shown(value: Any, gradient: bool, css: str, note: str, roomy: bool) -> Piece:
     sign, css = (GRADIENT, css or "d") if gradient else (VALUE, css or "v")
     several = arrays(value)
     if not several:
@@ -127,12 +149,29 @@ def shown(value: Any, gradient: bool = False, css: str = "", note: str = "") -> 
     picture = heat(array, gradient)
     if summary.numbers:
         rows = after(f"{sign} ", summary.lines, css)
+        room = 2 + CELL * len(summary.numbers[0]) + 2 * (len(summary.numbers[0]) - 1)
     else:
+        room = 2 + 2 * CELL + 3
         rows = [(summary.shape, "quiet"), (f"{sign} {summary.summary}", css)]
         rows += [(f"  |g| {summary.magnitude}", css)] if gradient else []
     rows += [(note, "sum")] if note else []
     rows += [(summary.bad, "bad")] if summary.bad else []
-    return column([image(picture), lines(rows)]) if picture else lines(rows)
+    piece = lines(rows)
+    piece = piece._replace(width=max(piece.width, width_of("0" * room))) if roomy else piece
+    if not picture:
+        return piece
+    piece = column([image(picture), piece])
+    return piece._replace(svg=f"<g><title>{_meaning(summary, gradient)}</title>{piece.svg}</g>")
+
+
+def _meaning(summary: Tensor, gradient: bool) -> str:
+    """What a tensor's picture and numbers say."""
+    what, above, below = ("gradient", "red", "blue") if gradient else ("value", "green", "brown")
+    length = "; |g|: its length, the root of the sum of squares" if gradient else ""
+    return (
+        f"{what} of {summary.shape} {summary.dtype} numbers: mean ± standard deviation{length}; "
+        f"{above} is positive, {below} negative, white zero"
+    )
 
 
 def image(picture: Heat) -> Piece:

@@ -234,7 +234,7 @@ def legend(b: Board, width: float) -> list[str]:
     """What the signs mean, in as few lines as the width allows."""
     rows = ["▸ value, above its wire"]
     gradient = f"◂ gradient of {b.objective}, below it"
-    for text in (gradient, "■ kept for backward", "✓ matches autodiff"):
+    for text in (gradient,):
         longer = f"{rows[-1]}   {text}"
         rows[-1:] = [longer] if lines([(longer, "")]).width <= width else [rows[-1], text]
     return rows

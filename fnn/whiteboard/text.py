@@ -10,8 +10,17 @@ import jax
 from fnn.introspect.text import clean, kind_of, readable_bytes
 from fnn.whiteboard.array_text import relative
 from fnn.whiteboard.board import Board, board
-from fnn.whiteboard.chain_rule import chains, fork_sum, in_words, leaves_of, products, value_of
+from fnn.whiteboard.chain_rule import (
+    chains,
+    fork_sum,
+    in_words,
+    leaves_of,
+    products,
+    summands_of,
+    value_of,
+)
 from fnn.whiteboard.formulas import note_of
+from fnn.whiteboard.numbers import marked, plain
 from fnn.whiteboard.recording import Recording
 
 
@@ -45,23 +54,28 @@ def kept(trace: Recording) -> str:
 
 
 def explained(b: Board, node: Recording) -> Iterator[tuple[str, str]]:
-    """All about a node: (kind of line, text). Kinds: head, value, gradient, kept, chain, check."""
+    """All about a node: (kind of line, text). Kinds: head, value, gradient, chain, kept, check.
+
+    Numbers in a text are ``marked``.
+    """
     network, f = b.parents[node.path], b.objective
     y, wires, reads = b.called(network, node.name), network.values, dict.fromkeys(node.reads)
     kind = f" ({clean(node.kind, 60)})" if node.kind != node.name else ""
     yield "head", clean(node.path, 200) + kind
     yield "value", value_of(b, node)
+    id = b.ids[node.path]
     for name in reads:
-        yield "value", f"{b.called(network, name)} = {in_words(wires[name][0])}"
+        value = in_words(wires[name][0], reference=b.wire("v", network, name))
+        yield "value", f"{b.called(network, name)} = {value}"
     for leaf, value in () if node.nodes else leaves_of(node.params):
-        yield "value", f"{clean(leaf, 40)} = {in_words(value)}"
-    yield "value", f"{y} = {in_words(node.y)}"
+        yield "value", f"{clean(leaf, 40)} = {in_words(value, reference=f'p{id}.{leaf}')}"
+    yield "value", f"{y} = {in_words(node.y, reference=b.wire('v', network, node.name))}"
     if note := note_of(node.block):
         yield "value", note
-    yield "kept", kept(node)
     upstream = "nothing that has a gradient depends on it"
     if node.dy is not None:
-        upstream = f"upstream d{f}/d{y} = {in_words(node.dy, True)}{_fork(b, network, node)}"
+        dy = in_words(node.dy, True, b.wire("d", network, node.name))
+        upstream = f"upstream d{f}/d{y} = {dy}{_fork(b, network, node)}"
     yield "gradient", upstream
     for step in _steps(b, node):
         yield "gradient", step
@@ -70,12 +84,15 @@ def explained(b: Board, node: Recording) -> Iterator[tuple[str, str]]:
         shared = f"shared parameters of {clean(owner, 40)}: the sum of all uses is"
         for leaf, d in leaves_of(network.dparams[owner]):
             yield "gradient", f"{shared} d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
-    ways = [way for name in reads for way in chains(b, network, name)]
+    known = [name for name, d in zip(node.reads, node.dxs, strict=True) if d is not None]
+    ways = [way for name in dict.fromkeys(known) for way in chains(b, network, name)]
     for product in products(b, node):
         if product.is_param and product.gradient is not None:
-            ways += chains(b, network, node.name, (product.of, product.local))
+            param = (product.of, product.local, product.factors[1])
+            ways += chains(b, network, node.name, param)
     for way in ways:
         yield "chain", way
+    yield "kept", kept(node)
     yield "check", verdict(node)
 
 
@@ -85,12 +102,19 @@ def _steps(b: Board, node: Recording) -> Iterator[str]:
             yield f"{product.of}: {'not computed' if product.is_param else 'has no gradient'}"
             continue
         rule = f"   because {product.rule}" if product.rule else ""
-        down = f"d{b.objective}/d{product.of} = {in_words(product.gradient, True)}"
-        yield (f"{product.equation} = {product.whole}" if product.whole else down) + rule
+        if product.whole:
+            numbers = marked(product.whole, product.whole, product.recipe)
+            yield f"{product.equation} = {numbers}{rule}"
+        else:
+            down = in_words(product.gradient, True, product.reference)
+            yield f"d{b.objective}/d{product.of} = {down}{rule}"
 
 
 def _fork(b: Board, network: Recording, node: Recording) -> str:
     total = fork_sum(b, network, node.name)
+    if " = " in total:
+        terms = [reference for _, _, reference in summands_of(b, network, node.name)]
+        total = marked(total, total, ["fork", terms, b.wire("d", network, node.name)])
     return f" (at the fork: {total})" if total else ""
 
 
@@ -103,20 +127,24 @@ def text(trace: Recording) -> str:
     for node in nodes:
         note = f"; {note_of(node.block)}" if note_of(node.block) else ""
         value = f"{value_of(b, node)} = {in_words(node.y)}"
-        lines.append(f"  {_where(node)}{value}, {kept(node)}{note}")
+        lines.append(f"  {_where(b, node)}{value}, {kept(node)}{note}")
     lines.append("backward")
     for node in reversed(nodes):
         network = b.parents[node.path]
         gradient = f"d{f}/d{b.called(network, node.name)} = {in_words(node.dy, True)}"
         fork = _fork(b, network, node)
-        lines.append(f"  {_where(node)}{gradient}{fork}  {verdict(node)}")
+        lines.append(f"  {_where(b, node)}{gradient}{fork}  {verdict(node)}")
         lines += [f"    {line}" for line in _steps(b, node)]
     for x in whole.inputs:
         if total := fork_sum(b, whole, x):
             lines.append(f"  {clean(x, 40)} forks: {total}")
-    return "\n".join(lines)
+    return plain("\n".join(lines))
 
 
-def _where(node: Recording) -> str:
+def _where(b: Board, node: Recording) -> str:
+    """The path, as far as the value's symbol does not say it."""
+    symbol = b.called(b.parents[node.path], node.name)
+    if symbol not in (node.name, "E"):
+        return f"{clean(node.path, 60)}: "
     above = node.path.rpartition("/")[0]
     return f"{clean(above, 60)}/ " if above else ""

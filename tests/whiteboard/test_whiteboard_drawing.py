@@ -27,7 +27,7 @@ from fnn.whiteboard.board import board
 from fnn.whiteboard.chain_rule import products
 from fnn.whiteboard.layout import Size, layered, place
 from tests.slow import one_of
-from tests.whiteboard.test_whiteboard import circuit, forks
+from tests.whiteboard.test_whiteboard import circuit, forks, panel
 
 SVG = "{http://www.w3.org/2000/svg}"
 RTL = "אבג\u202egnp.exe"
@@ -60,8 +60,7 @@ def test_the_circuit_s_picture_says_everything() -> None:
     found = words(trace(circuit(), {}, (-2.0, 5.0, -4.0)).svg())
     for text in (
         "▸ −2", "▸ 5", "▸ −4", "▸ 3", "▸ −12", "◂ −4", "◂ 3", "◂ 1", "◂ q: 1 × (−4) = −4",
-        "◂ z: 1 × 3 = 3", "◂ x: −4 × 1 = −4", "dq/dx = 1", "df/dq = z", "df/dz = q", "✓ 0",
-        "■ kept 16 B", "□ keeps nothing", "+", "×",
+        "◂ z: 1 × 3 = 3", "◂ x: −4 × 1 = −4", "dq/dx = 1", "df/dq = z", "df/dz = q", "+", "×",
     ):  # fmt: skip
         assert text in found, text
     assert found.count("◂ −4") == 3
@@ -99,7 +98,10 @@ def test_the_same_trace_is_the_same_bytes() -> None:
 def test_tensors_in_few_words() -> None:
     told = tensor(np.arange(9.0).reshape(3, 3) / 10)
     assert told.numbers[2] == ("0.6", "0.7", "0.8")
-    assert [len(row) for row in tensor(np.ones(8)).numbers] == [4, 4]
+    # A vector of few numbers is a column, one of more has three rows; a matrix is as it is.
+    assert [len(row) for row in tensor(np.ones((1, 4))).numbers] == [1] * 4
+    assert [len(row) for row in tensor(np.ones(8)).numbers] == [3, 3, 2]
+    assert [len(row) for row in tensor(np.ones((2, 4))).numbers] == [4, 4]
     many = tensor(np.linspace(-1, 1, 10))
     assert many.numbers == () and many.summary == "0 ± 0.6383"
     assert many.magnitude == number(float(np.linalg.norm(np.linspace(-1, 1, 10))))
@@ -290,7 +292,7 @@ def test_networks_that_read_or_make_tuples_are_drawn(net: Block, x: Any) -> None
 def test_non_finite_values_are_shown() -> None:
     t = trace(fnn.square(), {}, jnp.array([jnp.nan, jnp.inf, -jnp.inf]))
     found = words(t.svg())
-    assert "▸ NaN  ∞  −∞" in found and "1 NaN and 2 ∞" in found
+    assert "▸ NaN" in found and "    ∞" in found and "1 NaN and 2 ∞" in found
 
 
 def test_a_nested_node_is_drawn_by_itself() -> None:
@@ -384,7 +386,7 @@ def test_whiteboard_of_a_network(tmp_path: Any) -> None:
 def test_the_lecture_s_page(tmp_path: Any) -> None:
     assert main(["lecture", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text()
-    assert page.count('<section class="whiteboard">') == len(lecture.FIGURES) == 8
+    assert page.count('<section class="whiteboard" ') == len(lecture.FIGURES) == 8
     assert "✗" not in page.replace("'✗'", "") or page.count("✗") == 0
     for figure in lecture.FIGURES:
         assert html_of.escape(lecture.code_of(figure)) in page
@@ -453,18 +455,18 @@ def test_products_of_vectors_in_numbers() -> None:
         "(1.245, 0.5379, 1.762, 1.05) ⊙ (0.235, 0.1966, 0.105, 0.2494)"
         " = (0.2926, 0.1058, 0.185, 0.2618)"
     )
-    # In a picture, a factor a line.
+    # In a picture, an entry a line.
     assert made.numbers == (
-        "(1.245, 0.5379, 1.762, 1.05)", "⊙ (0.235, 0.1966, 0.105, 0.2494)",
-        "= (0.2926, 0.1058, 0.185, 0.2618)",
+        " 1.245 ×  0.235 = 0.2926", "0.5379 × 0.1966 = 0.1058", " 1.762 ×  0.105 =  0.185",
+        "  1.05 × 0.2494 = 0.2618",
     )  # fmt: skip
-    assert "  ⊙ (0.235, 0.1966, 0.105, 0.2494)" in words(t.svg())
-    assert "◂ x: ? ⊙ ? = ?" in words(t.frames()[0])
+    assert made.numbers[1] in words(t.svg())
+    assert "◂ x: ? × ? = ?" in words(t.frames()[0])
     chain = "dΣb/db × db/da × da/dx = (1, 1, 1, 1) ⊙ (1.245, 0.5379, 1.762, 1.05) ⊙ (0.235, "
-    assert chain in t.html()
+    assert any(chain in line for line in panel(t))
     t = trace(net, {}, jnp.zeros(2))
     assert "dΣb/dx = dΣb/da ⊙ da/dx = (1, 1) ⊙ (0.25, 0.25) = (0.25, 0.25)" in t.text()
-    assert "◂ x: (1, 1) ⊙ (0.25, 0.25) = (0.25, 0.25)" in words(t.svg())
+    assert words(t.svg()).count("1 × 0.25 = 0.25") == 2
     t = trace(fnn.sum(), {}, jnp.array([1.0, 2.0]))
     assert "= 1 × (1, 1) = (1, 1)" in t.text()
     assert product_of(trace(net, {}, jnp.zeros(10)), "a", "x").whole == ""
