@@ -31,9 +31,9 @@ class Options:
     expression: Annotated[str, tyro.conf.Positional] = LECTURE
     """expression to differentiate; the lecture's by default"""
     at: tuple[str, ...] = ()
-    """values of the variables: x=1.5 y=-2"""
+    """values of the expression's variables, such as x=1.5 y=-2"""
     out: Path = Path("results/circuit")
-    """folder for circuit.svg"""
+    """folder for circuit.svg, the drawing"""
     seed: int = 0
     """accepted by every experiment; nothing here is random"""
 

@@ -2,13 +2,14 @@
 
     python -m experiments whiteboard                    # the lecture's circuit f = (x + y) z
     python -m experiments whiteboard neuron             # or mlp, digits, googlenet
-    python -m experiments whiteboard "(x+y)*z" --at x=-2,y=5,z=-4
+    python -m experiments whiteboard "(x+y)*z" --at x=-2 y=5 z=-4
 
 Open whiteboard.html in a browser: arrow keys step, a click on a block shows its chain rule.
 """
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ MAX_FRAMES = 60
 @dataclass
 class Options:
     what: Annotated[str, tyro.conf.Positional] = "circuit"
-    """circuit, neuron, mlp, digits, googlenet, or an expression such as "(x+y)*z" """
+    """what is drawn: circuit, neuron, mlp, digits, googlenet, or an expression: "(x+y)*z" """
     at: tuple[str, ...] = ()
-    """the variables of an expression: x=-2,y=5,z=-4"""
+    """values of the expression's variables, such as x=-2 y=5 z=-4"""
     picture: Path | None = None
     """photograph for googlenet; by default one of the data folder, else noise"""
     seed: int = 0
@@ -122,8 +123,15 @@ def write_frames(recorded: Trace, folder: Path) -> None:
 def expression(options: Options) -> Subject:
     """Any expression, or the lecture's."""
     lecture = options.what == "circuit"
+    if not lecture and options.what.isidentifier():
+        close = difflib.get_close_matches(options.what, SUBJECTS, n=1)
+        hint = f"did you mean {close[0]}" if close else "see --help"
+        raise ValueError(
+            f"there is nothing called {options.what!r} to draw; {hint}; there are: "
+            f'{", ".join(SUBJECTS)}, or an expression such as "(x+y)*z"'
+        )
     circuit = parse(LECTURE if lecture else options.what)
-    entries = LECTURE_AT if lecture else [e for text in options.at for e in text.split(",")]
+    entries = LECTURE_AT if lecture else options.at
     x = circuit.arrays(assigned(circuit, entries))
     title = f"{circuit.gates[-1].name} = {circuit.expression}"
     return Subject(title, circuit.block(), {}, x, compiled=False)

@@ -7,11 +7,24 @@ import importlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 # What bad options, data or files raise; anything else is a bug and keeps its traceback.
 REFUSALS = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Ends in silence when the reader of the output has left (``| head``)."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nothing is to be written any more, also when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(
@@ -37,6 +50,17 @@ def run_command(
     Returns:
       The exit status: ``main``'s, 2 for a refusal, 130 for Ctrl-C.
     """
+    status = 0
+    with _patient():
+        status = _run(package, commands, arguments, noun, extra, refusals)
+    return status
+
+
+def _run(
+    package: str, commands: Mapping[str, str], arguments: Sequence[str] | None, noun: str,
+    extra: str, refusals: tuple[type[Exception], ...],
+) -> int:  # fmt: skip
+    """As :func:`run_command`, where somebody reads what is printed."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--list"]
     if name in ("--list", "-l", "--help", "-h"):
         width = max(map(len, commands))
@@ -65,6 +89,8 @@ def run_command(
         if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):
             raise
         return _refuse(f"{error}; install it with: pip install -e '.[{extra}]'")
+    except BrokenPipeError:
+        raise
     except refusals as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise

@@ -210,9 +210,9 @@ def _name_gates(circuit: Circuit) -> Circuit:
 
 
 def assigned(circuit: Circuit, at: Iterable[str]) -> dict[str, float]:
-    """The values given by --at, one for each variable."""
+    """The values given by --at, one for each variable: x=1 y=2, or with commas, x=1,y=2."""
     values: dict[str, float] = {}
-    for entry in at:
+    for entry in (entry for text in at for entry in text.split(",") if entry.strip()):
         name, equals, text = entry.partition("=")
         if name.strip() in values:
             raise ValueError(f"--at gives {name.strip()} twice; give each variable one value")

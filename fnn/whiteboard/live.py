@@ -6,7 +6,6 @@ what was recorded: where it does not get the same gradients, it stays as it was 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from fnn.whiteboard.board import Board
 from fnn.whiteboard.chain_rule import leaves_of, products, summands_of
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.recording import Recording
+from fnn.whiteboard.symbols import is_number
 
 MAX_NUMBERS = 200  # inputs, parameters and target of a live page
 
@@ -61,7 +61,7 @@ def program(b: Board) -> dict[str, Any] | None:
         wire = b.wires[whole.path, name]
         if gradient is not None:
             gradients[f"d{wire}"] = _array(gradient)
-        inputs.append({"wire": wire, "constant": _is_number(name), "label": not is_floating(value),
+        inputs.append({"wire": wire, "constant": is_number(name), "label": not is_floating(value),
                        "most": _classes(whole) - 1, **_array(value)})  # fmt: skip
     output = b.wires[whole.path, whole.outputs[0]]
     wide = all(v.dtype == np.float64 for v in jax.tree.leaves(whole.y))
@@ -213,11 +213,3 @@ KNOWN: dict[str, Rule] = {
 def _array(value: Any) -> dict[str, Any]:
     a = np.asarray(value)
     return {"shape": list(a.shape), "data": a.ravel().tolist()}
-
-
-def _is_number(name: str) -> bool:
-    """Whether an input is a constant of an expression, which has its value for a name."""
-    try:
-        return math.isfinite(float(name.rstrip("′")))  # noqa: RUF001 - equal ones have primes
-    except ValueError:
-        return False

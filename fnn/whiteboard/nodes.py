@@ -41,6 +41,7 @@ from fnn.whiteboard.primitives import (
 from fnn.whiteboard.recording import Recording
 
 RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 24.0, 16.0
+BESIDE = 160  # a parameter's gradient stands beside it up to this width, below it beyond
 LONGEST = 52  # letters of a line below a block
 
 
@@ -239,17 +240,19 @@ def toggle(x: float, y: float, sign: str) -> str:
 
 
 def _parameters(b: Board, node: Recording, id: str) -> list[Piece]:
-    """Each parameter: its value, and beside it its gradient."""
+    """Each parameter: its value, and beside or below it its gradient."""
     pieces = []
     gradients = dict(leaves_of(node.dparams))
     for text, leaf in leaves_of(node.params):
         p, g = (f"p{id}.{text}", f"g{id}.{text}") if b.roomy else ("", "")
         value, gradient = shown(leaf, reference=p), shown(gradients.get(text), True, reference=g)
-        at = value.width + 14
+        beside = value.width <= BESIDE
+        x, y = (value.width + 14, 0.0) if beside else (0.0, value.height + 3)
         svg = value.svg + when(
-            "b", [id], moved(at, 0, gradient.svg), words(at, 11, "◂ ?", "d unknown")
+            "b", [id], moved(x, y, gradient.svg), words(x, y + 11, "◂ ?", "d unknown")
         )
-        pair = Piece(at + gradient.width, max(value.height, gradient.height), svg)
+        wide, high = x + gradient.width, y + gradient.height
+        pair = Piece(max(wide, value.width), max(high, value.height), svg)
         symbol = "W" if text == "w" and getattr(leaf, "ndim", 0) > 1 else clean(text, 20)
         pieces.append(column([lines([(symbol, "name")], 11), pair], 1))
     return pieces

@@ -111,14 +111,14 @@ class Whiteboard {
       const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
       return { share, size, w, h, rows, scale: Math.min(this.width / w, high / h) };
     };
-    // One row where its letters are not smaller than they are made; else as many rows as make the
-    // letters largest. What is higher than the window is scrolled, what is wider shrinks.
-    let best = attempt(1);
-    if (best.rows > 1 && best.scale > 0) {
-      const others = [1.25, 1.5, 1.8, 2.2, 2.7].map(attempt);
-      for (const other of others) if (other.scale > best.scale * 1.05) best = other;
-      best = attempt(best.share);
+    // One row where it fits, unless several rows have much larger letters; else as many rows as
+    // make the letters largest. What is higher than the window is scrolled.
+    const first = attempt(1), least = first.scale * (first.rows > 1 ? 1.05 : 1.5);
+    let best = first;
+    for (const other of [1.25, 1.5, 1.8, 2.2, 2.7].map(attempt)) {
+      if (other.scale > Math.max(least, best.scale)) best = other;
     }
+    best = attempt(best.share);
     const { size, w, h } = best;
     const scale = this.scale = Math.min(this.width / w, Math.max(best.scale, 1), LARGEST);
     this.svg.setAttribute("width", Math.floor(w * scale));

@@ -13,6 +13,7 @@ from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
 from fnn.whiteboard.nodes import PAD, TITLE, Item, end_item, input_item, node_item, toggle
 from fnn.whiteboard.primitives import at_step, lines, moved, n, name, rectangle, when, wire, words
 from fnn.whiteboard.recording import Recording
+from fnn.whiteboard.symbols import is_number
 from fnn.whiteboard.text import headline
 
 MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'
@@ -68,12 +69,14 @@ def network_of(b: Board, trace: Recording, all_inside: bool = False) -> Network:
 
 
 def _late(trace: Recording) -> list[str]:
-    """The inputs that only a loss reads: targets, weights."""
+    """The inputs that stand beside their reader: targets and weights of a loss, constants."""
     readers = {name: [n for n in trace.nodes if name in n.reads] for name in trace.inputs}
     return [
         name for name, nodes in readers.items()
-        if nodes and all(n.block.maker in (*LOSSES, "deep_supervision") for n in nodes)
-        and any(name not in n.reads[:1] for n in nodes)
+        if nodes and (is_number(name) or (
+            all(n.block.maker in (*LOSSES, "deep_supervision") for n in nodes)
+            and any(name not in n.reads[:1] for n in nodes)
+        ))
     ]  # fmt: skip
 
 

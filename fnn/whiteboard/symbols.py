@@ -8,6 +8,7 @@ symbols and stay; so do all names in networks with many layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from fnn.whiteboard.formulas import AFFINE, LOSSES, NONLINEARITIES, Described
@@ -103,6 +104,18 @@ def _name(
         own, inside = _own(node.name), [wires[node.path, name] for name in node.outputs]
         named = len(inside) == 1 and inside[0] != _own(node.outputs[0]) and len(own) > 2
         wires[network.path, node.name] = inside[0] if named else own
+
+
+def is_number(name: str) -> bool:
+    """Whether an input is a constant of an expression, which has its value for a name.
+
+    >>> is_number("1"), is_number("0.5′"), is_number("x")
+    (True, True, False)
+    """
+    try:
+        return math.isfinite(float(name.rstrip("′")))  # equal ones have primes
+    except ValueError:
+        return False
 
 
 def _own(name: str) -> str:

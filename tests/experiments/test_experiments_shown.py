@@ -3,7 +3,10 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -54,10 +57,23 @@ def test_circuit_given_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expression = "x*y + sigmoid(z)**2 - max(x, 2*z)/3"
-    arguments = ["--at", "x=1.5", "y=-2", "z=0.3", "--out", str(tmp_path)]
-    assert main(["circuit", expression, *arguments]) == 0
-    shown = capsys.readouterr().out
-    assert "x forks: (−0.3333) + (−2) = −2.333" in shown
+    for at in (["x=1.5", "y=-2", "z=0.3"], ["x=1.5,y=-2,", "z=0.3"]):
+        assert main(["circuit", expression, "--at", *at, "--out", str(tmp_path)]) == 0
+        assert "x forks: (−0.3333) + (−2) = −2.333" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["circuit", "--help"], ["circuit"]])
+def test_a_reader_who_leaves_is_no_error(arguments: list[str], tmp_path: Path) -> None:
+    """As ``| head -0``: the other end of the pipe is closed before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments", *arguments]
+    ran = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import html as html_of
 import re
+import shutil
 import time
 import xml.etree.ElementTree as ET
 import zlib
@@ -329,7 +330,7 @@ def test_the_chart_shows_networks_as_frames() -> None:
 
 @pytest.mark.as_users
 def test_whiteboard_of_an_expression(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["whiteboard", "(x+y)*z", "--at", "x=-2,y=5,z=-4", "--out", str(tmp_path)]
+    arguments = ["whiteboard", "(x+y)*z", "--at", "x=-2", "y=5,z=-4", "--out", str(tmp_path)]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "df/dx = df/dq × dq/dx = −4 × 1 = −4" in shown and "drawn in" in shown
@@ -362,7 +363,8 @@ def test_whiteboard_shows_what_is_not_finite(
         (["neuron", "--at", "x=1"], "--at gives values of an expression"),
         (["x * y", "--at", "x=1"], "no value for y"),
         (["__import__('os')"], "there is no function '__import__'"),
-        (["googlnet"], "has no gate"),
+        (["nueron"], "there is nothing called 'nueron' to draw; did you mean neuron; there are: "),
+        (["foo"], "there is nothing called 'foo' to draw; see --help; there are: circuit, "),
         (["mlp", "--seed", "-1"], "--seed is -1"),
     ],
 )
@@ -382,16 +384,27 @@ def test_whiteboard_of_a_network(tmp_path: Any) -> None:
     assert "✗" not in text
 
 
+WHITEBOARDS = [figure for figure in lecture.FIGURES if figure.is_trace]
+
+
 @pytest.mark.as_users
 def test_the_lecture_s_page(tmp_path: Any) -> None:
     assert main(["lecture", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text()
-    assert page.count('<section class="whiteboard" ') == len(lecture.FIGURES) == 8
-    assert "✗" not in page.replace("'✗'", "") or page.count("✗") == 0
-    for figure in lecture.FIGURES:
+    assert page.count('<section class="whiteboard" ') == len(WHITEBOARDS) == 8
+    assert "✗" not in page and "http" not in page.replace("http://www.w3.org", "")
+    for figure in WHITEBOARDS:
         assert html_of.escape(lecture.code_of(figure)) in page
-    titles = re.findall(r"<h2>(\d\. [^<]*)</h2>", page)
-    assert [title.split(".")[0] for title in titles] == list("12345678")
+    assert page.count("<details>") == 9 and page.count("import jax\n") == 1
+    titles = re.findall(r"<h2>(\d+)\. ([^<]*)</h2>", page)
+    assert [int(number) for number, _ in titles] == list(range(1, len(titles) + 1))
+    shown = {title for _, title in titles}
+    for figure in lecture.FIGURES:
+        assert figure.needs_data or html_of.escape(figure.title) in shown
+    if "GoogLeNet on a photograph" in shown:
+        assert "GoogLeNet says: <b>tiger shark" in page
+    for part in ("w₁ = 2", "y = tanh(x)", "dy/dx = 1 − y²", 'class="tiles', "saddle"):
+        assert part in page, part
     assert page.count("step 2 of 4: forward through f") == 1
     assert len(list(tmp_path.glob("*.svg"))) == 8
     # dE/dw2 = h dE/dz and dE/dW1 = x (dE/dz w2 h (1 - h)), as on paper.
@@ -405,15 +418,32 @@ def test_the_lecture_s_page(tmp_path: Any) -> None:
 
 
 @pytest.mark.as_users
-@pytest.mark.parametrize("figure", one_of(6, lecture.FIGURES, lambda figure: figure.make.__name__))
+@pytest.mark.parametrize("figure", one_of(6, WHITEBOARDS, lambda figure: figure.make.__name__))
 def test_the_lecture_s_code_runs_when_pasted(figure: lecture.Figure) -> None:
     pasted: dict[str, Any] = {}
     try:
-        exec(lecture.code_of(figure), pasted)  # sets float64 itself, for the whole process
+        exec(
+            lecture.IMPORTS + lecture.code_of(figure), pasted
+        )  # sets float64 itself, for the whole process
         assert pasted["board"].text() == figure.make().text()
     finally:
         jax.config.update("jax_enable_x64", False)
     assert "float32" not in pasted["board"].text()
+
+
+def test_the_lecture_is_printed(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lecture, "FIGURES", WHITEBOARDS[:1])
+    monkeypatch.setattr(lecture, "BROWSERS", ("no-such-browser",))
+    arguments = ["lecture", "--pdf", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "--pdf needs Chromium; none of no-such-browser was found" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(lecture, "FIGURES", WHITEBOARDS[:1])
+    if any(map(shutil.which, lecture.BROWSERS)):
+        assert main(arguments) == 0
+        assert (tmp_path / "index.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_the_lecture_says_what_its_figures_show() -> None:
