@@ -3,6 +3,7 @@
     python -m experiments whiteboard                    # the lecture's circuit f = (x + y) z
     python -m experiments whiteboard neuron             # or mlp, digits, googlenet
     python -m experiments whiteboard "(x+y)*z" --at x=-2 y=5 z=-4
+    python -m experiments whiteboard digits --film      # the same example after every epoch
 
 Open whiteboard.html in a browser: arrow keys step, a click on a block shows its chain rule.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -30,10 +32,12 @@ from experiments.common.options import seeded, writable
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
 from fnn.whiteboard import Trace, trace
+from fnn.whiteboard import film as play
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 MAX_PRINTED_BLOCKS = 12
 MAX_FRAMES = 60
+FILM_EPOCHS = 12
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Options:
     """photograph for googlenet; by default one of the data folder, else noise"""
     seed: int = 0
     """seeds weights and examples"""
+    film: bool = False
+    """train neuron, mlp or digits, and write film.html: the same example after every epoch"""
     out: Path = Path("results/whiteboard")
     """folder for whiteboard.html, .svg, .txt, .mmd (Mermaid) and frames/"""
 
@@ -54,7 +60,8 @@ class Subject(NamedTuple):
     """What is traced: a network with its input, and perhaps a target and a loss.
 
     ``check``: see :func:`fnn.whiteboard.trace`. ``compiled``: trace under jit, which large networks
-    need, because JAX would compile them operation by operation otherwise.
+    need, because JAX would compile them operation by operation otherwise. ``data``: what a film
+    trains on.
     """
 
     title: str
@@ -65,15 +72,21 @@ class Subject(NamedTuple):
     loss: Block | None = None
     check: Any = "all"
     compiled: bool = True
+    data: tuple[Any, Any] | None = None
 
 
 def main(options: Options) -> int:
     seeded(options)
     if options.at and options.what in SUBJECTS:
         raise ValueError(f"--at gives values of an expression; {options.what} is not one")
+    if options.film and options.what not in FILMS:
+        raise ValueError(f"--film needs {', '.join(FILMS)}; {options.what} is not trained here")
     writable(options.out)
     subject = SUBJECTS.get(options.what, expression)(options)
     begin = time.perf_counter()
+    if options.film:
+        film(subject, options)
+        return 0
     recorded = traced(subject)
     between = time.perf_counter()
     save(recorded, subject.title, options.out)
@@ -89,13 +102,49 @@ def main(options: Options) -> int:
 
 def traced(subject: Subject) -> Trace:
     """The trace of a subject, in float64 if its input is."""
-    _, net, params, x, target, loss, check, compiled = subject
+    (recorded,) = traced_at(subject, [subject.params])
+    return recorded
+
+
+def traced_at(subject: Subject, moments: Sequence[Any]) -> list[Trace]:
+    """The traces of a subject with the parameters of several moments."""
+    _, net, _, x, target, loss, check, compiled, _ = subject
 
     def run(params: Any, x: Any) -> Trace:
         return trace(net, params, x, target, loss, check=check)
 
-    with jax.enable_x64(any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(x))):
-        return jax.device_get((jit_for_few_runs(run) if compiled else run)(params, x))
+    with _in_double(subject):
+        record = jit_for_few_runs(run) if compiled else run
+        return [jax.device_get(record(params, x)) for params in moments]
+
+
+def _in_double(subject: Subject) -> AbstractContextManager[Any]:
+    """In float64 if the input is."""
+    return jax.enable_x64(any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(subject.x)))
+
+
+def film(subject: Subject, options: Options) -> None:
+    """Trains, and writes a page of the same example after every epoch."""
+    begin = time.perf_counter()
+    moments, losses = [subject.params], list[str]()
+
+    def keep(params: Any, state: Any, history: Sequence[Mapping[str, float]]) -> None:
+        moments.append(jax.device_get(params))
+        losses.append(f"epoch {len(history)}, loss of all examples {history[-1]['loss']:.4f}")
+
+    assert subject.loss is not None and subject.data is not None
+    with _in_double(subject):
+        fnn.fit(
+            subject.net, subject.loss, *subject.data, params=subject.params, epochs=FILM_EPOCHS,
+            optimizer=fnn.sgd(0.1, 0.9), batch_size=32, key=jax.random.key(options.seed),
+            after_epoch=keep,
+        )  # fmt: skip
+    labels = ["epoch 0, before training", *losses]
+    page = play(traced_at(subject, moments), labels, f"{subject.title}, while it is trained")
+    path = options.out / "film.html"
+    path.write_text(page, "utf-8")
+    took = time.perf_counter() - begin
+    console.print(f"trained and drawn in {took:.1f} s; open {path}", markup=False)
 
 
 def save(recorded: Trace, title: str, out: Path) -> None:
@@ -139,41 +188,47 @@ def expression(options: Options) -> Subject:
 
 def neuron(options: Options) -> Subject:
     """One neuron and three features of one patient."""
-    x, target = _patient(options.seed)
+    x, target = data = _patients(options.seed)
     net = fnn.neuron(fnn.logistic())
     rng = np.random.default_rng(options.seed)
     params = {"linear": {"w": rng.normal(size=len(FEATURES)).round(2), "b": np.float64(0.1)}}
     loss = fnn.binary_cross_entropy(from_logits=False)
-    return Subject("A neuron", net, params, x, target, loss)
+    return Subject("A neuron", net, params, x[:1], target[:1], loss, data=data)
 
 
 def mlp(options: Options) -> Subject:
     """Two layers and three features of one patient."""
-    x, target = _patient(options.seed)
+    x, target = _patients(options.seed)
+    target = target.astype(int)
     net = fnn.models.mlp((4, 2), fnn.tanh())
     rng = np.random.default_rng(options.seed)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x[:1])
     params = jax.tree.map(lambda p: rng.normal(scale=0.7, size=p.shape).round(2), shapes)
     loss = fnn.softmax_cross_entropy()
-    return Subject("A multi-layer perceptron", net, params, x, target.astype(int), loss)
+    title, data = "A multi-layer perceptron", (x, target)
+    return Subject(title, net, params, x[:1], target[:1], loss, data=data)
 
 
-def _patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _patients(seed: int) -> tuple[np.ndarray, np.ndarray]:
     data = load("breast_cancer", seed)
-    x = data.train.x[:1, data.columns(FEATURES)]
-    return x.astype(np.float64), data.train.target[:1].astype(np.float64)
+    x = data.train.x[:, data.columns(FEATURES)]
+    return x.astype(np.float64), data.train.target.astype(np.float64)
 
 
 def digits(options: Options) -> Subject:
     """A digit through a network trained for some seconds."""
     data = load("digits", options.seed)
     net, loss = fnn.models.mlp((32, 10), fnn.relu()), fnn.softmax_cross_entropy()
+    x, target = (jnp.asarray(a[:1]) for a in data.test[:2])
+    title = f"The digit {int(target[0])}"
+    if options.film:
+        params = net.init(jax.random.key(options.seed), x)
+        return Subject(title, net, params, x, target, loss, data=data.train[:2])
     fitted = fnn.fit(
         net, loss, *data.train[:2], optimizer=fnn.sgd(0.1, 0.9), epochs=5, batch_size=32,
         key=jax.random.key(options.seed),
     )  # fmt: skip
-    x, target = (jnp.asarray(a[:1]) for a in data.test[:2])
-    return Subject(f"The digit {int(target[0])}", net, fitted.params, x, target, loss)
+    return Subject(title, net, fitted.params, x, target, loss)
 
 
 def googlenet(options: Options) -> Subject:
@@ -215,3 +270,4 @@ def _sample() -> tuple[Path | None, int]:
 SUBJECTS: dict[str, Callable[[Options], Subject]] = {
     "circuit": expression, "neuron": neuron, "mlp": mlp, "digits": digits, "googlenet": googlenet,
 }  # fmt: skip
+FILMS = ("neuron", "mlp", "digits")

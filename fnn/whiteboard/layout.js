@@ -13,7 +13,7 @@ function place(net, sizes, width) {
   const size = (k) => sizes[k] || waypoint;
   const y = heights(net, size);
   const wide = net.columns.map((column) => Math.max(...column.map((k) => size(k).width)));
-  const rows = [[]], lefts = [];
+  const rows = [[]], lefts = [], moved = new Map();
   const all = wide.reduce((s, w) => s + w, 0) + GAP * (wide.length - 1);
   const room = all <= width ? width : width - MARGIN;
   let x = 0;
@@ -27,6 +27,12 @@ function place(net, sizes, width) {
     if (rows.at(-1).length && x + needs > room && !ends && !dots) {
       rows.push([]);
       x = MARGIN;
+      const beside = net.columns[i - 1].filter((k) => net.late.includes(k));
+      const widest = Math.max(0, ...beside.map((k) => size(k).width));
+      if (beside.length && MARGIN + widest + GAP + wide[i] <= room) {
+        for (const k of beside) moved.set(k, MARGIN + widest);
+        x += widest + GAP;
+      }
     }
     rows.at(-1).push(i);
     lefts.push(x);
@@ -36,14 +42,15 @@ function place(net, sizes, width) {
   net.columns.forEach((column, i) => column.forEach((k) => { columnOf[k] = i; }));
   let top = 0;
   rows.forEach((row, r) => {
-    const keys = row.flatMap((i) => net.columns[i]), last = row.at(-1);
+    const last = row.at(-1), keys = row.flatMap((i) => net.columns[i]).filter((k) => !moved.has(k));
+    if (r) keys.push(...net.columns[row[0] - 1].filter((k) => moved.has(k)));
     const high = Math.min(...keys.map((k) => y[k] - size(k).up));
     const low = Math.max(...keys.map((k) => y[k] + size(k).down));
     const shift = r ? bottoms.at(-1) + CHANNEL - high : 0;
     if (!r) top = high;
     for (const k of keys) {
-      const i = columnOf[k], aside = net.late.includes(k) ? wide[i] - size(k).width : 0;
-      at[k] = [lefts[i] + aside, y[k] + shift];
+      const i = columnOf[k], end = moved.get(k) ?? lefts[i] + wide[i];
+      at[k] = [net.late.includes(k) ? end - size(k).width : lefts[i], y[k] + shift];
       rowOf[k] = r;
     }
     bottoms.push(low + shift);

@@ -160,6 +160,7 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     # Rows: as many columns as fit; wires that turn from one to the next need a margin.
     rows, lefts, x = [list[int]()], list[float](), 0.0
     room = width if sum(wide) + GAP * (len(wide) - 1) <= width else width - MARGIN
+    moved: dict[str, float] = {}  # inputs that begin their reader's row: where they end
     for i, w in enumerate(wide):
         last = all(k.startswith("out:") for k in layers.columns[i])
         dots = i == 1 and wide[0] < NARROW
@@ -170,6 +171,11 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
         if rows[-1] and x + needs > room and not last and not dots:
             rows.append([])
             x = MARGIN
+            beside = [k for k in layers.columns[i - 1] if k in layers.late]
+            widest = max((size[k].width for k in beside), default=0.0)
+            if beside and MARGIN + widest + GAP + w <= room:
+                moved |= dict.fromkeys(beside, MARGIN + widest)
+                x += widest + GAP
         rows[-1].append(i)
         lefts.append(x)
         x += w + GAP
@@ -178,14 +184,16 @@ def place(layers: Layers, sizes: Mapping[str, Size], width: float) -> Placed:
     row_of: dict[str, int] = {}
     bottoms, rights, top = list[float](), list[float](), 0.0
     for r, row in enumerate(rows):
-        keys = [k for i in row for k in layers.columns[i]]
+        keys = [k for i in row for k in layers.columns[i] if k not in moved]
+        keys += [k for k in layers.columns[row[0] - 1] if k in moved] if r else []
         high = min(y[k] - size[k].up for k in keys)
         low = max(y[k] + size[k].down for k in keys)
         shift = bottoms[-1] + CHANNEL - high if r else 0.0
         top = top if r else high
         for k in keys:
             i = column_of[k]
-            left = lefts[i] + (wide[i] - size[k].width if k in layers.late else 0)
+            end = moved.get(k, lefts[i] + wide[i])
+            left = end - size[k].width if k in layers.late else lefts[i]
             at[k], row_of[k] = (left, y[k] + shift), r
         bottoms.append(low + shift)
         rights.append(lefts[row[-1]] + wide[row[-1]])

@@ -40,7 +40,7 @@ from fnn.whiteboard.primitives import (
 )
 from fnn.whiteboard.recording import Recording
 
-RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 24.0, 16.0
+RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 26.0, 16.0
 BESIDE = 160  # a parameter's gradient stands beside it up to this width, below it beyond
 LONGEST = 52  # letters of a line below a block
 
@@ -59,15 +59,27 @@ class Item(NamedTuple):
     label: str = ""
 
 
-def input_item(b: Board, network: Recording, value: str, inner: bool) -> Item:
+class Least(NamedTuple):
+    """How wide an item and the wires at its ports are at least."""
+
+    width: float = 0.0
+    stem: float = 0.0
+
+
+NONE = Least()
+
+
+def input_item(b: Board, network: Recording, value: str, inner: bool, least: Least = NONE) -> Item:
     """An input: its name and its wire; inside a network a dot, as the wire outside has the rest."""
     symbol = b.called(network, value)
     if not inner:
         text = name(symbol)
         at = width_of(text, 15) + 6
         stem = _stem(b, network, value, [])
+        width = max(at + stem.width, least.width)
         body = words(0, 5, text, "name", 15) + moved(at, 0, stem.svg)
-        return Item("", Size(at + stem.width, max(stem.up, 12), max(stem.down, 12)), body)
+        body += wire(f"M{n(at + stem.width)},0H{n(width)}")
+        return Item("", Size(width, max(stem.up, 12), max(stem.down, 12)), body)
     many = len(network.inputs) > 1
     text = name(symbol, 12) if many else ""
     wide = 8 + width_of(text, 11)
@@ -87,10 +99,12 @@ def end_item(b: Board, network: Recording, values: tuple[str, ...], inner: bool)
     return Item("", Size(width_of(text, 15) + 6, 12, 12), words(6, 5, text, "name", 15))
 
 
-def node_item(b: Board, network: Recording, node: Recording, slots: tuple[int, ...]) -> Item:
+def node_item(
+    b: Board, network: Recording, node: Recording, slots: tuple[int, ...], least: Least = NONE
+) -> Item:
     """A gate, a block, or a network in one box."""
     id, formula = b.ids[node.path], node.formula
-    ports = _ports(b, network, node, id, slots)
+    ports = _ports(b, network, node, id, slots, least.stem)
     gate = bool(formula and formula.symbol and not node.nodes)
     shape = (
         _gate(b, network, node, formula.symbol, ports.ys)
@@ -100,7 +114,8 @@ def node_item(b: Board, network: Recording, node: Recording, slots: tuple[int, .
     out = _stem(b, network, node.name, [id])
     captions = _captions(b, node, id)
     low = max(shape.down, out.down, (ports.ys[-1] + 20) if slots else 0) + 5
-    width = max(ports.stem + shape.width + out.width, ports.stem + captions.width + 15)
+    width = ports.stem + max(shape.width + out.width, captions.width + 15)
+    width = max(width, least.width)
     out_x = ports.stem + shape.width
     body = (
         moved(ports.stem, 0, shape.svg)
@@ -152,7 +167,7 @@ class _Ports(NamedTuple):
 
 
 def _ports(
-    b: Board, network: Recording, node: Recording, id: str, slots: tuple[int, ...]
+    b: Board, network: Recording, node: Recording, id: str, slots: tuple[int, ...], least: float
 ) -> _Ports:
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
     parts = [
@@ -160,7 +175,7 @@ def _ports(
         if network.is_fork(node.reads[i]) else None
         for i in slots
     ]  # fmt: skip
-    stem = max([STEM, *(p.width + 12 for p in parts if p)])
+    stem = max([STEM, least, *(p.width + 12 for p in parts if p)])
     apart = max([22.0, *(p.height + 12 for p in parts if p)])
     ys = tuple(apart * (i - (len(parts) - 1) / 2) for i in range(len(parts)))
     unknown = words(5, 15, "◂ ?", "d part unknown")
@@ -220,7 +235,7 @@ def _box(b: Board, node: Recording, id: str, ports: _Ports) -> _OnAxis:
         + "".join(wire(f"M0,{n(y)}H{n(left)}") + arrow_head(left, y) for y in ports.ys)
         + rectangle(left, -high / 2, wide, high, "shape", 6)
         + moved(left + 10, -inside.height / 2, inside.svg)
-        + (toggle(left + wide - 30, -high / 2 + 6, "+") if node.nodes else "")
+        + (toggle(left + wide - 32, -high / 2 + 6, "+") if node.nodes else "")
     )
     return _OnAxis(left + wide + behind, high / 2 + behind, high / 2, svg)
 
@@ -233,8 +248,8 @@ def _kind(node: Recording) -> str:
 def toggle(x: float, y: float, sign: str) -> str:
     """What unfolds or folds a network."""
     button = (
-        '<rect width="24" height="24" rx="5"/>'
-        f'<text x="12" y="17" text-anchor="middle" font-size="16">{sign}</text>'
+        '<rect width="26" height="26" rx="5"/>'
+        f'<text x="13" y="18" text-anchor="middle" font-size="16">{sign}</text>'
     )
     return moved(x, y, button, "toggle")
 

@@ -2,7 +2,7 @@
 "use strict";
 
 const UNFOLD = ".folded > g > .toggle", FOLD = ".inside > .caption > .toggle";
-const PAD = 16, TITLE = 24, EDGE = 12, LARGEST = 3;
+const PAD = 16, TITLE = 26, EDGE = 12, LARGEST = 3;
 
 const part = (g, path) => g.querySelector(`:scope > ${path}`);
 
@@ -16,6 +16,11 @@ const asButton = (element, label, act) => {
   element.setAttribute("role", "button");
   element.setAttribute("aria-label", label);
   onClick(element, act);
+};
+
+// The figures before, from which one has turned to this one, fill it no longer, either.
+const leaveFullScreen = async () => {
+  while (document.fullscreenElement) await document.exitFullscreen();
 };
 
 class Whiteboard {
@@ -42,8 +47,10 @@ class Whiteboard {
       const lesson = new Lesson(this, this.data.live);
       if (lesson.live.agrees) this.lesson = lesson;
     }
+    this.about = this.data.about;
     this.refresh();
     this.foldToFit();
+    if (this.data.film) this.film = new Film(this, this.data.film);
     new ResizeObserver(() => {
       if (this.scroller.clientWidth !== this.width) this.layout();
     }).observe(this.scroller);
@@ -55,7 +62,11 @@ class Whiteboard {
     this.elements.set(id, g);
     asButton(part(g, ".folded"), this.data.labels[id], () => this.show(id));
     onClick(part(g, ".inside > .frame"), () => this.show(id));
-    for (const [path, act] of [[UNFOLD, "unfold"], [FOLD, "fold"]]) {
+    this.prepareToggles(g, id);
+  }
+
+  prepareToggles(g, id, paths = [[UNFOLD, "unfold"], [FOLD, "fold"]]) {
+    for (const [path, act] of paths) {
       const toggle = part(g, path);
       if (!toggle) continue;
       asButton(toggle, `${act} ${this.data.paths[id]}`, () => this.toggle(id));
@@ -104,7 +115,8 @@ class Whiteboard {
     this.width = this.scroller.clientWidth;
     const room = Math.max(this.width - 2 * EDGE, 200);
     const group = part(this.svg, ".net"), controls = this.root.querySelector(".controls");
-    const high = innerHeight - controls.offsetHeight - 12;
+    const bars = [controls, ...this.root.querySelectorAll(":scope > :is(.live, .quiz, .film)")];
+    const high = innerHeight - bars.reduce((s, bar) => s + bar.offsetHeight, 12);
     const attempt = (share) => {
       this.room = Math.max(room / share, 200);
       const { size, rows } = this.placeNet(this.data.net, group, this.room);
@@ -177,7 +189,8 @@ class Whiteboard {
     for (const [data, done] of [["f", forward], ["b", backward]]) {
       for (const g of this.root.querySelectorAll(`[data-${data}]`)) {
         const needs = g.dataset[data].split(" ").filter(Boolean);
-        g.classList.toggle("pending", !needs.every((id) => done.has(id)) || this.lesson?.hides(g));
+        const hidden = this.lesson?.hides(g) ?? false;
+        g.classList.toggle("pending", hidden || !needs.every((id) => done.has(id)));
       }
     }
     const way = step <= count ? "forward" : "backward";
@@ -214,7 +227,7 @@ class Whiteboard {
       this.go(steps[action]);
       this.reveal();
     } else if (action === "full") {
-      if (document.fullscreenElement) document.exitFullscreen();
+      if (document.fullscreenElement) leaveFullScreen();
       else this.root.requestFullscreen?.();
     } else if (action === "digits") {
       this.exact = !this.exact;
@@ -294,7 +307,7 @@ class Whiteboard {
     const body = this.panel.querySelector(".about");
     body.replaceChildren();
     let list = null, last = "";
-    for (const [kind, ...parts] of this.data.about[id]) {
+    for (const [kind, ...parts] of this.about[id]) {
       if (kind === "check" && this.lesson?.changed) continue; // it is about what was recorded
       const text = parts.map((part) => this.written(part, kind)).join("");
       if (kind === "head") {

@@ -24,7 +24,7 @@ KEYS = (
     "block, <kbd>Enter</kbd> its chain rule, <kbd>d</kbd> all digits, <kbd>+</kbd> <kbd>-</kbd> "
     "unfold and fold a network, <kbd>Esc</kbd> close."
 )
-SCRIPTS = ("layout.js", "live.js", "numbers.js", "lesson.js", "page.js")
+SCRIPTS = ("layout.js", "live.js", "numbers.js", "lesson.js", "film.js", "page.js")
 LIVE = (
     '<div class="live" hidden><b class="loss"></b>'
     '<svg width="100" height="30" aria-hidden="true"><polyline fill="none" stroke="#7a4b00" '
@@ -76,7 +76,14 @@ def document(title: str, body: str) -> str:
 def whiteboard(trace: Recording) -> str:
     """One whiteboard, to stand in a :func:`document`."""
     b, live = page_board(trace)
-    network = network_of(b, b.trace, all_inside=True)
+    return section(b, network_of(b, b.trace, all_inside=True), LIVE if live else "", live=live)
+
+
+def section(b: Board, network: Network, bar: str = "", **data: Any) -> str:
+    """A whiteboard of a network that has its items, with more for the script.
+
+    ``bar``: controls above the picture. ``data``: what they need.
+    """
     drawing = draw(b, network, WIDTH, page=True)
     size = drawing.placed.size
     w, h = size.width + 24, size.up + size.down + 24
@@ -100,7 +107,7 @@ def whiteboard(trace: Recording) -> str:
         '<button data-do="full" aria-pressed="false" aria-label="full screen">'
         f"{FULL_SCREEN}</button>"
         f'{folds}<span class="said" role="status"></span></div>'
-        f"{LIVE if live else ''}"
+        f"{bar}"
         f'<div class="board"><svg class="wb" xmlns="http://www.w3.org/2000/svg" font-size="12" '
         f'role="group" aria-label="{escape(headline(b))}" width="{w:.0f}" height="{h:.0f}">'
         f"{moved(12, 12 + size.up, at_every_step(drawing.svg), 'net')}</svg></div>"
@@ -109,7 +116,7 @@ def whiteboard(trace: Recording) -> str:
         '<button data-do="close" aria-label="close">✕</button></header>'
         '<div class="about"></div></aside>'
         f'<p class="keys">{KEYS}</p>'
-        f'<script type="application/json" class="data">{_json(_data(b, network, live))}</script>'
+        f'<script type="application/json" class="data">{_json(_data(b, network) | data)}</script>'
         "</section>"
     )
 
@@ -134,21 +141,25 @@ def _legend(b: Board, has_heat: bool) -> str:
     )
 
 
-def _data(b: Board, network: Network, live: dict[str, Any] | None) -> dict[str, Any]:
-    """What the script needs: the layers with sizes, every node's text for the panel, and the
-    program of a live page."""
+def _data(b: Board, network: Network) -> dict[str, Any]:
+    """What the script needs: the layers with sizes, and every node's text for the panel."""
     nodes = {b.ids[node.path]: node for node in b.trace.walk()}
     return {
         "net": _net(network),
-        "live": live,
         "open": [id for id, node in nodes.items() if b.is_open(node)],
         "networks": [id for id, node in nodes.items() if node.nodes],
         "paths": {id: clean(node.path, 80) for id, node in nodes.items()},
         "labels": {id: clean(f"{node.path}, {node.kind}", 160) for id, node in nodes.items()},
-        "about": {
-            id: [[kind, *parts(text)] for kind, text in explained(b, node)]
-            for id, node in nodes.items()
-        },
+        "about": about(b),
+    }
+
+
+def about(b: Board) -> dict[str, Any]:
+    """The lines of every block's panel: a kind, and the parts of a text."""
+    nodes = {b.ids[node.path]: node for node in b.trace.walk()}
+    return {
+        id: [[kind, *parts(text)] for kind, text in explained(b, node)]
+        for id, node in nodes.items()
     }
 
 

@@ -3,14 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board, board
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
-from fnn.whiteboard.nodes import PAD, TITLE, Item, end_item, input_item, node_item, toggle
+from fnn.whiteboard.nodes import (
+    NONE,
+    PAD,
+    TITLE,
+    Item,
+    Least,
+    end_item,
+    input_item,
+    node_item,
+    toggle,
+)
 from fnn.whiteboard.primitives import at_step, lines, moved, n, name, rectangle, when, wire, words
 from fnn.whiteboard.recording import Recording
 from fnn.whiteboard.symbols import is_number
@@ -47,21 +59,32 @@ class Network(NamedTuple):
     inside: dict[str, Network]
 
 
-def network_of(b: Board, trace: Recording, all_inside: bool = False) -> Network:
-    """The items of a network, and of the unfolded networks in it (``all_inside``: of all)."""
+def network_of(
+    b: Board, trace: Recording, all_inside: bool = False,
+    least: Mapping[tuple[str, str], Least] = MappingProxyType({}),
+) -> Network:  # fmt: skip
+    """The items of a network, and of the unfolded networks in it (``all_inside``: of all).
+
+    ``least``: how wide items are at least, by their network's path and their key.
+    """
     inner = trace.path != b.trace.path
     ends = [trace.outputs] if inner else [(output,) for output in trace.outputs]
     layers = layered(
         trace.inputs, [(node.name, node.reads) for node in trace.nodes], ends,
         () if inner else _late(trace),
     )  # fmt: skip
-    items = {f"in:{w}": input_item(b, trace, w, inner) for w in trace.inputs}
+    items = {
+        key: input_item(b, trace, w, inner, least.get((trace.path, key), NONE))
+        for w in trace.inputs for key in [f"in:{w}"]
+    }  # fmt: skip
     for node in trace.nodes:
         key = f"node:{node.name}"
-        items[key] = node_item(b, trace, node, layers.slots[key])
+        items[key] = node_item(
+            b, trace, node, layers.slots[key], least.get((trace.path, key), NONE)
+        )
     items |= {f"out:{i}": end_item(b, trace, end, inner) for i, end in enumerate(ends)}
     inside = {
-        f"node:{node.name}": network_of(b, node, all_inside)
+        f"node:{node.name}": network_of(b, node, all_inside, least)
         for node in trace.nodes
         if b.is_open(node) or (all_inside and node.nodes)
     }
@@ -141,7 +164,7 @@ def _item(
     if inner is not None:
         size = unfolded_size(item, inner.placed)
         kind = f" ({name(node.kind)})" if node.kind != node.name else ""
-        caption = words(item.stem + (36 if page else 10), 17, name(node.name) + kind, "name bold")
+        caption = words(item.stem + (38 if page else 10), 17, name(node.name) + kind, "name bold")
         caption += toggle(item.stem + 6, 0, "−") if page else ""
         wide, high = size.width - item.stem, size.up + size.down
         frame = (

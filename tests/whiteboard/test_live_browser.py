@@ -1,5 +1,6 @@
 # ruff: noqa: RUF001 - formulas and marks are as on a board
-"""The live page in a real browser: what live.js computes against fnn's float64, editing, the quiz.
+"""The live page in a real browser: what live.js computes against fnn's float64, editing, the quiz;
+and the film.
 
 Needs what tests/whiteboard/test_whiteboard_browser.py needs, and is skipped where that is.
 """
@@ -13,18 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 import fnn
 from experiments import lecture
-from fnn.whiteboard import Trace, trace
+from fnn.whiteboard import Trace, film, trace
+from fnn.whiteboard.array_text import number
 from fnn.whiteboard.live import CURVES, GATES, KNOWN, program
 from fnn.whiteboard.page import page_board
 from tests.whiteboard.test_whiteboard import circuit, forks, turned
 from tests.whiteboard.test_whiteboard_browser import Page, driver, page
 
 __all__ = ["driver", "page"]
-
-from selenium.webdriver.common.keys import Keys
 
 Example = tuple[fnn.Block, Any, Any, Any, fnn.Block | None]
 rng = np.random.default_rng(0)
@@ -307,6 +309,56 @@ def test_live_pages_of_the_lecture_are_clean_at_every_step(page: Page, width: in
     assert page.fits()
     board = "const b = document.querySelector('.board'); return b.scrollWidth <= b.clientWidth"
     assert page.run(board)
+
+
+def moments() -> list[Trace]:
+    """A network with another inside, at three moments."""
+    net = fnn.serial(a=fnn.layer(3, fnn.tanh()), b=fnn.residual(fnn.linear(3)), c=fnn.linear(12))
+    x, target, loss = random(1, 2), random(1, 12), fnn.squared_error()
+    examples = [with_params(net, x, target, loss) for _ in range(3)]
+    scales = (1.0, 100.0, 1e-5)
+    return [
+        recorded(net, jax.tree.map(lambda v, s=s: s * v, params), *rest)
+        for s, (_, params, *rest) in zip(scales, examples, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+def test_a_film_shows_every_moment(page: Page, width: int) -> None:
+    made = moments()
+    page.open(film(made, ["start", "middle", "end"]), width)
+    slider = page.find(".film input")[0]
+    for k, t in enumerate(made):
+        assert page.find(".film output")[0].text == ("start", "middle", "end")[k]
+        texts = [e.text for e in page.find("svg.wb text")]
+        assert f"▸ {number(float(t.y))}" in texts
+        assert page.unknown == 0
+        page.assert_clean()
+        page.run("arguments[0].focus()", slider)
+        page.press(Keys.ARROW_RIGHT)
+    assert page.fits()
+    # The panel goes with it, and so do steps and folding.
+    page.do("fold")
+    page.run("boards[0].show('1')")
+    page.run("boards[0].film.show(0)")
+    first = page.find(".panel")[0].text
+    page.run("boards[0].film.show(2)")
+    assert page.find(".panel")[0].text != first
+    page.do("unfold")
+    page.do("close")
+    page.do("first")
+    assert page.unknown > 10
+    page.assert_clean()
+
+
+def test_a_film_plays_to_its_end(page: Page) -> None:
+    page.open(film(moments()))
+    (button,) = page.find(".film button")
+    button.click()
+    assert button.text == "pause"
+    WebDriverWait(page.driver, 20).until(lambda _: button.text == "play")
+    assert page.find(".film output")[0].text == "epoch 2"
+    page.assert_clean()
 
 
 def test_programs_say_what_is_constant() -> None:

@@ -14,13 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fnn
 from fnn.whiteboard import Trace, trace
-from fnn.whiteboard.page import page_board
+from fnn.whiteboard.array_text import exactly
+from fnn.whiteboard.page import document, page_board, whiteboard
 from fnn.whiteboard.svg import draw, network_of
 from tests.whiteboard.test_whiteboard import circuit, forks
 from tests.whiteboard.test_whiteboard_drawing import deep, hostile
@@ -174,6 +176,73 @@ def test_keys_step_and_explain(page: Page) -> None:
     page.press(Keys.END)
     assert page.said == "step 4 of 4: backward through q"
     page.assert_clean()
+
+
+def test_digits_are_there_on_demand(page: Page) -> None:
+    t = trace(fnn.serial(a=fnn.logistic()), {}, 0.3)
+    page.open(t.html())
+    page.do("last")
+    page.find(".item.gate .folded .symbol")[0].click()
+    (panel,) = page.find(".panel")
+    assert "a = 0.5744\n" in panel.text and "da/dx = da/da × da/dx = 1 × 0.2445" in panel.text
+    page.do("digits")
+    assert f"a = {exactly(t['a'].y)}\n" in panel.text
+    page.run("document.activeElement.blur()")
+    page.press("d")
+    assert "a = 0.5744\n" in panel.text
+    page.assert_clean()
+
+
+def test_keys_turn_to_the_next_figure_and_fill_the_screen(page: Page) -> None:
+    boards = [trace(circuit(), {}, (-2.0, 5.0, z)) for z in (-4.0, 2.0)]
+    articles = "".join(f"<article>{whiteboard(t)}</article>" for t in boards)
+    page.open(document("Two", f"<h1>Two</h1>{articles}"), 1600, 700)
+    number = "return boards.findIndex((b) => b.root === document.activeElement)"
+    page.press("n")
+    assert page.run(number) == 1
+    page.press(Keys.ARROW_RIGHT)
+    steps = "return boards.map((b) => b.step)"
+    assert page.run(steps) == [0, 1]
+    page.press("p")
+    assert page.run(number) == 0
+    page.press("f")
+    full = "return boards.findIndex((b) => b.root === document.fullscreenElement)"
+    WebDriverWait(page.driver, 10).until(lambda _: page.run(full) == 0)
+    for _ in range(5):  # as a presenter's remote: four steps, then the next figure
+        page.press(Keys.PAGE_DOWN)
+    WebDriverWait(page.driver, 10).until(lambda _: page.run(full) == 1)
+    assert page.run(steps) == [4, 1]
+    assert page.driver.get_log("browser") == []
+    page.press("f")
+    WebDriverWait(page.driver, 10).until(lambda _: page.run(full) == -1)
+
+
+def test_a_page_is_printed_whole(page: Page) -> None:
+    page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html())
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert page.unknown == 0 and "◂ −4" in [e.text for e in page.find("svg.wb text")]
+        assert not page.find(".controls") and not page.find(".live")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_the_target_stands_beside_the_loss(page: Page) -> None:
+    """In the loss's row and left of it, whatever the width."""
+    net = fnn.models.mlp((4, 2), fnn.tanh())
+    x = jnp.array([[0.5, -1.0, 2.0]])
+    t = trace(net, net.init(jax.random.key(0), x), x, jnp.array([1]), fnn.softmax_cross_entropy())
+    for width, height in ((1920, 1080), (1300, 900), (800, 900)):
+        page.open(t.html(), width, height)
+        target, loss = page.run(
+            "const [b] = boards, at = (g) => g.getBoundingClientRect();"
+            "const named = (css, name) => [...b.root.querySelectorAll(css)]"
+            ".find((e) => e.textContent === name);"
+            "return [named('.name', 't'), named('.bold', 'loss')].map((e) => {"
+            "const box = at(e); return [box.left, box.top]; })"
+        )
+        assert target[0] < loss[0] and abs(target[1] - loss[1]) < 200
+        page.assert_clean()
 
 
 def test_a_click_or_tap_shows_the_whole_product(page: Page) -> None:

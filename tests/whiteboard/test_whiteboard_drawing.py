@@ -22,7 +22,7 @@ from experiments import lecture, whiteboard
 from experiments.__main__ import main
 from fnn.block import Block
 from fnn.introspect.text import clean
-from fnn.whiteboard import Trace, trace
+from fnn.whiteboard import Trace, film, trace
 from fnn.whiteboard.array_text import exactly, heat, number, tensor
 from fnn.whiteboard.board import board
 from fnn.whiteboard.chain_rule import products
@@ -163,6 +163,18 @@ def test_long_networks_go_on_in_another_row() -> None:
         for a, b, other in boxes[:i]:
             apart = abs(x - a) >= min(size.width, other.width) or abs(y - b) >= size.up + other.down
             assert apart
+
+
+def test_a_target_stands_in_the_row_of_its_reader() -> None:
+    layers = layered(
+        ("x", "t"), [("a", ("x",)), ("b", ("a",)), ("E", ("b", "t"))], [("E",)], ("t",)
+    )
+    sizes = {f"node:{k}": Size(300, 20, 20) for k in "abE"} | {"in:t": Size(80, 12, 12)}
+    for width in (2000, 700, 500, 340):
+        placed = place(layers, sizes, width).at
+        same_row = abs(placed["in:t"][1] - placed["node:E"][1]) < 90
+        before = placed["in:t"][0] + 80 <= placed["node:E"][0]
+        assert (same_row and before) == (width > 430), width  # 340 holds no more than the reader
 
 
 # ---- folding ---------------------------------------------------------------------------------
@@ -323,6 +335,37 @@ def test_the_chart_shows_networks_as_frames() -> None:
     chart = t.mermaid()
     assert 'subgraph n1["a (serial)"]' in chart and chart.count("end\n") == 1
     assert 'n4["d (linear)"]' in chart and 'n3 -->|"▸ 1×2 ◂ ‖1.414‖"| n4' in chart
+
+
+# ---- the film --------------------------------------------------------------------------------
+
+
+def test_a_film_needs_one_network_and_a_label_for_each_moment() -> None:
+    one, other = (trace(block, {}, 0.5) for block in (fnn.exp(), fnn.log()))
+    wide = trace(fnn.exp(), {}, jnp.ones(2))
+    assert film([one, one]) == film([one, one], ["epoch 0", "epoch 1"])
+    assert film([one], title="<b>").count("<h1>&lt;b&gt;</h1>") == 1
+    with pytest.raises(ValueError, match="film got 0 traces and 0 labels"):
+        film([])
+    with pytest.raises(ValueError, match="film got 2 traces and 1 labels"):
+        film([one, one], ["start"])
+    for differs in (other, wide):
+        with pytest.raises(ValueError, match="film needs traces of one network"):
+            film([one, differs])
+
+
+@pytest.mark.as_users
+def test_the_film_of_a_network_that_is_trained(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["whiteboard", "neuron", "--film", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "film.html").read_text()
+    for epoch in range(whiteboard.FILM_EPOCHS + 1):
+        assert f'"epoch {epoch}, ' in page
+    assert "✗" not in page
+    capsys.readouterr()
+    assert main(["whiteboard", "x*y", "--film", "--out", str(tmp_path)]) == 2
+    assert "--film needs neuron, mlp, digits; x*y is not" in capsys.readouterr().err
 
 
 # ---- experiments -----------------------------------------------------------------------------
