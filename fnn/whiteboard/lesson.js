@@ -285,7 +285,7 @@ class Lesson {
   hides(g) {
     const reference = this.asks && g.dataset.b !== undefined && this.referenceOf(g);
     return Boolean(reference && this.get(reference)) && !this.solved.has(reference)
-      && reference !== `d${this.live.program.output}`;
+      && !this.live.program.given.includes(reference);
   }
 
   quiz(on) {

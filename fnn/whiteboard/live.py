@@ -19,7 +19,7 @@ from fnn.whiteboard.board import Board
 from fnn.whiteboard.chain_rule import leaves_of, products, summands_of
 from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.recording import Recording
-from fnn.whiteboard.symbols import is_number
+from fnn.whiteboard.symbols import is_number, late_inputs
 
 MAX_NUMBERS = 200  # inputs, parameters and target of a live page
 
@@ -31,8 +31,9 @@ def program(b: Board) -> dict[str, Any] | None:
       ``inputs``, ``params``: arrays as ``{"shape": ..., "data": ...}``, an input with its wire, a
       parameter with the path of its block. ``ops``: in the order of forward, with the wires they
       read and the one they make. ``output``: its wire. ``gradients``: as recorded, by reference.
-      For the quiz, by reference: ``names``; ``same``, a port's gradient is its wire's; ``terms``,
-      what is added at a fork; ``local``, the factors. ``examples``: how many the loss averages.
+      For the quiz, by reference: ``names``; ``given``, the gradients that it does not ask for;
+      ``same``, a port's gradient is its wire's; ``terms``, what is added at a fork; ``local``, the
+      factors. ``examples``: how many the loss averages.
 
     >>> import fnn
     >>> from fnn.whiteboard.board import board
@@ -97,7 +98,9 @@ def _questions(b: Board) -> dict[str, Any]:
             if isinstance(product.factors[0], str):
                 reference = same.get(product.reference, product.reference)
                 local.setdefault(reference, []).append(product.factors)
-    return {"names": names, "same": same, "terms": terms, "local": local}
+    given = [b.wire("d", b.trace, name) for name in late_inputs(b.trace)]  # of targets, constants
+    given += [b.wire("d", b.trace, name) for name in b.trace.outputs]
+    return {"names": names, "given": given, "same": same, "terms": terms, "local": local}
 
 
 def _examples(node: Recording) -> int:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board, board
-from fnn.whiteboard.formulas import LOSSES
 from fnn.whiteboard.layout import GAP, Layers, Placed, Size, layered, place
 from fnn.whiteboard.nodes import (
     NONE,
@@ -25,7 +24,7 @@ from fnn.whiteboard.nodes import (
 )
 from fnn.whiteboard.primitives import at_step, lines, moved, n, name, rectangle, when, wire, words
 from fnn.whiteboard.recording import Recording
-from fnn.whiteboard.symbols import is_number
+from fnn.whiteboard.symbols import late_inputs
 from fnn.whiteboard.text import headline
 
 MONO = '"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace'
@@ -71,7 +70,7 @@ def network_of(
     ends = [trace.outputs] if inner else [(output,) for output in trace.outputs]
     layers = layered(
         trace.inputs, [(node.name, node.reads) for node in trace.nodes], ends,
-        () if inner else _late(trace),
+        () if inner else late_inputs(trace),
     )  # fmt: skip
     items = {
         key: input_item(b, trace, w, inner, least.get((trace.path, key), NONE))
@@ -89,18 +88,6 @@ def network_of(
         if b.is_open(node) or (all_inside and node.nodes)
     }
     return Network(trace, layers, items, inside)
-
-
-def _late(trace: Recording) -> list[str]:
-    """The inputs that stand beside their reader: targets and weights of a loss, constants."""
-    readers = {name: [n for n in trace.nodes if name in n.reads] for name in trace.inputs}
-    return [
-        name for name, nodes in readers.items()
-        if nodes and (is_number(name) or (
-            all(n.block.maker in (*LOSSES, "deep_supervision") for n in nodes)
-            and any(name not in n.reads[:1] for n in nodes)
-        ))
-    ]  # fmt: skip
 
 
 def unfolded_size(item: Item, inner: Placed) -> Size:

@@ -106,6 +106,18 @@ def _name(
         wires[network.path, node.name] = inside[0] if named else own
 
 
+def late_inputs(trace: Recording) -> list[str]:
+    """The inputs that stand beside their reader: targets and weights of a loss, constants."""
+    readers = {name: [n for n in trace.nodes if name in n.reads] for name in trace.inputs}
+    return [
+        name for name, nodes in readers.items()
+        if nodes and (is_number(name) or (
+            all(n.block.maker in (*LOSSES, "deep_supervision") for n in nodes)
+            and any(name not in n.reads[:1] for n in nodes)
+        ))
+    ]  # fmt: skip
+
+
 def is_number(name: str) -> bool:
     """Whether an input is a constant of an expression, which has its value for a name.
 
