@@ -6,7 +6,7 @@ every block did; the trace draws itself: ``text()``, ``svg()``, ``html()``, ``me
 """
 
 from fnn.whiteboard.drawable import Trace as Trace
-from fnn.whiteboard.film import film as film
+from fnn.whiteboard.film_page import film as film
 from fnn.whiteboard.formulas import FORMULAS as FORMULAS
 from fnn.whiteboard.formulas import Formula as Formula
 from fnn.whiteboard.record import trace as trace

@@ -18,7 +18,7 @@ class Film {
     this.show(0);
   }
 
-  // Groups with their items, as film.py walks them.
+  // Groups with their items, as film_page.py walks them.
   * walk(net, group) {
     const groups = [...group.children].filter((child) => child.matches("g"));
     for (const [i, g] of groups.entries()) {
