@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.common.command import run_command
 
@@ -28,7 +29,15 @@ EXPERIMENTS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the experiment that the first argument names; returns the exit status."""
-    return run_command("experiments", EXPERIMENTS, arguments, noun="experiment")
+    return run_command(
+        "experiments", EXPERIMENTS, arguments, noun="experiment", finished=_list_on_the_index
+    )
+
+
+def _list_on_the_index(name: str, options: Any) -> None:
+    from experiments.common.runs import record  # it imports matplotlib, which --list does not need
+
+    record(name, EXPERIMENTS[name], options)
 
 
 if __name__ == "__main__":

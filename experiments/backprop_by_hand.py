@@ -18,14 +18,17 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console, copied, table
 from experiments.common.data import load
+from experiments.common.html import html_table, printed
 from experiments.common.options import seeded, writable
+from experiments.common.report import Report
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 EXAMPLES, UNITS = 6, 4
@@ -120,17 +123,26 @@ def main(options: Options) -> int:
         hand = by_hand(*arguments)
         auto = (energy(*arguments), *jax.grad(energy, argnums=(1, 0))(*arguments))
         blocks = by_blocks(*arguments)
-    _print_forward(arguments, hand)
-    _print_factors(hand)
-    worst = _print_comparison(hand, auto, blocks)
+    page = Report(options)
     path = options.out / "backprop.png"
-    draw(arguments, hand, path)
+    page.picture(
+        "The network in blocks", drawn(arguments, hand), path,
+        "Values go right, in green; gradients return, in red. Shaded: what is computed once and "
+        "used for both weights.",
+    )  # fmt: skip
+    with copied() as lines:
+        _print_forward(arguments, hand)
+        _print_factors(hand)
+    page.add("Factor by factor", printed(lines[0]))
+    worst = _print_comparison(hand, auto, blocks, page)
     equal = worst <= TOLERANCE
     console.print(
         f"\n[bold]largest relative difference[/bold]: {worst:.1e}, "
         f"{'within' if equal else 'NOT within'} {TOLERANCE:g}"
     )
-    console.print(f"saved {path}")
+    page.facts = {"largest relative difference": f"{worst:.1e}"}
+    page.write(options.out)
+    console.print(f"saved {path}, report.html")
     return 0 if equal else 1
 
 
@@ -193,7 +205,7 @@ def _print_factors(hand: ByHand) -> None:
 
 
 def _print_comparison(
-    hand: ByHand, auto: tuple[jax.Array, ...], blocks: tuple[jax.Array, ...]
+    hand: ByHand, auto: tuple[jax.Array, ...], blocks: tuple[jax.Array, ...], page: Report
 ) -> float:
     """Prints every entry of E, dE/dw2, dE/dW1 three ways; returns the largest difference."""
     names, own = ("E", "dE/dw2", "dE/dW1"), (hand.E, hand.dE_dw2, hand.dE_dW1)
@@ -206,13 +218,12 @@ def _print_comparison(
             worst = max(worst, error)
             place = f"[{','.join(map(str, index))}]" if index else ""
             cells = (f"{v:+.9f}" for v in (hand_, auto_, fnn_))
-            rows.append((f"{name}{place}".replace("[", r"\["), *cells, f"{error:.1e}"))
+            rows.append((f"{name}{place}", *cells, f"{error:.1e}"))
     console.print()
-    table(
-        "The same numbers three ways; difference: the larger, relative to the entry",
-        ("", "by hand", "jax.grad", "fnn's blocks", "difference"),
-        rows,
-    )
+    title = "The same numbers three ways; difference: the larger, relative to the entry"
+    columns = ("", "by hand", "jax.grad", "fnn's blocks", "difference")
+    table(title, columns, [(name.replace("[", r"\["), *cells) for name, *cells in rows])
+    page.add(title, html_table(columns, rows))
     return worst
 
 
@@ -228,7 +239,7 @@ def _matrix(title: str, values: Any, style: str | None = None) -> None:
 # ---- picture ---------------------------------------------------------------------------------
 
 
-def draw(arguments: Any, hand: ByHand, path: Path) -> None:
+def drawn(arguments: Any, hand: ByHand) -> Figure:
     """The block view: values go right in green, gradients return in red."""
     figure, axis = plt.subplots(figsize=(13.5, 5.4))
     axis.set(xlim=(-0.2, 13.4), ylim=(-1.95, 3.55))
@@ -290,7 +301,7 @@ def draw(arguments: Any, hand: ByHand, path: Path) -> None:
     write(6.6, 3.5, "Values forward, gradients back: each is upstream times local", "top", 15)
     numbers = f"numbers: example 1 of {EXAMPLES}; E is the mean over all"
     write(9.35, 2.65, numbers, "bottom", 10, figures.GREY)
-    figures.save(figure, path)
+    return figure
 
 
 def _few(values: Any) -> str:

@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.expression import LECTURE, LECTURE_AT, Circuit, assigned, number, parse
+from experiments.common.html import printed
 from experiments.common.options import writable
+from experiments.common.report import Report
 from fnn.whiteboard import Trace, trace
 
 
@@ -33,7 +35,7 @@ class Options:
     at: tuple[str, ...] = ()
     """values of the expression's variables, such as x=1.5 y=-2"""
     out: Path = Path("results/circuit")
-    """folder for circuit.svg, the drawing"""
+    """folder for report.html and circuit.svg, the drawing"""
     seed: int = 0
     """accepted by every experiment; nothing here is random"""
 
@@ -55,14 +57,21 @@ def main(options: Options) -> int:
         ours = float(recorded.values[name][1])
         error = abs(ours - expected) / (abs(expected) or 1.0)
         rows.append((name, number(at[name]), number(ours), number(expected), f"{error:.1e}"))
-    table(
+    page = Report(options)
+    drawing = recorded.svg()
+    page.add("The circuit", f'<div class="wide">{drawing}</div>')
+    page.add("Gate by gate", printed(f"at {point}\n\n{recorded.text()}"))
+    page.table(
         f"The gradient of {f} = {number(float(recorded.y))}",
         ("variable", "value", f"d{f}/d(variable)", "by jax.grad", "relative error"),
         rows,
     )
     path = options.out / "circuit.svg"
-    path.write_text(recorded.svg(), "utf-8")
-    console.print(f"\nsaved {path}")
+    path.write_text(drawing, "utf-8")
+    page.thumbnail = path.name
+    page.facts = {f: number(float(recorded.y))}
+    page.write(options.out)
+    console.print(f"\nsaved {path}, report.html")
     return 0
 
 

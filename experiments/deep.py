@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.data import Split, load
 from experiments.common.options import Training, at_least
+from experiments.common.report import Report
 from experiments.common.run import conclude, predict, scheduled, train
 from fnn.block import Block, Key, Params, Residuals
 
@@ -111,6 +113,7 @@ def main(options: Options) -> int:
         "gradient by W and by the slope f'(z):\nfor the logistic function at "
         f"most 1/4, and 0.25^{options.depth} = {0.25**options.depth:.0e}."
     )
+    page = Report(options)
     norms: dict[str, Norms] = {}
     fits: dict[str, fnn.Fitted] = {}
     accuracy: dict[str, float] = {}
@@ -125,12 +128,12 @@ def main(options: Options) -> int:
             fits[label] = train(
                 options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
                 {"accuracy": fnn.accuracy}, name=label.replace(" ", "_"),
-                optimizer=scheduled(options, "cosine", data.train),
+                optimizer=scheduled(options, "cosine", data.train), page=page,
             )  # fmt: skip
             logits = predict(net, fits[label].params, data.test.x, options.jax_dtype)
             accuracy[label] = fnn.accuracy(logits, data.test.target)
     console.print()
-    table(
+    page.table(
         "Gradients before training, accuracy after it",
         ("network", "|dE/dW| first layer", "last layer", "first / last", "test accuracy"),
         [
@@ -138,11 +141,18 @@ def main(options: Options) -> int:
             for n, w in ((n, v["W"]) for n, v in norms.items())
         ],
     )
-    _draw_gradients(norms, options.out / "gradients.png")
-    _draw_learning(fits, accuracy, options.out / "learning.png")
+    page.picture(
+        "Where gradients vanish", _gradients_drawn(norms), options.out / "gradients.png",
+        "The gradient of the same loss at every layer, before training. Grey: too small to change "
+        "a float32 weight of 0.1.",
+    )  # fmt: skip
+    page.picture(
+        "Who learns", _learning_drawn(fits, accuracy), options.out / "learning.png",
+        "The training loss and the accuracy on validation examples, by epoch. Dotted: chance.",
+    )  # fmt: skip
     # Some variants fail to learn, which is the point; the residual ReLU network must.
     results = {f"test accuracy, {n}": a for n, a in accuracy.items()}
-    return conclude(options.out, results, fits["relu residual"])
+    return conclude(options.out, results, fits["relu residual"], page)
 
 
 def _style(label: str) -> dict[str, Any]:
@@ -150,7 +160,7 @@ def _style(label: str) -> dict[str, Any]:
     return {"color": COLORS[name], "ls": "-" if residual else "--", "lw": 1.8, "label": label}
 
 
-def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
+def _gradients_drawn(norms: Mapping[str, Norms]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="tight")
     for axis, symbol, what in zip(axes, "Wh", ("weights", "output"), strict=True):
         for label, norm in norms.items():
@@ -175,12 +185,10 @@ def _draw_gradients(norms: Mapping[str, Norms], path: Path) -> None:
         bbox_to_anchor=(0.5, -0.06),
     )  # fmt: skip
     figure.suptitle("Where gradients vanish: the gradient of the same loss at every layer")
-    figures.save(figure, path)
+    return figure
 
 
-def _draw_learning(
-    fits: Mapping[str, fnn.Fitted], accuracy: Mapping[str, float], path: Path
-) -> None:
+def _learning_drawn(fits: Mapping[str, fnn.Fitted], accuracy: Mapping[str, float]) -> Figure:
     figure, (loss, right) = plt.subplots(1, 2, figsize=(12, 4.4))
     for label, fitted in fits.items():  # without rows where it diverged in its first epoch
         epochs = [row["epoch"] for row in fitted.history]
@@ -194,4 +202,4 @@ def _draw_learning(
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     for axis in (loss, right):
         axis.grid(alpha=0.3)
-    figures.save(figure, path)
+    return figure

@@ -9,14 +9,23 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.data import Dataset, Split, load
+from experiments.common.html import saved_picture
 from experiments.common.options import Training, at_least
+from experiments.common.report import Report
 from experiments.common.run import conclude, predict, train
 from experiments.googlenet.learned import up_to, what_photographs_show
+
+PHOTOGRAPHS = (
+    ("First filters", "All filters of GoogLeNet's first layer: edges, colours, gratings."),
+    ("What excites a unit", "For some units of four layers, the parts of the photographs that "
+     "excite them most, the strongest first."),
+)  # fmt: skip
 
 
 @dataclass
@@ -43,6 +52,11 @@ def main(options: Options) -> int:
     at_least(options, 1, "linear_epochs")
     if options.data == "photographs":
         files = what_photographs_show(options.data_dir, options.out)
+        page = Report(options)
+        for path, (title, caption) in zip(files, PHOTOGRAPHS, strict=True):
+            page.add(title, saved_picture(path, caption))
+        page.thumbnail = files[0].name
+        page.write(options.out)
         console.print(f"saved {', '.join(map(str, files))}", markup=False)
         return 0
     data = load(options.data, options.seed, options.data_dir)
@@ -57,13 +71,14 @@ def main(options: Options) -> int:
         "network trained to tell the classes\napart. The same linear classifier is trained on each."
     )
     console.print("\n[bold]First, a network learns the features[/bold]")
+    page = Report(options)
     net = fnn.models.mlp((options.hidden, 10), fnn.relu(), dropout=options.dropout)
     fitted = train(
         options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
-        {"accuracy": fnn.accuracy}, name="network",
+        {"accuracy": fnn.accuracy}, name="network", page=page,
     )  # fmt: skip
     if not fitted.success:
-        return conclude(options.out, {"stopped": fitted.message}, fitted)
+        return conclude(options.out, {"stopped": fitted.message}, fitted, page)
     body = up_to(net, "relu_1")
     learned = {"hidden_1": fitted.params["hidden_1"]}
     components, center = _principal_components(data.train.x, options.hidden, options.seed)
@@ -88,13 +103,13 @@ def main(options: Options) -> int:
             Split(scaled["train"], data.train.target),
             Split(scaled["validation"], data.validation.target),
             {"accuracy": fnn.accuracy}, name=f"linear_{name.replace(' ', '_')}",
-            min_improvement=1e-3,
+            min_improvement=1e-3, page=page,
         )  # fmt: skip
         for part in ("train", "test"):
             logits = predict(linear, classifier.params, scaled[part], options.jax_dtype)
             accuracy[name, part] = fnn.accuracy(logits, splits[part].target)
     console.print()
-    table(
+    page.table(
         "The same linear classifier on three kinds of features",
         ("features", "number", "training accuracy", "test accuracy"),
         [
@@ -107,10 +122,18 @@ def main(options: Options) -> int:
         "pixels\ndo not. The hidden units are nonlinear and were learned for the task."
     )
     w = np.asarray(fitted.params["hidden_1"]["w"], np.float32)
-    _draw_filters(w, components, data, options.out / "filters.png")
-    _draw_scatter(features, data, options.seed, options.out / "scatter.png")
+    page.picture(
+        "Learned and designed", _filters_drawn(w, components, data), options.out / "filters.png",
+        "Weights of hidden units, and principal components: red positive, blue negative.",
+    )  # fmt: skip
+    page.picture(
+        "The classes come apart", _scatter_drawn(features, data, options.seed),
+        options.out / "scatter.png",
+        "Test images in the plane of two principal components: of the pixels, and of the hidden "
+        "units, in which the classes lie further apart.",
+    )  # fmt: skip
     results = {f"test accuracy, linear on {n}": accuracy[n, "test"] for n in features}
-    return conclude(options.out, results, fitted)
+    return conclude(options.out, results, fitted, page)
 
 
 def _principal_components(x: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +144,7 @@ def _principal_components(x: np.ndarray, count: int, seed: int) -> tuple[np.ndar
     return pca.components_.T.astype(np.float32), pca.mean_.astype(np.float32)
 
 
-def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Path) -> None:
+def _filters_drawn(w: np.ndarray, components: np.ndarray, data: Dataset) -> Figure:
     """The weights of hidden units beside the principal components."""
     assert data.image_shape is not None
     shape = data.image_shape[:2]
@@ -141,10 +164,10 @@ def _draw_filters(w: np.ndarray, components: np.ndarray, data: Dataset, path: Pa
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.92, wspace=0.12, hspace=0.12)
     figure.text(0.24, 0.95, "Learned: weights of hidden units", ha="center", fontsize=12)
     figure.text(0.76, 0.95, "Designed: principal components", ha="center", fontsize=12)
-    figures.save(figure, path)
+    return figure
 
 
-def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path) -> None:
+def _scatter_drawn(features: dict[str, Any], data: Dataset, seed: int) -> Figure:
     """Test images by class, in the plane of the first two components of each kind of features."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.6), layout="tight")
     colors = plt.get_cmap("tab10")
@@ -165,4 +188,4 @@ def _draw_scatter(features: dict[str, Any], data: Dataset, seed: int, path: Path
                 )  # fmt: skip
         axis.set(xticks=[], yticks=[], title=f"Two principal components of the {name}")
     figure.suptitle("Test images by class: the hidden layer separates them")
-    figures.save(figure, path)
+    return figure

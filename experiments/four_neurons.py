@@ -8,12 +8,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.data import Split, load
 from experiments.common.options import Training
+from experiments.common.report import Report
 from experiments.common.run import conclude, predict, train
 
 BITS = (8, 4, 2, 1)  # most significant first: 6 = 4 + 2 is 0110
@@ -57,6 +59,7 @@ def main(options: Options) -> int:
         "one layer": fnn.linear(len(BITS)),
         "hidden layer": fnn.models.mlp((options.hidden, len(BITS)), fnn.relu()),
     }
+    page = Report(options)
     accuracy: dict[str, np.ndarray] = {}  # by COLUMNS, on the test images
     in_training, fits = [], []
     for name, net in networks.items():
@@ -64,6 +67,7 @@ def main(options: Options) -> int:
         fitted = train(
             options, net, fnn.binary_cross_entropy(), sets["train"], sets["validation"],
             {"bits": fnn.accuracy, "all_four": all_right}, name=name.replace(" ", "_"),
+            page=page,
         )  # fmt: skip
         fits.append(fitted)
         train_logits, logits = (
@@ -75,7 +79,7 @@ def main(options: Options) -> int:
         by_bit = np.mean((logits > 0) == (target > 0.5), axis=0)
         accuracy[name] = np.append(by_bit, all_right(logits, target))
     console.print()
-    table(
+    page.table(
         "Accuracy on the test images",
         ("network", *COLUMNS),
         [(name, *(f"{a:.3f}" for a in row)) for name, row in accuracy.items()],
@@ -89,14 +93,22 @@ def main(options: Options) -> int:
         f"{first:.1%} of its own training images right, a hidden layer {second:.1%}.\n"
         "Hidden units detect strokes, and the bits are nearly weighted sums of strokes."
     )
-    _draw_neurons(np.asarray(fits[0].params["w"]), accuracy["one layer"][:-1], options.out)
-    _draw_accuracy(accuracy, options.out / "accuracy.png")
+    w = np.asarray(fits[0].params["w"])
+    page.picture(
+        "What the neurons see", _neurons_drawn(w, accuracy["one layer"][:-1]),
+        options.out / "neurons.png",
+        "The weights of the four neurons: ink on red pixels is evidence for 1, on blue ones for 0.",
+    )  # fmt: skip
+    page.picture(
+        "Four neurons, four bits", _accuracy_drawn(accuracy), options.out / "accuracy.png",
+        "Accuracy on the test images, in percent, for each bit and for all four together.",
+    )  # fmt: skip
     results = {f"test accuracy, all four bits, {n}": float(row[-1]) for n, row in accuracy.items()}
     failed = next((f for f in fits if not f.success), fits[-1])
-    return conclude(options.out, results, failed)
+    return conclude(options.out, results, failed, page)
 
 
-def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
+def _neurons_drawn(w: np.ndarray, accuracy: np.ndarray) -> Figure:
     """The weights of each neuron of the single layer. w: (64, 4)."""
     figure, axes = plt.subplots(1, len(BITS), figsize=(11, 3.4))
     for axis, bit, column, right in zip(axes, BITS, w.T, accuracy, strict=True):
@@ -108,10 +120,10 @@ def _draw_neurons(w: np.ndarray, accuracy: np.ndarray, out: Path) -> None:
     figure.suptitle(
         "The weights of the four neurons (red: ink there is evidence for 1, blue: for 0)", y=1.06
     )
-    figures.save(figure, out / "neurons.png")
+    return figure
 
 
-def _draw_accuracy(accuracy: Mapping[str, np.ndarray], path: Path) -> None:
+def _accuracy_drawn(accuracy: Mapping[str, np.ndarray]) -> Figure:
     figure, axis = plt.subplots(figsize=(7.5, 3.8))
     places = np.arange(len(COLUMNS))
     colors = figures.ORANGE, figures.BLUE
@@ -124,4 +136,4 @@ def _draw_accuracy(accuracy: Mapping[str, np.ndarray], path: Path) -> None:
     axis.set_yticks(np.linspace(0, 1, 6), [f"{k}%" for k in range(0, 101, 20)])
     axis.legend(loc="upper right", ncols=2, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    figures.save(figure, path)
+    return figure

@@ -18,7 +18,7 @@ from experiments.common.run import scheduled
 @dataclass
 class Options(Training):
     data: Literal["mnist", "fashion_mnist"] = "mnist"
-    """data set"""
+    """data set to train on"""
     model: Literal["mlp", "cnn"] = "mlp"
     """a multilayer perceptron, or a convolutional network"""
     hidden: tuple[int, ...] = (128, 64)

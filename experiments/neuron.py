@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.data import Dataset, load
 from experiments.common.options import Training
 from experiments.common.report import Report
@@ -54,27 +55,37 @@ def main(options: Options) -> int:
     fitted = train(options, net, loss, data.train, data.validation, metrics, page=page)
     z = predict(net, fitted.params, data.test.x, options.jax_dtype)
     accuracy = fnn.accuracy(z, data.test.target)
-    page.facts = {"test accuracy": f"{accuracy:.2%}"} | page.facts
     p = np.asarray(jax.nn.sigmoid(z))
     page.classified(np.stack([1 - p, p], -1), data.test.target, data.class_names)
-    page.write(options.out)
-    _draw_neuron(z, data, accuracy, options.out / "neuron.png")
+    page.picture(
+        "A neuron", _neuron_drawn(z, data, accuracy), options.out / "neuron.png",
+        "Test examples by z, the weighted sum; the line is the probability that the sigmoid makes "
+        "of it.",
+    )  # fmt: skip
 
     with jax.enable_x64(True):
         x = data.train.x[:, data.columns(FEATURES)].astype(np.float64)
         t = data.train.target
         ours = converge(net, loss, x, t, options.seed)
         referee = scikit_learn(x, t)
-        _draw_descent(net, loss, x, t, ours.params, options.out / "descent.png")
+        descent = _descent_drawn(net, loss, x, t, ours.params)
     difference = abs(ours.loss - referee.loss)
-    _print_agreement(ours, referee, x, t)
-    _draw_weights(ours, referee, options.out / "weights.png")
+    page.picture(
+        "Gradient descent", descent, options.out / "descent.png",
+        "The loss over two of the weights, the others at their optimum: it is convex, so descent "
+        "ends at the one minimum.",
+    )  # fmt: skip
+    _print_agreement(ours, referee, x, t, page)
+    page.picture(
+        "The weights", _weights_drawn(ours, referee), options.out / "weights.png",
+        "The weights by gradient descent and by scikit-learn's Newton method.",
+    )  # fmt: skip
     results = {
         "test accuracy": accuracy,
         "loss at convergence": f"{ours.loss:.12f} (scikit-learn {referee.loss:.12f})",
         "difference": f"{difference:.1e}, needs at most {AGREEMENT:g}",
     }
-    status = conclude(options.out, results, fitted)
+    status = conclude(options.out, results, fitted, page)
     return status or int(not difference <= AGREEMENT)
 
 
@@ -132,7 +143,9 @@ def scikit_learn(x: np.ndarray, t: np.ndarray) -> Optimum:
     return Optimum(params, float(log_loss(t, model.predict_proba(x))), int(model.n_iter_[0]))
 
 
-def _print_agreement(ours: Optimum, referee: Optimum, x: np.ndarray, t: np.ndarray) -> None:
+def _print_agreement(
+    ours: Optimum, referee: Optimum, x: np.ndarray, t: np.ndarray, page: Report
+) -> None:
     z = x @ ours.weights[:-1] + ours.weights[-1]
     wrong = int(np.sum((z > 0) != (t > 0.5)))
     console.print(
@@ -149,13 +162,13 @@ def _print_agreement(ours: Optimum, referee: Optimum, x: np.ndarray, t: np.ndarr
     ]
     difference = abs(ours.loss - referee.loss)
     rows.append(("loss", f"{ours.loss:.12f}", f"{referee.loss:.12f}", f"{difference:.1e}"))
-    table("The same neuron twice", ("weight", "fnn", "scikit-learn", "difference"), rows)
+    page.table("The same neuron twice", ("weight", "fnn", "scikit-learn", "difference"), rows)
 
 
 # ---- pictures --------------------------------------------------------------------------------
 
 
-def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> None:
+def _neuron_drawn(z: np.ndarray, data: Dataset, accuracy: float) -> Figure:
     """A histogram of z over the test examples, and the probability logistic(z)."""
     figure, axis = plt.subplots(figsize=(8, 4.4))
     limit = min(20.0, float(np.abs(z).max()) + 1)
@@ -176,10 +189,10 @@ def _draw_neuron(z: np.ndarray, data: Dataset, accuracy: float, path: Path) -> N
     probability.plot(line, 1 / (1 + np.exp(-line)), color="black", lw=2, label="logistic(z)")
     probability.set(ylim=(0, 1.04), ylabel=f"probability of {data.class_names[1]}")
     figure.legend(loc="center left", bbox_to_anchor=(0, 0.5), bbox_transform=axis.transAxes)
-    figures.save(figure, path)
+    return figure
 
 
-def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
+def _weights_drawn(ours: Optimum, referee: Optimum) -> Figure:
     figure, axis = plt.subplots(figsize=(8, 4))
     names = (*FEATURES, "bias")
     places = np.arange(len(names))
@@ -193,12 +206,10 @@ def _draw_weights(ours: Optimum, referee: Optimum, path: Path) -> None:
     axis.set(ylabel="weight (standardised features)", title="The same optimum, found twice")
     axis.legend()
     axis.grid(axis="y", alpha=0.3)
-    figures.save(figure, path)
+    return figure
 
 
-def _draw_descent(
-    net: Block, loss: Block, x: np.ndarray, t: np.ndarray, params: Any, path: Path
-) -> None:
+def _descent_drawn(net: Block, loss: Block, x: np.ndarray, t: np.ndarray, params: Any) -> Figure:
     """The loss over two weights, the others at their optimum, and gradient descent on the two."""
     examples = jnp.asarray(x), jnp.asarray(t)
     best = params["linear"]["w"]
@@ -233,4 +244,4 @@ def _draw_descent(
     )
     axis.legend(loc="upper left")
     figure.colorbar(filled, label="log10 of the loss (other weights at their optimum)")
-    figures.save(figure, path)
+    return figure

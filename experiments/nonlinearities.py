@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.options import writable
+from experiments.common.report import Report
 from experiments.common.run import write_csv
 from fnn.block import Block
 
@@ -103,13 +105,25 @@ def _compiled(nonlinearity: Nonlinearity) -> Callable[[np.ndarray], tuple[jax.Ar
 
 def main(options: Options) -> int:
     out = writable(options.out)
+    page = Report(options)
     rows = [_row(name, nonlinearity) for name, nonlinearity in NONLINEARITIES.items()]
-    _print_tables(rows)
-    _print_accuracy()
+    page.picture(
+        "All of them", _all_drawn(), out / "nonlinearities.png",
+        "Each nonlinearity (solid) and its derivative by backward (dashed).",
+    )  # fmt: skip
+    _print_tables(rows, page)
+    _print_accuracy(page)
+    page.picture(
+        "From the input, not from the output", _accuracy_drawn(), out / "accuracy.png",
+        "The relative error of a derivative in float32: computed from the output it loses all "
+        "digits where the unit saturates.",
+    )  # fmt: skip
     write_csv(out / "nonlinearities.csv", rows)
-    _draw_all(out / "nonlinearities.png")
-    _draw_accuracy(out / "accuracy.png")
-    console.print(f"\nsaved in {out}: accuracy.png, nonlinearities.csv, nonlinearities.png")
+    page.facts = {"nonlinearities": str(len(rows))}
+    page.write(out)
+    console.print(
+        f"\nsaved in {out}: accuracy.png, nonlinearities.csv, nonlinearities.png, report.html"
+    )
     return 0
 
 
@@ -147,19 +161,19 @@ def _saturation(x: np.ndarray, flat: np.ndarray) -> str:
     return ", ".join(sides) or "nowhere"
 
 
-def _print_tables(rows: list[dict[str, str]]) -> None:
+def _print_tables(rows: list[dict[str, str]], page: Report) -> None:
     names = [f"{x:g}" for x in AT]
-    table(
+    page.table(
         "Values y(x); softmax and log_softmax: the first of two logits (x, 0)",
         ("", *names),
         [(r["name"], *(r[f"y({x})"] for x in names)) for r in rows],
     )
-    table(
+    page.table(
         "Derivatives y'(x), by backward",
         ("", *names, "max |y'|"),
         [(r["name"], *(r[f"y'({x})"] for x in names), r["largest |y'|"]) for r in rows],
     )
-    table(
+    page.table(
         f"Kinks, and saturation: where |y'| stays below {SATURATED:g} and little is learned",
         ("", "saturates", "y' at kinks (left | right)"),
         [(r["name"], r["saturates"], r["kinks"].replace("; ", "\n")) for r in rows],
@@ -182,7 +196,7 @@ SHORTCUTS = {
 }
 
 
-def _print_accuracy() -> None:
+def _print_accuracy(page: Report) -> None:
     """The derivative of a saturated unit by fnn and by the textbook's shortcut."""
     rows = []
     x = np.array([1.0, 5.0, 10.0, 20.0])
@@ -191,7 +205,7 @@ def _print_accuracy() -> None:
         for at, *values in zip(x, shortcut.truth(x), by_fnn, shortcut.from_output(y), strict=True):
             true, own, short = (f"{value:.7g}" for value in values)
             rows.append((f"{name}'({at:g})", true, own, shortcut.formula, short))
-    table(
+    page.table(
         "Why derivatives are computed from the input (float32)",
         ("", "true", "fnn", "shortcut", "gives"),
         rows,
@@ -201,7 +215,7 @@ def _print_accuracy() -> None:
 # ---- pictures --------------------------------------------------------------------------------
 
 
-def _draw_all(path: Path) -> None:
+def _all_drawn() -> Figure:
     figure, axes = plt.subplots(len(NONLINEARITIES) // 4, 4, figsize=(13, 14.5), sharex=True)
     for axis, (name, nonlinearity) in zip(axes.flat, NONLINEARITIES.items(), strict=True):
         # Lines are broken at kinks, so that a jump is drawn as one.
@@ -230,10 +244,10 @@ def _draw_all(path: Path) -> None:
     labels = ("y", "y', by backward", "y' at a kink, as declared")
     figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=12, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.975))
-    figures.save(figure, path)
+    return figure
 
 
-def _draw_accuracy(path: Path) -> None:
+def _accuracy_drawn() -> Figure:
     """The relative error of the derivative in float32, by fnn and by the shortcut."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True, layout="tight")
     x32 = np.linspace(0, 40, 1601, dtype=np.float32)
@@ -259,4 +273,4 @@ def _draw_accuracy(path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("relative error in float32")
     figure.suptitle("Why compute a derivative from the input, not from the output")
-    figures.save(figure, path)
+    return figure

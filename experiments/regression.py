@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fnn
 from experiments.common import figures
-from experiments.common.console import console, table
+from experiments.common.console import console
 from experiments.common.data import Dataset, Split, load
 from experiments.common.options import Training, at_least
+from experiments.common.report import Report
 from experiments.common.run import conclude, predict, save, train
 from fnn.block import Block
 
@@ -137,6 +139,7 @@ def main(options: Options) -> int:
     )
 
     console.print("\n[bold]One neuron[/bold] without a nonlinearity, by gradient descent")
+    page = Report(options)
     slow = dataclasses.replace(
         options, optimizer="sgd", learning_rate=0.3, batch_size=n, epochs=options.neuron_epochs,
         dtype="float64",
@@ -145,7 +148,7 @@ def main(options: Options) -> int:
     exact = least_squares(*data.train)
     with jax.enable_x64(True):
         wide = Split(*(a.astype(np.float64) for a in data.train))
-        converged = train(slow, neuron, fnn.squared_error(), wide, name="neuron")
+        converged = train(slow, neuron, fnn.squared_error(), wide, name="neuron", page=page)
         by_neuron = predict(neuron, converged.params, data.test.x, np.float64)
     reached = np.concatenate([converged.params["w"], converged.params["b"][None]])
     lowest = _half_squares(exact, data.train)
@@ -160,7 +163,7 @@ def main(options: Options) -> int:
     fold = np.random.default_rng(options.seed).permutation(n) % options.folds
     training, held_out = (Split(*(a[rows] for a in data.train)) for rows in (fold != 0, fold == 0))
     loss, metrics = fnn.squared_error(), {"r2": fnn.r2}
-    fitted = train(options, net, loss, training, held_out, metrics, name="network")
+    fitted = train(options, net, loss, training, held_out, metrics, name="network", page=page)
 
     folds, members = options.folds, options.members
     console.print(
@@ -194,7 +197,7 @@ def main(options: Options) -> int:
     r2 = {name: fnn.r2(p, data.test.target) for name, p in predictions.items()}
     held_out_by = {"least squares": linear_held_out, "committee": committee.held_out}
     cv = {name: fnn.r2(p, y) for name, p in held_out_by.items()}
-    table(
+    page.table(
         "R2: the fraction of the variance explained",
         ("model", "cross-validated", "test"),
         [(m, f"{cv[m]:.4f}" if m in cv else "", f"{v:.4f}") for m, v in r2.items()],
@@ -209,9 +212,17 @@ def main(options: Options) -> int:
     curve = enumerate(committee.curve / 2, 1)
     rows = [{"epoch": epoch, "cross_validated_loss": loss} for epoch, loss in curve]
     save(options.out / "committee", committee.params, rows)
-    _draw_predictions(predictions, r2, data, options.out / "predictions.png")
+    page.picture(
+        "Predictions", _predictions_drawn(predictions, r2, data), options.out / "predictions.png",
+        "Predicted against true progression of the test patients, in the units of the data.",
+    )  # fmt: skip
     linear = float(np.mean(np.square(linear_held_out - y)) / 2)
-    _draw_curves(converged, lowest, fitted, committee, linear, options.out / "learning.png")
+    page.picture(
+        "Learning by both", _curves_drawn(converged, lowest, fitted, committee, linear),
+        options.out / "learning.png",
+        "Left: the neuron's loss above the least-squares solution's. Right: the loss of networks "
+        "with a hidden layer, by epoch; the dot is the epoch that is kept.",
+    )  # fmt: skip
     results = {
         "test R2": r2["neuron"],
         "test R2, least squares": r2["least squares"],
@@ -219,7 +230,7 @@ def main(options: Options) -> int:
         "committee's gain in cross-validation": f"{gain.mean():.4f} ± {standard_error:.4f}",
         "neuron's loss above least squares": f"{difference:.1e}",
     }
-    status = conclude(options.out, results, fitted if converged.success else converged)
+    status = conclude(options.out, results, fitted if converged.success else converged, page)
     return status or int(not r2["neuron"] >= r2["least squares"] - ROUNDING)
 
 
@@ -228,9 +239,9 @@ def _half_squares(wb: np.ndarray, data: Split) -> float:
     return float(np.mean(np.square(affine(np.asarray(wb, np.float64), data.x) - data.target)) / 2)
 
 
-def _draw_predictions(
-    predictions: dict[str, np.ndarray], r2: dict[str, float], data: Dataset, path: Path
-) -> None:
+def _predictions_drawn(
+    predictions: dict[str, np.ndarray], r2: dict[str, float], data: Dataset
+) -> Figure:
     """Predicted against true, in the units of the data."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.9), sharex=True, sharey=True, layout="tight")
     scale = data.target_scale
@@ -250,13 +261,12 @@ def _draw_predictions(
         axis.legend(loc="upper left", frameon=False)
     axes[0].set_ylabel("predicted")
     figure.suptitle("Progression of diabetes after a year, test patients", y=1.01)
-    figures.save(figure, path)
+    return figure
 
 
-def _draw_curves(
-    neuron: fnn.Fitted, lowest: float, network: fnn.Fitted, committee: Committee,
-    linear: float, path: Path,
-) -> None:  # fmt: skip
+def _curves_drawn(
+    neuron: fnn.Fitted, lowest: float, network: fnn.Fitted, committee: Committee, linear: float
+) -> Figure:  # fmt: skip
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="tight")
     losses = np.array([row["loss"] for row in neuron.history])
     left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=figures.ORANGE)
@@ -277,4 +287,4 @@ def _draw_curves(
     right.legend(fontsize=9)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figures.save(figure, path)
+    return figure

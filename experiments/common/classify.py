@@ -32,15 +32,14 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
     # hidden_1 or conv_1; out in a network without either.
     first = np.asarray(fitted.params[min(fitted.params)]["w"])
     shape = first.shape[:2] if first.ndim == 4 else data.image_shape[:2]
-    facts = {"test accuracy": f"{accuracy:.2%}", "kept": f"epoch {fitted.best_epoch}"}
-    page.facts = facts | page.facts
+    facts = {"kept": f"epoch {fitted.best_epoch}"}
+    page.facts |= facts
     probabilities = np.asarray(jax.nn.softmax(logits))
     page.classified(probabilities, target, data.class_names, images.__getitem__)
     page.add("First-layer filters", report.filters(first.reshape(-1, first.shape[-1]), shape))
-    page.write(options.out)
     _show_examples(images, logits, data)
     wrong = f"{np.sum(logits.argmax(-1) != target)} of {len(images)}"
-    return conclude(options.out, {"test accuracy": accuracy, "wrong": wrong}, fitted)
+    return conclude(options.out, {"test accuracy": accuracy, "wrong": wrong}, fitted, page)
 
 
 def _show_examples(images: np.ndarray, logits: np.ndarray, data: Dataset, count: int = 8) -> None:

@@ -7,7 +7,7 @@ import importlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ def run_command(
     noun: str = "command",
     extra: str = "experiments",
     refusals: tuple[type[Exception], ...] = REFUSALS,
+    finished: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Imports the module that the first argument names, and runs it with the others as options.
 
@@ -46,19 +47,21 @@ def run_command(
       noun: what a command is called in messages.
       extra: the extra of fnn that installs what the modules import.
       refusals: exceptions printed as one line; with FNN_TRACEBACK=1 they keep their traceback.
+      finished: called after a command, however it ended, with its name and its options.
 
     Returns:
       The exit status: ``main``'s, 2 for a refusal, 130 for Ctrl-C.
     """
     status = 0
     with _patient():
-        status = _run(package, commands, arguments, noun, extra, refusals)
+        status = _run(package, commands, arguments, noun, extra, refusals, finished)
     return status
 
 
 def _run(
     package: str, commands: Mapping[str, str], arguments: Sequence[str] | None, noun: str,
     extra: str, refusals: tuple[type[Exception], ...],
+    finished: Callable[[str, Any], None] | None,
 ) -> int:  # fmt: skip
     """As :func:`run_command`, where somebody reads what is printed."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--list"]
@@ -84,7 +87,11 @@ def _run(
             config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
         options.command = shlex.join([*program.split(), *rest])
-        return module.main(options) or 0
+        try:
+            return module.main(options) or 0
+        finally:
+            if finished is not None:
+                finished(name, options)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):
             raise

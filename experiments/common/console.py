@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 import fnn
 from fnn.block import Block
@@ -42,6 +44,17 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], lef
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     console.print(grid)
+
+
+@contextlib.contextmanager
+def copied() -> Iterator[list[str]]:
+    """Gives a list, which after the block has what was printed in it, as plain text."""
+    text: list[str] = []
+    with console.capture() as captured:
+        yield text
+    printed = Text.from_ansi(captured.get())
+    console.print(printed, end="")
+    text.append(printed.plain)
 
 
 def print_summary(net: Block, x: Any, parts: bool = True) -> None:

@@ -30,7 +30,7 @@ class Training:
     optimizer: str = "sgd"
     """sgd (fnn's own, with momentum), or any Optax optimiser by name: adam, adamw, lion, ..."""
     learning_rate: float = 0.1
-    """step size"""
+    """step size of the optimiser"""
     momentum: float = 0.9
     """momentum of sgd; other optimisers have their own"""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

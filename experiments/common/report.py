@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
-import html
 import importlib.metadata
 import io
 import math
@@ -24,23 +23,27 @@ import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import fnn
 import fnn.whiteboard
-from experiments.common.console import GRADIENT_COLUMNS, SUMMARY_COLUMNS, summary_rows
+from experiments.common import runs
+from experiments.common.console import GRADIENT_COLUMNS, SUMMARY_COLUMNS, summary_rows, table
 from experiments.common.figures import GREY, plt
-from experiments.common.report_style import STYLE
+from experiments.common.html import html_table, picture, section, text, whole_page
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
 from fnn.training.diagnostics.record import Diagnostics
 
-# The sections in the order of the page.
+AGAIN = "How to run it again"
+# The sections in the order of the page; an experiment's own come after the first.
 TITLES = (
     "What stands out", "Learning", "Layers over time", "Confusion matrix", "Worst mistakes",
     "First-layer filters", "One example on the whiteboard", "Gradient check", "The network",
-    "How to run it again",
+    AGAIN,
 )  # fmt: skip
+PAGE = "report.html"
 PACKAGES = ("fnn", "jax", "jaxlib", "numpy", "optax", "matplotlib", "scikit-learn")
 # Distinct on white and on black, for colour-blind readers too.
 BLUE, ORANGE, GREEN, RED = "#2f8fd0", "#d98a00", "#1f9e77", "#d9622b"
@@ -50,20 +53,47 @@ WHITEBOARD_WIDTH = 1000  # pixels: a section of the page on a desktop, without i
 
 
 class Report:
-    """The page of one run: ``add`` sections, ``write`` the file, both any number of times."""
+    """The page of one run: ``add`` sections, ``write`` the file, both any number of times.
+
+    ``facts``: the results in a line, by name; the first is the headline. ``parts``: the reports of
+    single networks, by name, which are sections of this page. ``thumbnail``: the name of a picture
+    beside the page, or the SVG of one.
+    """
 
     def __init__(self, options: Any, name: str = "") -> None:
         module = type(options).__module__
         doc = sys.modules[module].__doc__ or ""
-        self.title = " · ".join(filter(None, (module.rpartition(".")[2], name)))
+        experiment = module.removeprefix("experiments.").partition(".")[0]
+        self.title = " · ".join(filter(None, (experiment, name)))
         self.lead = doc.strip().split("\n\n")[0].replace("\n", " ")
         self.options = options
         self.facts: dict[str, str] = {}
         self.sections: dict[str, str] = {}
+        self.parts: dict[str, Report] = {}
+        self.thumbnail = ""
 
-    def add(self, title: str, content: str) -> None:
-        """Adds or replaces the section with this title, one of ``TITLES``."""
-        self.sections[TITLES[TITLES.index(title)]] = content
+    def add(self, title: str, *content: str) -> None:
+        """Adds or replaces the section with this title.
+
+        Those of ``TITLES`` have their places; the experiment's own come before them, in order.
+        """
+        self.sections[title] = "".join(content)
+
+    def picture(self, title: str, figure: Figure, path: Path, caption: str) -> None:
+        """Adds a section with a figure, which is also saved as PNG."""
+        self.add(title, picture(figure, path, caption))
+        self.thumbnail = self.thumbnail or path.name
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *below: str
+    ) -> None:
+        """Prints a table and adds it as a section, with ``below`` (HTML) below it."""
+        table(title, columns, rows)
+        self.add(title, html_table(columns, rows), *below)
+
+    def part(self, name: str) -> Report:
+        """The report of one of several networks, a section of this page."""
+        return self.parts.setdefault(name, Report(self.options, name))
 
     def training(self, fitted: fnn.Fitted, label: str = "training") -> None:
         """Adds the sections that every training has. ``label``: names the training loss."""
@@ -89,26 +119,39 @@ class Report:
         self.add("Worst mistakes", mistakes(see, probabilities, target, names))
 
     def write(self, out: Path) -> None:
-        """Writes ``out/report.html``."""
-        self.add("How to run it again", _settings(self.options))
+        """Writes ``out/report.html``, and what the page of all runs needs to know of it."""
+        self.add(AGAIN, _settings(self.options))
+        whole = self._ordered()
+        again = {AGAIN: whole.pop(AGAIN)}
+        whole |= {name: part._inside() for name, part in self.parts.items()} | again
+        sections = (section(title, content) for title, content in whole.items())
+        page = whole_page(self.title, self.lead, whole, *sections, facts=self._facts())
+        (out / PAGE).write_text(page, encoding="utf-8")
+        runs.leave(
+            out, title=self.title, about=self.lead, facts=self.facts, page=PAGE,
+            thumbnail=self.thumbnail or _first_drawing(self.sections.get("Learning", "")),
+            command=getattr(self.options, "command", ""),
+        )  # fmt: skip
+
+    def _ordered(self) -> dict[str, str]:
+        first, *last = TITLES
+        own = [title for title in self.sections if title not in TITLES]
+        return {t: self.sections[t] for t in (first, *own, *last) if t in self.sections}
+
+    def _inside(self) -> str:
+        """The sections of a part, each to be opened."""
+        return self._facts() + "".join(
+            f"<details{' open' * (title == 'Learning')}><summary>{text(title)}</summary>"
+            f"{content}</details>"
+            for title, content in self._ordered().items()
+        )
+
+    def _facts(self) -> str:
         facts = "".join(
-            f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
+            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
             for name, value in self.facts.items()
         )
-        present = [t for t in TITLES if t in self.sections]
-        links = "".join(f'<a href="#{_id(t)}">{_text(t)}</a>' for t in present)
-        sections = "".join(
-            f'<section id="{_id(t)}"><h2>{_text(t)}</h2>{self.sections[t]}</section>'
-            for t in present
-        )
-        page = (
-            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{_text(self.title)}</title><style>{STYLE}</style></head><body>"
-            f"<header><h1>{_text(self.title)}</h1><p>{_text(self.lead)}</p><dl>{facts}</dl></header>"
-            f"<nav>{links}</nav><main>{sections}</main></body></html>\n"
-        )
-        (out / "report.html").write_text(page, encoding="utf-8")
+        return f"<dl>{facts}</dl>"
 
 
 # ---- sections --------------------------------------------------------------------------------
@@ -117,9 +160,9 @@ class Report:
 def findings(d: Diagnostics) -> str:
     """What is wrong and what to try, or that nothing is; and the two checks before training."""
     cards = "".join(
-        f'<li class="finding"><strong>{_text(f.name)}</strong><span class="where">'
-        f"{_text(f.where)}</span><p>{_text(_sentence(f.what))}</p>"
-        f'<p class="advice">{_text(_sentence(f.advice))}</p></li>'
+        f'<li class="finding"><strong>{text(f.name)}</strong><span class="where">'
+        f"{text(f.where)}</span><p>{text(_sentence(f.what))}</p>"
+        f'<p class="advice">{text(_sentence(f.advice))}</p></li>'
         for f in d.findings()
     )
     nothing = "<strong>Nothing stands out</strong><p>The diagnostics found no fault.</p>"
@@ -192,7 +235,7 @@ def layers(d: Diagnostics) -> str:
     ]  # fmt: skip
     plots = [picture(*statistic) for statistic in statistics if not np.isnan(statistic[1]).all()]
     chips = "".join(
-        f'<span><i style="background:{color}"></i>{_text(layer.path)}</span>'
+        f'<span><i style="background:{color}"></i>{text(layer.path)}</span>'
         for layer, color in zip(d.layers, colors, strict=True)
     )
     return (
@@ -213,17 +256,17 @@ def confusion(prediction: np.ndarray, target: np.ndarray, names: Sequence[str]) 
             return f'<td class="right">{counts[i, j]}</td>'
         return f'<td style="--heat:{heat[i, j]:.2f}">{counts[i, j] or ""}</td>'
 
-    head = "".join(f'<th scope="col"><span>{_text(n)}</span></th>' for n in names)
+    head = "".join(f'<th scope="col"><span>{text(n)}</span></th>' for n in names)
     rows = ""
     for i, name in enumerate(names):
         cells = "".join(cell(i, j) for j in range(len(names)))
-        rows += f'<tr><th scope="row">{_text(name)}</th>{cells}</tr>'
+        rows += f'<tr><th scope="row">{text(name)}</th>{cells}</tr>'
     pairs = [divmod(int(k), len(names)) for k in np.argsort(-wrong, axis=None)[:3]]
     mixed = [f"{names[i]} read as {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]]
     caption = f"{wrong.sum()} of {len(target)} wrong. Rows: true class; columns: predicted class."
     caption += f" Most often: {'; '.join(mixed)}." if mixed else ""
     return (
-        f'<p>{_text(caption)}</p><div class="wide"><table class="confusion"><thead><tr><td></td>'
+        f'<p>{text(caption)}</p><div class="wide"><table class="confusion"><thead><tr><td></td>'
         f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -256,7 +299,7 @@ def mistakes(
     for i in wrong[:count]:
         name = f"{names[target[i]]}, read as {names[guesses[i]]}"
         figures.append(
-            f"<figure>{_image(see(i), 'gray_r', name)}<figcaption>{_text(name)}"
+            f"<figure>{_image(see(i), 'gray_r', name)}<figcaption>{text(name)}"
             f"<small>{probabilities[i, guesses[i]]:.0%}</small></figcaption></figure>"
         )
     return (
@@ -319,15 +362,17 @@ def _settings(options: Any) -> str:
     settings, software = (
         html_table(("setting", "value"), rows), html_table(("software", "version"), versions),
     )  # fmt: skip
-    command = f"<pre><code>{_text(options.command)}</code></pre>"
+    command = f"<pre><code>{text(getattr(options, 'command', ''))}</code></pre>"
     return f"{command}<div class='two'>{settings}{software}</div>"
 
 
 # ---- parts -----------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+def _first_drawing(content: str) -> str:
+    """The first SVG in some HTML, or ''."""
+    _, start, rest = content.partition("<svg")
+    return f"{start}{rest.partition('</svg>')[0]}</svg>" if start else ""
 
 
 def _version(package: str) -> str:
@@ -342,22 +387,8 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _id(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-
-
-def html_table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; text is escaped, and numbers become text."""
-    head = "".join(f'<th scope="col">{_text(c)}</th>' for c in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
 
 
 def _grid(figures: Iterable[str]) -> str:
@@ -397,10 +428,10 @@ def _drawing(title: str, draw: Callable[[Axes], None], log: bool = False) -> str
     svg = buffer.getvalue()
     start = svg.index("viewBox")
     svg = (
-        f'<svg role="img" aria-label="{_text(title)}" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg role="img" aria-label="{text(title)}" xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" {svg[start:]}'
     )
-    return f"<figure><figcaption>{_text(title)}</figcaption>{svg}</figure>"
+    return f"<figure><figcaption>{text(title)}</figcaption>{svg}</figure>"
 
 
 def _image(pixels: np.ndarray, colors: str, alt: str, limit: float | None = None) -> str:
@@ -415,4 +446,4 @@ def _image(pixels: np.ndarray, colors: str, alt: str, limit: float | None = None
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, pixels, vmin=low, vmax=high, cmap=colors, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{_text(alt)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{text(alt)}" src="data:image/png;base64,{data}">'

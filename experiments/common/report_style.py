@@ -16,6 +16,10 @@ h1 { margin: 0; font-size: clamp(1.8rem, 5vw, 2.6rem); line-height: 1.15;
 h2 { margin: 0 0 .75rem; font-size: 1.25rem; letter-spacing: -0.01em; }
 header p { margin: .4rem 0 0; color: var(--soft); max-width: 46rem; }
 p { max-width: 46rem; margin: .3rem 0 .9rem; }
+section dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 0 0 1rem; }
+section details > .grid { margin-top: .8rem; }
+.wide { margin-bottom: 1.2rem; }
+.printed { white-space: pre; overflow-x: auto; overflow-wrap: normal; font-size: .8rem; }
 header dl { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; margin: 1.6rem 0; }
 dt { color: var(--soft); font-size: .8rem; }
 dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
@@ -27,6 +31,10 @@ section { margin-top: 1.5rem; padding: clamp(1rem, 3vw, 1.75rem); background: va
   border: 1px solid var(--line); border-radius: .75rem; scroll-margin-top: 1rem; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .875rem; font-weight: 600; margin-bottom: .2rem; }
+.picture { margin: .4rem 0 1.4rem; }
+.picture img { display: block; max-width: 100%; height: auto; padding: .5rem; background: #fff;
+  border-radius: .4rem; }
+.picture figcaption { margin: .7rem 0 0; font-weight: 400; max-width: 46rem; }
 .grid { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit,
   minmax(min(100%, 19rem), 1fr)); }
 .grid svg { display: block; width: 100%; height: auto; color: var(--ink); }

@@ -46,11 +46,11 @@ def train(
 ) -> fnn.Fitted:
     """Prints the network, checks its gradients, trains it, and saves the result.
 
-    Writes ``history.csv``, the parameters and ``report.html`` into ``options.out``, below
-    ``name`` if there is one; a caller with more to report gives its own ``page``. They are
-    written also when training was interrupted or went wrong, which the caller sees in the
-    answer's ``success`` and the reader in the message. ``optimizer`` is that of the options by
-    default.
+    Writes ``history.csv`` and the parameters into ``options.out``, below ``name`` if there is one,
+    and ``report.html`` into ``options.out``: that of ``page``, of which a network with a ``name``
+    is a part. They are written also when training was interrupted or went wrong, which the caller
+    sees in the answer's ``success`` and the reader in the message. ``optimizer`` is that of the
+    options by default.
 
     Raises:
       KeyboardInterrupt: after saving, where this is one network of several (it has a ``name``).
@@ -63,7 +63,8 @@ def train(
     print_summary(net, jax.ShapeDtypeStruct((options.batch_size, *train.x.shape[1:]), few[0].dtype))
     params = jax.jit(net.init)(key, few[0])
     _try_out(optimizer, options.optimizer, net, loss, params, *few)
-    page = page or Report(options, name)
+    whole = page or Report(options)
+    page = whole.part(name) if name else whole
     page.add("The network", report.network(net, jax.ShapeDtypeStruct(few[0].shape, few[0].dtype)))
     page.add("Gradient check", report.gradient_check(gradient_check(net, loss, params, *few)))
     with TrainingProgress(options.epochs) as progress, warnings.catch_warnings():
@@ -85,7 +86,7 @@ def train(
     one = jax.tree.map(lambda a: a[:1], few)
     page.add("One example on the whiteboard", report.whiteboard(net, loss, fitted.params, one))
     page.training(fitted)
-    page.write(out)
+    whole.write(options.out)
     if name and fitted.status == "interrupted":
         raise KeyboardInterrupt(f"interrupted; what was learned so far is saved in {options.out}")
     return fitted
@@ -189,16 +190,26 @@ def predict(net: Block, params: Any, x: Any, dtype: Any) -> np.ndarray:
     return np.asarray(y.astype(jax.numpy.promote_types(y.dtype, jax.numpy.float32)))
 
 
-def conclude(out: Path, results: Mapping[str, Any], fitted: fnn.Fitted) -> int:
+def conclude(
+    out: Path, results: Mapping[str, Any], fitted: fnn.Fitted, page: Report | None = None
+) -> int:
     """Prints the results, writes ``results.json``, lists the files; returns the exit status.
+
+    ``page``: the report of the run, which gets the results as its facts.
 
     1 if training ended by an interrupt or a loss that was not finite, 0 otherwise.
     """
     console.print()
     for label, value in results.items():
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        console.print(f"[bold]{label}[/bold]: {text}")
+        console.print(f"[bold]{label}[/bold]: {_short(value)}")
     write_json(out / "results.json", results)
+    if page is not None:
+        page.facts = {name: _short(value) for name, value in results.items()} | page.facts
+        page.write(out)
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
     console.print(f"saved in {out}: {', '.join(files)}, params")
     return int(not fitted.success)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

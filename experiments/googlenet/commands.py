@@ -22,7 +22,9 @@ import tyro
 from rich.markup import escape
 
 from experiments.common.console import console, table
+from experiments.common.html import html_table, paragraph, saved_picture
 from experiments.common.options import at_least, writable
+from experiments.common.report import Report
 from experiments.common.run import write_csv, write_json
 from experiments.googlenet.guesses import Guess, draw_guesses
 from experiments.googlenet.images import Labelled, PictureError, is_turned, labelled
@@ -84,14 +86,22 @@ def classify(options: Classify) -> int:
         raise PictureError("no picture is named: python -m experiments googlenet classify PICTURE")
     network = options.recogniser()
     probabilities = network.probabilities(options.pictures, options.batch_size, options.upright)
+    tables = []
     for path, row in zip(options.pictures, probabilities, strict=True):
         title = escape(path.name)
         if not options.upright and is_turned(path):
             title += " (its EXIF says to turn it: --upright)"
         rows = [(network.names[k], f"{row[k]:.4f}") for k in best(row)]
-        table(title, ("class", "probability"), rows)
+        columns = ("class", "probability")
+        table(title, columns, rows)
+        tables += [paragraph(path.name), html_table(columns, rows)]
     figures = _draw(network, options, options.pictures, probabilities, options.out / "classes.png")
-    console.print(f"saved {', '.join(map(str, figures))}", markup=False)
+    page = Report(options)
+    _add_pictures(page, "The best classes", figures)
+    page.add("Probabilities", *tables)
+    page.facts = {"pictures": str(len(options.pictures))}
+    page.write(options.out)
+    console.print(f"saved {', '.join(map(str, figures))}, report.html", markup=False)
     return 0
 
 
@@ -106,6 +116,7 @@ def evaluate(options: Evaluate) -> int:
     ranked = best(probabilities)
     first, five = ranked[:, 0] == labels, (ranked == labels[:, None]).any(1)
 
+    page = Report(options)
     wrong = np.flatnonzero(~first)
     certainty = probabilities.max(-1)
     surest = wrong[np.argsort(-certainty[wrong], kind="stable")][:MAX_DRAWN_MISTAKES]
@@ -116,16 +127,22 @@ def evaluate(options: Evaluate) -> int:
             rows.append((escape(paths[i].name), true, guess, f"{certainty[i]:.4f}"))
         columns = ("picture", "true", "guess", "probability")
         table("The most confident mistakes", columns, rows)
-        page, drawn = options.out / "mistakes.png", [paths[i] for i in surest]
-        _draw(network, options, drawn, probabilities[surest], page, labels[surest])
+        page.add("The most confident mistakes", html_table(columns, rows))
+        file, drawn = options.out / "mistakes.png", [paths[i] for i in surest]
+        figures = _draw(network, options, drawn, probabilities[surest], file, labels[surest])
+        _add_pictures(page, "Mistakes, drawn", figures)
     _write(options.out, examples, probabilities, ranked)
     results = {"pictures": len(labels), "top-1": first.mean(), "top-5": five.mean()}
     write_json(options.out / "results.json", results)
+    page.facts = {
+        "top-1": f"{first.mean():.4f}", "top-5": f"{five.mean():.4f}", "pictures": str(len(labels)),
+    }  # fmt: skip
+    page.write(options.out)
     console.print(
         f"\n[bold]top-1[/bold]: {first.mean():.4f}, {first.sum()} of {len(labels)}\n"
         f"[bold]top-5[/bold]: {five.mean():.4f}, {five.sum()} of {len(labels)}\n"
         f"{seconds:.1f} s with compilation, {1000 * seconds / len(labels):.0f} ms a picture\n"
-        f"saved in {escape(str(options.out))}: predictions.csv, results.json"
+        f"saved in {escape(str(options.out))}: predictions.csv, report.html, results.json"
         + (", mistakes.png" if len(surest) else "")
     )
     return 0
@@ -156,6 +173,11 @@ def _draw(
         right = None if labels is None else _short(network.names[labels[i]])
         guesses.append(Guess(image, picture.name, classes, row[ranked], right))
     return draw_guesses(guesses, path)
+
+
+def _add_pictures(page: Report, title: str, files: Sequence[Path]) -> None:
+    page.add(title, *(saved_picture(file, "Pictures with their best classes.") for file in files))
+    page.thumbnail = files[0].name
 
 
 def _write(

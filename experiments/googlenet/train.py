@@ -207,7 +207,6 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     raw, averaged = predict(data.test, fitted.last, average)
     accuracy = fnn.accuracy(averaged, labels)
     on = "validation" if data.test is data.validation else "test"
-    page.facts[f"{on} accuracy"] = f"{accuracy:.2%}"
     page.training(fitted._replace(best_epoch=0), "training, all three classifiers")
     page.classified(np.asarray(jax.nn.softmax(averaged)), labels, data.names, data.seen)
     w = np.asarray(average["conv1"]["7x7_s2"]["w"])  # (height, width, channels, units)
@@ -217,7 +216,6 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         example = inputs(data.train.see(0)[None]), data.train.labels[:1]
         drawn = report.whiteboard(net, loss, average, example)
         page.add("One example on the whiteboard", drawn)
-    page.write(options.out)
     results = {
         f"{on} accuracy": accuracy,
         f"{on} accuracy without averaging": fnn.accuracy(raw, labels),
@@ -225,4 +223,4 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         "minutes": round(wall / 60, 1),
         "CPU minutes": round(cpu / 60, 1),
     }
-    return conclude(options.out, results, fitted)
+    return conclude(options.out, results, fitted, page)

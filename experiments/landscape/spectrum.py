@@ -55,7 +55,7 @@ class Spectrum(Study):
     rates: tuple[float, ...] = (0.4, 0.25, 0.16)
     """learning rates of full-batch descent, for the edge of stability"""
     descent_steps: int = 6000
-    """its steps"""
+    """steps of that descent"""
     every: int = 40
     """steps from one measurement of the largest eigenvalue to the next"""
 

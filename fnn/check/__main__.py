@@ -20,6 +20,17 @@ from fnn.check.report import CheckError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Checks the rule that the first argument names."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        command.silence()
+        return 0
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(__doc__)
@@ -41,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run(name, options)
     except ModuleNotFoundError as error:
         message = f"{error}; install it with: pip install {error.name}"
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if os.environ.get("FNN_TRACEBACK"):
             raise

@@ -13,7 +13,9 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,8 +59,16 @@ class Settings:
 def run(target: str, settings: Settings) -> int:
     """Checks the rule and prints the report: 0 if it is right, 1 if it is wrong."""
     report = check(target, settings)
-    print(report)
+    try:
+        print(report, flush=True)
+    except BrokenPipeError:  # the verdict is the exit status all the same
+        silence()
     return 0 if report.correct else 1
+
+
+def silence() -> None:
+    """Lets what is still printed go nowhere, after the reader of a pipe has left (``| head``)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check(target: str, settings: Settings) -> Report:
