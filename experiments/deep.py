@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import fnn
 from experiments.common import figures
@@ -148,58 +149,66 @@ def main(options: Options) -> int:
     )  # fmt: skip
     page.picture(
         "Who learns", _learning_drawn(fits, accuracy), options.out / "learning.png",
-        "The training loss and the accuracy on validation examples, by epoch. Dotted: chance.",
+        "Training loss and accuracy on validation examples, by epoch. Dotted: chance, ln 10.",
     )  # fmt: skip
     # Some variants fail to learn, which is the point; the residual ReLU network must.
-    results = {f"test accuracy, {n}": a for n, a in accuracy.items()}
+    results = {f"test accuracy, {n}": a for n, a in reversed(accuracy.items())}
     return conclude(options.out, results, fits["relu residual"], page)
 
 
+KINDS = {"plain": False, "residual": True}  # drawn apart: the residual ones lie close together
+
+
+def _labels(residual: bool, among: Mapping[str, Any]) -> list[str]:
+    return [label for label in among if label.endswith("residual") == residual]
+
+
 def _style(label: str) -> dict[str, Any]:
-    name, *residual = label.split()
-    return {"color": COLORS[name], "ls": "-" if residual else "--", "lw": 1.8, "label": label}
+    return {"color": COLORS[label.split()[0]], "lw": 1.8, "label": label}
 
 
 def _gradients_drawn(norms: Mapping[str, Norms]) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="tight")
-    for axis, symbol, what in zip(axes, "Wh", ("weights", "output"), strict=True):
-        for label, norm in norms.items():
-            values = norm[symbol]
-            axis.semilogy(np.arange(1, len(values) + 1), values, **_style(label))
-        # A smaller step does not change a float32 weight of 0.1.
-        axis.axhspan(1e-99, 1e-9, color=figures.GREY, alpha=0.15, lw=0)
-        axis.set(
-            xlabel="layer (1 is next to the input; gradients come from the right)",
-            title=f"Gradient of each layer's {what}, |dE/d{symbol}|",
-        )
-        axis.grid(alpha=0.3)
-    values = np.concatenate([v for norm in norms.values() for v in norm.values()])
-    limits = max(values[values > 0].min(initial=np.inf) / 10, 1e-60), values.max() * 10
-    axes[0].set(ylim=limits, ylabel="norm, before training")
-    axes[0].text(
-        0.98, 0.03, "grey: too small to change a float32 weight", transform=axes[0].transAxes,
-        ha="right", va="bottom", fontsize=9, color="#555555",
-    )  # fmt: skip
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="lower center", ncols=6, frameon=False,
-        bbox_to_anchor=(0.5, -0.06),
-    )  # fmt: skip
-    figure.suptitle("Where gradients vanish: the gradient of the same loss at every layer")
+    figure, axes = plt.subplots(2, 2, figsize=(12, 8), sharex=True, layout="constrained")
+    for row, (kind, residual) in zip(axes, KINDS.items(), strict=True):
+        for axis, symbol, what in zip(row, "Wh", ("weights", "output"), strict=True):
+            values = []
+            for label in _labels(residual, norms):
+                norm = norms[label][symbol]
+                axis.semilogy(np.arange(1, len(norm) + 1), norm, **_style(label))
+                values.append(norm)
+            least = min((v[v > 0].min(initial=np.inf) for v in values), default=1.0)
+            most = max(v.max() for v in values)
+            room = (most / least) ** 0.1 * 1.1  # above and below
+            axis.set(
+                title=f"{kind}: gradient of each layer's {what}, |dE/d{symbol}|",
+                ylim=(max(least / room, 1e-60), most * room),
+            )
+            # A smaller step does not change a float32 weight of 0.1.
+            axis.axhspan(1e-99, 1e-9, color=figures.GREY, alpha=0.15, lw=0)
+            axis.grid(alpha=0.3)
+        row[0].set_ylabel("norm, before training")
+        row[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    for axis in axes[1]:
+        axis.set_xlabel("layer (1 is next to the input; gradients come from the right)")
     return figure
 
 
 def _learning_drawn(fits: Mapping[str, fnn.Fitted], accuracy: Mapping[str, float]) -> Figure:
-    figure, (loss, right) = plt.subplots(1, 2, figsize=(12, 4.4))
-    for label, fitted in fits.items():  # without rows where it diverged in its first epoch
-        epochs = [row["epoch"] for row in fitted.history]
-        loss.semilogy(epochs, [row["loss"] for row in fitted.history], **_style(label))
-        style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%} on the test images"}
-        right.plot(epochs, [row["validation_accuracy"] for row in fitted.history], **style)
-    loss.axhline(np.log(10), color=figures.GREY, lw=1, ls=":")
-    loss.text(1, np.log(10) * 1.06, "ln 10: chance", fontsize=9, color="#555555")
-    loss.set(xlabel="epoch", ylabel="loss", title="Training loss")
-    right.set(xlabel="epoch", ylim=(0, 1.02), title="Accuracy on validation examples")
-    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    for axis in (loss, right):
-        axis.grid(alpha=0.3)
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7.6), sharex=True, layout="constrained")
+    for (loss, right), (kind, residual) in zip(axes, KINDS.items(), strict=True):
+        for label in _labels(residual, fits):  # without rows where it diverged in its first epoch
+            history = fits[label].history
+            epochs = [row["epoch"] for row in history]
+            loss.plot(epochs, [row["loss"] for row in history], **_style(label))
+            style = _style(label) | {"label": f"{label}: {accuracy[label]:.1%}\non the test images"}
+            right.plot(epochs, [row["validation_accuracy"] for row in history], **style)
+        loss.axhline(np.log(10), color=figures.GREY, lw=1, ls=":")
+        loss.set(ylabel="loss", title=f"{kind}: training loss")
+        right.set(ylim=(0, 1.02), title=f"{kind}: accuracy on validation examples")
+        right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        for axis in (loss, right):
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axis.grid(alpha=0.3)
+    for axis in axes[1]:
+        axis.set_xlabel("epoch")
     return figure

@@ -132,7 +132,7 @@ def main(options: Options) -> int:
         "Test images in the plane of two principal components: of the pixels, and of the hidden "
         "units, in which the classes lie further apart.",
     )  # fmt: skip
-    results = {f"test accuracy, linear on {n}": accuracy[n, "test"] for n in features}
+    results = {f"test accuracy, linear on {n}": accuracy[n, "test"] for n in reversed(features)}
     return conclude(options.out, results, fitted, page)
 
 

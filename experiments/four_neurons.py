@@ -103,7 +103,10 @@ def main(options: Options) -> int:
         "Four neurons, four bits", _accuracy_drawn(accuracy), options.out / "accuracy.png",
         "Accuracy on the test images, in percent, for each bit and for all four together.",
     )  # fmt: skip
-    results = {f"test accuracy, all four bits, {n}": float(row[-1]) for n, row in accuracy.items()}
+    results = {
+        f"test accuracy, all four bits, {n}": float(row[-1])
+        for n, row in reversed(accuracy.items())
+    }
     failed = next((f for f in fits if not f.success), fits[-1])
     return conclude(options.out, results, failed, page)
 

@@ -109,7 +109,8 @@ def main(options: Options) -> int:
     rows = [_row(name, nonlinearity) for name, nonlinearity in NONLINEARITIES.items()]
     page.picture(
         "All of them", _all_drawn(), out / "nonlinearities.png",
-        "Each nonlinearity (solid) and its derivative by backward (dashed).",
+        "Each nonlinearity (solid) and its derivative by backward (dashed, on top where both are "
+        "equal).",
     )  # fmt: skip
     _print_tables(rows, page)
     _print_accuracy(page)
@@ -224,14 +225,14 @@ def _all_drawn() -> Figure:
             x = np.linspace(left, right, 401)
             x[0], x[-1] = left + 1e-4, right - 1e-4
             y, d = curve(nonlinearity, x)
-            axis.plot(x, y, color=figures.BLUE, lw=2.2)
-            axis.plot(x, d, color=figures.ORANGE, lw=1.8, ls="--")
+            axis.plot(x, y, color=figures.BLUE, lw=3.4, alpha=0.9)
+            axis.plot(x, d, color=figures.ORANGE, lw=1.7, ls="--")
         for kink in nonlinearity.kinks:
             y, d = curve(nonlinearity, np.array([kink]))
             axis.plot(kink, y[0], "o", color=figures.BLUE, ms=6)
             axis.plot(kink, d[0], "o", color=figures.ORANGE, ms=5, mec="black", mew=0.8)
-        axis.axhline(0, color="black", lw=0.6)
-        axis.axvline(0, color="black", lw=0.6)
+        axis.axhline(0, color=figures.GREY, lw=0.6, zorder=0)
+        axis.axvline(0, color=figures.GREY, lw=0.6, zorder=0)
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -2.2), min(high, 2.6))
         axis.set_title(f"{name}\n", fontsize=12, weight="bold")

@@ -220,8 +220,8 @@ def main(options: Options) -> int:
     page.picture(
         "Learning by both", _curves_drawn(converged, lowest, fitted, committee, linear),
         options.out / "learning.png",
-        "Left: the neuron's loss above the least-squares solution's. Right: the loss of networks "
-        "with a hidden layer, by epoch; the dot is the epoch that is kept.",
+        "Left: the neuron's loss above the least-squares solution's. Middle and right: networks "
+        "with a hidden layer; the dot is the epoch that is kept.",
     )  # fmt: skip
     results = {
         "test R2": r2["neuron"],
@@ -267,7 +267,7 @@ def _predictions_drawn(
 def _curves_drawn(
     neuron: fnn.Fitted, lowest: float, network: fnn.Fitted, committee: Committee, linear: float
 ) -> Figure:  # fmt: skip
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="tight")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="tight")
     losses = np.array([row["loss"] for row in neuron.history])
     left.loglog(np.arange(1, len(losses) + 1), losses - lowest, color=figures.ORANGE)
     left.set(
@@ -276,15 +276,19 @@ def _curves_drawn(
         title="One neuron reaches least squares",
     )
     training, curve = [row["loss"] for row in network.history], committee.curve / 2
-    for values, color, label in (
-        (training, figures.GREEN, "one network, training (with dropout)"),
-        (curve, figures.BLUE, "committee, examples held out"),
-    ):
-        right.plot(np.arange(1, len(values) + 1), values, color=color, label=label)
+    middle.plot(np.arange(1, len(training) + 1), training, color=figures.GREEN)
+    middle.set(xlabel="epoch", ylabel="loss", title="One network, training (with dropout)")
+    right.plot(
+        np.arange(1, len(curve) + 1), curve, color=figures.BLUE,
+        label=f"committee; kept: epoch {committee.epoch}",
+    )  # fmt: skip
     right.plot(committee.epoch, curve[committee.epoch - 1], "o", color=figures.BLUE)
-    right.axhline(linear, color=figures.GREY, ls="--", label="least squares, held out")
-    right.set(xlabel="epoch", ylabel="loss", title="A hidden layer, cross-validated")
-    right.legend(fontsize=9)
-    for axis in (left, right):
+    right.axhline(linear, color=figures.GREY, ls="--", label="least squares")
+    # The two end close together: the first epochs, which are far above, would hide that.
+    low, high = min(curve.min(), linear), max(np.median(curve), linear)
+    right.set_ylim(low - 0.5 * (high - low) - 1e-3, high + 2.5 * (high - low) + 1e-3)
+    right.set(xlabel="epoch", ylabel="loss", title="Examples held out, cross-validated")
+    right.legend(fontsize=9, loc="upper right")
+    for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     return figure

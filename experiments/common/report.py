@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 import fnn
 import fnn.whiteboard
@@ -420,6 +420,11 @@ def _drawing(title: str, draw: Callable[[Axes], None], log: bool = False) -> str
         axis.grid(alpha=0.18)
         if log:
             axis.set_yscale("log")
+            low, high = axis.get_ylim()
+            if high < 20 * low:  # too little for powers of ten alone
+                axis.yaxis.set_major_locator(MaxNLocator(6))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_locator(NullLocator())
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()
@@ -428,7 +433,7 @@ def _drawing(title: str, draw: Callable[[Axes], None], log: bool = False) -> str
     svg = buffer.getvalue()
     start = svg.index("viewBox")
     svg = (
-        f'<svg role="img" aria-label="{text(title)}" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg role="img" aria-label="{text(title)}" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" {svg[start:]}'
     )
     return f"<figure><figcaption>{text(title)}</figcaption>{svg}</figure>"

@@ -20,7 +20,7 @@ RESULTS = "results"  # the page is in the nearest folder of this name around a r
 MARK = "<!-- made by python -m experiments -->"
 PAGES = ("report.html", "whiteboard.html", "index.html")  # of a run that leaves no run.json
 DEPTH = 3  # folders below the results in which runs are looked for
-MAX_THUMBNAIL = 400_000  # bytes
+MAX_THUMBNAIL = 2_000_000  # bytes
 STYLE = """
 .runs { display: grid; gap: 1rem; margin-top: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
@@ -66,9 +66,11 @@ def leave(
       page, thumbnail: names of files in it; ``thumbnail`` may be '', or the SVG of a picture.
       facts: the results by name; the first is shown on the page of all runs.
     """
+    drawing = out / "thumbnail.svg"
+    drawing.unlink(missing_ok=True)
     if thumbnail.startswith("<svg"):
-        (out / "thumbnail.svg").write_text(thumbnail, encoding="utf-8")
-        thumbnail = "thumbnail.svg"
+        drawing.write_text(thumbnail, encoding="utf-8")
+        thumbnail = drawing.name
     now = datetime.datetime.now().astimezone()
     values = {
         "title": title, "about": about, "date": now.isoformat(timespec="seconds"),

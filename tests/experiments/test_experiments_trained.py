@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,7 +53,13 @@ def check_files(out: Path, pictures: list[str], trained: list[str]) -> None:
     for folder in trained:
         assert history(out / folder), folder
         assert (out / folder / "params").is_dir(), folder
-        assert (out / folder / "report.html").exists() or folder == "committee"
+        assert not (out / folder / "report.html").exists()
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png") >= len(pictures)
+    headings = re.findall("<h2>([^<]*)</h2>", page)
+    assert {*trained} - {"committee", ""} <= {*headings}
+    facts = json.loads((out / "run.json").read_text())["facts"]
+    assert {*json.loads((out / "results.json").read_text())} <= {*facts}
 
 
 def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

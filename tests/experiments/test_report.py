@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import pytest
 import fnn
 from experiments.__main__ import main
 from experiments.common import report
+from experiments.common.figures import plt
 from experiments.common.report import Report
 from experiments.digits import Options
 
@@ -144,6 +147,41 @@ def test_mistakes_are_only_those_that_were_wrong() -> None:
     assert none == "<p>None: all 3 were read right.</p>"
 
 
-def test_titles_are_known() -> None:
-    with pytest.raises(ValueError, match="not in tuple"):
-        Report(Options()).add("Another", "")
+def test_sections_have_their_order(tmp_path: Path) -> None:
+    page = Report(Options())
+    titles = ["The network", "One of its own", "What stands out", "Learning", "A second"]
+    for title in titles:
+        page.add(title, "<p>", title, "</p>")
+    part = page.part("first net")
+    part.add("Learning", "<p>it learns</p>")
+    part.facts["epochs"] = "3"
+    assert page.part("first net") is part
+    page.write(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert Reader(text).headings == [
+        "What stands out", "One of its own", "A second", "Learning", "The network", "first net",
+        "How to run it again",
+    ]  # fmt: skip
+    assert "<dt>epochs</dt><dd>3</dd>" in text and "it learns" in text
+
+
+def test_a_picture_is_on_the_page_and_beside_it(tmp_path: Path) -> None:
+    page = Report(Options())
+    for name in ("first", "second"):
+        figure, axis = plt.subplots()
+        axis.plot([1, 2])
+        page.picture(name, figure, tmp_path / f"{name}.png", f"The {name} & <last>.")
+        assert not plt.fignum_exists(figure.number)
+    page.write(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    Reader(text)
+    assert text.count("data:image/png") == 2 and "The first &amp; &lt;last&gt;." in text
+    assert (tmp_path / "second.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "run.json").read_text())["thumbnail"] == "first.png"
+
+
+def test_without_pictures_the_loss_is_the_thumbnail(tmp_path: Path) -> None:
+    page = Report(Options())
+    page.add("Learning", report.learning([{"epoch": 1, "loss": 1.0, "seconds": 1.0}], 1))
+    page.write(tmp_path)
+    assert ElementTree.parse(tmp_path / "thumbnail.svg").getroot().tag.endswith("svg")
