@@ -235,9 +235,9 @@ def _all_drawn() -> Figure:
         axis.axvline(0, color=figures.GREY, lw=0.6, zorder=0)
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -2.2), min(high, 2.6))
-        axis.set_title(f"{name}\n", fontsize=12, weight="bold")
+        axis.set_title(f"{name}\n", fontsize=12, weight="bold", pad=9)
         axis.text(
-            0.5, 1.03, nonlinearity.formula, transform=axis.transAxes, ha="center", fontsize=9,
+            0.5, 1.06, nonlinearity.formula, transform=axis.transAxes, ha="center", fontsize=9,
             color=figures.GREY,
         )  # fmt: skip
         axis.grid(alpha=0.25)
