@@ -220,9 +220,11 @@ def layers(d: Diagnostics) -> str:
 
     def picture(title: str, values: np.ndarray, log: bool) -> str:
         def draw(axis: Axes) -> None:
-            for column, color in zip(values.T, colors, strict=True):
+            # Later lines are thinner, so that one on top of another does not hide it.
+            widths = np.linspace(4.2, 1.2, len(colors)) if len(colors) > 1 else (1.7,)
+            for column, color, width in zip(values.T, colors, widths, strict=True):
                 if not np.isnan(column).all():
-                    _curve(axis, d.watched, column, color)
+                    _curve(axis, d.watched, column, color, width=width)
 
         return _drawing(title, draw, log and bool(np.nanmax(values) > 0))
 
@@ -400,8 +402,9 @@ def _kept(axis: Axes, epoch: int) -> None:
         axis.axvline(epoch, color=GREY, lw=1, ls="--", label=f"kept: epoch {epoch}")
 
 
-def _curve(axis: Axes, x: Any, y: Any, color: str, label: str = "") -> None:
-    axis.plot(x, y, color=color, label=label, marker="o" if len(x) < 30 else "", ms=3, lw=1.7)
+def _curve(axis: Axes, x: Any, y: Any, color: str, label: str = "", width: float = 1.7) -> None:
+    marker = "o" if len(x) < 30 else ""
+    axis.plot(x, y, color=color, label=label, marker=marker, ms=1.8 * width, lw=width)
 
 
 def _drawing(title: str, draw: Callable[[Axes], None], log: bool = False) -> str:

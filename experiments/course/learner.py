@@ -47,7 +47,7 @@ class Learner:
             if not callable(names.get(name)):
                 raise Broken(
                     f"there is no function {name} in it",
-                    f"Delete {path.name} and run course again: it writes the file anew.",
+                    "Give your file another name and run course again: it writes the original.",
                 )
         self.forward: Callable[..., Any] = names["forward"]
         self.backward: Callable[..., Any] = names["backward"]
@@ -109,9 +109,9 @@ class Learner:
             raise
         except SyntaxError as error:
             line = (error.text or "").strip()
+            where = f"line {error.lineno}" if error.lineno else "it"
             raise Broken(
-                f"line {error.lineno} is not Python: {error.msg}"
-                + (f"\n    {line}" if line else "")
+                f"{where} is not Python: {error.msg}" + (f"\n    {line}" if line else "")
             ) from error
         except TooLong as error:
             raise Broken(
