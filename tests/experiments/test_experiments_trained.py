@@ -53,11 +53,11 @@ def check_files(out: Path, pictures: list[str], trained: list[str]) -> None:
     for folder in trained:
         assert history(out / folder), folder
         assert (out / folder / "params").is_dir(), folder
-        assert not (out / folder / "report.html").exists()
     page = (out / "report.html").read_text()
     assert page.count("data:image/png") >= len(pictures)
     headings = re.findall("<h2>([^<]*)</h2>", page)
-    assert {*trained} - {"committee", ""} <= {*headings}
+    assert {*trained} - {"committee", "."} <= {*headings}
+    assert [*out.rglob("report.html")] == [out / "report.html"]
     facts = json.loads((out / "run.json").read_text())["facts"]
     assert {*json.loads((out / "results.json").read_text())} <= {*facts}
 
