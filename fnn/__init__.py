@@ -72,11 +72,12 @@ from fnn.blocks.smooth import mish, silu, softplus, softsign
 from fnn.blocks.softmax import log_softmax, softmax
 from fnn.executor import graph, inference, map_nodes
 from fnn.introspect.summary import summary
+from fnn.optimizer import Optimizer
 from fnn.spelling import meant
 from fnn.training.diagnostics.record import Diagnostics, Finding
 from fnn.training.fit import Fitted, fit
 from fnn.training.metrics import accuracy, r2
-from fnn.training.optimizers import Optimizer, adam, apply_updates, averaged, sgd
+from fnn.training.optimizers import adam, apply_updates, averaged, sgd
 from fnn.training.source import Source
 from fnn.training.steps import make_epoch, make_predict, make_step
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("fnn.spelling", "fnn.markup"),
     ("fnn.arrays", "fnn.block"),
     ("fnn.refusals",),
-    ("fnn.pytrees", "fnn.compiling", "fnn.arguments"),
+    ("fnn.pytrees", "fnn.compiling", "fnn.arguments", "fnn.optimizer"),
     ("fnn.executor",),
     ("fnn.backprop",),
     ("fnn.blocks", "fnn.introspect"),

@@ -11,6 +11,7 @@ are gradient-flat, and not critical.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,9 +29,11 @@ from experiments.common.figures import BLUE, GREY, ORANGE
 
 CRITICAL = 1e-10  # the squared norm of the gradient below which a point is critical
 NEGATIVE = -1e-5  # an eigenvalue below this is negative; both as in Frye et al.
-FLAT = 1e-3  # of |H g| relative to |H| |g|
+FLAT = 1e-4  # of |H g| relative to |H| |g|
 EXACT = 1e-22  # no use in going on
+STUCK = 200, 0.99  # over so many steps the squared norm did not fall below this share
 TRIED = np.array([0.01, 0.2, 1.0, 5.0])  # times the last damping
+RAISED = 100.0  # times the last damping, where none of them lowered the norm
 LIMITS = 1e-7, 10.0  # of the damping, relative to the size of the Hessian
 
 
@@ -56,12 +59,12 @@ class Found(NamedTuple):
 
     @property
     def critical(self) -> bool:
-        return bool(self.squared_norm < CRITICAL)
+        return bool(self.squared_norm < CRITICAL) and not self.flat
 
     @property
     def flat(self) -> bool:
-        """Not critical, and stuck: the gradient is in the kernel of the Hessian."""
-        return not self.critical and bool(self.flatness < FLAT)
+        """What is left of the gradient is in the kernel of the Hessian, however short it is."""
+        return bool(self.squared_norm > EXACT and self.flatness < FLAT)
 
     @property
     def steps(self) -> int:
@@ -86,9 +89,13 @@ class Found(NamedTuple):
 
 
 def finder(
-    loss: Callable[[Any], Any], gradient: Callable[[Any], Any], steps: int
+    loss: Callable[[Any], Any], gradient: Callable[[Any], Any], steps: int, enough: float = EXACT
 ) -> Callable[[Any], Found]:
-    """A function from a start to the point found from there; compiled once for all starts."""
+    """A function from a start to the point found from there; compiled once for all starts.
+
+    A search ends after ``steps``, when the squared norm of the gradient is below ``enough``, or
+    when it is stuck: no damping lowers the norm any more, or hardly.
+    """
     hessian = partial(fnn.curvature.hessian, gradient)
 
     def found(start: Any) -> Found:
@@ -98,9 +105,10 @@ def finder(
             return ravel_pytree(gradient(unravel(w)))[0]
 
         def go_on(state: Any) -> Any:
-            _, g, norms, n, _ = state
-            slow = (n > 0) & (g @ g > (1 - 1e-6) * norms[n - 1])
-            return (n < steps) & (g @ g > EXACT) & ~slow
+            _, g, norms, n, damping = state
+            far, share = STUCK
+            stuck = (n >= far) & (g @ g > share * norms[n - far])
+            return (n < steps) & (g @ g > enough) & (damping <= LIMITS[1]) & ~stuck
 
         def step(state: Any) -> Any:
             w, g, norms, n, damping = state
@@ -119,7 +127,8 @@ def finder(
             best = jnp.argmin(sizes)
             better = sizes[best] < g @ g
             w, g = jnp.where(better, ends[best], w), jnp.where(better, gradients[best], g)
-            return w, g, norms.at[n + 1].set(g @ g), n + 1, dampings[best]
+            damping = jnp.where(better, dampings[best], damping * RAISED)
+            return w, g, norms.at[n + 1].set(g @ g), n + 1, damping
 
         g = gradient_at(begin)
         norms = jnp.full(steps + 1, jnp.nan).at[0].set(g @ g)
@@ -132,6 +141,21 @@ def finder(
 
     compiled = jax.jit(found)
     return lambda start: jax.device_get(compiled(start))
+
+
+def found_from(
+    starts: Sequence[Any], search: Callable[[Any], Found], tick: Callable[[], None]
+) -> list[Found]:
+    """The points found from all starts, two at a time: one search keeps only one core busy."""
+
+    def run(start: Any) -> Found:
+        with jax.enable_x64(True):  # it holds for a thread
+            found = search(start)
+        tick()
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, starts))
 
 
 def threads(parameters: int) -> AbstractContextManager[Any]:
@@ -185,3 +209,40 @@ def descended(
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), (params, value)
 
     return lax.scan(step, params, length=steps)[1]
+
+
+def cautious(optimizer: Any, loss: Callable[[Any], Any]) -> Any:
+    """A step, (params, state, grads) -> (params, state), that adapts the damping: a step that
+    raises the loss is not taken, and the next one is shorter (Levenberg and Marquardt)."""
+
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(grads, state, params)
+        to = fnn.apply_updates(params, updates)
+        good = loss(to) < loss(params)
+        params = jax.tree.map(lambda old, new: jnp.where(good, new, old), params, to)
+        return params, state._replace(damping=state.damping * jnp.where(good, 0.5, 4.0))
+
+    return step
+
+
+def minimum(
+    loss: Callable[[Any], Any], gradient: Callable[[Any], Any], steps: int
+) -> Callable[[Any], Any]:
+    """A function from a start to a point near a minimum, by saddle-free Newton."""
+    optimizer = fnn.curvature.saddle_free_newton(fnn.curvature.hvp(gradient), 0.1)
+    step = cautious(optimizer, loss)
+
+    def low(start: Any) -> Any:
+        def go_on(carry: Any) -> Any:
+            _, _, grads, n = carry
+            return (n < steps) & (sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)) > CRITICAL)
+
+        def down(carry: Any) -> Any:
+            params, state, grads, n = carry
+            params, state = step(params, state, grads)
+            return params, state, gradient(params), n + 1
+
+        first = start, optimizer.init(start), gradient(start), 0
+        return lax.while_loop(go_on, down, first)[0]
+
+    return jax.jit(low)

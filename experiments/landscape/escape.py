@@ -26,7 +26,7 @@ from experiments.common.figures import BLUE, GREEN, GREY, ORANGE, RED, plt
 from experiments.common.options import at_least
 from experiments.common.run import write_csv
 from experiments.landscape import page
-from experiments.landscape.critical import Found, finder, small_enough, threads
+from experiments.landscape.critical import Found, cautious, finder, small_enough, threads
 from experiments.landscape.saddles import digits
 from experiments.landscape.study import Study, progress
 
@@ -85,20 +85,6 @@ class Run(NamedTuple):
         above = np.flatnonzero(~(self.losses < loss))
         left = int(above[-1]) + 1 if len(above) else 0
         return left if left < len(self.losses) else None
-
-
-def cautious(optimizer: Any, loss: Callable[[Any], Any]) -> Any:
-    """A step, (params, state, grads) -> (params, state), that adapts the damping: a step that
-    raises the loss is not taken, and the next one is shorter (Levenberg and Marquardt)."""
-
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(grads, state, params)
-        to = fnn.apply_updates(params, updates)
-        good = loss(to) < loss(params)
-        params = jax.tree.map(lambda old, new: jnp.where(good, new, old), params, to)
-        return params, state._replace(damping=state.damping * jnp.where(good, 0.5, 4.0))
-
-    return step
 
 
 def trust_region(product: Any, loss: Callable[[Any], Any]) -> Any:

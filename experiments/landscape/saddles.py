@@ -5,15 +5,18 @@ non-convex optimization" (2014), on MNIST at 10 x 10 pixels; and Pennington and 
 neural network loss surfaces via random matrix theory" (2017), on random data: they predict that
 the share of negative eigenvalues grows as (E - E_c)^(3/2), and that minima have the energy
 (1 - phi)^2 / 2, where phi is parameters over numbers in the data.
+
+On MNIST the loss is the squared error. With cross-entropy, which is lowest where the weights are
+infinite, the searches end in gradient-flat points (Frye et al., 2021): that is shown beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +34,20 @@ from experiments.landscape.critical import (
     Found,
     descended,
     finder,
+    found_from,
+    minimum,
     shares,
     small_enough,
     spread_over,
     threads,
 )  # fmt: skip
-from experiments.landscape.study import Study, progress
+from experiments.landscape.study import Study, interval, progress
 
 TITLE = "Saddle points of networks that learn"
+MNIST = "MNIST, squared error"
+CROSS_ENTROPY = "MNIST, cross-entropy"
+NOISE = 0.1  # the largest standard deviation of what is added to the weights at a start
+ENOUGH = 1e-12  # the squared norm of the gradient at which a search ends
 UNITS = 16  # inputs, hidden units and outputs of the networks on random data
 
 
@@ -50,22 +59,23 @@ class Saddles(Study):
     """folder with the MNIST files, if they are somewhere unusual"""
     hidden: int = 5
     """hidden units of the network on MNIST"""
-    examples: int = 300
+    examples: int = 200
     """images of MNIST"""
     starts: int = 10
-    """searches on MNIST, from along training"""
+    """searches from along training, on MNIST with each of two losses and for each phi"""
+    minima: int = 5
+    """searches from where saddle-free Newton ends, from as many initial weights"""
     phi: tuple[float, ...] = (0.25, 0.5, 0.75)
     """parameters over numbers in the random data"""
-    random_starts: int = 8
-    """searches for each phi"""
-    steps: int = 200
+    steps: int = 1000
     """steps of a search, at most"""
 
     def prepare(self) -> None:
         super().prepare()
         at_least(self, 1, "hidden", "steps")
         at_least(self, 10, "examples")
-        at_least(self, 4, "starts", "random_starts")
+        at_least(self, 4, "starts")
+        at_least(self, 0, "minima")
         for phi in self.phi:
             if not 0 < phi < 1:
                 raise ValueError(f"--phi is {phi}, needs numbers between 0 and 1")
@@ -113,47 +123,82 @@ def exponent(energy: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
     return min(fits)[1:]
 
 
-def searched(
-    net: fnn.Block, loss: fnn.Block, data: Split, options: Saddles, count: int, scale: float,
-    rate: float, tick: Callable[[], None],
-) -> list[Found]:  # fmt: skip
-    """The points found from along the training of one network; losses are divided by scale."""
-    x, target = jax.tree.map(jnp.asarray, data)
-    run = fnn.value_and_grad(net, loss)
+class Problem(NamedTuple):
+    """A network and its data.
 
-    def scaled(params: Any) -> Any:
-        return jax.tree.map(lambda v: v / scale, run(params, x, target))
+    rate: of gradient descent.
+    scale: what the loss is divided by.
+    labels: the classes, of which some are recognised; None for regression.
+    """
 
-    params = net.init(jax.random.key(options.seed), x)
-    path = jax.jit(partial(descended, scaled, steps=4000, rate=rate))(params)
-    path = jax.tree.map(lambda v: v[::10], path)
-    search = finder(lambda p: scaled(p)[0], lambda p: scaled(p)[1], options.steps)
-    found = []
-    for start in spread_over(path, count, 0.03, np.random.default_rng(options.seed)):
-        found.append(search(start))
-        tick()
-    return found
+    net: fnn.Block
+    loss: fnn.Block
+    data: Split
+    rate: float
+    scale: float = 1.0
+    labels: Any = None
+
+    def run(self, params: Any) -> tuple[Any, Any]:
+        """The loss and its gradient."""
+        value = fnn.value_and_grad(self.net, self.loss)(params, *self.data)
+        return jax.tree.map(lambda v: v / self.scale, value)
+
+    def value(self, params: Any) -> Any:
+        return self.run(params)[0]
+
+    def gradient(self, params: Any) -> Any:
+        return self.run(params)[1]
+
+    def error(self, params: Any) -> float:
+        """The share of wrong answers; NaN for regression."""
+        if self.labels is None:
+            return float("nan")
+        answers = self.net.forward(params, self.data.x)[0].argmax(1)
+        return float((answers != self.labels).mean())
+
+
+def problems(options: Saddles) -> dict[str, Problem]:
+    """What is searched, by name."""
+    x, labels = digits(options.seed, options.data_dir, options.examples)
+    net = fnn.models.mlp((options.hidden, 10), fnn.tanh())
+    squared, cross_entropy = fnn.squared_error(), fnn.softmax_cross_entropy()
+    rng = np.random.default_rng(options.seed)
+    return {
+        MNIST: Problem(net, squared, Split(x, np.eye(10)[labels]), 0.1, labels=labels),
+        CROSS_ENTROPY: Problem(net, cross_entropy, Split(x, labels), 0.3, labels=labels),
+        **{
+            f"phi = {phi:g}": Problem(random_network(), squared, random_data(phi, rng), 2.0, UNITS)
+            for phi in options.phi
+        },
+    }
+
+
+def searched(problem: Problem, options: Saddles, tick: Callable[[], None]) -> list[Found]:
+    """The points found from along the training of one network, and from near minima."""
+    keys = jax.random.split(jax.random.key(options.seed), options.minima + 1)
+    first, *others = (problem.net.init(key, jnp.asarray(problem.data.x)) for key in keys)
+    path = jax.jit(partial(descended, problem.run, steps=4000, rate=problem.rate))(first)
+    starts = spread_over(path, options.starts, NOISE, np.random.default_rng(options.seed))
+    descend = minimum(problem.value, problem.gradient, 300)
+    search = finder(problem.value, problem.gradient, options.steps, ENOUGH)
+    return [
+        *found_from(starts, search, tick),
+        *found_from(others, lambda start: search(descend(start)), tick),
+    ]
 
 
 def saddles(options: Saddles) -> int:
-    data = digits(options.seed, options.data_dir, options.examples)
-    rng = np.random.default_rng(options.seed)
-    by_phi: dict[float, list[Found]] = {}
     with jax.enable_x64(True), threads(111 * options.hidden + 10), progress() as bar:
-        total = options.starts + len(options.phi) * options.random_starts
-        task = bar.add_task("MNIST", total=total)
-        tick = partial(bar.advance, task)
-        net, loss = fnn.models.mlp((options.hidden, 10), fnn.tanh()), fnn.softmax_cross_entropy()
-        mnist = searched(net, loss, data, options, options.starts, 1.0, 0.3, tick)
-        error = jax.jit(lambda p: jnp.mean(jnp.argmax(net.forward(p, data.x)[0], 1) != data.target))
-        errors = [float(error(f.params)) for f in mnist]
-        for phi in options.phi:
-            bar.update(task, description=f"phi = {phi:g}")
-            by_phi[phi] = searched(
-                random_network(), fnn.squared_error(), random_data(phi, rng), options,
-                options.random_starts, UNITS, 2.0, tick,
-            )  # fmt: skip
-    _report(options, mnist, errors, by_phi)
+        every = problems(options)
+        task = bar.add_task("", total=len(every) * (options.starts + options.minima))
+        by_name = {}
+        for name, problem in every.items():
+            bar.update(task, description=name)
+            by_name[name] = searched(problem, options, partial(bar.advance, task))
+        errors = {
+            name: [every[name].error(f.params) for f in found] for name, found in by_name.items()
+        }
+    _report(options, by_name, errors)
     return 0
 
 
@@ -167,67 +212,84 @@ def correlation(pairs: np.ndarray) -> Any:
     return np.sum(a * b, -1) / np.where(size > 0, size, np.nan)
 
 
-def _correlation(found: Sequence[Found], values: Sequence[float], seed: int) -> str:
-    """Of the index with other values, and its 95 % interval."""
-    if len(found) < 4:
-        return f"only {len(found)} points"
-    pairs = np.array([(value, f.negative) for value, f in zip(values, found, strict=True)])
+def _correlation(pairs: np.ndarray, seed: int) -> str:
+    """Of the index with the error or the loss, and its 95 % interval."""
+    if len(pairs) < 4:
+        return f"only {len(pairs)} points"
     rng = np.random.default_rng(seed)
     drawn = correlation(pairs[rng.integers(0, len(pairs), (2000, len(pairs)))])
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return f"{float(correlation(pairs)):.2f} ({low:.2f} to {high:.2f})"
 
 
-def _exponent(found: Sequence[Found], seed: int) -> str:
+def _exponent(pairs: np.ndarray, seed: int) -> str:
     """The exponent of the law over those of the points that are no minima."""
-    up = [(float(f.loss), f.negative) for f in found if f.negative > 0]
+    up = pairs[pairs[:, 1] > 0]
     if len(up) < 5:
         return f"only {len(up)} points"
-    energy, negative = np.array(up).T
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(200):
         rows = rng.integers(0, len(up), len(up))
         if len(set(rows)) > 3:
-            drawn.append(exponent(energy[rows], negative[rows])[0])
+            drawn.append(exponent(*up[rows].T)[0])
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{exponent(energy, negative)[0]:.2f} ({low:.2f} to {high:.2f})"
+    return f"{exponent(*up.T)[0]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _minima(pairs: np.ndarray, seed: int) -> str:
+    """The mean loss of minima and its 95 % interval."""
+    losses = pairs[pairs[:, 1] == 0, 0]
+    if len(losses) < 2:
+        return f"only {len(losses)} points"
+    low, high = interval(losses, lambda drawn: drawn.mean(-1), seed)
+    return f"{losses.mean():.4f} ({low:.4f} to {high:.4f})"
+
+
+def _laws(
+    by_name: dict[str, list[Found]], errors: dict[str, list[float]], seed: int
+) -> list[tuple[str, ...]]:
+    """Rows for a table: what the index depends on, and the loss of minima, beside theory."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in by_name.items():
+        random = name not in (MNIST, CROSS_ENTROPY)
+        energy = np.array([(f.loss, f.negative) for f in found], float)
+        error = energy if random else np.array([errors[name], energy[:, 1]]).T
+        critical = np.array([f.critical for f in found])
+        for which, own in (("critical", critical), ("all", np.full(len(found), True))):
+            rows.append(
+                (
+                    name, which, _correlation(error[own], seed), _minima(energy[own], seed),
+                    f"{(1 - float(name.split()[-1])) ** 2 / 2:.4f}" if random else "",
+                    _exponent(energy[own], seed) if random else "",
+                )
+            )  # fmt: skip
+    return rows
 
 
 def _report(
-    options: Saddles, mnist: list[Found], errors: list[float], by_phi: dict[float, list[Found]]
+    options: Saddles, by_name: dict[str, list[Found]], errors: dict[str, list[float]]
 ) -> None:
-    groups = {"MNIST": mnist} | {f"phi = {phi:g}": found for phi, found in by_phi.items()}
     write_csv(
         options.out / "saddles.csv",
         [
-            {"network": name, "error": errors[i] if name == "MNIST" else "", **f.row()}
-            for name, found in groups.items()
-            for i, f in enumerate(found)
+            {"network": name, "error": error, **f.row()}
+            for name, found in by_name.items()
+            for f, error in zip(found, errors[name], strict=True)
         ],
     )
     kinds = [
         (name, *(f"{n} ({share})" for _, n, share in shares(found)))
-        for name, found in groups.items()
+        for name, found in by_name.items()
     ]
     columns = ("searches", *KINDS)
     table(TITLE, columns, kinds)
-    laws = []
-    for name, found in groups.items():
-        critical = [f for f in found if f.kind == "critical"]
-        for which, own in (("critical", critical), ("all points", found)):
-            of_own = [e for e, f in zip(errors, mnist, strict=True) if any(f is g for g in own)]
-            values = of_own if name == "MNIST" else [float(f.loss) for f in own]
-            with_error = _correlation(own, values, options.seed)
-            power = "" if name == "MNIST" else _exponent(own, options.seed)
-            lowest = [float(f.loss) for f in own if f.negative == 0]
-            theory = "" if name == "MNIST" else f"{(1 - float(name.split()[-1])) ** 2 / 2:.3f}"
-            minimum = f"{min(lowest):.4f}" if lowest else "none found"
-            laws.append((name, which, with_error, power, minimum, theory))
+    laws = _laws(by_name, errors, options.seed)
     law_columns = (
-        "", "points", "correlation with the index", "exponent (3/2)", "lowest minimum", "theory",
+        "", "points", "index and error: correlation", "loss of minima", "(1 - phi)^2 / 2",
+        "exponent (3/2)",
     )  # fmt: skip
     table("How the index grows", law_columns, laws)
-    everything = [f for found in groups.values() for f in found]
+    everything = [f for found in by_name.values() for f in found]
     flat = np.mean([f.kind == "gradient-flat" for f in everything])
     short = np.mean([f.kind == "not converged" for f in everything])
     words = (
@@ -245,59 +307,74 @@ def _report(
         ),
         page.paragraph(
             "On random data theory says how many directions: as many as (E - E_c)^(3/2), and "
-            "minima have the energy (1 - phi)^2 / 2 (Pennington and Bahri, 2017). " + words + " "
-            "Frye et al. (2021) found the same, and doubt what was said of deep networks with "
-            "less strict searches; so the table has both: critical points alone, and all."
+            "minima have the energy (1 - phi)^2 / 2 (Pennington and Bahri, 2017). On random data "
+            "the correlation is that of the index with the loss."
         ),
-        page.figure(_drawn(mnist, errors, by_phi), options.out / "saddles.png",
+        page.paragraph(
+            words + " Frye et al. (2021) found the same, and doubt what was said of deep networks "
+            "after less strict searches; so the table has both: critical points alone, and all. "
+            "Which loss it is matters: with cross-entropy the loss is lowest where the weights "
+            "are infinite, and the searches get stuck."
+        ),
+        page.figure(_drawn(by_name, errors), options.out / "saddles.png",
             "Left: the share of directions that lead down (index) against the error on MNIST. "
             "Middle: the Hessian's eigenvalues at the highest and at the lowest of these points. "
-            "Right: the index against the loss on random data, with the fitted law (all points; "
-            "dotted: the energy of minima from theory). Filled: critical; open: not.",
+            "Right: the index against the loss on random data, with the fitted law (dotted: the "
+            "energy of minima from theory). Filled: critical; open: not, and left out of the fit.",
         ),
         page.numbers(columns, kinds),
         page.numbers(law_columns, laws),
-        page.code(pixels, searched, exponent, finder),
+        page.code(pixels, searched, exponent, finder, minimum),
     )  # fmt: skip
     console.print(f"saved in {options.out}: report.html, saddles.png, saddles.csv")
 
 
-def _drawn(mnist: list[Found], errors: list[float], by_phi: dict[float, list[Found]]) -> Any:
+def _drawn(by_name: dict[str, list[Found]], errors: dict[str, list[float]]) -> Any:
     picture, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
-    for kind, color in KINDS.items():
-        of_kind = [(e, f.negative) for e, f in zip(errors, mnist, strict=True) if f.kind == kind]
-        if of_kind:
-            face = color if kind == "critical" else "none"
-            axes[0].scatter(
-                *np.array(of_kind).T, s=40, facecolors=face, edgecolors=color, label=kind
-            )
-    axes[0].set(xlabel="training error", ylabel="index", title="MNIST, 10 x 10 pixels")
-    axes[0].legend(frameon=False)
-    order = np.argsort([f.loss for f in mnist])
-    for place, color, name in ((order[-1], RED, "highest"), (order[0], BLUE, "lowest")):
-        e = mnist[place].eigenvalues
-        axes[1].plot(np.linspace(0, 1, len(e)), e, color=color, lw=2,
-                     label=f"{name}: loss {mnist[place].loss:.3f}")  # fmt: skip
-    axes[1].axhline(0, color=GREY, lw=0.8)
-    axes[1].set_yscale("symlog", linthresh=1e-4)
-    axes[1].set(xlabel="share of eigenvalues", title="Eigenvalues of the Hessian, sorted")
-    axes[1].legend(frameon=False, loc="upper left")
-    for (phi, found), color in zip(by_phi.items(), (GREEN, BLUE, ORANGE, RED) * 9, strict=False):
-        for filled in (True, False):
-            own = [(f.loss, f.negative) for f in found if (f.kind == "critical") == filled]
-            if own:
-                axes[2].scatter(*np.array(own, float).T, s=30, edgecolors=color,
-                                facecolors=color if filled else "none")  # fmt: skip
-        axes[2].axvline((1 - phi) ** 2 / 2, color=color, lw=1, ls=":")
-        axes[2].plot([], [], "o", color=color, label=f"phi = {phi:g}")
-        up = np.array([(f.loss, f.negative) for f in found if f.negative > 0], float)
-        if len(up) > 4:
-            power, least = exponent(*up.T)
-            c = np.exp(np.mean(np.log(up[:, 1]) - power * np.log(up[:, 0] - least)))
-            at = np.linspace(least, up[:, 0].max(), 100)
-            axes[2].plot(at, c * (at - least) ** power, color=color, lw=1.2)
+    _by_error(axes[0], by_name[MNIST], errors[MNIST])
+    _spectra(axes[1], [f for f in by_name[MNIST] if f.critical] or by_name[MNIST])
+    random = {name: own for name, own in by_name.items() if name not in (MNIST, CROSS_ENTROPY)}
+    for (name, found), color in zip(random.items(), (GREEN, BLUE, ORANGE, RED) * 9, strict=False):
+        _law(axes[2], name, found, color)
     axes[2].set(xlabel="loss", ylabel="index", title="Random data")
     axes[2].legend(frameon=False, loc="upper left")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return picture
+
+
+def _by_error(axis: Any, found: list[Found], errors: list[float]) -> None:
+    for kind, color in KINDS.items():
+        of_kind = [(e, f.negative) for e, f in zip(errors, found, strict=True) if f.kind == kind]
+        if of_kind:
+            face = color if kind == "critical" else "none"
+            axis.scatter(*np.array(of_kind).T, s=40, facecolors=face, edgecolors=color, label=kind)
+    axis.set(xlabel="training error", ylabel="index", title=MNIST)
+    axis.legend(frameon=False)
+
+
+def _spectra(axis: Any, found: list[Found]) -> None:
+    ordered = sorted(found, key=lambda f: f.loss)
+    for f, color, name in ((ordered[-1], RED, "highest"), (ordered[0], BLUE, "lowest")):
+        at = np.linspace(0, 1, len(f.eigenvalues))
+        axis.plot(at, f.eigenvalues, color=color, lw=2, label=f"{name}: loss {f.loss:.3f}")
+    axis.axhline(0, color=GREY, lw=0.8)
+    axis.set_yscale("symlog", linthresh=1e-4)
+    axis.set(xlabel="share of eigenvalues", title="Eigenvalues of the Hessian, sorted")
+    axis.legend(frameon=False, loc="upper left")
+
+
+def _law(axis: Any, name: str, found: list[Found], color: str) -> None:
+    for filled in (True, False):
+        own = [(f.loss, f.negative) for f in found if f.critical == filled]
+        if own:
+            axis.scatter(*np.array(own, float).T, s=30, edgecolors=color,
+                         facecolors=color if filled else "none")  # fmt: skip
+    axis.axvline((1 - float(name.split()[-1])) ** 2 / 2, color=color, lw=1, ls=":")
+    axis.plot([], [], "o", color=color, label=name)
+    up = np.array([(f.loss, f.negative) for f in found if f.critical and f.negative > 0], float)
+    if len(up) > 4:
+        power, least = exponent(*up.T)
+        c = np.exp(np.mean(np.log(up[:, 1]) - power * np.log(up[:, 0] - least)))
+        at = np.linspace(least, up[:, 0].max(), 100)
+        axis.plot(at, c * (at - least) ** power, color=color, lw=1.2)

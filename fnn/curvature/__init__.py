@@ -25,13 +25,12 @@ True
 
 from fnn.curvature.krylov import Lanczos, Ritz, lanczos
 from fnn.curvature.matrices import ggn, hessian, matrix
-from fnn.curvature.newton_steps import Newton, NewtonState, newton, saddle_free_newton
+from fnn.curvature.newton_steps import NewtonState, newton, saddle_free_newton
 from fnn.curvature.products import ggn_vp, gradient_of, hvp
 from fnn.curvature.quadrature import Spectrum, spectrum
 
 __all__ = [
     "Lanczos",
-    "Newton",
     "NewtonState",
     "Ritz",
     "Spectrum",

@@ -15,18 +15,8 @@ from fnn.curvature.krylov import lanczos
 from fnn.curvature.matrices import matrix
 from fnn.curvature.products import Product
 from fnn.curvature.vectors import filled, raveled
+from fnn.optimizer import Optimizer
 from fnn.refusals import described
-
-
-class Newton(NamedTuple):
-    """Optax's protocol: what :func:`newton` and :func:`saddle_free_newton` return.
-
-    ``init(params) -> state``.
-    ``update(grads, state, params) -> (updates, state)``.
-    """
-
-    init: Callable[[Params], Any]
-    update: Callable[..., tuple[Params, Any]]
 
 
 class NewtonState(NamedTuple):
@@ -38,7 +28,7 @@ class NewtonState(NamedTuple):
 
 
 @checked
-def newton(product: Product, damping: NonNegative = 0.0, krylov: Count | None = None) -> Newton:
+def newton(product: Product, damping: NonNegative = 0.0, krylov: Count | None = None) -> Optimizer:
     """Newton's method: w <- w - (H + damping I)^-1 dE/dw.
 
     It goes to the nearest critical point, also to a saddle or a maximum. H is inverted by its
@@ -53,9 +43,9 @@ def newton(product: Product, damping: NonNegative = 0.0, krylov: Count | None = 
       krylov: the dimension of the subspace; by default the whole space, by the exact matrix.
 
     Returns:
-      :class:`Newton`: ``init`` and ``update``, as Optax's ``GradientTransformation``; the state is
-      a :class:`NewtonState`. ``grads`` may be None where params are held fixed. Other data at each
-      step: make it inside the function of that step, from their product.
+      An :class:`~fnn.Optimizer` whose state is a :class:`NewtonState`. ``grads`` may be None where
+      params are held fixed. Other data at each step: make it inside the function of that step, from
+      their product.
 
     Raises:
       BlockValueError: a matrix that would not fit in memory, a subspace larger than the space.
@@ -76,7 +66,7 @@ def newton(product: Product, damping: NonNegative = 0.0, krylov: Count | None = 
 @checked
 def saddle_free_newton(
     product: Product, damping: NonNegative, krylov: Count | None = None
-) -> Newton:
+) -> Optimizer:
     """Saddle-free Newton: ``w <- w - (|H| + damping I)^-1 dE/dw``.
 
     ``|H|`` has the eigenvectors of H and the absolute values of its eigenvalues, so that a step
@@ -91,7 +81,7 @@ def saddle_free_newton(
         ``|g| / damping``.
 
     Returns:
-      :class:`Newton`, as :func:`newton`.
+      An :class:`~fnn.Optimizer`, as of :func:`newton`.
 
     Raises:
       BlockValueError: as :func:`newton`.
@@ -117,7 +107,7 @@ def _by_eigenvalues(
     of: Callable[[jax.Array], jax.Array],
     damping: float,
     krylov: int | None,
-) -> Newton:
+) -> Optimizer:
     """w <- w - sum_j v_j (v_j . g) / (of(e_j) + damping) over eigenvalues e_j, eigenvectors v_j."""
 
     def init(params: Params) -> NewtonState:
@@ -151,4 +141,4 @@ def _by_eigenvalues(
         step = vectors @ jnp.where(is_zero, 0, along / jnp.where(is_zero, 1, divisor))
         return unravel(-step), NewtonState(state.damping, e)
 
-    return Newton(init, update)
+    return Optimizer(init, update)

@@ -15,26 +15,12 @@ from jax import export
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
 from fnn.arrays import is_array, is_floating
 from fnn.block import Params
+from fnn.optimizer import Optimizer
 from fnn.pytrees import flat
 from fnn.refusals import described, is_real
 
 # A schedule is a function of the step; a number may be traced, under vmap, say.
 LearningRate = Positive | Callable[[jax.Array], jax.Array] | jax.core.Tracer
-
-
-class Optimizer(NamedTuple):
-    """Optax's protocol, and which parameters to evaluate.
-
-    ``init(params) -> state``.
-    ``update(grads, state, params=None) -> (updates, state)``.
-    ``evaluated(state, params) -> params``: where :func:`~fnn.fit` shall evaluate and return other
-    parameters than those that take the steps: an average (:func:`~fnn.averaged`), or
-    ``optax.contrib.schedule_free_eval_params``.
-    """
-
-    init: Callable[[Params], Any]
-    update: Callable[..., tuple[Params, Any]]
-    evaluated: Callable[[Any, Params], Params] | None = None
 
 
 class OptimizerState(NamedTuple):

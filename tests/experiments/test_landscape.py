@@ -14,13 +14,13 @@ import fnn
 from experiments.__main__ import main
 from experiments.common.data import Split
 from experiments.landscape.connected import Connected, barrier, bezier, connected, line
-from experiments.landscape.critical import finder
+from experiments.landscape.critical import Found, finder, found_from, minimum
 from experiments.landscape.escape import Escape, escape
 from experiments.landscape.linear import Linear, known, linear, network
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
 from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
-from experiments.landscape.saddles import Saddles, exponent, pixels
+from experiments.landscape.saddles import Saddles, exponent, pixels, saddles
 from experiments.landscape.spectrum import Exact, Spectrum, spectrum
 from experiments.landscape.surface import (
     Surface,
@@ -129,6 +129,54 @@ def test_the_exponent_of_a_law_is_found() -> None:
 def test_a_network_too_large_for_its_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="lanczos"):
         Saddles(hidden=100).prepare()
+
+
+def test_saddle_free_newton_ends_near_a_minimum() -> None:
+    def loss(w: jax.Array) -> jax.Array:  # minima at (1, 0) and (-1, 0), a saddle at (0, 0)
+        return (w[0] ** 2 - 1) ** 2 / 4 + w[1] ** 2
+
+    with jax.enable_x64(True):
+        descend = minimum(loss, jax.grad(loss), 60)
+        ends = [descend(jnp.array(w)) for w in ([0.01, 3.0], [-0.2, -1.0])]
+    np.testing.assert_allclose(ends, [[1, 0], [-1, 0]], atol=1e-4)
+
+
+def test_searches_at_once_come_back_in_their_order() -> None:
+    ticks: list[int] = []
+    with jax.enable_x64(True):
+        search = finder(lambda w: jnp.sum(w**2), lambda w: 2 * w, 5)
+        starts = [jnp.full(2, float(i)) for i in range(5)]
+        found = found_from(starts, search, lambda: ticks.append(1))
+    assert len(ticks) == 5
+    assert [f.norms[0] for f in found] == [8.0 * i**2 for i in range(5)]
+    assert {f.kind for f in found} == {"critical"}
+
+
+def test_a_short_gradient_in_the_kernel_of_the_hessian_is_not_critical() -> None:
+    found = Found(None, 0.0, np.float64(1e-12), np.float64(1e-9), np.ones(2), np.ones(1))
+    assert found.kind == "gradient-flat"
+    assert found._replace(flatness=np.float64(0.1)).kind == "critical"
+    assert found._replace(squared_norm=np.float64(1e-23)).kind == "critical"
+
+
+@pytest.mark.slow
+def test_saddles_on_two_losses_and_random_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    few = Split(rng.normal(size=(30, 100)), np.arange(30) % 10)
+    monkeypatch.setattr("experiments.landscape.saddles.digits", lambda *_: few)
+    options = Saddles(hidden=1, examples=30, starts=4, minima=1, phi=(0.5,), steps=3, out=tmp_path)
+    options.prepare()
+    assert saddles(options) == 0
+    rows = rows_of(tmp_path / "saddles.csv")
+    assert [row["network"] for row in rows[::5]] == [
+        "MNIST, squared error", "MNIST, cross-entropy", "phi = 0.5",
+    ]  # fmt: skip
+    assert {row["error"] for row in rows[10:]} == {"nan"}
+    printed = capsys.readouterr().out
+    assert "0.1250" in printed and "are no critical points" in " ".join(printed.split())
+    assert (tmp_path / "saddles.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
