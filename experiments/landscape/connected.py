@@ -28,6 +28,7 @@ from experiments.common.run import write_csv
 from experiments.landscape import page
 from experiments.landscape.permutations import matched, permutable, permuted
 from experiments.landscape.study import Study, descent, progress
+from fnn.curvature.vectors import as_tangent
 
 TITLE = "Connected minima"
 LOSS = fnn.softmax_cross_entropy()
@@ -65,12 +66,15 @@ Way = Callable[[Any], Any]  # from t in 0..1 to parameters
 
 
 def line(start: Any, end: Any) -> Way:
-    """The straight line."""
+    """The straight line; refused between networks of different shapes."""
+    as_tangent("line", "end", end, start, "start")
     return lambda t: jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)
 
 
 def bezier(start: Any, bend: Any, end: Any) -> Way:
-    """The curve from start to end that the bend pulls to its side."""
+    """The curve from start to end that the bend pulls to its side; refused as :func:`line` is."""
+    for name, other in (("bend", bend), ("end", end)):
+        as_tangent("bezier", name, other, start, "start")
 
     def point(t: Any) -> Any:
         weights = (1 - t) ** 2, 2 * t * (1 - t), t**2

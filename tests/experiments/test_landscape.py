@@ -279,6 +279,19 @@ def test_directions_are_as_long_as_each_unit_s_weights() -> None:
         assert not jnp.any(d[name]["b"])
 
 
+def test_a_way_between_networks_of_different_shapes_is_refused_by_path() -> None:
+    def params(units: int) -> dict[str, dict[str, np.ndarray]]:
+        return {"hidden": {"w": np.zeros((3, units), np.float32)}}
+
+    message = r"end\['hidden'\]\['w'\] has shape \(3, 1\), needs that of start: \(3, 2\)"
+    with pytest.raises(ValueError, match=message):
+        line(params(2), params(1))
+    with pytest.raises(ValueError, match=message):
+        bezier(params(2), params(2), params(1))
+    with pytest.raises(TypeError, match="structure of start"):
+        line(params(2), {"out": np.zeros(2)})
+
+
 def test_a_bowl_is_convex_and_a_saddle_is_not() -> None:
     a, b = np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 7))
     assert not_convex(a**2 + a * b + b**2) == 0.0
