@@ -79,10 +79,21 @@ class Found(NamedTuple):
         """The index, as the share of negative eigenvalues: 0 at minima."""
         return float((self.eigenvalues < NEGATIVE).mean())
 
+    @property
+    def surely(self) -> bool:
+        """Not gradient-flat at a cut-off ten times as strict."""
+        return bool(self.squared_norm <= EXACT or self.flatness >= 10 * FLAT)
+
+    @property
+    def zero(self) -> float:
+        """The share of eigenvalues that are 0 up to the cut-off of negative ones."""
+        return float((np.abs(self.eigenvalues) < -NEGATIVE).mean())
+
     def row(self) -> dict[str, Any]:
         """For a CSV file."""
         return {
             "kind": self.kind, "loss": float(self.loss), "index": self.negative,
+            "zero": self.zero,
             "squared_norm": float(self.squared_norm), "flatness": float(self.flatness),
             "steps": self.steps,
         }  # fmt: skip

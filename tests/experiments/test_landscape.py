@@ -20,7 +20,7 @@ from experiments.landscape.linear import Linear, known, linear, network
 from experiments.landscape.minima import Minima, minima
 from experiments.landscape.permutations import matched, permutable, permuted, sizes
 from experiments.landscape.plane import Plane, Way, direction, not_convex, plane
-from experiments.landscape.saddles import Saddles, exponent, pixels, saddles
+from experiments.landscape.saddles import Saddles, exponent, pixels, saddles, slope
 from experiments.landscape.spectrum import Exact, Spectrum, spectrum
 from experiments.landscape.surface import (
     Surface,
@@ -157,6 +157,12 @@ def test_a_short_gradient_in_the_kernel_of_the_hessian_is_not_critical() -> None
     assert found.kind == "gradient-flat"
     assert found._replace(flatness=np.float64(0.1)).kind == "critical"
     assert found._replace(squared_norm=np.float64(1e-23)).kind == "critical"
+
+
+def test_one_exponent_of_several_groups() -> None:
+    above = np.linspace(0.1, 1, 6)
+    groups = [np.stack([above * k, 3 * k * (above * k) ** 1.5], 1) for k in (0.5, 2.0)]
+    assert slope([*groups, np.empty((0, 2))]) == pytest.approx(1.5)
 
 
 @pytest.mark.slow
