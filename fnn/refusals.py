@@ -6,7 +6,6 @@ message says which block, what it got, what it needs, and the fix.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -137,7 +136,8 @@ def require_floating(name: str, what: str, x: Any) -> None:
 def require_real(name: str, what: str, x: Any) -> None:
     """Refuses what is neither a Python number nor an array of real numbers, and integers that JAX
     would wrap."""
-    x = np.asarray(x) if isinstance(x, (int, float)) else x
+    is_number = isinstance(x, float) or (isinstance(x, int) and abs(x) < 2**63)
+    x = np.asarray(x) if is_number else x
     require_array(name, what, x)
     require_numbers(name, what, x)
     if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool) or x.dtype.kind == "c":
@@ -214,19 +214,6 @@ def axes_of(name: str, axis: int | Sequence[int] | None, x: Spec) -> tuple[int, 
             f"{-rank} to {rank - 1}",
         )
     return axes
-
-
-def whole_number(name: str, what: str, value: Any, least: int = 1) -> int:
-    """The number as an int, NumPy's included; refused unless it is whole and at least ``least``."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise BlockValueError(
-            name, f"{what} is {value!r}, needs a whole number of at least {least}"
-        )
-    return number
 
 
 def require_key(name: str, key: Any) -> None:

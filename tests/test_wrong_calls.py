@@ -25,6 +25,13 @@ PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
 INIT = jax.nn.initializers.zeros
 
 
+def went_back(block: fnn.Block, like: np.ndarray) -> Any:
+    """backward with a cotangent like that, after forward in float32."""
+    x = np.ones(like.shape, np.float32)
+    params = block.init(KEY, x)
+    return block.backward(params, block.forward(params, x)[1], like)
+
+
 @settings(
     max_examples=500,
     derandomize=True,
@@ -166,6 +173,21 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: fnn.elementwise("cube", lambda x: x[0], jnp.cos).forward({}, X), "cube: value.x. is "
      "float32 of shape .3,., needs real numbers of x's shape .2, 3.: return an array"),
+    (lambda: fnn.fit(NET, LOSS, X, X, dtype=3), "dtype is 3, needs a floating dtype"),
+    (lambda: fnn.scale(10**400), "factor is 1000.*, needs a finite number"),
+    (lambda: fnn.graph("x", 5, "y"), "nodes is 5 .*, needs a list of nodes"),  # type: ignore[arg-type]
+    (lambda: went_back(fnn.fan_out(a=fnn.tanh(), b=fnn.relu()), X), "needs a tuple, one for each"),
+    (lambda: went_back(fnn.repeat(fnn.tanh(), 2), np.float16(X)), "needs the dtype of y: float32"),
+    (lambda: went_back(fnn.conv(2, 3), np.ones((1, 4, 2), np.float16)), r"dy.astype\(float32\)"),
+    (lambda: fnn.models.googlenet(width=1e7), "width is 10000000.0, needs a factor below 2097152"),
+    (lambda: SGD.update({"w": np.ones(3, int)}, SGD.init(PARAMS)), "grads hold int64 .* at w, need"),
+    (lambda: SGD.update({"w": X}, SGD.init(PARAMS), PARAMS), "hold nothing at b, need float"),
+    (lambda: SGD.update(list(PARAMS.values()), SGD.init(PARAMS), tuple(PARAMS.values())),
+     "need the kind of containers that the parameters have"),
+    (lambda: fnn.make_step(NET, LOSS, SGD)({"w": 2**70}, SGD.init(PARAMS), X, X),
+     "params/w is 1180591620717411303424, needs an array"),
+    (lambda: fnn.make_epoch(NET, LOSS, SGD, 2)(PARAMS, SGD.init(PARAMS), X, X, np.arange(2), None, 1.5),
+     "first is float.* of shape .., needs an integer"),
 ]  # fmt: skip
 
 

@@ -281,7 +281,7 @@ def _require_state(name: str, kind: type, state: Any) -> None:
 def _require_like(name: str, what: str, tree: Any, params: Params) -> None:
     """Refuses a tree of another structure, shapes or kind of numbers than the parameters'."""
     got, needed = _leaves(tree), _leaves(params)
-    for path in got.keys() | needed.keys():
+    for path in sorted(got.keys() | needed.keys()):
         if got.get(path) != needed.get(path):
             here, there = got.get(path, "nothing"), needed.get(path, "nothing")
             raise ValueError(

@@ -216,3 +216,17 @@ def test_refused_in_words(name: str) -> None:
     call, words = REFUSED[name]
     with pytest.raises((ValueError, TypeError), match=words):
         call()
+
+
+def test_a_matrix_that_does_not_fit_on_the_device_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Device:
+        platform = "gpu"
+
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 1000}
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    with pytest.raises(fnn.BlockError, match=r"lanczos|memory"):
+        fnn.curvature.hessian(jax.grad(lambda w: jnp.sum(w**3)), jnp.ones(100))

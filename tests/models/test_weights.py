@@ -65,6 +65,11 @@ def refused(path: Path, *parts: str, like: Any = LIKE, **options: Any) -> str:
     return message
 
 
+def test_a_file_for_a_network_without_parameters_is_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.npz", {"w": np.ones(3)})
+    assert "params hold nothing" in refused(tmp_path / "w.npz", like={})
+
+
 # ---- what is read and written ------------------------------------------------------------------
 
 
