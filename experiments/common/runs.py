@@ -83,13 +83,13 @@ def leave(
 def record(name: str, summary: str, options: Any) -> None:
     """After a run: makes the page of all runs anew, if the run is in a folder of results.
 
-    A run that left a page but no ``run.json`` gets one.
+    A run that left a page but no ``run.json``, or one older than the page, gets one.
     """
     out = getattr(options, "out", None)
     if not isinstance(out, Path) or not out.is_dir():
         return
     page = next((page for page in PAGES if (out / page).is_file()), "")
-    if page and not (out / FILE).exists():
+    if page and _time(out / FILE) < _time(out / page):
         pictures = sorted([*out.glob("*.png"), *out.glob("*.svg")])
         thumbnail = pictures[0].name if pictures else ""
         command = getattr(options, "command", "")
@@ -97,6 +97,11 @@ def record(name: str, summary: str, options: Any) -> None:
     results = next((p for p in out.resolve().parents if p.name == RESULTS), None)
     if results is not None:
         write_index(results)
+
+
+def _time(path: Path) -> float:
+    """When a file was written; 0 if it was not."""
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def write_index(results: Path) -> None:

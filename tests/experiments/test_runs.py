@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,12 @@ def test_a_page_without_a_report_is_listed_too(tmp_path: Path) -> None:
     record("lecture", "figures", Options(folder))
     page = (tmp_path / "results" / "index.html").read_text()
     assert 'href="lecture/index.html"' in page and 'src="lecture/one.svg"' in page
+    first = (folder / runs.FILE).stat().st_mtime_ns
+    record("lecture", "figures", Options(folder))
+    assert (folder / runs.FILE).stat().st_mtime_ns == first
+    os.utime(folder / "index.html", ns=(first + 1, first + 1_000_000))  # it was made again
+    record("lecture", "more figures", Options(folder))
+    assert "more figures" in (tmp_path / "results" / "index.html").read_text()
 
 
 def test_every_experiment_makes_the_index_anew(tmp_path: Path) -> None:
