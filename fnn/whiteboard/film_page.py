@@ -34,7 +34,7 @@ def film(traces: Sequence[Recording], labels: Sequence[str] = (), title: str = "
       title: the page's heading; the network's kind by default.
 
     Returns:
-      A self-contained page with a slider over the moments, and all that :meth:`Trace.html` has.
+      A self-contained page with a slider over the moments, and all that a trace's own page has.
 
     Raises:
       ValueError: no traces, traces of different networks, or not a label for each.
