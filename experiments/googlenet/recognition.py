@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import fnn
 from experiments.common.console import console
 from experiments.common.idx import DataError, cache
-from experiments.googlenet import images
+from experiments.googlenet import images, published
 from experiments.googlenet.images import PictureError, Pixels, View
 from fnn.block import Block
 
@@ -205,7 +207,12 @@ def _load(path: Path, network: Network) -> Any:
     side = network.view.side
     x = jax.ShapeDtypeStruct((1, side, side, network.channels), jnp.float32)
     like = jax.eval_shape(network.net.init, jax.random.key(0), x)
-    return fnn.models.load_weights(path, like, drop=network.unwanted, flattened={})
+    if path.suffix != ".caffemodel":
+        return fnn.models.load_weights(path, like, drop=network.unwanted, flattened={})
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder) / f"{path.stem}.npz"
+        fnn.models.save_weights(converted, published.weights_of(path))
+        return fnn.models.load_weights(converted, like, flattened={})
 
 
 def _fits(path: Path, network: Network) -> bool:
@@ -217,22 +224,32 @@ def _fits(path: Path, network: Network) -> bool:
 
 
 def _default(file: str, option: str) -> Path:
-    """The file in the data folder, checked."""
+    """The file in the data folder or the user's cache, checked; else it is downloaded."""
     root = os.environ.get("FNN_DATA")
     folders = [*([Path(root) / "googlenet"] if root else []), cache("googlenet")]
     for path in (folder / file for folder in folders):
         if path.is_file():
             got = hashlib.sha256(path.read_bytes()).hexdigest()
-            if got != SHA256[file]:
+            if got != SHA256[file] and not _is_published(path):
                 raise DataError(
                     f"{path}: SHA-256 {got}, needs {SHA256[file]}; replace it by an intact file, "
                     f"or name another with {option}"
                 )
             return path
-    raise DataError(
-        f"there is no {file} in {' or '.join(map(str, folders))}; set FNN_DATA to the folder that "
-        f"holds googlenet/, or name the file with {option}"
-    )
+    console.print(f"no {file} in {' or '.join(map(str, folders))}: downloading it")
+    folders[-1].mkdir(parents=True, exist_ok=True)
+    return published.download(file, folders[-1], {NAMES: SHA256[NAMES]})
+
+
+def _is_published(path: Path) -> bool:
+    """Whether these are the weights that were downloaded and converted here."""
+    if path.suffix != ".npz":
+        return False
+    try:
+        with np.load(path) as arrays:
+            return published.digest(arrays) == published.WEIGHTS_SHA256
+    except (ValueError, OSError, zipfile.BadZipFile):
+        return False
 
 
 def _read_names(path: Path, count: int) -> tuple[str, ...]:
