@@ -32,4 +32,9 @@ def main(options: Options) -> int:
         "from fnn's hand-written backward pass."
     )
     net = fnn.models.mlp((*options.hidden, 10), fnn.relu(), dropout=options.dropout)
-    return classify_images(options, net, data)
+    status = classify_images(options, net, data)
+    console.print(
+        "Next: python -m experiments whiteboard (a backward pass, step by step), course (write it\n"
+        "yourself), mnist --model cnn (99 %), or --list for all of them."
+    )
+    return status

@@ -23,7 +23,7 @@ from experiments.common import report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.common.data import Split
 from experiments.common.options import Training, writable
-from experiments.common.report import Report
+from experiments.common.report import PAGE, Report
 from fnn.block import Block, BlockError
 from fnn.training.fit import ADVICE
 from fnn.training.interrupts import deferred
@@ -208,6 +208,8 @@ def conclude(
         page.write(out)
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
     console.print(f"saved in {out}: {', '.join(files)}, params")
+    if page is not None:
+        console.print(f"[bold]open {out / PAGE}[/bold]")
     return int(not fitted.success)
 
 
