@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.block import Block, Params, Value
+from fnn.refusals import described
 from fnn.training.arrays import checked_inputs
 from fnn.training.curves import curves
 from fnn.training.diagnostics.record import Diagnostics
@@ -120,6 +121,9 @@ class Fitted(NamedTuple):
         Returns:
           ``{"loss": ...}`` and an entry for each metric.
 
+        Raises:
+          ValueError, TypeError: bad data, as ``fit`` refuses it; metrics that are no mapping.
+
         >>> import fnn, numpy as np
         >>> x = np.linspace(-1, 1, 64)[:, None]
         >>> fitted = fnn.fit(fnn.linear(1), fnn.squared_error(), x, 2 * x, epochs=100,
@@ -129,6 +133,11 @@ class Fitted(NamedTuple):
         {'loss': 0.0, 'r2': 1.0}
         """
         model = self.model
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise TypeError(
+                f"evaluate: metrics is {described(metrics)}, needs a function for each name: "
+                '{"accuracy": fnn.accuracy}'
+            )
         data = opened("x", x if target is None else (x, target), model.dtype).on_device()
         chosen = model.metrics if metrics is None else metrics
         row = evaluation(model.predict, model.loss, data, chosen, batch_size=128)(self.params)

@@ -219,6 +219,8 @@ def test_predictions_and_figures() -> None:
         "loss"
     ]
     assert fitted.predict(X[:0]).shape == (0, 3)
+    with pytest.raises(TypeError, match="needs a function for each name"):
+        fitted.evaluate(*TEST, metrics=[fnn.accuracy])
 
 
 @pytest.mark.parametrize(
