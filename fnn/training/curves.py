@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-WIDTH, HEIGHT, MARGIN = 420, 160, 34
+WIDTH, HEIGHT, MARGIN = 440, 170, 48
 COLORS = {"loss": "#1f77b4", "validation_loss": "#d62728"}
 
 
