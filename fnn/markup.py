@@ -24,7 +24,8 @@ def framed(page: str, height: int = 640) -> str:
     '&lt;p class=&quot;a&quot;&gt;'
     """
     inside = html.escape(page, quote=True)
-    return f'<iframe srcdoc="{inside}" width="100%" height="{height}" style="border:0"></iframe>'
+    size = f'width="100%" height="{height}" style="border:0"'
+    return f'<iframe srcdoc="{inside}" {size} allow="fullscreen"></iframe>'
 
 
 def table(

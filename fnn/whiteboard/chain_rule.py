@@ -355,13 +355,13 @@ def in_words(value: Any, gradient: bool = False, reference: Any = None) -> str:
     if summary.numbers:
         values = np.asarray(array).ravel()
         full = ", ".join(map(exactly, values))
-        short = ", ".join(number(float(v)) for v in values)
+        matrix = np.asarray(array).ndim == 2 and min(array.shape) > 1
         return marked(
-            f"({short})" if summary.shape and values.size > 1 else short,
+            _written(np.asarray(array) if matrix else values),
             f"[{full}]  ({kind})" if summary.shape else full,
             reference,
         )
     size = f", |g| = {summary.magnitude}" if gradient else ""
     bad = f", {summary.bad}" if summary.bad else ""
-    text = f"{summary.summary}{size}{bad}  ({kind})"
-    return marked(text, text, reference)
+    text = f"{summary.summary}{size}{bad}"
+    return marked(f"{text}  ({summary.shape})", f"{text}  ({kind})", reference)

@@ -112,9 +112,12 @@ function writtenAnew(get, recipe, exact) {
     const { summary, magnitude } = summaryOf(a);
     return `${summary}${gradient ? `, |g| = ${magnitude}` : ""}  (${a.shape.join("×")})`;
   }
-  const list = a.data.map((v) => (exact ? exactly(v) : number(v))).join(", ");
-  if (exact) return a.shape.length ? `[${list}]` : list;
-  return a.data.length > 1 ? `(${list})` : list;
+  if (exact) {
+    const list = a.data.map(exactly).join(", ");
+    return a.shape.length ? `[${list}]` : list;
+  }
+  const matrix = a.shape.length === 2 && Math.min(...a.shape) > 1;
+  return writtenMatrix(matrixOf(a, matrix ? a.shape[1] : a.data.length, false));
 }
 
 // The cells of a heat map: as the matrix is, a vector in lines.

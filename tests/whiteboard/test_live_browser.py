@@ -7,6 +7,7 @@ Needs what tests/whiteboard/test_whiteboard_browser.py needs, and is skipped whe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,39 @@ def test_the_page_computes_what_fnn_does(page: Page, name: str) -> None:
         x = jax.tree.map(lambda v, d: np.asarray(v) - 0.1 * np.asarray(d), x, t.dx)
     assert_same(page, recorded(net, params, x, target, loss))
     assert page.driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("name", ["circuit", "forks", "neuron", "hidden layer", "logits", "joined"])
+def test_the_page_writes_what_python_does(page: Page, name: str) -> None:
+    """After a step, picture and panels have the texts of a page that is made anew."""
+    net, params, x, target, loss = EXAMPLES[name]
+    t = recorded(net, params, x, target, loss)
+    page.open(t.html())
+    page.do_live("descend")
+    changed = written(page)
+    if jax.tree.leaves(params):
+        grads = t.dparams["net"] if loss else t.dparams
+        params = jax.tree.map(lambda p, g: p - 0.1 * np.asarray(g), params, grads)
+    else:
+        x = jax.tree.map(lambda v, d: np.asarray(v) - 0.1 * np.asarray(d), x, t.dx)
+    page.open(recorded(net, params, x, target, loss).html())
+    page.do("last")
+    assert len(changed) > 20
+    for mine, theirs in zip(changed, written(page), strict=True):
+        # Long numbers have fewer digits in the picture of a page that is changed.
+        if not re.search(r"[−\d.e]{9}", theirs):
+            assert mine.split() == theirs.split()
+
+
+def written(page: Page) -> list[str]:
+    """The texts of the picture, and of all panels but for what is about the recorded numbers."""
+    return page.run(
+        "const [b] = boards, lines = [...b.root.querySelectorAll('svg.wb .k text, svg.wb tspan')]"
+        ".map((t) => t.textContent);"
+        "for (const id in b.about) for (const [kind, ...parts] of b.about[id])"
+        "  if (kind !== 'check') lines.push(parts.map((part) => b.written(part, kind)).join(''));"
+        "return lines"
+    )
 
 
 def test_every_block_that_python_calls_known_is_known_to_the_script(page: Page) -> None:
