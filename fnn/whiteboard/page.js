@@ -189,7 +189,7 @@ class Whiteboard {
     for (const [data, done] of [["f", forward], ["b", backward]]) {
       for (const g of this.root.querySelectorAll(`[data-${data}]`)) {
         const needs = g.dataset[data].split(" ").filter(Boolean);
-        const hidden = this.lesson?.hides(g) ?? false;
+        const hidden = this.lesson?.quiz.hides(g) ?? false;
         g.classList.toggle("pending", hidden || !needs.every((id) => done.has(id)));
       }
     }
@@ -291,8 +291,8 @@ class Whiteboard {
   // A part of a line: text, or a number with four digits or with all.
   written(part, kind) {
     if (typeof part === "string") return part;
-    const [short, full, recipe] = part, { asks, changed, get } = this.lesson ?? {};
-    if (asks && (kind === "gradient" || kind === "chain")) return "?";
+    const [short, full, recipe] = part, { quiz, changed, get } = this.lesson ?? {};
+    if (quiz?.asks && (kind === "gradient" || kind === "chain")) return "?";
     if (changed) return recipe ? writtenAnew(get, recipe, this.exact) : "…";
     return this.exact ? full : short;
   }

@@ -24,7 +24,7 @@ KEYS = (
     "block, <kbd>Enter</kbd> its chain rule, <kbd>d</kbd> all digits, <kbd>+</kbd> <kbd>-</kbd> "
     "unfold and fold a network, <kbd>Esc</kbd> close."
 )
-SCRIPTS = ("layout.js", "live.js", "numbers.js", "lesson.js", "film.js", "page.js")
+SCRIPTS = ("layout.js", "live.js", "numbers.js", "quiz.js", "lesson.js", "film.js", "page.js")
 LIVE = (
     '<div class="live" hidden><b class="loss"></b>'
     '<svg width="100" height="30" aria-hidden="true"><polyline fill="none" stroke="#7a4b00" '

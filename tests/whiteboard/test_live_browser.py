@@ -272,7 +272,7 @@ def test_an_entry_of_a_heat_map_is_typed(page: Page) -> None:
 
 
 def ask(page: Page, reference: str, answer: str) -> str:
-    page.run("boards[0].lesson.ask(arguments[0])", reference)
+    page.run("boards[0].lesson.quiz.ask(arguments[0])", reference)
     field = page.find(".quiz .answer")[0]
     field.send_keys(answer, Keys.ENTER)
     return page.find(".quiz output")[0].text
