@@ -18,7 +18,8 @@ from experiments.common.html import text, whole_page
 FILE = "run.json"
 RESULTS = "results"  # the page is in the nearest folder of this name around a run
 MARK = "<!-- made by python -m experiments -->"
-PAGES = ("report.html", "whiteboard.html", "index.html")  # of a run that leaves no run.json
+# Of a run that leaves no run.json.
+PAGES = ("report.html", "whiteboard.html", "film.html", "index.html")
 DEPTH = 3  # folders below the results in which runs are looked for
 MAX_THUMBNAIL = 2_000_000  # bytes
 STYLE = """
