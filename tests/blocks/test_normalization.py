@@ -57,6 +57,21 @@ def test_response_in_float32_is_within_a_few_units(beta: float) -> None:
     np.testing.assert_allclose(got[1], wanted[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.5, 0.6])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_response_where_one_channel_is_most_of_its_window(size: int, beta: float) -> None:
+    """There dy / sqrt(u) and what x does to its own u cancel."""
+    block = fnn.local_response_norm(size, alpha=1.0, beta=beta)
+    x = np.array([[0.5, 300.0, -0.25, 0.125, 2000.0, 1.0]])
+    dy = np.array([[0, 1.0, 0, 0, 1, 0]])  # of the large ones
+    got, wanted = (
+        block.backward({}, v, d)[1] for v, d in ((x.astype("f4"), dy.astype("f4")), (x, dy))
+    )
+    np.testing.assert_allclose(got, wanted, rtol=2e-6)
+    huge = jnp.full((1, 6), 1e25, jnp.float32)  # whose u is infinite
+    assert not np.any(block.backward({}, huge, jnp.ones((1, 6), jnp.float32))[1])
+
+
 def test_response_of_numbers_whose_squares_leave_the_range() -> None:
     x = jnp.array([[1e20, 2e20, 0]], jnp.float32)
     block = fnn.local_response_norm(3)
