@@ -58,12 +58,13 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 def _fetched(file: str, folder: Path, known: str | None) -> Path:
     import pooch
 
+    pooch.get_logger().setLevel("WARNING")  # its bar says enough
     try:
         return Path(pooch.retrieve(HOME + file, known, file, folder, progressbar=True))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"there is no way to download {HOME}{file} to {folder} ({error}); download it with a "
-            f"browser into that folder, or set FNN_DATA to the folder that holds googlenet/"
+            f"no way to download {HOME}{file} ({error}): put that file into {folder}, or set "
+            "FNN_DATA to the folder that holds googlenet/"
         ) from error
 
 

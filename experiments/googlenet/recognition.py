@@ -236,9 +236,13 @@ def _default(file: str, option: str) -> Path:
                     f"or name another with {option}"
                 )
             return path
-    console.print(f"no {file} in {' or '.join(map(str, folders))}: downloading it")
+    lacking = f"there is no {file} in {' or '.join(map(str, folders))}"
+    console.print(f"{lacking}: downloading it")
     folders[-1].mkdir(parents=True, exist_ok=True)
-    return published.download(file, folders[-1], {NAMES: SHA256[NAMES]})
+    try:
+        return published.download(file, folders[-1], {NAMES: SHA256[NAMES]})
+    except DataError as error:
+        raise DataError(f"{lacking}; {error}; or name the file with {option}") from error
 
 
 def _is_published(path: Path) -> bool:
@@ -246,7 +250,7 @@ def _is_published(path: Path) -> bool:
     if path.suffix != ".npz":
         return False
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return published.digest(arrays) == published.WEIGHTS_SHA256
     except (ValueError, OSError, zipfile.BadZipFile):
         return False

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fnn.arrays import is_floating
+from tests.slow import one_of
 from tests.zoo import CASES, Case, sample
 
 
@@ -21,7 +22,7 @@ def as_numpy(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", one_of(4, CASES, lambda case: case.id))
 def test_float64_of_numpy_is_taken_as_float32(case: Case) -> None:
     block = case.make()
     params, x, key, dy = as_numpy(tuple(sample(case)))

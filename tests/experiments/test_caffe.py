@@ -127,5 +127,5 @@ def test_without_a_network_it_says_what_to_do(
         raise OSError("no route to host")
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    with pytest.raises(DataError, match=r"bvlc_googlenet.caffemodel .*no route .*or set FNN_DATA"):
+    with pytest.raises(DataError, match=r"bvlc_googlenet.caffemodel .*no route .*or set FNN"):
         published.download("bvlc_googlenet.npz", tmp_path, {})

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pooch
 import pytest
 from PIL import Image
 
@@ -370,6 +371,11 @@ def test_options_that_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     red = folder(tmp_path / "data", None) / "red.png"
+
+    def offline(*_: Any, **__: Any) -> Any:
+        raise OSError("offline")
+
+    monkeypatch.setattr(pooch, "retrieve", offline)
 
     def says(message: str, *arguments: Any) -> None:
         assert message in refused(capsys, *arguments)

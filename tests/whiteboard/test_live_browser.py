@@ -24,6 +24,7 @@ from fnn.whiteboard import Trace, film, trace
 from fnn.whiteboard.array_text import number
 from fnn.whiteboard.live import CURVES, GATES, KNOWN, program
 from fnn.whiteboard.page import page_board
+from tests.slow import one_of
 from tests.whiteboard.test_whiteboard import circuit, forks, turned
 from tests.whiteboard.test_whiteboard_browser import Page, driver, page
 
@@ -357,7 +358,7 @@ def moments() -> list[Trace]:
     ]
 
 
-@pytest.mark.parametrize("width", [390, 1600])
+@pytest.mark.parametrize("width", one_of(2, [390, 1600]))
 def test_a_film_shows_every_moment(page: Page, width: int) -> None:
     made = moments()
     page.open(film(made, ["start", "middle", "end"]), width)
@@ -385,6 +386,7 @@ def test_a_film_shows_every_moment(page: Page, width: int) -> None:
     page.assert_clean()
 
 
+@pytest.mark.slow
 def test_a_film_plays_to_its_end(page: Page) -> None:
     page.open(film(moments()))
     (button,) = page.find(".film button")

@@ -172,6 +172,7 @@ def test_a_batch_size_that_is_written_in(tmp_path: Path) -> None:
 # ---- the process -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_crash_and_a_long_run_end_with_an_answer(tmp_path: Path) -> None:
     path, sigmoid = tmp_path / "03_sigmoid.py", EXERCISES["sigmoid"]
     path.write_text(filled("sigmoid", "import os\nos._exit(7)"))
