@@ -132,7 +132,7 @@ def assert_same(page: Page, t: Trace) -> None:
                                    err_msg=reference)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", one_of(3, EXAMPLES))
 def test_the_page_computes_what_fnn_does(page: Page, name: str) -> None:
     """Forward, every gradient, after a change, and after a step of gradient descent."""
     net, params, x, target, loss = EXAMPLES[name]
@@ -160,7 +160,9 @@ def test_the_page_computes_what_fnn_does(page: Page, name: str) -> None:
     assert page.driver.get_log("browser") == []
 
 
-@pytest.mark.parametrize("name", ["circuit", "forks", "neuron", "hidden layer", "logits", "joined"])
+@pytest.mark.parametrize(
+    "name", one_of(3, ["circuit", "forks", "neuron", "hidden layer", "logits", "joined"])
+)
 def test_the_page_writes_what_python_does(page: Page, name: str) -> None:
     """After a step, picture and panels have the texts of a page that is made anew."""
     net, params, x, target, loss = EXAMPLES[name]
@@ -332,7 +334,7 @@ def test_the_quiz_on_matrices_and_batches(page: Page) -> None:
     assert ask(page, f"g{b.ids['net/out']}.w", text(dw)).startswith("Right.")
 
 
-@pytest.mark.parametrize("width", [390, 1920])
+@pytest.mark.parametrize("width", one_of(2, [390, 1920]))
 def test_live_pages_of_the_lecture_are_clean_at_every_step(page: Page, width: int) -> None:
     with jax.enable_x64(True):
         t = jax.device_get(jax.jit(lecture.hidden_layer)())
