@@ -48,8 +48,8 @@ def with_loss(net: Block, loss: Block, weighted: bool = False) -> Block:
 
 
 def require_network_first(name: str, net: Block, loss: Block) -> None:
-    """Refuses a loss and a network that were swapped."""
-    if net.kind.maker in LOSSES and loss.kind.maker not in LOSSES:
+    """Refuses a loss and a network that were swapped. (A block of one's own may follow a loss.)"""
+    if net.kind.maker in LOSSES and loss.graph is not None:
         words = f"the network is {net.name}, a loss: give the network first, then its loss"
         raise BlockTypeError(name, words)
 
