@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a tensor": (lambda: NET.forward(PARAMS, Tensor()), "x is a tests.Tensor of shape .4, 6., ne"),
     "a tensor to init": (lambda: NET.init(KEY, Tensor()), r"needs an array: jax\.numpy\.asarray"),
     "a tensor, compiled": (lambda: fnn.make_predict(NET)(PARAMS, Tensor()), "predict: x is a t"),
+    "a number to conv": (lambda: fnn.conv(2, 3).init(KEY, 0), "conv: x "),
     "a tensor to check": (lambda: fnn.check.block(NET, Tensor()), "got a tests.Tensor"),
 }  # fmt: skip
 

@@ -118,9 +118,10 @@ def conv(
         return {"w": w, "b": (features,)} if use_bias else {"w": w}
 
     def init(key: jax.Array, x: Spec) -> Params:
+        of_leaves = shapes(x)  # which refuses an x of another kind
         if words := _likely_misread(x.shape, rank_is_given=not isinstance(kernel, int)):
             warnings.warn(f"conv: x of shape {x.shape} is {words}", stacklevel=2)
-        return weights(name, key, x, shapes(x), w_init, b_init)
+        return weights(name, key, x, of_leaves, w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_shapes(name, params, shapes(x), x)
