@@ -166,7 +166,8 @@ def fit(
                     report.within(epoch, part, left(epoch - 1 + part))
                 check_interrupt()
 
-            for epoch in _epochs(run, now, clock, before, after_call):  # 2. forward, backward
+            # 2. forward, backward, descend
+            for epoch in _epochs(run, now, clock, before, after_call):
                 best.offer(*epoch.candidate)
                 if after_epoch is not None:
                     after_epoch(now.params, now.state, now.history)

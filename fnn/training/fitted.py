@@ -68,6 +68,7 @@ class Fitted(NamedTuple):
     ``message``: the same in words.
     ``diagnostics``: :class:`~fnn.Diagnostics`, if they were asked for.
     ``checkpoint``: a pytree to save, with which ``fit(resume=...)`` goes on.
+    ``model``: the network and the loss, for ``predict`` and ``evaluate``.
     """
 
     params: Params
@@ -166,8 +167,8 @@ def _probabilities(loss: Block, y: Any) -> Any:
     if maker == "cross_entropy":
         return y
     raise ValueError(
-        f"predict: the loss is {loss.name}, which is none of classes, so there are no "
-        "probabilities; leave out proba"
+        f"predict: {loss.name} is not a loss of classes, so there are no probabilities: leave out "
+        "proba"
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnn.arrays import is_floating
@@ -51,11 +50,6 @@ def _require_weights(name: str, weights: np.ndarray) -> None:
         raise BlockValueError(
             name, f"weights hold {value:g} for example {bad[0]}, need finite numbers of at least 0"
         )
-
-
-def unweighted(metric: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
-    """The metric of (prediction, (target, weights))."""
-    return lambda prediction, target: metric(prediction, target[0])
 
 
 def total_weights(target: Value, rows: np.ndarray, batch_size: int) -> np.ndarray:
@@ -126,4 +120,4 @@ def _by_label(class_weights: ClassWeights) -> dict[int, float] | None:
             f"fit: class_weights is {class_weights!r:.60}, needs 'balanced', a mapping from labels "
             "or a sequence with an entry for each"
         )
-    return dict(enumerate(jnp.asarray(class_weights).tolist()))
+    return dict(enumerate(np.asarray(class_weights, np.float64).tolist()))

@@ -239,9 +239,7 @@ def test_probabilities(loss: fnn.Block, net: fnn.Block, target: np.ndarray) -> N
 
 def test_a_regression_has_no_probabilities() -> None:
     fitted = fit(X, X, net=fnn.linear(4), loss=fnn.squared_error(), epochs=1)
-    with pytest.raises(
-        ValueError, match=r"squared_error, which is none of classes.*leave out prob"
-    ):
+    with pytest.raises(ValueError, match=r"squared_error is not a loss of classes.*leave out prob"):
         fitted.predict(X, proba=True)
 
 
