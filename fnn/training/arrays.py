@@ -97,35 +97,38 @@ def checked_inputs(name: str, x: Value, dtype: Any) -> Value:
 
 
 def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Value, Value]:
-    """Examples as arrays on the host, refused if empty, of different lengths, or not finite."""
+    """Examples as arrays on the host, refused if empty, of different lengths, or not finite.
+
+    ``what``: of the function and its argument x, for errors, such as "fit: validation x".
+    """
     if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
         raise ValueError(
-            f"fit: dtype is {jnp.dtype(dtype)}, which JAX has switched off; switch it on first: "
-            "jax.config.update('jax_enable_x64', True)"
+            f"{what.split(':')[0]}: dtype is {jnp.dtype(dtype)}, which JAX has switched off; "
+            "switch it on first: jax.config.update('jax_enable_x64', True)"
         )
     of_target = f"{what.removesuffix('x')}target"
     x, target = _arrays(what, x), _arrays(of_target, target)
     if not jax.tree.leaves(x) or not jax.tree.leaves(target):
-        raise ValueError(f"fit: {what} or its target holds no array; give at least one of each")
+        raise ValueError(f"{what} or its target holds no array; give at least one of each")
     shapes = [a.shape for a in jax.tree.leaves((x, target))]
     if () in shapes:
         raise ValueError(
-            f"fit: {what} and its target need a first axis of examples, got shapes {shapes}"
+            f"{what} and its target need a first axis of examples, got shapes {shapes}"
         )
     if len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
-            f"fit: {what} and its target need one entry per example each, got shapes {shapes}"
+            f"{what} and its target need one entry per example each, got shapes {shapes}"
         )
     if shapes[0][0] == 0 or 0 in {a.size for a in jax.tree.leaves(x)}:
         raise ValueError(
-            f"fit: {what} is empty (shape {shapes[0]}); training needs at least one example "
-            "with at least one feature"
+            f"{what} is empty (shape {shapes[0]}), needs at least one example with at least one "
+            "feature"
         )
 
     # float64 is what NumPy makes by default; like all of JAX, without x64 it means float32.
     def canonical(name: str, a: np.ndarray, dtype: Any = None) -> np.ndarray:
         wanted = dtype if dtype is not None and is_floating(a) else a.dtype
-        return cast(f"fit: {name}", a, jax.dtypes.canonicalize_dtype(wanted))
+        return cast(name, a, jax.dtypes.canonicalize_dtype(wanted))
 
     x = jax.tree.map(lambda a: canonical(what, a, dtype), x)
     for a in jax.tree.leaves(x):
@@ -137,10 +140,10 @@ def _arrays(what: str, value: Value) -> Value:
     def array(a: Any) -> np.ndarray:
         if isinstance(a, list) or not hasattr(a, "shape"):
             raise TypeError(
-                f"fit: {what} holds a {type(a).__name__}, needs arrays: numpy.asarray(...) makes "
+                f"{what} holds a {type(a).__name__}, needs arrays: numpy.asarray(...) makes "
                 "one of a list"
             )
-        return host_array(f"fit: {what}", a)
+        return host_array(what, a)
 
     return jax.tree.map(array, value, is_leaf=lambda a: a is None or isinstance(a, list))
 
@@ -198,7 +201,7 @@ def check_finite(what: str, a: np.ndarray, rows: np.ndarray | None = None) -> No
     if len(bad):
         first = int(bad[0][0])
         raise ValueError(
-            f"fit: {what} has {len(bad)} values that are NaN or infinite in {a.dtype}, the first "
+            f"{what} has {len(bad)} values that are NaN or infinite in {a.dtype}, the first "
             f"in example {first if rows is None else rows[first]}; repair or drop these examples"
         )
 

@@ -233,14 +233,14 @@ def _prepare(
     is_weighted = weights is not None or class_weights is not None
     if is_weighted:
         data = _with_weights(data, weights, class_weights)
-    train = opened("x", data, dtype)
+    train = opened("fit: x", data, dtype)
     params = train.beside(parameters(net, params, key, train.like[0]))
     net_at_inference = inference(net)
     own_loss = weighted(loss_at_inference) if is_weighted else loss_at_inference
     prediction = predicted(net_at_inference, own_loss, params, train, "target")
     at_inference, held_out = (net_at_inference, loss_at_inference), None
     if validation is not None:
-        held_out = opened("validation x", validation, dtype)
+        held_out = opened("fit: validation x", validation, dtype)
         predicted(*at_inference, params, held_out, "validation target")
     seed, summary = seed_of(key), None
     if diagnostics:
@@ -274,7 +274,7 @@ def _prepare(
     )  # fmt: skip
     if metrics and epochs and run.evaluate is not None:  # refused now, not after an hour
         run.evaluate(params)
-    return run, Model(predict, loss_at_inference, metrics, dtype), params, summary
+    return run, Model(*at_inference, predict, metrics, dtype), params, summary
 
 
 def _with_weights(data: Any, weights: Value, class_weights: Any) -> Any:

@@ -16,6 +16,7 @@ from fnn.training.curves import curves
 from fnn.training.diagnostics.record import Diagnostics
 from fnn.training.run import Metric, Row, evaluation
 from fnn.training.source import opened
+from fnn.training.validate import predicted
 
 Status = Literal["finished", "converged", "interrupted", "diverged"]
 
@@ -23,12 +24,13 @@ Status = Literal["finished", "converged", "interrupted", "diverged"]
 class Model(NamedTuple):
     """What was trained, as it is at inference.
 
-    ``predict(params, x)``: compiled. ``loss``: of the predictions. ``metrics``, ``dtype``: as they
+    ``net``, ``loss``: blocks. ``predict(params, x)``: compiled. ``metrics``, ``dtype``: as they
     were given to ``fit``.
     """
 
-    predict: Callable[[Params, Value], Value]
+    net: Block
     loss: Block
+    predict: Callable[[Params, Value], Value]
     metrics: Mapping[str, Metric]
     dtype: Any
 
@@ -139,9 +141,12 @@ class Fitted(NamedTuple):
                 f"evaluate: metrics is {described(metrics)}, needs a function for each name: "
                 '{"accuracy": fnn.accuracy}'
             )
-        data = opened("x", x if target is None else (x, target), model.dtype).on_device()
+        data = opened("evaluate: x", x if target is None else (x, target), model.dtype)
+        predicted(model.net, model.loss, self.params, data, "evaluate: target")
         chosen = model.metrics if metrics is None else metrics
-        row = evaluation(model.predict, model.loss, data, chosen, batch_size=128)(self.params)
+        row = evaluation(model.predict, model.loss, data.on_device(), chosen, batch_size=128)(
+            self.params
+        )
         return {name.removeprefix("validation_"): value for name, value in row.items()}
 
     def __repr__(self) -> str:

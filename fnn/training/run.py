@@ -121,14 +121,14 @@ def _number(name: str, metric: Metric, prediction: Any, target: Any) -> float:
     except Exception as error:
         given = f"({described(prediction)}, {described(target)})"
         raise ValueError(
-            f"fit: the metric {name!r} raises {type(error).__name__} for (prediction, target), "
+            f"metrics: {name!r} raises {type(error).__name__} for (prediction, target), "
             f"{given}: {error}"
         ) from error
     try:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(
-            f"fit: the metric {name!r} returned {value!r:.60}, needs to return one number"
+            f"metrics: {name!r} returned {value!r:.60}, needs to return one number"
         ) from None
 
 

@@ -54,9 +54,9 @@ class Stream:
     def __init__(self, what: str, source: Source, dtype: Any) -> None:
         self.what, self.source, self.length = what, source, len(source)
         if not self.length:
-            raise ValueError(f"fit: {what} is empty: the source has length 0, needs an example")
+            raise ValueError(f"{what} is empty: the source has length 0, needs an example")
         ends = np.array([0, self.length - 1])
-        self.takes_rows = _takes_rows(source, ends)
+        self.takes_rows = self._takes_rows(ends)
         self.like: Any = None  # one example; unknown for the first
         self.target_check: tuple[str, Check] | None = None
         self.like = like(checked_arrays(what, *self._read(ends[:1]), dtype))
@@ -107,7 +107,7 @@ class Stream:
     def read(self, rows: np.ndarray) -> Examples:
         """These examples as arrays on the host, refused if one of them is bad."""
         x, target = jax.tree.map(
-            lambda like, a: cast(f"fit: {self.what} or its target", a, like.dtype),
+            lambda like, a: cast(f"{self.what} or its target", a, like.dtype),
             self.like,
             self._read(rows),
         )
@@ -128,20 +128,52 @@ class Stream:
     def _read(self, rows: np.ndarray) -> Examples:
         try:
             if self.takes_rows:
-                return self._require_like(rows, _pair(self.source[rows]), len(rows))
+                return self._require_like(rows, self._pair(self.source[rows]), len(rows))
             examples = [
-                self._require_like(np.array([row]), _pair(self.source[int(row)])) for row in rows
+                self._require_like(np.array([row]), self._pair(self.source[int(row)]))
+                for row in rows
             ]
         except Exception as error:
-            error.add_note(f"in fit, reading {_examples(rows)} of the source of {self.what}")
+            error.add_note(f"{self.what}: reading {_examples(rows)} of its source")
             raise
-        return _pair(jax.tree.map(lambda *leaves: np.stack(leaves), *examples))
+        return self._pair(jax.tree.map(lambda *leaves: np.stack(leaves), *examples))
+
+    def _takes_rows(self, ends: np.ndarray) -> bool:
+        """Whether the source takes an array of indices; otherwise it takes one integer."""
+        try:
+            many = self._pair(self.source[ends])
+        except Exception as error:
+            try:
+                one = self.source[int(ends[0])]
+            except Exception:
+                raise error from None
+            self._pair(one)
+            return False
+        try:
+            one = self._pair(self.source[int(ends[0])])
+        except Exception:
+            return True
+        # Code for one image may run on two as well, and crop the wrong axis.
+        return _form(many) == _form(one, len(ends))
+
+    def _pair(self, examples: Any) -> Examples:
+        if not (isinstance(examples, (tuple, list)) and len(examples) == 2):
+            raise TypeError(
+                f"{self.what}: its source gave a {type(examples).__name__}, needs a pair "
+                "(x, target)"
+            )
+        x, target = jax.tree.map(
+            lambda a: host_array(f"{self.what} or its target", a),
+            tuple(examples),
+            is_leaf=lambda a: isinstance(a, list),
+        )
+        return x, target
 
     def _require_like(self, rows: np.ndarray, examples: Examples, *axis: int) -> Examples:
         """Refuses other shapes and dtypes than those of the first example."""
         if self.like is not None and _form(examples) != (needed := _form(self.like, *axis)):
             raise ValueError(
-                f"fit: {_examples(rows)} of the source of {self.what} came as {_form(examples)}, "
+                f"{self.what}: {_examples(rows)} of its source came as {_form(examples)}, "
                 f"needs {needed}, as the first example has"
             )
         return examples
@@ -165,8 +197,8 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
     """A pair ``(x, target)`` as arrays, anything else as a source; refused if it is neither."""
     if isinstance(data, tuple):
         if len(data) != 2:
-            name = what.removesuffix(" x")
-            raise ValueError(f"fit: {name} has {len(data)} parts, needs (x, target)")
+            name = what.replace("validation x", "validation")
+            raise ValueError(f"{name} has {len(data)} parts, needs (x, target)")
         if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data)):
             return Stream(what, Rows(*data), dtype)
         return Arrays(*checked_arrays(what, *data, dtype), shardings_of(data))
@@ -178,42 +210,10 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
     ):
         split = " (fit does not split x)" if isinstance(data, float) else ""
         raise TypeError(
-            f"fit: {what} is a {type(data).__name__} without a target{split}, needs x and target, "
+            f"{what} is a {type(data).__name__} without a target{split}, needs x and target, "
             "or a source: an object with len(source) and source[rows] -> (x, target)"
         )
     return Stream(what, data, dtype)
-
-
-def _takes_rows(source: Source, ends: np.ndarray) -> bool:
-    """Whether the source takes an array of indices; otherwise it takes one integer."""
-    try:
-        many = _pair(source[ends])
-    except Exception as error:
-        try:
-            one = source[int(ends[0])]
-        except Exception:
-            raise error from None
-        _pair(one)
-        return False
-    try:
-        one = _pair(source[int(ends[0])])
-    except Exception:
-        return True
-    # Code for one image may run on two as well, and crop the wrong axis.
-    return _form(many) == _form(one, len(ends))
-
-
-def _pair(examples: Any) -> Examples:
-    if not (isinstance(examples, (tuple, list)) and len(examples) == 2):
-        raise TypeError(
-            f"fit: the source gave a {type(examples).__name__}, needs a pair (x, target)"
-        )
-    x, target = jax.tree.map(
-        lambda a: host_array("fit: x or its target", a),
-        tuple(examples),
-        is_leaf=lambda a: isinstance(a, list),
-    )
-    return x, target
 
 
 def _form(examples: Examples, *axis: int) -> Any:

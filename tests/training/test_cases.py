@@ -249,9 +249,7 @@ def test_r2_refuses_what_would_broadcast_and_is_nan_where_it_has_no_value() -> N
 
 @pytest.mark.parametrize("value", [None, np.zeros(3), "0.5 of them"])
 def test_a_metric_returns_a_number(value: Any) -> None:
-    with pytest.raises(
-        TypeError, match=r"the metric 'mine' returned .* needs to return one number"
-    ):
+    with pytest.raises(TypeError, match=r"metrics: 'mine' returned .* needs to return one number"):
         fnn.fit(fnn.linear(2), CE, X, T, validation=(X, T), metrics={"mine": lambda y, t: value},
                 **STEP)  # fmt: skip
 
@@ -260,7 +258,7 @@ def test_a_metric_that_raises_does_so_before_training() -> None:
     def mine(prediction: Any, target: Any) -> float:
         raise KeyError("classes")
 
-    words = r"metric 'mine' raises KeyError for .*float32 of shape .*int.* of shape .*'classes'"
+    words = r"metrics: 'mine' raises KeyError for .*float32 of shape .*int.* of shape .*'classes'"
     with pytest.raises(ValueError, match=words):
         fnn.fit(fnn.linear(2), CE, X, T, validation=(X, T), metrics={"mine": mine},
                 after_epoch=lambda *_: pytest.fail("trained"), **STEP)  # fmt: skip

@@ -235,7 +235,7 @@ BAD_INPUT = {
     "empty": (
         (X[:0], T[:0]),
         {},
-        r"x is empty \(shape \(0, 64\)\); training needs at least one example",
+        r"x is empty \(shape \(0, 64\)\), needs at least one example",
     ),
     "lengths": ((X, T[:19]), {}, r"one entry per example each, got shapes \[\(20, 64\), \(19,\)\]"),
     "scalar": ((X, T[0]), {}, "need a first axis of examples, got shapes"),

@@ -221,6 +221,12 @@ def test_predictions_and_figures() -> None:
     assert fitted.predict(X[:0]).shape == (0, 3)
     with pytest.raises(TypeError, match="needs a function for each name"):
         fitted.evaluate(*TEST, metrics=[fnn.accuracy])
+    with pytest.raises(ValueError, match=r"^evaluate: x and its target need one entry per"):
+        fitted.evaluate(TEST[0], TEST[1][1:])
+    with pytest.raises(ValueError, match="evaluate: target: labels go from 7 to 9; 3 classes"):
+        fitted.evaluate(TEST[0], TEST[1] + 7)
+    with pytest.raises(TypeError, match=r"^evaluate: x is a ndarray without a target"):
+        fitted.evaluate(TEST[0])
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "pair": ([*PAIRS[:77], (X[0], 3, 4)], "gave a tuple, needs a pair"),
     "float labels": ([*PAIRS[:77], (X[0], 3.0)], "example 77 .*'float"),
     "names": ([(x, "cat") for x in X], "turn names of classes into labels"),
-    "no pair": (Rows(X, T).x.tolist(), "the source gave a list, needs a pair"),
+    "no pair": (Rows(X, T).x.tolist(), "fit: x: its source gave a list, needs a pair"),
     "empty": (Rows(X[:0], T[:0]), "x is empty: the source has length 0"),
     "bytes": (Rows((16 * X).astype(np.uint8)), "x has dtype uint8 and needs a floating"),
     "array": (X, "x is a ndarray without a target, needs x and target, or a source"),
@@ -252,7 +252,7 @@ def test_bad_examples_are_named(case: str) -> None:
 def test_an_error_of_the_source_says_which_examples_it_was_about() -> None:
     with pytest.raises(OSError, match="the disk is gone") as caught:
         fit(Failing(77), steps_per_call=1)
-    assert any("in fit, reading examples" in note for note in caught.value.__notes__)
+    assert any("fit: x: reading examples" in note for note in caught.value.__notes__)
     with pytest.raises(OSError, match="the disk is gone"):
         fit(Failing(0))  # whether it takes one integer or many
 
