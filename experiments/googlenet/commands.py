@@ -78,7 +78,7 @@ class Evaluate(Recognising):
     """How often the true class is first, and among the first five."""
 
     data_dir: Path | None = None
-    """folder with pictures and labels.tsv; imagenet_samples/ of the data folder by default"""
+    """folder with pictures and labels.tsv; by default a hundred that are downloaded"""
 
 
 def classify(options: Classify) -> int:

@@ -1,15 +1,18 @@
-"""BVLC's GoogLeNet from its public home: the weights and the names of the classes, checked."""
+"""From their public homes, checked: BVLC's GoogLeNet, the names of its classes, photographs."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
 
 import fnn
+from experiments.common.console import console
 from experiments.common.idx import DataError
 from experiments.googlenet.caffe import read_caffemodel
 
@@ -19,6 +22,9 @@ LISTS, NAMES = "caffe_ilsvrc12.tar.gz", "synset_words.txt"
 AUXILIARY = ("loss1/", "loss2/")  # heads for training alone
 # Of the names and bytes of all weights but these, sorted by name.
 WEIGHTS_SHA256 = "9da8bb15f26cb0c787b43b830ef3615f8eba137d12402995361fa216643452e8"
+# One picture for each of a hundred classes of ImageNet; the table says which.
+PICTURES = "https://raw.githubusercontent.com/EliSchwartz/imagenet-sample-images/master/"
+TABLE = Path(__file__).with_name("photographs.tsv")
 
 
 def download(file: str, folder: Path, sha256: Mapping[str, str]) -> Path:
@@ -38,6 +44,32 @@ def download(file: str, folder: Path, sha256: Mapping[str, str]) -> Path:
         raise DataError(f"{HOME}{LISTS}: {file} has SHA-256 {got}, needs {sha256[file]}")
     path.write_bytes(data)
     return path
+
+
+def photographs(folder: Path) -> Path:
+    """The photographs of ``photographs.tsv`` in a folder, with their ``labels.tsv``.
+
+    Raises:
+      DataError: there is no way to their home, or other files came.
+    """
+    import pooch
+
+    with TABLE.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    pooch.get_logger().setLevel("WARNING")
+    known = {row["file"]: f"sha256:{row['sha256']}" for row in rows}
+    home = pooch.create(folder, PICTURES, registry=known)
+    for row in track(rows, "downloading", console=console, transient=True):
+        try:
+            home.fetch(row["file"])
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"no way to download {PICTURES}{row['file']} ({error}): put the pictures of "
+                f"{TABLE} into {folder}, or name a folder of pictures with --data-dir"
+            ) from error
+    lines = ["file\tclass_index", *(f"{row['file']}\t{row['class_index']}" for row in rows)]
+    (folder / "labels.tsv").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def weights_of(path: Path) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from fnn.block import Block
 
 CLASSES = 1000
 WEIGHTS, NAMES = "bvlc_googlenet.npz", "synset_words.txt"
+SAMPLES = "imagenet_samples"
 AUXILIARY = ("loss1", "loss2")  # heads for training alone
 DESCRIPTION = "network.json"  # beside weights that were trained here
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in grey, as in Pillow (ITU-R 601-2)
@@ -270,12 +271,15 @@ def _read_names(path: Path, count: int) -> tuple[str, ...]:
 
 
 def samples() -> Path:
-    """The folder of labelled photographs among the data.
+    """The folder of a hundred labelled photographs: the data folder's, or downloaded.
 
     Raises:
-      DataError: nothing says where the data are.
+      DataError: neither is there.
     """
     root = os.environ.get("FNN_DATA")
-    if not root:
-        raise DataError("evaluate needs --data-dir: a folder with pictures and labels.tsv")
-    return Path(root) / "imagenet_samples"
+    folders = [*([Path(root)] if root else []), cache("googlenet")]
+    for folder in (folder / SAMPLES for folder in folders):
+        if (folder / "labels.tsv").is_file():
+            return folder
+    console.print(f"there are no photographs in {' or '.join(map(str, folders))}: downloading them")
+    return published.photographs(folders[-1] / SAMPLES)

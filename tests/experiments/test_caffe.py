@@ -129,3 +129,33 @@ def test_without_a_network_it_says_what_to_do(
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     with pytest.raises(DataError, match=r"bvlc_googlenet.caffemodel .*no route .*or set FNN"):
         published.download("bvlc_googlenet.npz", tmp_path, {})
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_the_hundred_photographs_are_downloaded_and_checked(
+    intact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pooch
+
+    home = DATA.parent / "imagenet_samples"
+    asked = []
+
+    class Near:
+        """In place of the way to their home."""
+
+        def __call__(self, url: str, to: str, _: Any) -> None:
+            asked.append(url)
+            content = (home / url.removeprefix(published.PICTURES)).read_bytes()
+            Path(to).write_bytes(content if intact else content[:-1])
+
+    monkeypatch.setattr(pooch.core, "choose_downloader", lambda *_, **__: Near())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("FNN_DATA")
+    if not intact:
+        with pytest.raises(DataError, match=r"tiger_shark.JPEG .*hash .*or name a folder"):
+            recognition.samples()
+        return
+    folder = recognition.samples()
+    assert (folder / "labels.tsv").read_text() == (home / "labels.tsv").read_text()
+    assert len(list(folder.glob("*.JPEG"))) == len(asked) == 100
+    assert recognition.samples() == folder and len(asked) == 100  # from the cache

@@ -18,7 +18,7 @@ from PIL import Image
 
 import fnn
 from experiments.__main__ import main
-from experiments.googlenet import commands, images, recognition
+from experiments.googlenet import commands, images, published, recognition
 from experiments.googlenet.images import PictureError, read_picture
 
 pytestmark = pytest.mark.as_users
@@ -356,12 +356,16 @@ def test_labels_that_cannot_be_used(
 
 
 def test_folders_that_cannot_be_used(
-    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "empty").mkdir()
     for path, message in (("empty", "an empty folder"), ("none", "no such folder")):
         assert message in refused(capsys, "evaluate", "--data-dir", tmp_path / path, *small)
-    assert "evaluate needs --data-dir" in refused(capsys, "evaluate", *small)
+    monkeypatch.setattr(published, "PICTURES", "http://localhost:1/")
+    assert "or name a folder of pictures with --data-dir" in refused(capsys, "evaluate", *small)
 
 
 def test_options_that_cannot_be_used(
