@@ -6,6 +6,10 @@ message says which block, what it got, what it needs, and the fix.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +36,17 @@ from fnn.block import (
 )
 
 A_KEY = "a key made by jax.random.key(seed)"
+_NOT_THE_CALLER = (
+    os.path.dirname(__file__) + os.sep, os.path.dirname(jax.__file__) + os.sep, contextlib.__file__,
+)  # fmt: skip
+
+
+def warn(words: str, category: type[Warning] = UserWarning) -> None:
+    """Warns at the line outside fnn and JAX from which all this was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_CALLER):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(words, category, stacklevel=level)
 
 
 def is_key(value: Any) -> bool:

@@ -93,8 +93,11 @@ def test_a_name_that_nothing_is_close_to_has_no_hint() -> None:
 )
 def test_images_in_another_layout_are_noticed(x: np.ndarray, words: str) -> None:
     net = fnn.serial(conv=fnn.conv(4, 3), act=fnn.relu())
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(UserWarning, match=words) as caught:
         net.init(KEY, x)
+    with pytest.warns(UserWarning, match=words) as traced:
+        jax.jit(net.init)(KEY, x)
+    assert {warning.filename for warning in (*caught, *traced)} == {__file__}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ batch change places as well, because the sum is over the batch.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
@@ -39,7 +38,7 @@ from fnn.arrays import Spec, compute_dtype, is_split
 from fnn.block import Block, BlockValueError, Key, Kind, Params
 from fnn.blocks.linear import Initializer, contract, he, weights, zeros
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows
-from fnn.refusals import as_cotangent, elementary, require_shapes
+from fnn.refusals import as_cotangent, elementary, require_shapes, warn
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -120,7 +119,7 @@ def conv(
     def init(key: jax.Array, x: Spec) -> Params:
         of_leaves = shapes(x)  # which refuses an x of another kind
         if words := _likely_misread(x.shape, rank_is_given=not isinstance(kernel, int)):
-            warnings.warn(f"conv: x of shape {x.shape} is {words}", stacklevel=2)
+            warn(f"conv: x of shape {x.shape} is {words}")
         return weights(name, key, x, of_leaves, w_init, b_init)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from fnn.backprop import require_network_first
 from fnn.block import Block, Params, Value
 from fnn.executor import inference
 from fnn.introspect.finite import all_finite
+from fnn.refusals import warn
 from fnn.training.arrays import host_array
 from fnn.training.diagnostics.data_summary import DataSummary, data_summary
 from fnn.training.diagnostics.watch import Watch
@@ -184,10 +184,8 @@ def fit(
         status, message = "interrupted", f"by an interrupt in epoch {len(now.history) + 1}"
     except _NonFiniteLoss as error:
         status, message = "diverged", f"in {error}"
-        warnings.warn(
-            f"fit stopped {message}. The best parameters so far are kept. {ADVICE}",
-            RuntimeWarning,
-            stacklevel=3,  # of fit's caller: fit is wrapped
+        warn(
+            f"fit stopped {message}. The best parameters so far are kept. {ADVICE}", RuntimeWarning
         )
     if isinstance(report, Lines):
         report.end()
@@ -387,7 +385,7 @@ def _ending(run: Run, now: _Now, best: _Best, status: Status, message: str) -> t
     elif best.epoch == 0 and status in ("finished", "converged"):
         status, message = "diverged", f"{message}; the validation loss was never finite"
         best.params, best.epoch = params, count
-        warnings.warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning, stacklevel=4)
+        warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning)
     return status, message
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 
 from fnn.arguments import checked
 from fnn.arrays import is_floating
+from fnn.refusals import warn
 from fnn.training.arrays import host_array
 
 
@@ -125,10 +125,9 @@ def _refuse_rows(target: np.ndarray) -> None:
 
 def _warn_of_probabilities(prediction: np.ndarray) -> None:
     if prediction.min() >= 0 and prediction.max() <= 1:
-        warnings.warn(
+        warn(
             "accuracy: all predictions are between 0 and 1, and above 0 predicts 1, as of logits; "
             "give threshold=0.5 if they are probabilities, threshold=0 if they are logits",
-            stacklevel=4,  # of accuracy's caller: accuracy is wrapped
         )
 
 
