@@ -190,6 +190,7 @@ class Whiteboard {
       for (const g of this.root.querySelectorAll(`[data-${data}]`)) {
         const needs = g.dataset[data].split(" ").filter(Boolean);
         const hidden = this.lesson?.quiz.hides(g) ?? false;
+        if (data === "b") this.lesson?.quiz.mark(g, hidden);
         g.classList.toggle("pending", hidden || !needs.every((id) => done.has(id)));
       }
     }

@@ -17,11 +17,14 @@ class Quiz {
       this.answer();
     });
     for (const g of this.root.querySelectorAll("g[data-b]")) {
-      g.addEventListener("click", (event) => {
-        if (!this.hides(g)) return;
+      const chosen = (event) => {
+        if (!this.hides(g) || (event.key ?? "Enter") !== "Enter") return;
         event.stopPropagation();
+        event.preventDefault();
         this.ask(this.referenceOf(g));
-      });
+      };
+      g.addEventListener("click", chosen);
+      g.addEventListener("keydown", chosen);
     }
   }
 
@@ -41,6 +44,15 @@ class Quiz {
     const reference = this.asks && g.dataset.b !== undefined && this.referenceOf(g);
     return Boolean(reference && this.get(reference)) && !this.solved.has(reference)
       && !this.live.program.given.includes(reference);
+  }
+
+  // What is hidden can be chosen, by keyboard too.
+  mark(g, hidden) {
+    const name = hidden && this.live.program.names[this.referenceOf(g)];
+    for (const [key, value] of [["tabindex", "0"], ["role", "button"], ["aria-label", name]]) {
+      if (hidden) g.setAttribute(key, value);
+      else g.removeAttribute(key);
+    }
   }
 
   begin(on) {

@@ -288,6 +288,10 @@ def test_the_quiz_names_the_mistake(page: Page) -> None:
     assert page.find(".ask")[0].text == "df/dm =" and page.unknown > 8
     b, _ = page_board(t)
     d = {name: b.wire("d", b.trace, name) for name in b.trace.values}
+    chosen = page.find("svg.wb [tabindex='0'][aria-label='df/dx']")[0]  # by keyboard alone
+    page.run("arguments[0].focus()", chosen)
+    page.press(Keys.ENTER)
+    assert page.find(".ask")[0].text == "df/dx ="
     total = float(t.dx[0])
     assert ask(page, d["x"], "0.5") == "Not yet: upstream times local; at a fork the sum."
     assert ask(page, d["x"], str(-total)) == "The sign is the wrong way around."
@@ -306,7 +310,7 @@ def test_the_quiz_names_the_mistake(page: Page) -> None:
         page.do_live("show")
     assert page.unknown == 0
     page.do_live("quiz")
-    assert not page.find(".quiz")
+    assert not page.find(".quiz") and not page.find("svg.wb [aria-label='df/dx']")
     page.assert_clean()
 
 
