@@ -10,7 +10,11 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)  # for test_transformations.py
-gc.set_threshold(20_000, 20, 50)  # JAX keeps many objects: walking them all takes its time
+gc.set_threshold(50_000, 20, 100)  # JAX keeps many objects: walking them all takes its time
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # modules and tests stay
 
 
 @pytest.fixture(autouse=True)

@@ -83,6 +83,7 @@ def test_rows_start_with_variance_one() -> None:
     assert np.all(ones.init(jax.random.key(0), jnp.zeros(1, jnp.int32))["w"] == 1)
 
 
+@pytest.mark.slow
 def test_it_trains_before_a_linear_layer() -> None:
     net = fnn.serial(rows=fnn.embedding(5, 4), flat=fnn.flatten(), out=fnn.linear(2))
     ids, labels = jnp.array([[0, 1], [3, 4], [2, 2]]), jnp.array([0, 1, 0])

@@ -58,10 +58,13 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "arguments, status, words",
     [
-        (["fnn:linear", "--input", "4,3", "--arg", "features=2"], 0, "linear: right"),
-        (["fnn:softmax_cross_entropy", "--input", "4,3", "4:0..2"], 0, "right"),
+        pytest.param(["fnn:linear", "--input", "4,3", "--arg", "features=2"], 0, "linear: right",
+                     marks=pytest.mark.slow),
+        pytest.param(["fnn:softmax_cross_entropy", "--input", "4,3", "4:0..2"], 0, "right",
+                     marks=pytest.mark.slow),
         (["fnn:neuron", "--input", "4", "--arg", "nonlinearity=fnn:tanh()", "--quick"], 0, "right"),
-        (["fnn:dropout", "--input", "4", "--arg", "rate=0.5", "--key", "--quick"], 0, "right"),
+        pytest.param(["fnn:dropout", "--input", "4", "--arg", "rate=0.5", "--key", "--quick"], 0,
+                     "right", marks=pytest.mark.slow),
         (["own_rules:right", "--input", "5"], 0, "square: right"),
         (["own_rules:doubled", "--input", "5", "--quick"], 0, "right"),
         (["own_rules:of_arrays", "--input", "5", "--quick"], 0, "right"),
@@ -139,6 +142,7 @@ def test_arguments_are_python_values_or_objects() -> None:
     assert parse_arg("f=fnn:relu()")[1].name == "relu"
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_the_report() -> None:
     settings = Settings(input=("3",), timed=False, seed=5)
     assert str(check("own_rules:halved", settings)) == str(check("own_rules:halved", settings))

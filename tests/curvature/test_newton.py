@@ -101,6 +101,7 @@ def test_saddles() -> None:
     assert not updates.any()
 
 
+@pytest.mark.slow
 def test_with_optax_and_fit() -> None:
     gradient, params = problem()
     inner = saddle_free_newton(hvp(gradient), 0.1, krylov=4)

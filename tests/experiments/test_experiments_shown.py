@@ -216,6 +216,7 @@ def test_nonlinearities_shows_every_one_that_fnn_exports(
 # ---- neuron ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_neuron_is_logistic_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["neuron", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())

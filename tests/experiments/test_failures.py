@@ -67,6 +67,7 @@ def test_record_of_the_gradients_alone(tmp_path: Path, monkeypatch: pytest.Monke
     assert "jax-ml/jax#40342" in text and "2 reports" in text
 
 
+@pytest.mark.slow
 @pytest.mark.as_users
 def test_record_of_what_fnn_check_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cg,) = (d for d in DEFECTS if "cg" in d.name)

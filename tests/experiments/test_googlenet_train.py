@@ -91,6 +91,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 # ---- training ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_folder_is_learned_and_its_weights_classify(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -265,6 +266,7 @@ def test_the_smallest_pictures(strides: tuple[int, int, int], least: int) -> Non
         shape(least - 1)
 
 
+@pytest.mark.slow
 def test_strides_of_the_stem_change_no_parameter_of_the_main_network() -> None:
     x = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
     nets = [

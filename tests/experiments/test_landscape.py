@@ -33,6 +33,7 @@ from experiments.landscape.surface import (
     root,
     surface,
 )
+from tests.slow import one_of
 
 pytestmark = pytest.mark.as_users
 
@@ -41,6 +42,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_narrow_networks_end_in_minima_that_differ_more(tmp_path: Path) -> None:
     options = Minima(widths=(2, 16), networks=8, epochs=4, out=tmp_path)
     options.prepare()
@@ -231,7 +233,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", one_of(3, NETWORKS))
 def test_units_are_put_in_another_order_and_found_again(name: str) -> None:
     net, shape, expected = NETWORKS[name]
     rng = np.random.default_rng(0)
@@ -260,6 +262,7 @@ def test_ways_begin_and_end_at_the_networks() -> None:
     assert barrier(np.array([1.0, 4.0, 3.0])) == 2.0
 
 
+@pytest.mark.slow
 def test_matching_units_lowers_the_barrier(tmp_path: Path) -> None:
     options = Connected(
         data="digits", hidden=(16,), epochs=12, batch_size=32, points=9, out=tmp_path
@@ -315,6 +318,7 @@ def test_a_path_in_a_plane() -> None:
     assert Way(np.stack([u - v, 2 * u])).onto(Way(np.stack([u - v, 2 * u])).principal())[1] > 0.999
 
 
+@pytest.mark.slow
 def test_planes_around_the_minima(tmp_path: Path) -> None:
     options = Plane(depth=3, width=8, epochs=2, points=7, examples=32, out=tmp_path)
     options.prepare()

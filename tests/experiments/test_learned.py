@@ -11,6 +11,7 @@ from experiments.googlenet.learned import _crop, seen
 pytestmark = pytest.mark.as_users
 
 
+@pytest.mark.slow
 def test_a_unit_sees_what_its_filters_reach() -> None:
     """Two 3x3 convolutions reach 5x5 pixels."""
     net = fnn.serial(fnn.conv(2, 3), fnn.conv(3, 3))

@@ -57,6 +57,7 @@ def test_the_harness_itself_changes_nothing(row: Row) -> None:
     assert not verdict.caught_by, verdict
 
 
+@pytest.mark.slow
 def test_mutants_command_prints_what_caught_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert mutants.main(mutants.Options(names=("negate",))) == 0
     printed = capsys.readouterr().out

@@ -15,7 +15,6 @@ import pytest
 
 import fnn
 from fnn.models import load_weights, save_weights, torch_names
-from tests.slow import one_of
 
 NET = fnn.serial(conv=fnn.conv(4, 3), act=fnn.relu(), flat=fnn.flatten(), out=fnn.linear(5))
 X = jax.ShapeDtypeStruct((1, 4, 4, 2), jnp.float32)
@@ -208,7 +207,8 @@ def to_torch(named: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return state
 
 
-@pytest.mark.parametrize("suffix", one_of(2, ["safetensors", "npz"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_torch_names_of_googlenet(tmp_path: Path, suffix: str) -> None:
     net = fnn.models.googlenet_batch_norm()
     like = jax.eval_shape(

@@ -195,9 +195,11 @@ FAULTS: dict[str, tuple[str, str, Callable[[], Diagnostics]]] = {
 
 
 def once_more(fault: str) -> Any:
-    """Another way to what a fault before it is: a slow test."""
-    earlier = [name for name, *_ in FAULTS.values()][: list(FAULTS).index(fault)]
-    return pytest.param(fault, marks=[pytest.mark.slow] if FAULTS[fault][0] in earlier else [])
+    """A slow test: another way to what a fault before it is, or every second kind of fault."""
+    kinds = [name for name, *_ in FAULTS.values()]
+    place, kind = list(FAULTS).index(fault), FAULTS[fault][0]
+    is_slow = kind in kinds[:place] or list(dict.fromkeys(kinds)).index(kind) % 2
+    return pytest.param(fault, marks=[pytest.mark.slow] if is_slow else [])
 
 
 @functools.cache
@@ -330,6 +332,7 @@ def test_diagnostics_change_nothing() -> None:
     assert runs[0].diagnostics is None
 
 
+@pytest.mark.slow
 def test_what_is_seen_is_what_is_there() -> None:
     """A step of size 0.5 on all examples, against the same numbers from the blocks themselves."""
     x, target = X[:32], T[:32]  # as many as are watched
@@ -440,6 +443,7 @@ def test_the_table_shows_the_largest_update() -> None:
     assert str(run).splitlines()[3].endswith(f"{run.update[:, 0].max():.1e}")
 
 
+@pytest.mark.slow
 def test_it_is_cheap() -> None:
     """The examples that are watched are few beside those that are learned from."""
     for n, epochs in ((1300, 4), (100, 40)):

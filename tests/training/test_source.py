@@ -123,6 +123,7 @@ def test_a_source_for_validation_and_metrics() -> None:
     assert max(held_out.read) == 32
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_epochs_are_told() -> None:
     source = Rows()
     fit(source, batch_size=8, validation=(X[:5], T[:5]))

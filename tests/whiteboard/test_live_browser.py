@@ -132,7 +132,7 @@ def assert_same(page: Page, t: Trace) -> None:
                                    err_msg=reference)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", one_of(3, EXAMPLES))
+@pytest.mark.parametrize("name", one_of(6, EXAMPLES))
 def test_the_page_computes_what_fnn_does(page: Page, name: str) -> None:
     """Forward, every gradient, after a change, and after a step of gradient descent."""
     net, params, x, target, loss = EXAMPLES[name]
@@ -364,7 +364,8 @@ def moments() -> list[Trace]:
     ]
 
 
-@pytest.mark.parametrize("width", one_of(2, [390, 1600]))
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1600])
 def test_a_film_shows_every_moment(page: Page, width: int) -> None:
     made = moments()
     page.open(film(made, ["start", "middle", "end"]), width)

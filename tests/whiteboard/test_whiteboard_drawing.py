@@ -425,6 +425,7 @@ def test_whiteboard_of_a_network(tmp_path: Any) -> None:
 WHITEBOARDS = [figure for figure in lecture.FIGURES if figure.is_trace]
 
 
+@pytest.mark.slow
 @pytest.mark.as_users
 def test_the_lecture_s_page(tmp_path: Any) -> None:
     assert main(["lecture", "--out", str(tmp_path)]) == 0
