@@ -276,7 +276,7 @@ def plain_result(entry: str) -> Any:
 @pytest.mark.as_users
 @pytest.mark.parametrize(
     "entry",
-    one_of(4, [*ENTRIES, *sorted(HOST)]),
+    one_of(5, [*ENTRIES, *sorted(HOST)]),
 )
 def test_what_trains_under_strict_settings(entry: str) -> None:
     params = first_params()

@@ -52,6 +52,7 @@ def test_a_wrong_call_is_right_or_refused(data: st.DataObject) -> None:
     assert what in ("", "clear"), f"{what}: {call}"
 
 
+@pytest.mark.slow
 def test_every_public_function_is_called() -> None:
     names = {call.name.split(".")[0].split("/")[0] for call in calls()}
     assert {*fnn.__all__, *fnn.models.__all__} - NOT_CALLED - names == {"heaviside", "sigmoid"}

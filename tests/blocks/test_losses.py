@@ -119,6 +119,7 @@ def test_binary_cross_entropy_of_infinite_logits(
     np.testing.assert_equal((got, float(dz[0])), (value, slope))
 
 
+@pytest.mark.slow
 def test_a_row_of_padding_leaves_the_others_as_they_are() -> None:
     """A fully masked row among real ones, with weight 0: nothing becomes NaN."""
     z = np.array([[1.0, 2.0], [-INF, -INF], [0.5, -1.0]])

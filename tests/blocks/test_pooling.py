@@ -141,7 +141,7 @@ def test_nan_wins_and_the_first_of_them_gets_nan() -> None:
     np.testing.assert_array_equal(dx, [0, 10, np.nan, 0])
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", one_of(3, ["float64", "float32", "bfloat16", "float16"]))
 def test_padding_never_wins(dtype: str) -> None:
     """Neither over -inf nor over the smallest finite numbers: the first entry of x wins."""
     for value in (-np.inf, float(jnp.finfo(dtype).min)):
@@ -197,7 +197,7 @@ def test_the_place_in_a_very_large_window() -> None:
 # ---- means -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", one_of(2, ["bfloat16", "float16"]))
 def test_sums_are_in_float32(dtype: str) -> None:
     """The mean of 4096 ones is one; in bfloat16 their sum would stop at 256."""
     x = jnp.ones((1, 64, 64, 1), dtype)

@@ -151,8 +151,10 @@ def test_wrong_rules_are_caught_and_explained(name: str) -> None:
         pytest.param(fnn.hard_tanh(),
                      lambda params, x, dy: ({}, jnp.where(jnp.abs(x) <= 1, dy, 0)),
                      marks=pytest.mark.slow),
-        (fnn.selu(), lambda params, x, dy: ({}, jnp.where(x >= 0, 1.0507009873554805 * dy,
-                                                         1.7580993408473766 * jnp.exp(x) * dy))),
+        pytest.param(fnn.selu(),
+                     lambda params, x, dy: ({}, jnp.where(x >= 0, 1.0507009873554805 * dy,
+                                                          1.7580993408473766 * jnp.exp(x) * dy)),
+                     marks=pytest.mark.slow),
     ],
     ids=["relu", "absolute", "hard_tanh", "selu"],
 )  # fmt: skip

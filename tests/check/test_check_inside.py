@@ -76,6 +76,7 @@ def test_a_network_of_right_blocks_says_so() -> None:
     assert problem.leaf == "serial" and "each of the 2 blocks inside is right" in problem.diagnosis
 
 
+@pytest.mark.slow
 def test_right_networks_and_plain_blocks_blame_nothing() -> None:
     assert check(fnn.serial(fnn.linear(4), fnn.tanh())).inside == ()
     assert check(turned(fnn.tanh())).inside == ()

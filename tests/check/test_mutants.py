@@ -13,7 +13,6 @@ import fnn
 from fnn.check import CheckError, mutants
 from fnn.check.checks import subject_for
 from fnn.check.mutations import Mutants, Verdict, make_mutants
-from tests.slow import one_of
 
 FLOATS = jax.ShapeDtypeStruct((4, 5), jnp.float32)
 
@@ -67,12 +66,8 @@ def test_p_minus_t_is_right_where_every_label_is_0() -> None:
     assert "p - t" not in made[0] and "p - t" in made[1]
 
 
-@pytest.mark.parametrize(
-    "loss",
-    one_of(
-        2, [fnn.binary_cross_entropy(), fnn.softmax_cross_entropy()], ids=lambda block: block.name
-    ),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [fnn.softmax_cross_entropy(), fnn.binary_cross_entropy()])
 def test_mutants_of_a_weighted_loss(loss: Any) -> None:
     shape = (3, 2) if loss.name == "softmax_cross_entropy" else (3,)
     z = np.random.default_rng(0).normal(size=shape)

@@ -13,6 +13,7 @@ import pytest
 
 import fnn
 from fnn.curvature import gradient_of, hvp, lanczos, matrix, spectrum
+from tests.slow import one_of
 
 N = 30
 
@@ -97,7 +98,7 @@ def network() -> tuple[Any, Any, np.ndarray]:
         return product, params, np.linalg.eigvalsh(dense)
 
 
-@pytest.mark.parametrize("steps", [25, 1000])
+@pytest.mark.parametrize("steps", one_of(2, [25, 1000]))
 def test_spectrum(network: tuple[Any, Any, np.ndarray], steps: int) -> None:
     product, params, exact = network
     find = jax.jit(lambda key: spectrum(partial(product, params), params, key, 40, steps))

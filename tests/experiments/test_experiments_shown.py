@@ -17,6 +17,7 @@ import fnn
 from experiments import backprop_by_hand, circuit, nonlinearities
 from experiments.__main__ import main
 from fnn.whiteboard import Trace
+from tests.slow import one_of
 
 pytestmark = pytest.mark.as_users
 
@@ -62,7 +63,7 @@ def test_circuit_given_on_the_command_line(
         assert "x forks: (−0.3333) + (−2) = −2.333" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--list"], ["circuit", "--help"], ["circuit"]])
+@pytest.mark.parametrize("arguments", one_of(3, [["--list"], ["circuit", "--help"], ["circuit"]]))
 def test_a_reader_who_leaves_is_no_error(arguments: list[str], tmp_path: Path) -> None:
     """As ``| head -0``: the other end of the pipe is closed before anything is written."""
     reader, writer = os.pipe()

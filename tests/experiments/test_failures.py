@@ -37,6 +37,7 @@ def test_citations_are_of_issues_and_unique() -> None:
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+#[1-9]\d*", cite) for cite in cites)
 
 
+@pytest.mark.slow
 def test_checkers_tell_a_reversed_mask() -> None:
     (case,) = (case for case in CASES if case.title == "relu's mask")
     for checker in (failures.by_check_grads, failures.by_fnn):

@@ -388,6 +388,7 @@ def test_root_is_as_exact_as_a_float() -> None:
     assert root(lambda v: 1 - v, 0, 3) == pytest.approx(1, rel=4e-16)
 
 
+@pytest.mark.slow
 def test_surface_writes_pictures_and_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -417,7 +417,8 @@ def test_a_large_network_gets_fewer_steps_to_overfit(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("layers", "others"),
     [(3, "relu_2 (100 %), relu_3 (100 %)"),
-     (6, "relu_2 (100 %), relu_3 (100 %), relu_4 (100 %), 2 more layers")],
+     pytest.param(6, "relu_2 (100 %), relu_3 (100 %), relu_4 (100 %), 2 more layers",
+                  marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_all_layers_with_a_fault_are_named(layers: int, others: str) -> None:
     def start(params: Any) -> Any:
@@ -432,6 +433,7 @@ def test_all_layers_with_a_fault_are_named(layers: int, others: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.as_users  # the schedule mixes dtypes
 def test_the_table_shows_the_largest_update() -> None:
     """After a schedule has ended at 0, the last one is 0."""

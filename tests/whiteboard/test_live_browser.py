@@ -314,6 +314,7 @@ def test_the_quiz_names_the_mistake(page: Page) -> None:
     page.assert_clean()
 
 
+@pytest.mark.slow
 def test_the_quiz_on_matrices_and_batches(page: Page) -> None:
     t = recorded(*EXAMPLES["softmax classifier, a batch"])
     page.open(t.html())
