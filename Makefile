@@ -34,7 +34,7 @@ demo: $(VENV)/.experiments
 
 # Most tests compile much and run little, so they are compiled with little effort. The
 # others say how the library behaves as its users compile it: every 16-bit number, GoogLeNet on
-# photographs, doctests.
+# photographs.
 QUICK = XLA_FLAGS="$(XLA_FLAGS) $(shell $(BIN)/python tests/quick.py)" $(PYTEST)
 AS_COMPILED = tests/blocks/test_nonlinearities.py tests/experiments/test_exhaustive.py tests/models/test_googlenet.py
 
@@ -46,8 +46,8 @@ test: $(VENV)/.test
 ifdef FAST
 	$(QUICK) $(CORE)
 else
-	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED))
-	$(PYTEST) fnn docs/howto $(AS_COMPILED)
+	$(QUICK) fnn docs/howto tests $(addprefix --ignore=,$(AS_COMPILED))
+	$(PYTEST) $(AS_COMPILED)
 endif
 
 test-slow: $(VENV)/.test
@@ -68,8 +68,8 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 coverage: $(VENV)/.test
-	$(QUICK) tests $(addprefix --ignore=,$(AS_COMPILED)) -m '' --cov=fnn --cov-report=
-	$(PYTEST) fnn docs/howto $(AS_COMPILED) -m '' --cov=fnn --cov-append --cov-report=term-missing:skip-covered
+	$(QUICK) fnn docs/howto tests $(addprefix --ignore=,$(AS_COMPILED)) -m '' --cov=fnn --cov-report=
+	$(PYTEST) $(AS_COMPILED) -m '' --cov=fnn --cov-append --cov-report=term-missing:skip-covered
 
 docs: $(VENV)/.docs
 	rm -rf docs/_build
