@@ -2,7 +2,7 @@
 # make test       the test suite; with FAST=1 its core, in under a minute
 # make test-slow  the tests marked slow, which make test leaves out
 # make test-outside  against PyTorch, Optax and functions of other packages, which it installs;
-#                 with PART=10 every tenth test
+#                 with PART=20 every twentieth test
 # make fuzz       wrong calls of every public function, CALLS of them (100000)
 # make lint       style and types
 # make coverage   the lines of fnn that no test runs

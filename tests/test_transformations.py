@@ -64,13 +64,13 @@ def each_like(tree: Any, split: Any, whole: Any) -> Any:
 
 
 def under(rows: list[Case], names: Any, is_slow: Callable[[Case, str], bool]) -> list[Any]:
-    """Each row with each name."""
+    """The first row of each block with each name; tests/outside/test_further_rows.py has all."""
     return [
         pytest.param(
             case, name, id=f"{case.id}-{name}",
-            marks=[pytest.mark.slow] if case.further or is_slow(case, name) else [],
+            marks=[pytest.mark.slow] if is_slow(case, name) else [],
         )
-        for case in rows
+        for case in rows if not case.further
         for name in names
     ]  # fmt: skip
 
@@ -107,15 +107,7 @@ def runs_long(case: Case, setting: str) -> bool:
     return case.name in NETWORKS or CASES.index(case) % (16 if setting == LOOSE else 8) != 0
 
 
-# Each block under both, its further rows in turn.
-UNDER_A_SETTING = [
-    parameter
-    for i, parameter in enumerate(under(CASES, SETTINGS, runs_long))
-    if not parameter.values[0].further or i % 4 in (0, 3)
-]
-
-
-@pytest.mark.parametrize(("case", "setting"), UNDER_A_SETTING)
+@pytest.mark.parametrize(("case", "setting"), under(CASES, SETTINGS, runs_long))
 def test_settings(case: Case, setting: str) -> None:
     s = sample(case)
     with SETTINGS[setting]():

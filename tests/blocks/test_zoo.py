@@ -411,9 +411,9 @@ PROVED_BY_CHECK = {
     vmap_equals_a_loop, microbatches_add_up, low_precision_is_close,
     second_derivatives_are_right, every_residual_is_used,
 }  # fmt: skip
-# These take long to compile, too: slow tests for further rows. Values, gradients by autodiff and
-# the bytes that are kept are always checked.
-SLOW = {works_for_every_batch, init_reads_shapes_only}
+# These take long to compile, too: tests/outside/test_further_rows.py has them for further rows.
+# Values, gradients by autodiff and the bytes that are kept are always checked.
+LONG = {works_for_every_batch, init_reads_shapes_only}
 AGAIN = [case.id for case in CASES if not case.further][::6]
 
 
@@ -421,14 +421,12 @@ def is_due(case: Case, holds: Callable[[Case], None]) -> bool:
     if holds in PROVED_BY_CHECK and is_checked(case):
         again = holds is low_precision_is_close or case.id in AGAIN
         return not case.further and again and bool(PROPERTIES[holds](case))
-    return bool(PROPERTIES[holds](case))
+    return bool(PROPERTIES[holds](case)) and not (case.further and holds in LONG)
 
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
-    if not case.further:
-        core = holds in (agrees_with_autodiff, low_precision_is_close)
-        return [pytest.mark.core] if core else []
-    return [pytest.mark.slow] if holds in SLOW else []
+    is_core = not case.further and holds in (agrees_with_autodiff, low_precision_is_close)
+    return [pytest.mark.core] if is_core else []
 
 
 @pytest.mark.parametrize(
