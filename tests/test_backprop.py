@@ -240,6 +240,7 @@ def test_inputs_in_any_sequence(container: Any) -> None:
     assert float(value) == 1
 
 
+@pytest.mark.slow
 def test_a_mapping_that_jax_does_not_know_is_refused() -> None:
     params = types.MappingProxyType(NET.init(jax.random.key(0), jnp.ones((1, 5))))
     with pytest.raises(TypeError, match=r"a mappingproxy, which JAX does not know.*dict\(\.\.\.\)"):

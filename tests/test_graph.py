@@ -97,6 +97,7 @@ def test_init_needs_shapes_only_and_does_not_run_the_network() -> None:
     assert params["1_linear"]["w"].shape == (3, 2) and calls == [True]
 
 
+@pytest.mark.slow
 def test_nothing_flows_through_an_integer() -> None:
     """Before a value without a gradient there are no cotangents."""
     argmax = Block(

@@ -33,7 +33,7 @@ def went_back(block: fnn.Block, like: np.ndarray) -> Any:
 
 
 @settings(
-    max_examples=250,
+    max_examples=200,
     derandomize=True,
     deadline=None,
     database=None,

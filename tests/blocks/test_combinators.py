@@ -118,6 +118,7 @@ def test_rematerialize_gives_the_same_gradients() -> None:
     equal(params, again.init(jax.random.key(0), X))
 
 
+@pytest.mark.slow
 def test_rematerialize_needs_less_memory() -> None:
     """In the compiled program, where the barrier prevents the compiler from undoing it."""
     segments, x = 6, jax.ShapeDtypeStruct((4096,), jnp.float64)

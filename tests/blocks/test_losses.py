@@ -255,6 +255,7 @@ def test_one_example_alone_is_a_batch_of_one(loss: Block) -> None:
     np.testing.assert_allclose(alone[1], batch[1][0], rtol=1e-15)
 
 
+@pytest.mark.slow
 def test_per_example_gradients_add_up_to_the_batch() -> None:
     """The README's recipe: vmap over examples without a batch axis."""
     rng = np.random.default_rng(4)
@@ -268,6 +269,7 @@ def test_per_example_gradients_add_up_to_the_batch() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), (value, grads), means)
 
 
+@pytest.mark.slow
 def test_a_confident_teacher_keeps_the_students_digits() -> None:
     """dE/dz = p sum(t) - t where one of t dominates: the others are summed, not subtracted."""
     for z, t in (([20.0, 0.0], [1.0, 1e-8]), ([20.0, 0.0, 1.0], [0.99999999, 1.5e-9, 2.5e-9])):

@@ -425,8 +425,9 @@ def is_due(case: Case, holds: Callable[[Case], None]) -> bool:
 
 
 def marks(case: Case, holds: Callable[[Case], None]) -> list[Any]:
-    is_core = not case.further and holds in (agrees_with_autodiff, low_precision_is_close)
-    return [pytest.mark.core] if is_core else []
+    if case.further:  # every second in make test
+        return [pytest.mark.slow] if CASES.index(case) % 2 else []
+    return [pytest.mark.core] if holds in (agrees_with_autodiff, low_precision_is_close) else []
 
 
 @pytest.mark.parametrize(

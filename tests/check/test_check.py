@@ -169,6 +169,7 @@ def test_another_subgradient_than_the_declared_is_named(block: Block, wrong: Any
     assert "the declared subgradient" in report["kinks"].problems[0].diagnosis
 
 
+@pytest.mark.slow
 def test_a_tie_that_goes_to_one_side_is_not_what_maximum_declares() -> None:
     assert check(fnn.maximum(), (FLOATS, FLOATS))["kinks"].status == "right"
     first = fnn.maximum()._replace(
@@ -267,6 +268,7 @@ def test_nan_at_the_edge_of_a_domain_is_wrong() -> None:
     assert any("an edge of the domain" in p.diagnosis for p in report["kinks"].problems)
 
 
+@pytest.mark.slow
 def test_where_several_kinks_meet_any_choice_of_each_is_right() -> None:
     """A layer without bias at 0: all of its units are at their kinks at once."""
     layer = fnn.layer(5, fnn.relu(), use_bias=False)

@@ -17,6 +17,7 @@ from fnn.check.mutations import Mutants, Verdict, make_mutants
 FLOATS = jax.ShapeDtypeStruct((4, 5), jnp.float32)
 
 
+@pytest.mark.slow
 def test_every_mutant_of_a_users_own_block_is_caught() -> None:
     arctan = fnn.elementwise("arctan", jnp.arctan, lambda x: 1 / (1 + x * x))
     report = mutants(arctan, FLOATS)

@@ -49,6 +49,7 @@ def run(optimizer: Any, gradient: Any, params: Any, steps: int) -> Any:
     return jax.jit(lambda: jax.lax.scan(step, start, length=steps)[0][0])()
 
 
+@pytest.mark.slow
 def test_exact_steps() -> None:
     gradient, params = problem()
     h = np.asarray(jax.jit(partial(hessian, gradient))(params))

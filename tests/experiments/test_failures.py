@@ -45,6 +45,7 @@ def test_checkers_tell_a_reversed_mask() -> None:
         assert checker(case.ours.value, case.ours.gradient, case.x) == failures.NO
 
 
+@pytest.mark.slow
 def test_fnn_check_notes_what_is_lost_in_a_narrow_dtype() -> None:
     case = next(case for case in CASES if case.title == "sigmoid, right tail")
     x = jnp.asarray(case.ordinary, case.x.dtype)

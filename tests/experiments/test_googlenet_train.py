@@ -241,6 +241,7 @@ def test_ctrl_c_keeps_what_was_learned(
     assert (tmp_path / "out" / "history.csv").exists() == (at[0] > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_divergence_says_what_to_do_and_leaves_finite_parameters(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -35,6 +35,7 @@ def test_a_right_network_and_one_wrong_leaf() -> None:
     assert float(dparams["a"]["w"]) < 1e-6 and float(dx) < 1e-6
 
 
+@pytest.mark.slow
 def test_what_has_no_gradient_is_none() -> None:
     frozen = fnn.serial(body=fnn.freeze(fnn.linear(3)), head=fnn.linear(2))
     whole = fnn.with_loss(frozen, fnn.softmax_cross_entropy())
@@ -46,6 +47,7 @@ def test_what_has_no_gradient_is_none() -> None:
     assert len(jax.tree.leaves(dparams["net"]["head"])) == 2
 
 
+@pytest.mark.slow
 def test_with_a_cotangent_and_a_key() -> None:
     drop = fnn.dropout(0.5)
     x, key = jnp.arange(6.0), jax.random.key(1)

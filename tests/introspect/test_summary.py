@@ -78,6 +78,7 @@ def test_an_array_kept_twice_counts_once():
     assert found.residual_bytes == 384
 
 
+@pytest.mark.slow
 def test_googlenet_without_allocating():
     found = fnn.summary(fnn.models.googlenet(auxiliary=False), spec(1, 224, 224, 3))
     assert found.parameters == 6_998_552

@@ -96,6 +96,7 @@ def test_an_epoch_in_pieces_is_the_same() -> None:
     assert pieces.history[1]["loss"] == pytest.approx(whole.history[1]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_loss_counts_every_example_once() -> None:
     x, target = digits(70)  # batches of 32, 32 and 6
     optimizer = fnn.sgd(1e-30)  # stands still
@@ -299,6 +300,7 @@ def test_numpy_integers_are_whole_numbers() -> None:
     assert fit(small_net(), CE, X, T, epochs=np.int64(1), batch_size=np.int32(4)).success
 
 
+@pytest.mark.slow
 def test_a_row_of_nan_is_not_taken_for_a_masked_one() -> None:
     """XLA's maximum passes over NaN in large arrays, and -inf is what a masked row has."""
     for dtype in ("float32", "float64"):

@@ -151,6 +151,7 @@ def test_whole_weights_repeat_examples() -> None:
     close(a.last, b.last)
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_epoch_is_the_weighted_mean() -> None:
     weights = RNG.uniform(0, 5, 60)
     fitted = fit(net=fnn.linear(3), weights=weights, optimizer=fnn.sgd(1e-30), epochs=1)
@@ -279,6 +280,7 @@ def test_a_memory_map_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monke
     close(from_disk.params, in_memory.params)
 
 
+@pytest.mark.slow
 def test_examples_on_several_devices_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))

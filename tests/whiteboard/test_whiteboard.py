@@ -483,6 +483,7 @@ def test_a_block_alone_may_be_called_anything(name: str) -> None:
     assert len(t.frames()) == 3 and "[2.0, 2.0, 2.0]" in t.text() and "n1" in t.mermaid()
 
 
+@pytest.mark.slow
 def test_parameters_called_as_wires() -> None:
     net = fnn.serial(b=fnn.linear(8), w=fnn.linear(3))
     x = jnp.ones((2, 4))

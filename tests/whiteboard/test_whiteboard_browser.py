@@ -254,6 +254,7 @@ def test_a_click_or_tap_shows_the_whole_product(page: Page) -> None:
     assert page.fits()
 
 
+@pytest.mark.slow
 def test_networks_unfold_and_fold(page: Page) -> None:
     page.open(network().html())
     page.do("last")
@@ -346,6 +347,7 @@ def test_what_was_folded_is_said_until_it_is_opened(page: Page) -> None:
     assert not page.find(".folds")
 
 
+@pytest.mark.slow
 def test_hostile_names_run_nothing(page: Page) -> None:
     page.open(hostile().html(title="<img src=x onerror=alert(1)>"), width=390)
     page.do("unfold")

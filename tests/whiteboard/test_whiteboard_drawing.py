@@ -541,6 +541,7 @@ def test_products_of_vectors_in_numbers() -> None:
     assert product_of(trace(net, {}, jnp.zeros(10)), "a", "x").whole == ""
 
 
+@pytest.mark.slow
 def test_products_of_small_matrices() -> None:
     params = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.zeros(2)}
     net = fnn.serial(a=fnn.linear(2), c=fnn.scale(2.0))

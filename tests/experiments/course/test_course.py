@@ -185,6 +185,7 @@ def test_a_crash_and_a_long_run_end_with_an_answer(tmp_path: Path) -> None:
     assert verdict.status == BROKEN and "never ends" in verdict.hint
 
 
+@pytest.mark.slow
 def test_what_a_learner_prints_is_seen_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
