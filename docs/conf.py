@@ -27,7 +27,13 @@ project = "fnn"
 copyright = "the fnn authors"
 version = release = fnn.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_parser",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["_build"]
 default_role = "literal"
 maximum_signature_line_length = 80
@@ -46,6 +52,9 @@ napoleon_preprocess_types = False
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = f"fnn {release}"

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # What bad options, data or files raise; anything else is a bug and keeps its traceback.
@@ -95,7 +96,8 @@ def _run(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("fnn", "experiments"):
             raise
-        return _refuse(f"{error}; install it with: pip install -e '.[{extra}]'")
+        here = " (after make demo: . .venv/bin/activate)" if Path(".venv").is_dir() else ""
+        return _refuse(f"{error}; install it with: pip install -e '.[{extra}]'{here}")
     except BrokenPipeError:
         raise
     except refusals as error:

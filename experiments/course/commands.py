@@ -50,7 +50,7 @@ def main(options: Options) -> int:
     if command != "check":
         close = difflib.get_close_matches(command, ["check"])
         hint = "did you mean check" if close else f"write: course check {command}"
-        raise ValueError(f"course {command} is none of its commands; {hint}")
+        raise ValueError(f"course has no command {command!r}; {hint}")
     if not names and not options.out.is_dir():
         raise ValueError(f"there is no {options.out} yet: python -m experiments course writes it")
     found = list(dict(files(names or [str(options.out)], options.out)).items())
@@ -178,6 +178,8 @@ def files(names: list[str], out: Path) -> Iterator[tuple[Path, Exercise]]:
             yield from inside
         elif path.exists():
             yield path, exercise_of(path.stem)
+        elif len(path.parts) == 1 and (out / path).exists():  # 01_gates.py
+            yield out / path, exercise_of(path.stem)
         elif not path.suffix and len(path.parts) == 1 and (out / exercise_of(name).file).exists():
             yield out / exercise_of(name).file, exercise_of(name)
         else:

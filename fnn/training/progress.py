@@ -9,6 +9,8 @@ from typing import Any
 
 from fnn.training.run import Row
 
+COMPILING = 20.0  # seconds that a first epoch may take without saying how long others will
+
 
 class Clock:
     """Seconds since the start, and seconds left.
@@ -62,8 +64,9 @@ class Lines:
             for name, value in row.items()
             if name not in ("epoch", "seconds")
         )
-        bound = "at most " if row["epoch"] == 1 else ""  # the first epoch also compiled
-        time_left = f", {bound}{left:.0f} s left" if left else ""
+        first = row["epoch"] == 1  # it also compiled, which may be most of it
+        is_known = left and not (first and row["seconds"] < COMPILING)
+        time_left = f", {'at most ' * first}{left:.0f} s left" if is_known else ""
         line = f"epoch {row['epoch']}/{self.epochs}  {numbers}  {row['seconds']:.1f} s{time_left}"
         is_last = row["epoch"] == self.epochs
         if self.rewrites:

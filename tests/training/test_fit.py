@@ -12,6 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 import fnn
 from fnn.block import Block
+from fnn.training.progress import reporter
 
 CE = fnn.softmax_cross_entropy()
 
@@ -193,8 +194,15 @@ def test_progress_is_printed_with_the_time_left(capsys: Any) -> None:
     fit(small_net(), CE, x, target, epochs=2, progress=True)
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("epoch 1/2  loss ")
-    assert "at most" in first
-    assert "left" not in last
+    assert "left" not in first + last  # the first epoch was compiled
+
+
+def test_a_long_first_epoch_bounds_the_time_left(capsys: Any) -> None:
+    report = reporter(True, 3)
+    report({"epoch": 1, "loss": 1.0, "seconds": 30.0}, 60.0)
+    report({"epoch": 2, "loss": 1.0, "seconds": 40.0}, 10.0)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("30.0 s, at most 60 s left") and second.endswith("40.0 s, 10 s left")
 
 
 def test_on_a_terminal_one_line_is_written_anew(
