@@ -34,7 +34,7 @@ def main(options: Options) -> int:
     net = fnn.models.mlp((*options.hidden, 10), fnn.relu(), dropout=options.dropout)
     status = classify_images(options, net, data)
     console.print(
-        "Next (after . .venv/bin/activate): python -m experiments whiteboard (a backward pass, step\n"
-        "by step), course (write it yourself), mnist --model cnn (99 %), or --list for all of them."
+        "Next (after . .venv/bin/activate): python -m experiments whiteboard (a backward pass,\n"
+        "step by step), course (write it yourself), mnist --model cnn (99 %), --list (all of them)."
     )
     return status
