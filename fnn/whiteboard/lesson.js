@@ -1,6 +1,8 @@
 // A live page: numbers to change by typing or dragging, and a step of gradient descent.
 "use strict";
 
+const HINT = "Drag an underlined number, or click it and type.";
+
 class Lesson {
   constructor(whiteboard, program) {
     this.board = whiteboard;
@@ -17,6 +19,7 @@ class Lesson {
     this.quiz = new Quiz(this);
     this.bar = this.root.querySelector(".live");
     this.bar.hidden = false;
+    this.tell(HINT);
     this.root.classList.add("is-live");
     const listen = (action, act) => {
       this.root.querySelector(`[data-live=${action}]`).addEventListener("click", act);
@@ -194,12 +197,18 @@ class Lesson {
     const box = at && element.matches("image") ? { left: at.clientX, top: at.clientY, height: 0 }
       : element.getBoundingClientRect();
     const close = (keep) => {
-      if (this.field !== field) return;
-      this.field = null;
-      if (keep && field.value.trim()) {
-        this.change(reference, index, Number(field.value.replace("−", "-").replace(",", ".")));
+      if (this.field !== field) return true;
+      const text = field.value.trim(), value = Number(text.replace("−", "-").replace(",", "."));
+      const wrong = keep && text && !Number.isFinite(value);
+      this.tell(wrong ? `“${text}” is not a number. Write one, such as −0.5.` : HINT);
+      if (wrong && keep === "asked") {
+        field.select();
+        return false;
       }
+      this.field = null;
+      if (keep && text && !wrong) this.change(reference, index, value);
       field.remove();
+      return true;
     };
     field.className = "field";
     field.inputMode = "decimal";
@@ -212,18 +221,21 @@ class Lesson {
       event.stopPropagation();
       const by = event.shiftKey ? -1 : 1;
       if (event.key === "Enter" || event.key === "Escape") {
-        close(event.key === "Enter");
-        element.focus({ preventScroll: true });
+        if (close(event.key === "Enter" && "asked")) element.focus({ preventScroll: true });
       } else if (event.key === "Tab" && data[index + by] !== undefined) {
-        close(true);
         const other = this.spans(reference)[index + by] ?? element;
-        this.type(other, reference, index + by);
+        if (close("asked")) this.type(other, reference, index + by);
         event.preventDefault();
       }
     });
     (document.fullscreenElement ?? document.body).append(field);
     field.focus({ preventScroll: true });
     field.select();
+  }
+
+  // Beside the buttons: how to change a number, or what was wrong.
+  tell(text) {
+    this.bar.querySelector(".hint").textContent = text;
   }
 
   spans(reference) {
@@ -233,6 +245,7 @@ class Lesson {
 
   descend() {
     const rate = Number(this.bar.querySelector(".rate").value);
+    this.tell(rate > 0 ? HINT : "The rate has to be a number above 0.");
     if (!(rate > 0)) return;
     this.live.step(rate);
     this.history.push(this.live.loss);

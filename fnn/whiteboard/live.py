@@ -32,8 +32,9 @@ def program(b: Board) -> dict[str, Any] | None:
       parameter with the path of its block. ``ops``: in the order of forward, with the wires they
       read and the one they make. ``output``: its wire. ``gradients``: as recorded, by reference.
       For the quiz, by reference: ``names``; ``given``, the gradients that it does not ask for;
-      ``same``, a port's gradient is its wire's; ``terms``, what is added at a fork; ``local``, the
-      factors. ``examples``: how many the loss averages.
+      ``same``, a port's gradient is its wire's, and so is that of the wire inside a network;
+      ``terms``, what is added at a fork; ``local``, the factors. ``examples``: how many the loss
+      averages.
 
     >>> import fnn
     >>> from fnn.whiteboard.board import board
@@ -90,7 +91,14 @@ def _questions(b: Board) -> dict[str, Any]:
             port, called = f"x{id}.{i}", b.called(network, name)
             names[port] = f"d{f}/d{called}, the part through {y}"
             if not network.is_fork(name):
-                same[port] = b.wire("d", network, name)
+                d = b.wire("d", network, name)
+                same[port] = same.get(d, d)
+            if i < len(node.inputs):  # inside, the gradient at the port is that of its own wire
+                same[b.wire("d", node, node.inputs[i])] = same.get(port, port)
+        for name in node.outputs if len(node.outputs) == 1 else ():
+            if not node.is_fork(name):
+                d = b.wire("d", network, node.name)
+                same[b.wire("d", node, name)] = same.get(d, d)
         for leaf, _ in () if node.nodes else leaves_of(node.params):
             of = f"{clean(leaf, 20)} of {clean(node.name, 24)}"
             names[f"p{id}.{leaf}"], names[f"g{id}.{leaf}"] = of, f"d{f}/d{of}"

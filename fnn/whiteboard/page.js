@@ -293,7 +293,7 @@ class Whiteboard {
   written(part, kind) {
     if (typeof part === "string") return part;
     const [short, full, recipe] = part, { quiz, changed, get } = this.lesson ?? {};
-    if (quiz?.asks && (kind === "gradient" || kind === "chain")) return "?";
+    if ((kind === "gradient" || kind === "chain") && quiz?.hidesLine(recipe)) return "?";
     if (changed) return recipe ? writtenAnew(get, recipe, this.exact) : "…";
     return this.exact ? full : short;
   }

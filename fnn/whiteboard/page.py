@@ -33,7 +33,7 @@ LIVE = (
     'step="any"></label>'
     '<button data-live="reset">reset</button>'
     '<button data-live="quiz" aria-pressed="false">quiz</button>'
-    '<span class="hint">Drag an underlined number, or click it and type.</span></div>'
+    '<span class="hint" role="status"></span></div>'
     '<form class="quiz" hidden><label><span class="ask"></span> '
     '<input class="answer" aria-label="your numbers" autocomplete="off" spellcheck="false"></label>'
     '<button>check</button><button type="button" data-live="show">show it</button>'

@@ -30,8 +30,7 @@ class Quiz {
 
   referenceOf(g) {
     const inner = part(g, ".k").querySelector("[data-n], [data-q]");
-    if (!inner) return "";
-    return inner.dataset.n ?? this.sameAs(JSON.parse(inner.dataset.q)[3]);
+    return inner ? this.sameAs(inner.dataset.n ?? JSON.parse(inner.dataset.q)[3]) : "";
   }
 
   // The gradient at a port is that of its wire, unless the wire forks.
@@ -41,9 +40,23 @@ class Quiz {
 
   // Whether the quiz hides what the group shows.
   hides(g) {
-    const reference = this.asks && g.dataset.b !== undefined && this.referenceOf(g);
-    return Boolean(reference && this.get(reference)) && !this.solved.has(reference)
-      && !this.live.program.given.includes(reference);
+    return g.dataset.b !== undefined && this.unknown(this.referenceOf(g));
+  }
+
+  unknown(reference) {
+    const same = this.sameAs(reference);
+    return Boolean(this.asks && same && this.get(same)) && !this.solved.has(same)
+      && !this.live.program.given.includes(same);
+  }
+
+  // Whether it hides a number, product or fork in the panel, by its recipe: what has an unknown
+  // gradient in it, as a chain has that of its last local derivative.
+  hidesLine(recipe) {
+    if (!this.asks || !this.questions.length) return false;
+    if (!Array.isArray(recipe)) return !recipe || this.unknown(recipe);
+    const [, parts, result] = recipe, references = parts.flat().filter((v) => typeof v === "string");
+    const downstream = result ?? references.at(-1).replace(/^l/, "x").replace(/^m/, "g");
+    return [...references, downstream].some((v) => "dxg".includes(v[0]) && this.unknown(v));
   }
 
   // What is hidden can be chosen, by keyboard too.
@@ -87,11 +100,18 @@ class Quiz {
     else {
       this.asked = null;
       this.form.querySelector(".ask").textContent = "All gradients are known.";
+      this.enable(false);
     }
+    if (!this.board.panel.hidden) this.board.show(this.board.shown);
+  }
+
+  enable(on) {
+    for (const button of this.form.querySelectorAll("button")) button.disabled = !on;
   }
 
   ask(reference) {
     this.asked = reference;
+    this.enable(true);
     const { shape, data } = this.get(reference), { names } = this.live.program;
     const form = shape.filter((n) => n > 1).join("×"), many = data.length > 1 ? ` (${form} numbers)` : "";
     this.form.querySelector(".ask").textContent = `${names[reference]}${many} =`;
@@ -105,8 +125,12 @@ class Quiz {
     const text = this.form.querySelector(".answer").value.replaceAll("−", "-");
     const numbers = (text.match(/[^\s,;()[\]]+/g) ?? []).map(Number);
     const mistake = this.mistake(this.asked, numbers);
-    if (mistake) this.form.querySelector("output").textContent = mistake;
-    else this.solve("Right. ");
+    if (!mistake) {
+      this.solve("Right. ");
+      return;
+    }
+    this.form.querySelector("output").textContent = mistake;
+    this.form.querySelector(".answer").select(); // what is typed next replaces it
   }
 
   solve(said, shown) {

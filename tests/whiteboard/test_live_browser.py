@@ -22,6 +22,7 @@ import fnn
 from experiments import lecture
 from fnn.whiteboard import Trace, film, trace
 from fnn.whiteboard.array_text import number
+from fnn.whiteboard.board import board
 from fnn.whiteboard.live import CURVES, GATES, KNOWN, program
 from fnn.whiteboard.page import page_board
 from tests.slow import one_of
@@ -309,8 +310,41 @@ def test_the_quiz_names_the_mistake(page: Page) -> None:
     while page.find(".ask")[0].text != "All gradients are known.":
         page.do_live("show")
     assert page.unknown == 0
+    assert not any(page.run("return [...document.querySelectorAll('.quiz button')]"
+                            ".map((b) => !b.disabled)"))  # fmt: skip
     page.do_live("quiz")
     assert not page.find(".quiz") and not page.find("svg.wb [aria-label='df/dx']")
+    page.assert_clean()
+
+
+def test_the_quiz_hides_in_the_panel_what_is_not_answered(page: Page) -> None:
+    page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html())
+    page.do_live("quiz")
+    b = board(trace(circuit(), {}, (-2.0, 5.0, -4.0)))
+    page.run("boards[0].show('1')")
+    (panel,) = page.find(".panel")
+    chain = "df/dx = df/df × df/dq × dq/dx ="
+    assert "upstream df/dq = ?" in panel.text and f"{chain} ?" in panel.text
+    assert ask(page, b.wire("d", b.trace, "q"), "5") == (
+        "Not yet: upstream times local; at a fork the sum."
+    )
+    page.press("-4", Keys.ENTER)  # replaces what was wrong
+    assert "upstream df/dq = −4" in panel.text and f"{chain} ?" in panel.text
+    page.run("boards[0].lesson.quiz.ask(arguments[0])", b.wire("d", b.trace, "x"))
+    page.do_live("show")
+    assert f"{chain} 1 × (−4) × 1 = −4" in panel.text
+    assert "df/dy = df/df × df/dq × dq/dy = ?" in panel.text
+    page.assert_clean()
+
+
+def test_a_number_that_is_none_is_said(page: Page) -> None:
+    page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html())
+    page.find(".editable tspan")[0].click()
+    page.press("abc", Keys.ENTER)
+    hint = page.find(".live .hint")[0]
+    assert hint.text == "“abc” is not a number. Write one, such as −0.5."
+    page.press("3", Keys.ENTER)  # the field is still there, and what was wrong is selected
+    assert page.find(".loss")[0].text == "f = −32" and hint.text.startswith("Drag")
     page.assert_clean()
 
 
