@@ -28,7 +28,7 @@ from experiments.common.console import console, copied, table
 from experiments.common.data import load
 from experiments.common.html import html_table, printed
 from experiments.common.options import seeded, writable
-from experiments.common.report import Report
+from experiments.common.report import PAGE, Report
 
 FEATURES = ("mean radius", "mean texture", "mean smoothness")
 EXAMPLES, UNITS = 6, 4
@@ -142,7 +142,7 @@ def main(options: Options) -> int:
     )
     page.facts = {"largest relative difference": f"{worst:.1e}"}
     page.write(options.out)
-    console.print(f"saved {path}, report.html")
+    console.print(f"saved {path}\n[bold]open {path.parent / PAGE}[/bold]")
     return 0 if equal else 1
 
 
@@ -220,7 +220,7 @@ def _print_comparison(
             cells = (f"{v:+.9f}" for v in (hand_, auto_, fnn_))
             rows.append((f"{name}{place}", *cells, f"{error:.1e}"))
     console.print()
-    title = "The same numbers three ways; difference: the larger, relative to the entry"
+    title = "The same numbers computed three ways, with the larger relative difference"
     columns = ("", "by hand", "jax.grad", "fnn's blocks", "difference")
     table(title, columns, [(name.replace("[", r"\["), *cells) for name, *cells in rows])
     page.add(title, html_table(columns, rows))

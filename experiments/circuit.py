@@ -24,7 +24,7 @@ from experiments.common.console import console
 from experiments.common.expression import LECTURE, LECTURE_AT, Circuit, assigned, number, parse
 from experiments.common.html import printed
 from experiments.common.options import writable
-from experiments.common.report import Report
+from experiments.common.report import PAGE, Report
 from fnn.whiteboard import Trace, trace
 
 
@@ -71,7 +71,7 @@ def main(options: Options) -> int:
     page.thumbnail = path.name
     page.facts = {f: number(float(recorded.y))}
     page.write(options.out)
-    console.print(f"\nsaved {path}, report.html")
+    console.print(f"\nsaved {path}\n[bold]open {options.out / PAGE}[/bold]")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""One neuron is logistic regression: z = w^T x + b, and logistic(z) is a probability.
+"""One neuron is logistic regression: z = wᵀx + b, and logistic(z) is a probability.
 
 First a neuron learns to tell benign from malignant by 30 features. Then another, on five of
 them, is trained to convergence in float64 and compared with scikit-learn's optimum: the loss is
@@ -187,8 +187,13 @@ def _neuron_drawn(z: np.ndarray, data: Dataset, accuracy: float) -> Figure:
     probability = axis.twinx()
     line = np.linspace(-limit, limit, 400)
     probability.plot(line, 1 / (1 + np.exp(-line)), color="black", lw=2, label="logistic(z)")
-    probability.set(ylim=(0, 1.04), ylabel=f"probability of {data.class_names[1]}")
-    figure.legend(loc="center left", bbox_to_anchor=(0, 0.5), bbox_transform=axis.transAxes)
+    probability.set(
+        ylim=(0, 1.25), yticks=np.arange(6) / 5, ylabel=f"probability of {data.class_names[1]}"
+    )
+    axis.set_ylim(0, 1.2 * axis.get_ylim()[1])
+    figure.legend(
+        loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1), bbox_transform=axis.transAxes
+    )
     return figure
 
 

@@ -23,7 +23,7 @@ import fnn
 from experiments.common import figures
 from experiments.common.console import console
 from experiments.common.options import writable
-from experiments.common.report import Report
+from experiments.common.report import PAGE, Report
 from experiments.common.run import write_csv
 from fnn.block import Block
 
@@ -123,7 +123,8 @@ def main(options: Options) -> int:
     page.facts = {"nonlinearities": str(len(rows))}
     page.write(out)
     console.print(
-        f"\nsaved in {out}: accuracy.png, nonlinearities.csv, nonlinearities.png, report.html"
+        f"\nsaved in {out}: accuracy.png, nonlinearities.csv, nonlinearities.png\n"
+        f"[bold]open {out / PAGE}[/bold]"
     )
     return 0
 
@@ -237,8 +238,8 @@ def _all_drawn() -> Figure:
         axis.set_ylim(max(low, -2.2), min(high, 2.6))
         axis.set_title(f"{name}\n", fontsize=12, weight="bold", pad=9)
         axis.text(
-            0.5, 1.06, nonlinearity.formula, transform=axis.transAxes, ha="center", fontsize=9,
-            color=figures.GREY,
+            0.5, 1.06, nonlinearity.formula, transform=axis.transAxes, ha="center", fontsize=11,
+            color="0.3",
         )  # fmt: skip
         axis.grid(alpha=0.25)
     handles = [axes[0, 0].lines[i] for i in (0, 1, 5)]  # of step, which has a kink

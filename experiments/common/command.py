@@ -8,9 +8,10 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 # What bad options, data or files raise; anything else is a bug and keeps its traceback.
 REFUSALS = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)
@@ -78,15 +79,20 @@ def _run(
         return _refuse(f"there is no {noun} {name!r}; {hint}; there are: {', '.join(commands)}")
     program = f"python -m {package} {name}"
     options: Any = None
+    is_new = False
     try:
         import tyro
 
         module = importlib.import_module(f"{package}.{name}")
+        if unknown := _no_command(name, rest, _subcommands(module.Options)):
+            return _refuse(unknown)
         options = tyro.cli(
             module.Options, args=rest, prog=program,
             description=sys.modules[module.main.__module__].__doc__,
             config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
+        out = getattr(options, "out", None)
+        is_new = isinstance(out, Path) and not out.exists()
         options.command = shlex.join([*program.split(), *rest])
         try:
             return module.main(options) or 0
@@ -101,6 +107,9 @@ def _run(
     except BrokenPipeError:
         raise
     except refusals as error:
+        if is_new:
+            with suppress(OSError):  # where something is in it
+                options.out.rmdir()
         if os.environ.get("FNN_TRACEBACK"):
             raise
         return _refuse(str(error) or type(error).__name__)
@@ -109,6 +118,21 @@ def _run(
         saved = f"; what was saved before stays in {out}" if out else ""
         print(str(error) or f"interrupted{saved}", file=sys.stderr)
         return 130
+
+
+def _subcommands(options: Any) -> list[str]:
+    """The names of the commands that a union of options stands for; none of one class."""
+    parts = get_args(options) if get_origin(options) in (Union, UnionType) else ()
+    return [part.__metadata__[0].name for part in parts]
+
+
+def _no_command(name: str, rest: Sequence[str], known: Sequence[str]) -> str:
+    """What is wrong with the first word, if it is meant as a command and is none."""
+    if not known or not rest or rest[0].startswith("-") or rest[0] in known:
+        return ""
+    close = difflib.get_close_matches(rest[0], known, n=1)
+    hint = f"did you mean {close[0]}; " if close else ""
+    return f"{name} has no command {rest[0]!r}; {hint}there are: {', '.join(known)}"
 
 
 def _refuse(message: str) -> int:

@@ -286,10 +286,8 @@ def mistakes(
     wrong = order[guesses[order] != target[order]]
     if not len(wrong):
         return f"<p>None: all {len(target)} were read right.</p>"
-    caption = (
-        f"<p>{min(count, len(wrong))} of the {len(wrong)} that were read wrong, the least "
-        "probable true class first"
-    )
+    shown = f"{count} of {len(wrong)}" if count < len(wrong) else f"All {len(wrong)}"
+    caption = f"<p>{shown} mistakes, the least probable true class first"
     if see is None:
         rows = [
             (str(i), names[target[i]], names[guesses[i]], f"{probabilities[i, guesses[i]]:.1%}")
@@ -305,7 +303,7 @@ def mistakes(
             f"<small>{probabilities[i, guesses[i]]:.0%}</small></figcaption></figure>"
         )
     return (
-        f"{caption}. Below each: the probability of what was read.</p>"
+        f"{caption}. Below each: the probability of what it was read as.</p>"
         f'<div class="tiles">{"".join(figures)}</div>'
     )
 
@@ -322,7 +320,8 @@ def filters(w: np.ndarray, shape: tuple[int, ...], count: int = 48) -> str:
         f"<figure>{_image(w[:, i].reshape(shape) / limit[i], 'RdBu_r', f'unit {i}', 1.0)}</figure>"
         for i in strongest
     )
-    caption = f"The {len(strongest)} of {w.shape[1]} units with the largest weights. "
+    shown = f"{count} of {w.shape[1]}" if count < w.shape[1] else f"All {w.shape[1]}"
+    caption = f"{shown} units, the largest weights first. "
     if len(shape) == 3:
         caption += "Each is the image that excites the unit most; grey: no weight."
     else:

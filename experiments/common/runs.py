@@ -138,7 +138,7 @@ def _read(path: Path) -> Found | None:
     if not (_is_beside(path, thumbnail) and _size(path, thumbnail) <= MAX_THUMBNAIL):
         thumbnail = ""
     facts = facts if isinstance(facts, dict) else {}
-    headline = next((f"{name} {value}" for name, value in facts.items()), "")
+    headline = next((f"{name}: {value}" for name, value in facts.items()), "")
     return Found(path.parent, title, about, date, headline, page, thumbnail)
 
 

@@ -84,6 +84,9 @@ class Evaluate(Recognising):
 def classify(options: Classify) -> int:
     if not options.pictures:
         raise PictureError("no picture is named: python -m experiments googlenet classify PICTURE")
+    for path in options.pictures:  # before anything is downloaded
+        if not path.is_file():
+            raise PictureError(f"{path}: no such file")
     network = options.recogniser()
     probabilities = network.probabilities(options.pictures, options.batch_size, options.upright)
     tables = []

@@ -308,7 +308,7 @@ def surface(options: Surface) -> int:
         page.paragraph(INTRODUCTION), LINK, *content, page.paragraph(words),
         page.code(product_network, two_neurons, gradient_of, by_fnn, methods, paths),
     )  # fmt: skip
-    interactive = document("All of the loss of two weights", page_data(options))
+    interactive = document("The whole loss of a network with two weights", page_data(options))
     (options.out / "surface.html").write_text(interactive, encoding="utf-8")
     console.print(
         f"saved in {options.out}: report.html, surface.html (turn the surface, choose a start), "
@@ -329,7 +329,7 @@ LINK = (
     '<p><a href="surface.html">Turn the surface, and choose a start with a click</a> '
     "(surface.html).</p>"
 )
-POINT_COLUMNS = ("critical point", "w1", "w2", "E", "eigenvalues", "index", "difference of fnn")
+POINT_COLUMNS = ("critical point", "w1", "w2", "E", "eigenvalues", "index", "fnn's error")
 END_COLUMNS = ("method", "from", "steps", "to", "E", "gradient", "eigenvalues", "index")
 
 

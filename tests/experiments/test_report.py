@@ -140,9 +140,9 @@ def test_mistakes_are_only_those_that_were_wrong() -> None:
     see = np.zeros((3, 2, 2)).__getitem__
     made = report.mistakes(see, probabilities, np.array([0, 1, 0]), ("cat", "dog"))
     assert re.findall("<figcaption>([^<]*)", made) == ["dog, read as cat", "cat, read as dog"]
-    assert "2 of the 2 that were read wrong" in made
+    assert "All 2 mistakes" in made
     one = report.mistakes(see, probabilities, np.array([0, 1, 0]), ("cat", "dog"), count=1)
-    assert one.count("<figure>") == 1 and "1 of the 2" in one
+    assert one.count("<figure>") == 1 and "1 of 2 mistakes" in one
     none = report.mistakes(see, probabilities, np.array([0, 0, 1]), ("cat", "dog"))
     assert none == "<p>None: all 3 were read right.</p>"
 

@@ -40,7 +40,7 @@ def test_the_index_shows_every_run(tmp_path: Path) -> None:
     assert 'href="neuron/report.html"' in page and 'src="neuron/thumbnail.svg"' in page
     assert 'href="sweep/seed_1/report.html"' in page and "in sweep/seed_1" in page
     assert "digits &lt;b&gt;" in page and "<b>" not in page
-    assert "accuracy 0.9" in page and "none.png" not in page
+    assert "accuracy: 0.9" in page and "none.png" not in page
 
 
 def test_the_latest_run_is_first(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_every_experiment_makes_the_index_anew(tmp_path: Path) -> None:
     results = tmp_path / "results"
     assert main(["circuit", "--out", str(results / "circuit")]) == 0
     page = (results / "index.html").read_text()
-    assert "circuit/report.html" in page and "f -12" in page and "circuit.svg" in page
+    assert "circuit/report.html" in page and "f: -12" in page and "circuit.svg" in page
     assert main(["circuit", "x *", "--out", str(results / "circuit")]) == 2
     assert main(["circuit", "x * y", "--at", "x=1", "y=2", "--out", str(results / "second")]) == 0
     assert "2 runs" in (results / "index.html").read_text()
