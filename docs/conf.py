@@ -289,6 +289,34 @@ def check_offline(app: Sphinx, error: Exception | None) -> None:
             app.statuscode = 1
 
 
+# ---- links within the documentation ------------------------------------------------------------
+
+LINK = re.compile(r'href="([^"#:]*)#([^"]+)"')
+
+
+def check_anchors(app: Sphinx, error: Exception | None) -> None:
+    """Fails where a link's anchor is not there. Links back from the source know a public name by
+    its module, fnn.block.Block; they get the name under which it is documented, fnn.Block."""
+    pages = {path: path.read_text("utf-8") for path in Path(app.outdir).rglob("*.html")}
+    ids = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in pages.items()}
+    for path, text in pages.items():
+
+        def mended(link: re.Match[str], path: Path = path) -> str:
+            place, anchor = link.groups()
+            there = ids.get((path.parent / place).resolve() if place else path, {anchor})
+            if anchor in there:
+                return link[0]
+            for other in sorted(there):
+                if other.startswith("fnn.") and other.split(".")[-1] == anchor.split(".")[-1]:
+                    return f'href="{place}#{other}"'
+            log.warning("%s: %s has no anchor %s", path.name, place, anchor)
+            app.statuscode = 1
+            return link[0]
+
+        if (new := LINK.sub(mended, text)) != text:
+            path.write_text(new, "utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", docstring, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", arguments, priority=900)  # after it
@@ -296,5 +324,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", table_of_formulas)
     app.connect("include-read", links_to_pages)
     app.connect("build-finished", check_offline)
+    app.connect("build-finished", check_anchors)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     return {"parallel_read_safe": True}
