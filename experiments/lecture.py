@@ -146,8 +146,8 @@ def sigmoid_gates() -> Trace:
             ("z", fnn.add(), ("s", "w2")),
             ("n", fnn.negate(), "z"),
             ("e", fnn.exp(), "n"),
-            ("d", fnn.add(), ("e", "1")),
-            ("sigma", fnn.power(-1.0), "d"),
+            ("u", fnn.add(), ("e", "1")),
+            ("sigma", fnn.power(-1.0), "u"),
         ],
         "sigma",
     )
@@ -314,6 +314,7 @@ svg.drawn { display: block; width: min(100%, 900px); height: auto; }
 .photograph img { width: min(100%, 448px); border-radius: 8px; }
 .photograph table { margin-top: 12px; }
 .photograph th { padding-right: 14px; font-weight: 400; text-align: left; }
+.photograph td { white-space: nowrap; }
 .tiles { display: grid; gap: 6px; grid-template-columns: repeat(auto-fill, minmax(56px, 1fr));
   max-width: 1100px; }
 .tiles img { display: block; width: 100%; image-rendering: pixelated; }
@@ -321,7 +322,6 @@ svg.drawn { display: block; width: min(100%, 900px); height: auto; }
   gap: 12px; margin: 12px 0; padding: 0; list-style: none; }
 .frames li { border: 1px solid #d5dde5; border-radius: 8px; }
 .frames svg { display: block; width: 100%; height: auto; }
-@page { size: A4 landscape; margin: 12mm; }
 @media print {
   article { break-before: page; margin: 0; }
   h2 { margin-top: 0; }
@@ -330,6 +330,8 @@ svg.drawn { display: block; width: min(100%, 900px); height: auto; }
   figure img { max-height: 140mm; }
   .photograph img { width: 70mm; }
   .curves svg { height: 26mm; width: auto; }
+  .curves tr { break-inside: avoid; }
+  .frames { grid-template-columns: 1fr 1fr; }
   .frames li { break-inside: avoid; }
 }
 </style>"""

@@ -51,7 +51,7 @@ def neuron(t: Trace) -> str:
         at = 0.3  # of the way along the edge
         ex, ey = left + at * (center - radius - left), y + at * (middle - y)
         text = f"{weight.translate(LOWERED)} = {number(float(factor))}"
-        wide = width_of(text, 17)
+        wide = width_of(text, 17) + 12
         place = f'x="{ex - 26:g}" y="{ey - 12:g}" width="{wide:g}" height="24"'
         parts.append(f'<rect {place} fill="#fff"/>')
         parts.append(words(ex - 20, ey + 6, text, "name", 17))
@@ -102,11 +102,12 @@ def _typeset(text: str) -> str:
 
 
 def _plot(name: str) -> str:
+    """Both curves; what is beyond the picture is cut off at its edges."""
     x = np.linspace(-4, 4, 161, dtype=np.float32)
     y, slope = curve(NONLINEARITIES[name], x)
 
     def line(values: np.ndarray, css: str) -> str:
-        at = zip(110 + 26 * x, 84 - 30 * np.clip(values, -1.4, 2.7), strict=True)
+        at = zip(110 + 26 * x, 84 - 30 * values, strict=True)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
         return f'<polyline class="{css}" points="{points}"/>'
 

@@ -17,6 +17,7 @@ from fnn.whiteboard.array_text import COLUMN, EXACT, exactly, number, tensor
 from fnn.whiteboard.board import MAX_LETTERS, Board
 from fnn.whiteboard.numbers import marked
 from fnn.whiteboard.recording import Recording, each
+from fnn.whiteboard.symbols import is_number
 
 MAX_WAYS, MAX_FACTORS = 4, 40
 FITS, FITS_PANEL = 52, 300  # letters of a product below a block, and in the panel
@@ -63,7 +64,8 @@ def value_of(board: Board, node: Recording) -> str:
 
 
 def products(board: Board, node: Recording) -> list[Product]:
-    """The chain rule through a node, to each of its inputs and then to each parameter."""
+    """The chain rule through a node, to each of its inputs, but for constants, and then to each
+    parameter."""
     names, y = _names(board, node)
     formula = node.formula
     by_params, by_x = node.local or (None, None)
@@ -71,6 +73,7 @@ def products(board: Board, node: Recording) -> list[Product]:
     steps = [
         _product(board, node, of, i, "", formula.local_of(i, names, y) if formula else "", d, by)
         for i, (of, d, by) in enumerate(inputs)
+        if not is_number(of)
     ]
     if node.nodes:  # the parameters of a network belong to the nodes inside
         return steps
@@ -223,7 +226,7 @@ def fork_sum(board: Board, network: Recording, name: str, whole: bool = True) ->
     A wire into an open network also forks where it forks in there.
     """
     summands = summands_of(board, network, name)
-    if len(summands) < 2:
+    if len(summands) < 2 or is_number(name):
         return ""
     if any(getattr(d, "size", 1) != 1 for _, d, _ in summands):
         readers = ", ".join(clean(reader, 24) for reader, _, _ in summands)

@@ -39,6 +39,7 @@ from fnn.whiteboard.primitives import (
     words,
 )
 from fnn.whiteboard.recording import Recording
+from fnn.whiteboard.symbols import is_number
 
 RADIUS, PAD, TITLE, STEM = 19.0, 16.0, 26.0, 16.0
 BESIDE = 160  # a parameter's gradient stands beside it up to this width, below it beyond
@@ -153,8 +154,9 @@ def _stem(b: Board, network: Recording, value: str, makers: list[str]) -> _OnAxi
     svg = (
         wire(f"M0,0H{n(width)}")
         + when("f", makers, moved(7, -up, above.svg), words(7, -8, "▸ ?", "v unknown"))
-        + when("b", b.backward_of(network, value), moved(7, 6, below.svg),
-               words(7, 16, "◂ ?", "d unknown"))
+        + ("" if is_number(value) else when(  # a constant has no gradient
+            "b", b.backward_of(network, value), moved(7, 6, below.svg),
+            words(7, 16, "◂ ?", "d unknown")))
         + (dot(width) if network.is_fork(value) else "")
     )  # fmt: skip
     return _OnAxis(width, up, below.height + 6, svg)
@@ -172,7 +174,7 @@ def _ports(
     """Where wires enter. One that comes from a fork carries its own part of the gradient."""
     parts = [
         shown(node.dxs[i], True, "d part", reference=f"x{id}.{i}" if b.roomy else "")
-        if network.is_fork(node.reads[i]) else None
+        if network.is_fork(node.reads[i]) and not is_number(node.reads[i]) else None
         for i in slots
     ]  # fmt: skip
     stem = max([STEM, least, *(p.width + 12 for p in parts if p)])

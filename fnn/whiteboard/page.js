@@ -3,6 +3,7 @@
 
 const UNFOLD = ".folded > g > .toggle", FOLD = ".inside > .caption > .toggle";
 const PAD = 16, TITLE = 26, EDGE = 12, LARGEST = 3;
+const PAPER = { width: 1030, high: 490 }; // A4 across, with a heading above the figure
 
 const part = (g, path) => g.querySelector(`:scope > ${path}`);
 
@@ -111,23 +112,31 @@ class Whiteboard {
     if (this.shown === id) this.show(id);
   }
 
-  layout() {
-    this.width = this.scroller.clientWidth;
-    const room = Math.max(this.width - 2 * EDGE, 200);
-    const group = part(this.svg, ".net"), controls = this.root.querySelector(".controls");
-    const bars = [controls, ...this.root.querySelectorAll(":scope > :is(.live, .quiz, .film)")];
-    const high = innerHeight - bars.reduce((s, bar) => s + bar.offsetHeight, 12);
+  // How high a picture is that can be seen whole: below the heading or, where this takes much of the
+  // window, below the controls.
+  get high() {
+    const full = document.fullscreenElement === this.root;
+    const begin = full ? this.root : this.root.closest("article") ?? document.body;
+    const above = this.scroller.getBoundingClientRect().top - begin.getBoundingClientRect().top;
+    const bars = this.root.querySelectorAll(":scope > :is(.controls, .live, .quiz, .film)");
+    const least = [...bars].reduce((s, bar) => s + bar.offsetHeight, 0);
+    return innerHeight - 12 - (above < innerHeight / 2 ? above : least);
+  }
+
+  layout({ width, high } = { width: this.scroller.clientWidth, high: this.high }) {
+    this.width = width;
+    const room = Math.max(width - 2 * EDGE, 200), group = part(this.svg, ".net");
     const attempt = (share) => {
       this.room = Math.max(room / share, 200);
       const { size, rows } = this.placeNet(this.data.net, group, this.room);
       const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
       return { share, size, w, h, rows, scale: Math.min(this.width / w, high / h) };
     };
-    // One row where it fits, unless several rows have much larger letters; else as many rows as
-    // make the letters largest. What is higher than the window is scrolled.
-    const first = attempt(1), least = first.scale * (first.rows > 1 ? 1.05 : 1.5);
+    // One row where it fits, unless several rows have larger letters; else as many rows as make the
+    // letters largest. What is higher than the window is scrolled.
+    const first = attempt(1), least = first.scale * (first.rows > 1 ? 1.05 : 1.15);
     let best = first;
-    for (const other of [1.25, 1.5, 1.8, 2.2, 2.7].map(attempt)) {
+    for (const other of [1.1, 1.25, 1.4, 1.6, 1.8, 2.2, 2.7].map(attempt)) {
       if (other.scale > Math.max(least, best.scale)) best = other;
     }
     best = attempt(best.share);
@@ -337,6 +346,9 @@ class Whiteboard {
 }
 
 const boards = [...document.querySelectorAll(".whiteboard")].map((root) => new Whiteboard(root));
+
+addEventListener("beforeprint", () => boards.forEach((board) => board.layout(PAPER)));
+addEventListener("afterprint", () => boards.forEach((board) => board.layout()));
 
 // Arrow keys work without a click: on the first visible whiteboard.
 document.addEventListener("keydown", (event) => {

@@ -137,7 +137,7 @@ def _legend(b: Board, has_heat: bool) -> str:
     return (
         f'<li class="v"><b>▸ value</b>, above its wire{value}</li>'
         f'<li class="d"><b>◂ gradient</b> of {escape(b.objective)}, below it{gradient}</li>'
-        f"{tensors}<li>click or tap a block for its chain rule</li>"
+        f'{tensors}<li class="tap">click or tap a block for its chain rule</li>'
     )
 
 

@@ -22,6 +22,7 @@ from fnn.whiteboard.chain_rule import (
 from fnn.whiteboard.formulas import note_of
 from fnn.whiteboard.numbers import marked, plain
 from fnn.whiteboard.recording import Recording
+from fnn.whiteboard.symbols import is_number
 
 
 def verdict(trace: Recording) -> str:
@@ -84,7 +85,10 @@ def explained(b: Board, node: Recording) -> Iterator[tuple[str, str]]:
         shared = f"shared parameters of {clean(owner, 40)}: the sum of all uses is"
         for leaf, d in leaves_of(network.dparams[owner]):
             yield "gradient", f"{shared} d{f}/d{clean(leaf, 40)} = {in_words(d, True)}"
-    known = [name for name, d in zip(node.reads, node.dxs, strict=True) if d is not None]
+    known = [
+        name for name, d in zip(node.reads, node.dxs, strict=True)
+        if d is not None and not is_number(name)
+    ]  # fmt: skip
     ways = [way for name in dict.fromkeys(known) for way in chains(b, network, name)]
     for product in products(b, node):
         if product.is_param and product.gradient is not None:

@@ -444,3 +444,4 @@ def test_programs_say_what_is_constant() -> None:
         t = jax.device_get(jax.jit(lecture.sigmoid_gates)())
     made = program(page_board(t)[0])
     assert made and [i["constant"] for i in made["inputs"]] == [False] * 5 + [True]
+    assert "du/de" in t.html() and "du/d1" not in t.html() and "du/d1" not in t.text()

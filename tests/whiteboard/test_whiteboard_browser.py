@@ -222,7 +222,9 @@ def test_a_page_is_printed_whole(page: Page) -> None:
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         assert page.unknown == 0 and "◂ −4" in [e.text for e in page.find("svg.wb text")]
-        assert not page.find(".controls") and not page.find(".live")
+        assert not page.find(".controls") and not page.find(".live") and not page.find(".tap")
+        page.run("dispatchEvent(new Event('beforeprint'))")  # as before printing: paper's size
+        assert 800 < page.find("svg.wb")[0].size["width"] <= 1030
     finally:
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
@@ -327,6 +329,9 @@ def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
     page.open(small.html(), width=1920, height=400)
     svg, controls = page.find("svg.wb")[0], page.find(".controls")[0]
     assert svg.size["height"] <= 400 - controls.size["height"] + 1 or svg.size["height"] < 280
+    # A row that leaves half of the window empty is broken; the whole is seen without scrolling.
+    page.open(deep(4).html(), width=1920, height=1080)
+    assert page.run("return document.querySelector('svg.wb').getBoundingClientRect().bottom") < 1080
     page.open(wide.html(), width=390, height=800)
     assert min(page.run(letters)) >= 7.5 and page.fits()
     board = "const b = document.querySelector('.board'); return b.scrollWidth <= b.clientWidth"

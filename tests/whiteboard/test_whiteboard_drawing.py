@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import fnn
-from experiments import lecture, whiteboard
+from experiments import lecture, lecture_drawings, whiteboard
 from experiments.__main__ import main
 from fnn.block import Block
 from fnn.introspect.text import clean
@@ -483,6 +483,11 @@ def test_the_lecture_is_printed(
     if any(map(shutil.which, lecture.BROWSERS)):
         assert main(arguments) == 0
         assert (tmp_path / "index.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_curves_are_cut_off_and_not_flat_at_the_edge() -> None:
+    points = lecture_drawings.nonlinearities(["relu"]).partition('points="')[2].partition('"')[0]
+    assert points.split()[-1] == "214.0,-36.0"  # 4 at x = 4, above the picture
 
 
 def test_the_lecture_says_what_its_figures_show() -> None:
