@@ -96,7 +96,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
     if subject.no_autodiff:
         return Result("batch sizes", SKIPPED, subject.no_autodiff)
     rng = np.random.default_rng(subject.seed + 5)
-    problems, sizes = dict[str, Problem](), []
+    problems, sizes, wrong = dict[str, Problem](), [], dict[int, None]()
     here = subject.autodiff(trial.sample, trial.dy)
     per_example = sum(np.size(v) for v in jax.tree.leaves(trial.sample.x)) // batch.size
     fits = batch.size + 1 < MANY <= MAX_INPUTS // max(per_example, 1)
@@ -110,6 +110,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
         except Exception as error:
             text = f"raises for a batch of {n}: {in_one_line(error)}"
             problems.setdefault("backward", Problem("backward", text))
+            wrong[n] = None
             continue
         got, want = other.got, subject.autodiff(sample, other.dy)
         sizes.append(n)
@@ -121,6 +122,7 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
             if got[i].shape != want[i].shape:
                 text = f"has shape {got[i].shape} for a batch of {n}, needs {want[i].shape}"
                 problems.setdefault(name, Problem(name, text))
+                wrong[n] = None
                 continue
             allowed = limit + noise(subject, other)[i]
             off = suspects(subject, other, i, want[i], allowed)
@@ -129,6 +131,8 @@ def batch_sizes(subject: Subject, trials: Sequence[Trial]) -> Result:
                 case = Case(got[i], want[i], floats[i], sizes=sizes_of(subject, other), again=again)
                 text = f"for a batch of {n}: {explain(case)}"
                 problems.setdefault(name, Problem(name, text, worst_entry(case)))
+                wrong[n] = None
     if problems:
-        return verdict("batch sizes", f"{len(problems)} leaves", problems.values())
+        words = f"wrong for a batch of {' and of '.join(map(str, wrong))}"
+        return verdict("batch sizes", words, problems.values())
     return Result("batch sizes", RIGHT, f"right for batches of {', '.join(map(str, sizes))} too")
