@@ -98,12 +98,6 @@ def _surface(figure: Any, drawn: Drawn) -> None:
         here = float(drawn.height(*w))
         axis.plot(*zip((*w, here + lift)), _mark(label), color="white", mec=INK, mew=1.6, ms=8,
                   zorder=5)  # fmt: skip
-        above = _mark(label) == "D"
-        axis.text(
-            *w, here + (0.1 if above else -0.1) * top, label, color=INK, ha="center",
-            va="bottom" if above else "top", fontsize=10.5, linespacing=1.25, zorder=6,
-            path_effects=HALO,
-        )  # fmt: skip
     axis.set(xlabel="$w_1$", ylabel="$w_2$", zlabel="E", zlim=(0, top))
     axis.set_box_aspect((1, 1, 0.5), zoom=1.25)
     axis.view_init(*drawn.camera)
@@ -114,6 +108,20 @@ def _surface(figure: Any, drawn: Drawn) -> None:
         side.set_pane_color((1, 1, 1, 0))
         side._axinfo["grid"].update(color="#e3e7ec", linewidth=0.6)
     axis.legend(loc="upper left", frameon=False, fontsize=11)
+    _name_points(axis, drawn, lift)
+
+
+def _name_points(axis: Any, drawn: Drawn, lift: float) -> None:
+    """Labels beside the surface, each with a line to its point."""
+    right = (16, -68) if drawn.camera[1] > -90 else (118, -75)  # clear of the axis in front
+    for label, w in drawn.critical.items():
+        x, y, _, scale = axis.get_proj() @ (*w, float(drawn.height(*w)) + lift, 1)
+        way = (75, 120) if _mark(label) == "D" else right if x > 0 else (-75, -85)
+        axis.annotate(
+            label, (x / scale, y / scale), way, textcoords="offset points", color=INK,
+            ha="center", va="center", fontsize=10.5, linespacing=1.25, zorder=6, path_effects=HALO,
+            arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.8, "shrinkA": 2, "shrinkB": 6},
+        )  # fmt: skip
 
 
 def _errors(figure: Any, drawn: Drawn) -> None:
