@@ -21,6 +21,7 @@ from fnn.refusals import warn
 from fnn.training.arrays import host_array
 from fnn.training.diagnostics.data_summary import DataSummary, data_summary
 from fnn.training.diagnostics.watch import Watch
+from fnn.training.endings import Mismatch, mismatch, require_probabilities
 from fnn.training.fitted import Checkpoint, Fitted, Model, Status, same_structure
 from fnn.training.interrupts import deferred
 from fnn.training.metrics import accuracy
@@ -121,10 +122,13 @@ def fit(
 
     Raises:
       ValueError, TypeError: before training, for data that is empty, of different lengths, NaN,
-        infinite, masked, no real numbers or integers that JAX would wrap, for targets that the loss
-        refuses, and for arguments that cannot work. While training, for bad examples of a source;
-        the message names the first.
+        infinite, masked, not real numbers, or integers too large for int32, for targets that the
+        loss refuses, and for arguments that cannot work. While training, for bad examples of a
+        source; the message names the first.
       BlockError: network, loss and data do not match; the message names the block.
+
+    Warns:
+      UserWarning: the loss takes logits, and the network ends in softmax or logistic.
 
     >>> import fnn, numpy as np
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -184,8 +188,9 @@ def fit(
         status, message = "interrupted", f"by an interrupt in epoch {len(now.history) + 1}"
     except _NonFiniteLoss as error:
         status, message = "diverged", f"in {error}"
+        advice = _advice(mismatch(net, loss))
         warn(
-            f"fit stopped {message}. The best parameters so far are kept. {ADVICE}", RuntimeWarning
+            f"fit stopped {message}. The best parameters so far are kept. {advice}", RuntimeWarning
         )
     if isinstance(report, Lines):
         report.end()
@@ -246,7 +251,7 @@ def _prepare(
         x, target = train.sample(seed)
         target = target[0] if is_weighted else target
         summary = data_summary(loss, prediction, x, target, labels)
-        summary = summary._replace(n_validation=len(held_out or ()))
+        summary = summary._replace(n_validation=len(held_out or ()), mismatch=mismatch(net, loss))
         if summary.losses.is_classifier and held_out is not None:
             by = functools.partial(accuracy, threshold=summary.losses.threshold)
             metrics = {"accuracy": by, **metrics}
@@ -272,6 +277,10 @@ def _prepare(
     )  # fmt: skip
     if metrics and epochs and run.evaluate is not None:  # refused now, not after an hour
         run.evaluate(params)
+    found = mismatch(*at_inference)
+    if found is not None and not found.certain:
+        first = train.read(np.arange(batch_size))[0]
+        require_probabilities(loss_at_inference, predict(params, first))
     return run, Model(*at_inference, predict, metrics, dtype), params, summary
 
 
@@ -313,6 +322,10 @@ class _Epoch(NamedTuple):
     row: Row
     losses: np.ndarray
     candidate: tuple[Params, int, float]
+
+
+def _advice(found: Mismatch | None) -> str:
+    return ADVICE if found is None else f"But {found.what}: {found.fix}."
 
 
 class _NonFiniteLoss(Exception):
@@ -385,7 +398,8 @@ def _ending(run: Run, now: _Now, best: _Best, status: Status, message: str) -> t
     elif best.epoch == 0 and status in ("finished", "converged"):
         status, message = "diverged", f"{message}; the validation loss was never finite"
         best.params, best.epoch = params, count
-        warn(f"fit stopped {message}. {ADVICE}", RuntimeWarning)
+        advice = _advice(mismatch(run.net, run.loss))
+        warn(f"fit stopped {message}. {advice}", RuntimeWarning)
     return status, message
 
 

@@ -13,7 +13,9 @@ from fnn.block import Block, Params, Value
 from fnn.refusals import described
 from fnn.training.arrays import checked_inputs
 from fnn.training.curves import curves
+from fnn.training.diagnostics.data_summary import CLASS_LOSSES
 from fnn.training.diagnostics.record import Diagnostics
+from fnn.training.endings import gives_probabilities
 from fnn.training.run import Metric, Row, evaluation
 from fnn.training.source import opened
 from fnn.training.validate import predicted
@@ -110,7 +112,7 @@ class Fitted(NamedTuple):
         ((2, 2), [0, 1])
         """
         y = self.model.predict(self.params, checked_inputs("predict: x", x, self.model.dtype))
-        return _probabilities(self.model.loss, y) if proba else y
+        return _probabilities(self.model, y) if proba else y
 
     def evaluate(
         self, x: Value, target: Value = None, *, metrics: Mapping[str, Metric] | None = None
@@ -163,18 +165,16 @@ class Fitted(NamedTuple):
         return curves(self.history, self.best_epoch, repr(self))
 
 
-def _probabilities(loss: Block, y: Any) -> Any:
-    maker, args = loss.kind.maker, loss.kind.args
-    if maker == "softmax_cross_entropy":
-        return jax.nn.softmax(y, -1)
-    if maker == "binary_cross_entropy":
-        return jax.nn.sigmoid(y) if args == (True,) else y
-    if maker == "cross_entropy":
+def _probabilities(model: Model, y: Any) -> Any:
+    maker, args = model.loss.kind.maker, model.loss.kind.args
+    if maker not in (*CLASS_LOSSES, "binary_cross_entropy"):
+        raise ValueError(
+            f"predict: {model.loss.name} is not a loss of classes, so there are no probabilities: "
+            "leave out proba"
+        )
+    if gives_probabilities(model.net) or maker == "cross_entropy" or args == (False,):
         return y
-    raise ValueError(
-        f"predict: {loss.name} is not a loss of classes, so there are no probabilities: leave out "
-        "proba"
-    )
+    return jax.nn.softmax(y, -1) if maker == "softmax_cross_entropy" else jax.nn.sigmoid(y)
 
 
 def same_structure(a: Any, b: Any) -> bool:

@@ -19,6 +19,7 @@ from fnn.block import Block, BlockTypeError, Key, Params, Value
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
 from fnn.refusals import as_array, described, require_key
+from fnn.training.endings import warn_of_mismatch
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
@@ -95,6 +96,9 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
     Raises:
       BlockError: by ``step``, where network, loss and data do not match.
 
+    Warns:
+      UserWarning: the loss takes logits, and the network ends in softmax or logistic.
+
     >>> import fnn, jax, jax.numpy as jnp
     >>> net, optimizer = fnn.linear(1), fnn.sgd(0.1)
     >>> step = fnn.make_step(net, fnn.squared_error(), optimizer)
@@ -106,6 +110,7 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
     >>> bool(value < 1e-6)
     True
     """
+    warn_of_mismatch(net, loss)
     step = plain_step(net, loss, optimizer)
     if not donate:
         return _compiled("make_step", step, trees=2)
@@ -179,6 +184,9 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
       BlockTypeError: by ``epoch``, the order is not integers (n,).
       BlockError: by ``epoch``, while it is traced, where network, loss and data do not match.
 
+    Warns:
+      UserWarning: as :func:`make_step`.
+
     >>> import fnn, jax, jax.numpy as jnp, numpy as np
     >>> net, optimizer = fnn.linear(1), fnn.sgd(0.1)
     >>> epoch = fnn.make_epoch(net, fnn.squared_error(), optimizer, batch_size=2)
@@ -188,6 +196,12 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     >>> losses.shape
     (3,)
     """
+    warn_of_mismatch(net, loss)
+    return epoch_with(net, loss, optimizer, batch_size)
+
+
+def epoch_with(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step:
+    """:func:`make_epoch`, whatever the network ends in."""
     step = plain_step(net, loss, optimizer)
 
     def epoch(

@@ -10,6 +10,7 @@ import numpy as np
 
 from fnn.arrays import is_floating
 from fnn.block import Block, Value
+from fnn.training.endings import Mismatch
 
 MAX_NUMBERS, CHUNK_NUMBERS = 100_000_000, 4_000_000  # read of the inputs: in all, at a time
 MAX_COMPARED, MAX_FEATURES = 512, 1024  # examples and features in the search for neighbours
@@ -67,12 +68,14 @@ class LossSummary(NamedTuple):
 
 
 class DataSummary(NamedTuple):
-    """What is known of the data before training. ``n_validation``: validation examples."""
+    """What is known of the data before training. ``n_validation``: validation examples.
+    ``mismatch``: of the network's last block and the loss."""
 
     inputs: InputSummary
     labels: LabelSummary
     losses: LossSummary
     n_validation: int = 0
+    mismatch: Mismatch | None = None
 
 
 def data_summary(

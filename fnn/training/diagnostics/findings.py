@@ -121,6 +121,12 @@ def _inputs(d: Diagnostics) -> Found:
         )
 
 
+def _mismatch(d: Diagnostics) -> Found:
+    found = d.data.mismatch
+    if found is not None and (found.certain or d.status == "diverged"):
+        yield Finding("mismatched loss", "network", found.what, found.fix)
+
+
 # ---- layers ------------------------------------------------------------------------------------
 
 
@@ -343,6 +349,7 @@ def _overfitting(d: Diagnostics) -> Found:
 ANY = {"any"}
 NOTHING: set[str] = set()
 UNLEARNABLE = {"nothing is learned"}
+MISMATCH = {"mismatched loss"}
 LABELS = {"constant labels", "unshuffled labels", "labels unrelated to inputs"}
 
 # fmt: off
@@ -352,13 +359,14 @@ STAGES: tuple[tuple[Rule, set[str]], ...] = (
     (_unshuffled,         NOTHING),
     (_unrelated,          NOTHING),
     (_inputs,             NOTHING),
+    (_mismatch,           NOTHING),
     (_units_at_start,     NOTHING),
     (_small_start,        NOTHING),
     (_exploding_at_start, NOTHING),
     (_vanishing_at_start, ANY),
     (_large_start,        NOTHING),
     (_cannot_overfit,     ANY),
-    (_high_rate,          UNLEARNABLE),
+    (_high_rate,          UNLEARNABLE | MISMATCH),
     (_large_updates,      ANY),
     (_units_later,        UNLEARNABLE),
     (_exploding_later,    ANY),

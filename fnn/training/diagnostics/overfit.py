@@ -12,7 +12,7 @@ from fnn.block import Block, Key, Params, Value
 from fnn.executor import map_nodes
 from fnn.introspect.flops import flops
 from fnn.training.optimizers import adam
-from fnn.training.steps import make_epoch
+from fnn.training.steps import epoch_with
 
 BATCH_EXAMPLES = 20
 MAX_STEPS, STEPS_PER_CALL = 2000, 10
@@ -65,7 +65,7 @@ def overfit_small_batch(
     x, target = batch
     examples = jax.tree.leaves(x)[0].shape[0]
     optimizer = adam(0.01)
-    epoch = make_epoch(_without_dropout(net), loss, optimizer, examples)
+    epoch = epoch_with(_without_dropout(net), loss, optimizer, examples)
     order = np.tile(np.arange(examples, dtype=np.int32), STEPS_PER_CALL)
     state, steps, value, goal = optimizer.init(params), 0, math.nan, math.nan
     work = flops(epoch, params, state, x, target, order, key, 0) / STEPS_PER_CALL
