@@ -16,6 +16,13 @@ from jax.sharding import PartitionSpec as P
 from fnn.arrays import is_floating
 from fnn.block import BlockValueError, Params, Value
 from fnn.refusals import misfit
+from fnn.training.tables import (
+    Columns,
+    columns_of,
+    require_columns,
+    require_one_order,
+    table_as_array,
+)
 
 Examples = tuple[Value, Value]  # x and target, with a first axis of examples
 Check = Callable[[Value], None]  # raises BlockValueError for targets that the loss refuses
@@ -84,8 +91,12 @@ def shardings_of(examples: Any) -> Any:
     return shardings if any(s is not default for s in jax.tree.leaves(shardings)) else None
 
 
-def checked_inputs(name: str, x: Value, dtype: Any) -> Value:
-    """Inputs to predict from, as JAX computes with them; arrays on a device stay there."""
+def checked_inputs(name: str, x: Value, dtype: Any, columns: Columns) -> Value:
+    """Inputs to predict from, as JAX computes with them; arrays on a device stay there.
+
+    ``columns``: those that tables need to have.
+    """
+    require_columns(name, x, columns)
 
     def one(a: Any) -> Any:
         if not isinstance(a, jax.Array):
@@ -107,6 +118,8 @@ def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Valu
             "switch it on first: jax.config.update('jax_enable_x64', True)"
         )
     of_target = f"{what.removesuffix('x')}target"
+    require_one_order(what, x, target=target)
+    columns = columns_of(x)
     x, target = _arrays(what, x), _arrays(of_target, target)
     if not jax.tree.leaves(x) or not jax.tree.leaves(target):
         raise ValueError(f"{what} or its target holds no array; give at least one of each")
@@ -131,8 +144,8 @@ def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Valu
         return cast(name, a, jax.dtypes.canonicalize_dtype(wanted))
 
     x = jax.tree.map(lambda a: canonical(what, a, dtype), x)
-    for a in jax.tree.leaves(x):
-        check_finite(what, a)  # an overflow, too
+    for a, names in zip(jax.tree.leaves(x), columns, strict=True):
+        check_finite(what, a, columns=names)  # an overflow, too
     return x, jax.tree.map(lambda a: canonical(of_target, a), target)
 
 
@@ -167,6 +180,11 @@ def host_array(name: str, a: Any) -> np.ndarray:
 
     ``name``: of the function and its argument, for errors.
     """
+    if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(a)):
+        function = name.split(":")[0]
+        raise TypeError(
+            f"{name} is traced by jit, vmap or grad, needs numbers: call {function} outside of it"
+        )
     if any(np.ma.is_masked(part) for part in jax.tree.leaves(a)):
         raise ValueError(
             f"{name} is a masked array, and what is under the mask would be taken for data; drop "
@@ -176,6 +194,8 @@ def host_array(name: str, a: Any) -> np.ndarray:
         array = np.asarray(a)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of several lengths; PyTorch's
         raise TypeError(f"{name} does not become one array, needs numbers: {error}") from error
+    if array.dtype.kind == "O" and (table := table_as_array(name, a)) is not None:
+        array = table
     dtype, kind = array.dtype, array.dtype.kind
     narrow = kind == "V" and jnp.issubdtype(dtype, jnp.number)  # bfloat16, int4
     if not (narrow or (kind in "biuf" and dtype.itemsize <= 8)):
@@ -193,16 +213,22 @@ def cast(name: str, a: np.ndarray, dtype: Any) -> np.ndarray:
         return a.astype(dtype, copy=False)
 
 
-def check_finite(what: str, a: np.ndarray, rows: np.ndarray | None = None) -> None:
-    """Refuses NaN and infinity; ``rows`` are the numbers of the examples, 0, 1, ... by default."""
+def check_finite(
+    what: str, a: np.ndarray, rows: np.ndarray | None = None, columns: list[Any] | None = None
+) -> None:
+    """Refuses NaN and infinity; ``rows`` are the numbers of the examples, 0, 1, ... by default,
+    ``columns`` the names of the features."""
     with np.errstate(all="ignore"):
         suspicious = is_floating(a) and not np.isfinite(a.sum())  # one fast pass
     bad = np.argwhere(~np.isfinite(a)) if suspicious else np.zeros((0, 1))
     if len(bad):
         first = int(bad[0][0])
+        where = f"the first in example {first if rows is None else rows[first]}"
+        if columns is not None:
+            where += f", in columns {[columns[i] for i in np.unique(bad[:, -1])][:6]}"
         raise ValueError(
-            f"{what} has {len(bad)} values that are NaN or infinite in {a.dtype}, the first "
-            f"in example {first if rows is None else rows[first]}; repair or drop these examples"
+            f"{what} has {len(bad)} values that are NaN or infinite in {a.dtype}, {where}; repair "
+            "or drop these examples"
         )
 
 

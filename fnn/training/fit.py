@@ -40,6 +40,7 @@ from fnn.training.run import (
 )
 from fnn.training.source import Source, opened
 from fnn.training.steps import make_epoch, predict_with
+from fnn.training.tables import columns_of, require_columns, require_one_order
 from fnn.training.validate import parameters, predicted
 from fnn.training.weighted import ClassWeights, example_weights, weighted
 
@@ -77,7 +78,8 @@ def fit(
 
     Args:
       net, loss: blocks.
-      x, target: arrays of n examples, or tuples of such. Without ``target``, x is a
+      x, target: arrays of n examples, or tuples of such; pandas tables of numbers, too, whose
+        columns :meth:`Fitted.predict` then needs in the same order. Without ``target``, x is a
         :class:`~fnn.Source`: any object with ``len(x)`` and ``x[rows] -> (x, target)``, such as
         a memory-mapped file or a folder of images, of which a few steps' worth is in memory at a
         time. The parameters learned are those of the same examples in arrays, up to rounding.
@@ -98,7 +100,8 @@ def fit(
         in training only; ``loss`` by default.
       metrics: functions ``(prediction, target) -> float`` by name, such as ``fnn.accuracy``,
         of the validation predictions. They are tried on those of the first parameters, before
-        training.
+        training. scikit-learn's take (target, prediction): give
+        ``lambda prediction, target: r2_score(target, prediction)``.
       dtype: of the computation; x is cast to it. bfloat16 computes in bfloat16 with float32
         parameters. By default x's own.
       patience: stop after this many epochs without a better loss: the validation loss or, without
@@ -234,6 +237,9 @@ def _prepare(
     """Refuses data that cannot work; returns the run, its first parameters, a data summary."""
     require_network_first("fit", net, loss)
     is_weighted = weights is not None or class_weights is not None
+    columns = columns_of(data[0] if isinstance(data, tuple) else data)
+    if isinstance(validation, tuple):
+        require_columns("fit: validation x", validation[:1], columns)
     if is_weighted:
         data = _with_weights(data, weights, class_weights)
     train = opened("fit: x", data, dtype)
@@ -281,7 +287,7 @@ def _prepare(
     if found is not None and not found.certain:
         first = train.read(np.arange(batch_size))[0]
         require_probabilities(loss_at_inference, predict(params, first))
-    return run, Model(*at_inference, predict, metrics, dtype), params, summary
+    return run, Model(*at_inference, predict, metrics, dtype, columns), params, summary
 
 
 def _with_weights(data: Any, weights: Value, class_weights: Any) -> Any:
@@ -293,6 +299,7 @@ def _with_weights(data: Any, weights: Value, class_weights: Any) -> Any:
             "source, let the loss weigh"
         )
     x, target = data
+    require_one_order("fit: x", x, target=target, weights=weights)
     target = jax.tree.map(lambda a: host_array("fit: target", a), target)
     if weights is not None:
         weights = host_array("fit: weights", weights)

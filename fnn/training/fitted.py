@@ -18,6 +18,7 @@ from fnn.training.diagnostics.record import Diagnostics
 from fnn.training.endings import gives_probabilities
 from fnn.training.run import Metric, Row, evaluation
 from fnn.training.source import opened
+from fnn.training.tables import Columns, require_columns
 from fnn.training.validate import predicted
 
 Status = Literal["finished", "converged", "interrupted", "diverged"]
@@ -27,7 +28,7 @@ class Model(NamedTuple):
     """What was trained, as it is at inference.
 
     ``net``, ``loss``: blocks. ``predict(params, x)``: compiled. ``metrics``, ``dtype``: as they
-    were given to ``fit``.
+    were given to ``fit``. ``columns``: the names of those of x, where it is a table.
     """
 
     net: Block
@@ -35,6 +36,7 @@ class Model(NamedTuple):
     predict: Callable[[Params, Value], Value]
     metrics: Mapping[str, Metric]
     dtype: Any
+    columns: Columns
 
 
 class Checkpoint(NamedTuple):
@@ -95,7 +97,7 @@ class Fitted(NamedTuple):
         """Predictions of the best parameters, in batches, as at inference.
 
         Args:
-          x: n examples, as ``fit`` takes them.
+          x: n examples, as ``fit`` takes them; of a table, with the columns in the same order.
           proba: probabilities in place of logits, for losses of classes.
 
         Returns:
@@ -111,8 +113,10 @@ class Fitted(NamedTuple):
         >>> fitted.predict(x, proba=True).shape, fitted.predict(x).argmax(1).tolist()
         ((2, 2), [0, 1])
         """
-        y = self.model.predict(self.params, checked_inputs("predict: x", x, self.model.dtype))
-        return _probabilities(self.model, y) if proba else y
+        model = self.model
+        x = checked_inputs("predict: x", x, model.dtype, model.columns)
+        y = model.predict(self.params, x)
+        return _probabilities(model, y) if proba else y
 
     def evaluate(
         self, x: Value, target: Value = None, *, metrics: Mapping[str, Metric] | None = None
@@ -143,6 +147,7 @@ class Fitted(NamedTuple):
                 f"evaluate: metrics is {described(metrics)}, needs a function for each name: "
                 '{"accuracy": fnn.accuracy}'
             )
+        require_columns("evaluate: x", x, model.columns)
         data = opened("evaluate: x", x if target is None else (x, target), model.dtype)
         predicted(model.net, model.loss, self.params, data, "evaluate: target")
         chosen = model.metrics if metrics is None else metrics

@@ -95,6 +95,7 @@ def evaluation(
     Metrics need the predictions of all examples at once; the loss alone runs in bounded memory.
     """
     value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
+    untried = set(metrics)
 
     def evaluate(params: Params) -> Row:
         losses, sizes, pairs = [], [], []
@@ -109,10 +110,31 @@ def evaluation(
         if metrics:
             y, target = jax.tree.map(lambda *parts: np.concatenate(parts), *pairs)
             for name, metric in metrics.items():
+                if name in untried:
+                    _require_order(name, metric, y, target)
+                    untried.discard(name)
                 row[f"validation_{name}"] = _number(name, metric, y, target)
         return row
 
     return evaluate
+
+
+def _require_order(name: str, metric: Metric, prediction: Any, target: Any) -> None:
+    """Refuses a metric of scikit-learn's, of (target, prediction), for which the order matters."""
+    if not (getattr(metric, "__module__", "") or "").startswith("sklearn."):
+        return
+    try:
+        values = metric(prediction, target), metric(target, prediction)
+        same = np.array_equal(*values, equal_nan=True)
+    except Exception:  # needs labels, not logits, or takes its arguments in one order only
+        same = False
+    if not same:
+        own = getattr(metric, "__name__", "metric")
+        raise TypeError(
+            f"metrics: {name!r} is scikit-learn's {own}, which takes (target, prediction); give "
+            f"lambda prediction, target: {own}(target, prediction), with prediction.argmax(1) for "
+            "labels"
+        )
 
 
 def _number(name: str, metric: Metric, prediction: Any, target: Any) -> float:
@@ -128,7 +150,7 @@ def _number(name: str, metric: Metric, prediction: Any, target: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(
-            f"metrics: {name!r} returned {value!r:.60}, needs to return one number"
+            f"metrics: {name!r} returned {described(value)}, needs to return one number"
         ) from None
 
 

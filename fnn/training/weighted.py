@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fnn.arrays import is_floating
-from fnn.block import Block, BlockValueError, Key, Params, Residuals, Rules, Value
+from fnn.block import Block, Key, Params, Residuals, Rules, Value
 
 ClassWeights = Literal["balanced"] | Mapping[int, float] | Any
 
@@ -25,6 +25,11 @@ def weighted(loss: Block) -> Block:
     """
     validate = loss.rules.validate
 
+    def valid(x: Value) -> None:
+        prediction, (target, _) = x
+        assert validate is not None
+        validate((prediction, target))
+
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         prediction, (target, weights) = x
         return loss.forward(params, (prediction, target, weights), key)
@@ -33,23 +38,8 @@ def weighted(loss: Block) -> Block:
         dparams, (dprediction, *dtarget) = loss.backward(params, residuals, dy)
         return dparams, (dprediction, tuple(dtarget))
 
-    def both_valid(x: Value) -> None:
-        prediction, (target, weights) = x
-        _require_weights(loss.name, weights)
-        if validate is not None:
-            validate((prediction, target))
-
-    rules = Rules(validate=both_valid)
+    rules = Rules(validate=valid if validate else None)
     return loss._replace(forward=forward, backward=backward, rules=rules, graph=None)
-
-
-def _require_weights(name: str, weights: np.ndarray) -> None:
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(bad):
-        value = weights[bad[0]]
-        raise BlockValueError(
-            name, f"weights hold {value:g} for example {bad[0]}, need finite numbers of at least 0"
-        )
 
 
 def total_weights(target: Value, rows: np.ndarray, batch_size: int) -> np.ndarray:
@@ -68,14 +58,23 @@ def example_weights(weights: Value, class_weights: ClassWeights | None, target: 
       target: labels, integers (n,), or 0 and 1.
 
     Raises:
-      ValueError: a label without a weight, weights that are negative or not finite, or targets
+      ValueError: a label without a weight, weights that are negative, not finite or all 0, targets
         that are no labels.
 
     >>> example_weights(None, "balanced", np.array([0, 0, 0, 1])).tolist()
     [0.6666666865348816, 0.6666666865348816, 0.6666666865348816, 2.0]
     """
+    if weights is not None:
+        weights = np.asarray(weights)
+        bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if len(bad):
+            raise ValueError(
+                f"fit: weights hold {weights[bad[0]]:g} for example {bad[0]}, need finite numbers "
+                "of at least 0"
+            )
+        _require_some("weights", weights)
     if class_weights is None:
-        return np.asarray(weights)
+        return weights
     labels, of_label = _labels(target), _by_label(class_weights)
     present, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if of_label is None:
@@ -90,7 +89,16 @@ def example_weights(weights: Value, class_weights: ClassWeights | None, target: 
     if not (np.isfinite(each).all() and (each >= 0).all()):
         raise ValueError(f"fit: class_weights are {each.tolist()[:20]}, need finite numbers >= 0")
     own = 1.0 if weights is None else np.asarray(weights, np.float64)
-    return (own * each[places]).astype(np.float32)
+    together = (own * each[places]).astype(np.float32)
+    _require_some("class_weights" if weights is None else "weights x class_weights", together)
+    return together
+
+
+def _require_some(what: str, weights: np.ndarray) -> None:
+    if not weights.any():
+        raise ValueError(
+            f"fit: {what} are all 0: nothing to learn; give some examples a number above 0"
+        )
 
 
 def _labels(target: Value) -> np.ndarray:
