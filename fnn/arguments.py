@@ -13,6 +13,7 @@ import inspect
 import math
 import numbers
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -22,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.block import Block, BlockTypeError, BlockValueError
+from fnn.arrays import is_array
+from fnn.block import Block, BlockError, BlockTypeError, BlockValueError
 from fnn.refusals import A_KEY, described, is_key
-from fnn.spelling import argument_meant
+from fnn.spelling import argument_meant, call_meant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,20 +91,41 @@ def checked(make: F) -> F:
 def binding(make: Callable[..., Any]) -> Callable[..., inspect.BoundArguments]:
     """``bound(*args, **kwargs)``: the arguments as the annotations of ``make`` have them; raises
     BlockValueError or BlockTypeError for those that they do not allow."""
-    signature, hints = inspect.signature(make), typing.get_type_hints(make, include_extras=True)
-    usage = f"{make.__name__}({', '.join(signature.parameters)})"
+    name, signature = make.__name__, inspect.signature(make)
+    hints = typing.get_type_hints(make, include_extras=True)
 
     def bound(*args: Any, **kwargs: Any) -> inspect.BoundArguments:
         try:
-            given = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            words = _misuse(make.__name__, signature, args, kwargs) or f"{error}, needs {usage}"
-            raise BlockTypeError(make.__name__, words) from None
-        for what, value in given.arguments.items():
-            given.arguments[what] = _require(make.__name__, what, hints[what], value)
+            try:
+                given = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                words = _misuse(name, signature, args, kwargs)
+                words = words or f"{error}, needs {usage(name, signature)}"
+                raise BlockTypeError(name, words) from None
+            for what, value in given.arguments.items():
+                given.arguments[what] = _require(name, what, hints[what], value)
+        except BlockError:
+            if args and hints.get("return") is Block and np.ndim(_array_or_none(args[0])):
+                raise BlockTypeError(
+                    name,
+                    f"got {described(args[0])}, needs no data: it makes a block, and "
+                    f"block.forward(params, x) applies it",
+                ) from None
+            raise
         return given
 
     return bound
+
+
+def usage(name: str, signature: inspect.Signature) -> str:
+    """A call with the arguments that are needed, such as ``conv(features, kernel, ...)``."""
+    parameters = signature.parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty]
+    return f"{name}({', '.join([*needed, '...'][: len(signature.parameters)])})"
+
+
+def _array_or_none(value: Any) -> Any:
+    return value if is_array(value) else None
 
 
 # Other libraries' makers of these take the number of inputs first.
@@ -116,12 +139,11 @@ def _misuse(
     parameters = signature.parameters
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         return ""
-    for wrong in kwargs:
-        if wrong not in parameters:
-            hint = argument_meant(wrong, parameters) or f"there are: {', '.join(parameters)}"
-            if wrong == "lr" and "optimizer" in parameters:
-                hint = "give optimizer=fnn.sgd(learning_rate)"
-            return f"there is no argument {wrong!r}; {hint}"
+    if unknown := [wrong for wrong in kwargs if wrong not in parameters]:
+        there_are = f"there are: {', '.join(parameters)}" if parameters else "there are none"
+        hints = (argument_meant(wrong, parameters) or there_are for wrong in unknown)
+        pairs = zip(unknown, hints, strict=True)
+        return f"there is no argument {', '.join(f'{wrong!r} ({hint})' for wrong, hint in pairs)}"
     by_place = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     if len(args) <= len(by_place):
         return ""
@@ -139,6 +161,8 @@ def _misuse(
         right = f"{inputs_first}; else {right}" if name == "conv" else inputs_first
     takes = f"{', '.join(by_place)} by position, the rest" if by_place else "its arguments"
     got = f"{len(args)} positional arguments" if len(args) > 1 else "a positional argument"
+    if not parameters:
+        return f"got {got}, takes none: {name}()"
     return f"got {got}, takes {takes} by name: {right}"
 
 
@@ -147,11 +171,24 @@ def _require(name: str, what: str, hint: Any, value: Any) -> Any:
     if converted is not _MISFIT:
         return converted
     is_uncalled = isinstance(value, types.FunctionType) and "a function" not in _needs(hint)
-    fix = f": call it, {value.__name__}(...)" if is_uncalled else ""
-    fix = ", and below 2^31" if type(value) is int and value >= 2**31 else fix
+    fix = _fix(_needs(hint), value, is_uncalled)
     is_value = isinstance(value, (numbers.Number, str, tuple, list)) and not is_uncalled
     error = BlockValueError if is_value and not isinstance(value, Block) else BlockTypeError
     raise error(name, f"{what} is {described(value)}, needs {_needs(hint).format(what)}{fix}")
+
+
+def _fix(needs: str, value: Any, is_uncalled: bool) -> str:
+    """What to give in place of a value that does not do; or ''."""
+    if type(value) is int and value >= 2**31:
+        return ", and below 2^31"
+    if "a Block" in needs or "init and update" in needs:
+        if type(value) in (list, tuple) and value and all(isinstance(v, Block) for v in value):
+            return ": give fnn.serial(*blocks)"
+        if is_uncalled and value.__name__ == "<lambda>":
+            return ": make a block of it, with its own backward (docs/howto/own_block)"
+        if not is_uncalled and not is_array(value) and (call := call_meant(value)):
+            return f": {call}"
+    return f": call it, {value.__name__}(...)" if is_uncalled else ""
 
 
 def _converted(hint: Any, value: Any) -> Any:
@@ -179,7 +216,7 @@ def _converted(hint: Any, value: Any) -> Any:
     if hint is bool:
         return bool(value) if isinstance(value, (bool, np.bool_)) else _MISFIT
     if _is_function(hint):
-        return value if callable(value) and not isinstance(value, type) else _MISFIT
+        return value if callable(value) and not isinstance(value, (type, Block)) else _MISFIT
     kind = origin or hint
     if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
         return value if isinstance(value, kind) else _MISFIT
@@ -187,6 +224,8 @@ def _converted(hint: Any, value: Any) -> Any:
 
 
 def _is_function(hint: Any) -> bool:
+    if hint is Block:  # which has a __call__ only to refuse
+        return False
     return typing.get_origin(hint) is collections.abc.Callable or "__call__" in vars(hint)
 
 
@@ -224,6 +263,7 @@ def _needs(hint: Any) -> str:
         return f"a tuple, each {_needs(inside[0])}"
     names = {
         int: "a whole number", float: "a finite number", bool: "True or False", str: "text",
-        Block: "a Block", type(None): "None",
+        Block: "a Block", type(None): "None", os.PathLike: "a path",
     }  # fmt: skip
-    return "a function" if _is_function(hint) else names.get(hint, f"a {origin or hint.__name__}")
+    kind = origin or hint
+    return "a function" if _is_function(hint) else names.get(kind, f"a {kind.__name__}")

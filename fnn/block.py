@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import jax
 
 from fnn.markup import preformatted
+from fnn.spelling import attribute_meant
 
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
 Residuals = Any  # a pytree: what forward keeps for backward
@@ -193,6 +194,33 @@ class Block(NamedTuple):
         return preformatted(repr(self))
 
 
+def _no_attribute(block: Block, name: str) -> NoReturn:
+    hint = attribute_meant("block", name)
+    graph = object.__getattribute__(block, "graph")
+    if graph is not None and name in {node.name for node in graph.nodes}:
+        hint = f"its parameters are params[{name!r}], and net.graph.nodes holds the block"
+    raise AttributeError(f"a block has no {name!r}{f': {hint}' if hint else ''}")
+
+
+def _no_call(block: Block, *args: Any, **kwargs: Any) -> NoReturn:
+    raise BlockTypeError(
+        block.name, f"a block is not called, its functions are: {attribute_meant('block', 'call')}"
+    )
+
+
+def _no_arithmetic(block: Block, other: Any) -> NoReturn:
+    raise BlockTypeError(
+        block.name,
+        "blocks are not added or multiplied: fnn.serial(a, b) runs one after the other, "
+        "fnn.repeat(block, 2) twice the same, and fnn.add() adds values",
+    )
+
+
+if not TYPE_CHECKING:  # which knows that a block has none of these
+    Block.__getattr__, Block.__call__ = _no_attribute, _no_call
+    Block.__add__ = Block.__mul__ = Block.__rmul__ = _no_arithmetic
+
+
 def _outline(block: Block, label: str) -> Iterator[str]:
     """The block and, indented, those inside it: names, makers and their arguments.
 
@@ -276,6 +304,14 @@ class BlockValueError(BlockError, ValueError):
 
 class BlockTypeError(BlockError, TypeError):
     """A wrong dtype or type of input."""
+
+
+# What JAX raises where Python or NumPy needs a number that is known only when the program runs.
+NOT_TRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from fnn.block import (
     Value,
     no_params,
 )
+from fnn.spelling import call_meant
 
 A_KEY = "a key made by jax.random.key(seed)"
 _NOT_THE_CALLER = (
@@ -118,9 +119,18 @@ def require_array(name: str, what: str, x: Any) -> None:
     is_numpy = isinstance(x, (np.ndarray, np.generic))
     is_text = is_numpy and x.dtype.kind in "OUSMm"
     if not is_array(x) or is_text or jnp.issubdtype(x.dtype, jax.dtypes.extended):
-        raise BlockTypeError(
-            name, f"{what} is {described(x)}, needs an array: jax.numpy.asarray(...)"
-        )
+        fix = shape_hint(x) or "jax.numpy.asarray(...)"
+        raise BlockTypeError(name, f"{what} is {described(x)}, needs an array: {fix}")
+
+
+def shape_hint(x: Any, dtype: str = "float32") -> str:
+    """What to give where a tuple of integers was meant as a shape; or ''.
+
+    >>> shape_hint((1, 10)), shape_hint(10)
+    ("if a shape is meant, give jax.ShapeDtypeStruct((1, 10), 'float32')", '')
+    """
+    is_shape = type(x) is tuple and x and all(type(v) is int and v >= 0 for v in x)
+    return f"if a shape is meant, give jax.ShapeDtypeStruct({x}, '{dtype}')" if is_shape else ""
 
 
 def require_numbers(name: str, what: str, tree: Any, or_shapes: bool = False) -> None:
@@ -268,8 +278,11 @@ def require_shapes(
 def require_block(name: str, what: str, value: Any) -> None:
     """Refuses what is no block; of a function that makes blocks the message says to call it."""
     if not isinstance(value, Block):
-        hint = " (call it: a function that returns a block is not one)" if callable(value) else ""
-        raise BlockTypeError(name, f"{what} needs a Block, got {type(value).__name__}{hint}")
+        meant = "" if is_array(value) else call_meant(value)
+        if callable(value) and not isinstance(value, type) and not meant:
+            meant = "call it: a function that returns a block is not one"
+        hint = f" ({meant})" if meant else ""
+        raise BlockTypeError(name, f"{what} is {described(value)}, needs a Block{hint}")
 
 
 def elementary(

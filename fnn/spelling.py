@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 _NAMES = {
     "dense": "linear", "fc": "linear", "conv1d": "conv", "conv2d": "conv", "convolution": "conv",
@@ -28,16 +31,53 @@ _NAMES = {
     "cnn": "models.cnn", "googlenet": "models.googlenet", "momentum": "sgd", "adamw": "adam",
     "save": "models.save_weights", "load": "models.load_weights",
     "saveweights": "models.save_weights", "loadweights": "models.load_weights",
+    "nn": "fnn.linear, fnn.relu, ... (all blocks are in fnn itself)", "optim": "adam or sgd",
     "hvp": "curvature.hvp", "hessian": "curvature.hessian", "draw": "whiteboard.draw",
 }  # fmt: skip
 _ARGUMENTS = {
-    "lr": "learning_rate", "bias": "use_bias", "outfeatures": "features", "filters": "features",
-    "outchannels": "features", "units": "features", "kernelsize": "kernel", "poolsize": "window",
-    "p": "rate", "validationdata": "validation", "sampleweight": "weights",
-    "classweight": "class_weights", "nepochs": "epochs", "callbacks": "after_epoch",
-    "activation": "nonlinearity", "tolerance": "min_improvement", "tol": "min_improvement",
-    "mindelta": "min_improvement",
+    "lr": ["learning_rate"], "bias": ["use_bias"], "outfeatures": ["features"],
+    "filters": ["features"], "outchannels": ["features"], "units": ["features"],
+    "kernelsize": ["kernel", "window"], "poolsize": ["window"], "p": ["rate"],
+    "validationdata": ["validation"], "sampleweight": ["weights"],
+    "classweight": ["class_weights"], "nepochs": ["epochs"], "callbacks": ["after_epoch"],
+    "activation": ["nonlinearity"], "tolerance": ["min_improvement"], "tol": ["min_improvement"],
+    "mindelta": ["min_improvement"],
 }  # fmt: skip
+# What a function with such an argument has no other for, and what to do instead.
+_INSTEAD = {
+    ("inchannels", "infeatures", "inputdim", "inputsize", "inputshape", "inputs"): (
+        "features", "leave it out: x tells"),
+    ("activation",): ("features", "put a nonlinearity after it: fnn.layer(8, fnn.relu())"),
+    ("lr", "learningrate", "momentum"): ("optimizer", "give optimizer=fnn.sgd(learning_rate)"),
+    ("seed", "randomstate", "randomseed", "rng"): ("key", "give key=jax.random.key(0)"),
+    ("verbose",): ("progress", "give progress=False to print nothing"),
+    ("shuffle",): ("progress", "leave it out: fit shuffles in every epoch"),
+    ("validationsplit",): ("validation", "split x first, and give validation=(x, target)"),
+    ("weightdecay",): ("learning_rate", "take optax.adamw(0.001, weight_decay=0.01)"),
+    ("betas",): ("b1", "give b1 and b2"),
+}  # fmt: skip
+_CALLS = "y, residuals = net.forward(params, x), or fnn.make_predict(net)(params, x)"
+_OF_BLOCKS = {
+    "parameters": "params = net.init(key, x) makes them, apart from the net",
+    "predict": _CALLS, "apply": _CALLS, "call": _CALLS, "predictproba": _CALLS,
+    "fit": "fnn.fit(net, loss, x, target)", "train": "fnn.fit(net, loss, x, target)",
+    "compile": "fnn.fit(net, loss, x, target, optimizer=...)", "eval": "fnn.inference(net)",
+    "evaluate": "fnn.fit(...).evaluate(x, target)", "score": "fnn.fit(...).evaluate(x, target)",
+    "summary": "fnn.summary(net, x)", "save": "fnn.models.save_weights(path, params)",
+    "load": "fnn.models.load_weights(path, params)", "statedict": "params = net.init(key, x)",
+    "loadstatedict": "fnn.models.load_weights(path, params)", "layers": "net.graph.nodes",
+    "grad": "fnn.value_and_grad(net, loss)", "add": "fnn.serial(net, block)",
+    "append": "fnn.serial(net, block)",
+}  # fmt: skip
+_OF_FITTED = {
+    "predictproba": "fitted.predict(x, proba=True)", "score": "fitted.evaluate(x, target)",
+    "loss": "fitted.history[-1]['loss'], or fitted.evaluate(x, target)['loss']",
+    "save": "fnn.models.save_weights(path, fitted.params); fitted.checkpoint is to go on from",
+    "fit": "fnn.fit(net, loss, x, target, resume=fitted)", "net": "fitted.model.net",
+    "forward": "fitted.predict(x)", "transform": "fitted.predict(x)", "call": "fitted.predict(x)",
+    "coef": "fitted.params", "parameters": "fitted.params", "weights": "fitted.params",
+}  # fmt: skip
+_EXAMPLES = {"learning_rate": "0.001", "features": "8"}
 
 
 def meant(name: str, names: Iterable[str]) -> str:
@@ -46,26 +86,61 @@ def meant(name: str, names: Iterable[str]) -> str:
     >>> meant("Conv2d", ["conv", "relu"]), meant("ReLU", ["conv", "relu"]), meant("x", ["conv"])
     ('did you mean conv?', 'did you mean relu?', '')
     """
-    return _meant(name, names, _NAMES)
+    close = _closest(name, names, _NAMES)
+    return f"did you mean {close}?" if close else ""
 
 
 def argument_meant(name: str, names: Iterable[str]) -> str:
-    """The same for the arguments of a function.
+    """The same for the arguments of a function, or what to do instead.
 
     >>> argument_meant("lr", ["learning_rate"]), argument_meant("epoch", ["epochs"])
     ('did you mean learning_rate?', 'did you mean epochs?')
+    >>> argument_meant("in_channels", ["features", "kernel"])
+    'leave it out: x tells'
     """
     names = list(names)
-    elsewhere = {theirs: ours for theirs, ours in _ARGUMENTS.items() if ours in names}
-    return _meant(name, names, elsewhere)
+    elsewhere = {
+        theirs: ours for theirs, options in _ARGUMENTS.items() for ours in options if ours in names
+    }
+    if _plain(name) not in elsewhere:
+        for theirs, (needed, words) in _INSTEAD.items():
+            if _plain(name) in theirs and needed in names:
+                return words
+    close = _closest(name, names, elsewhere)
+    return f"did you mean {close}?" if close else ""
 
 
-def _meant(name: str, names: Iterable[str], elsewhere: dict[str, str]) -> str:
+def call_meant(value: Any) -> str:
+    """The call of fnn's that was meant by a name, or by something of another library; or ''.
+
+    >>> import jax
+    >>> call_meant(jax.nn.relu), call_meant("adam"), call_meant(lambda x: x)
+    ('did you mean fnn.relu()?', 'did you mean fnn.adam(0.001)?', '')
+    """
+    name = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
+    fnn = sys.modules["fnn"]
+    close = _closest(name, fnn.__all__, _NAMES)
+    make = getattr(fnn, close, None) if close in fnn.__all__ else None
+    if not inspect.isfunction(make):
+        return f"did you mean fnn.{close}?" if close else ""
+    needed = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    return f"did you mean fnn.{close}({', '.join(_EXAMPLES.get(n, n) for n in needed)})?"
+
+
+def attribute_meant(kind: str, name: str) -> str:
+    """What to write for an attribute that a "block" or a "fitted" network does not have; or ''.
+
+    >>> attribute_meant("fitted", "predict_proba"), attribute_meant("block", "x")
+    ('fitted.predict(x, proba=True)', '')
+    """
+    return (_OF_BLOCKS if kind == "block" else _OF_FITTED).get(_plain(name), "")
+
+
+def _closest(name: str, names: Iterable[str], elsewhere: dict[str, str]) -> str:
+    """Which of ``names`` was meant, or what stands for a name of another library's; or ''."""
     plain = {_plain(ours): ours for ours in names}
     close = difflib.get_close_matches(_plain(name), [*elsewhere, *plain], n=1, cutoff=0.75)
-    if not close:
-        return ""
-    return f"did you mean {elsewhere.get(close[0]) or plain[close[0]]}?"
+    return (elsewhere.get(close[0]) or plain[close[0]]) if close else ""
 
 
 def _plain(name: str) -> str:

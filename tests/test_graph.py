@@ -240,9 +240,10 @@ WIRINGS = {
         ("x", [("a", relu, "x", "x")], "a"), "uses the parameters of 'x'",
     ),
     "uncalled factory": (
-        ("x", [("a", fnn.relu, "x")], "a"), "node 'a' needs a Block, got function (call it",
+        ("x", [("a", fnn.relu, "x")], "a"),
+        "node 'a' is the function relu, needs a Block (did you mean fnn.relu()",
     ),
-    "no block": (("x", [("a", None, "x")], "a"), "node 'a' needs a Block, got NoneType"),
+    "no block": (("x", [("a", None, "x")], "a"), "node 'a' is None, needs a Block"),
     "entry too short": (("x", [("a", relu)], "a"), "a node is (name, block, input_names)"),
     "entry that is a block": (("x", [relu], "x"), "a node is (name, block, input_names)"),
 }  # fmt: skip

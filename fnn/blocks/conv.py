@@ -88,7 +88,7 @@ def conv(
 
     Warns:
       UserWarning: by ``init``, where x looks like images with their channels first, or without an
-        axis of channels.
+        axis of channels or of examples.
 
     >>> import fnn, jax, jax.numpy as jnp
     >>> net = fnn.conv(1, 2, padding="VALID", use_bias=False)
@@ -163,6 +163,12 @@ def _likely_misread(shape: tuple[int, ...], rank_is_given: bool) -> str:
         return (
             f"taken for sequences of {shape[1]} steps with {shape[2]} channels; images need an "
             "axis of channels: x[..., None]; for sequences give the kernel as a tuple, (3,)"
+        )
+    is_image = len(shape) == 3 and shape[0] == shape[1] > 4 and shape[2] in (1, 3)
+    if is_image and not rank_is_given:
+        return (
+            f"taken for {shape[0]} sequences of {shape[1]} steps; one image needs an axis of "
+            "examples: x[None]; for sequences give the kernel as a tuple, (3,)"
         )
     return ""
 

@@ -15,7 +15,7 @@ from fnn.arguments import Count, checked
 from fnn.arrays import Spec, compute_dtype
 from fnn.block import Block, BlockTypeError, Key, Kind, Params
 from fnn.blocks.linear import Initializer, initial
-from fnn.refusals import as_array, as_cotangent, elementary, require_shapes
+from fnn.refusals import as_array, as_cotangent, elementary, require_shapes, shape_hint
 
 normal = jax.nn.initializers.normal(1.0)
 
@@ -87,9 +87,8 @@ def embedding(vocabulary: Count, features: Count, *, w_init: Initializer = norma
         dtype = getattr(ids, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
             got = f"have dtype {dtype}" if dtype is not None else f"are a {type(ids).__name__}"
-            raise BlockTypeError(
-                name, f"ids {got}, need an integer dtype: ids.astype(jax.numpy.int32)"
-            )
+            fix = shape_hint(ids, "int32") or "ids.astype(jax.numpy.int32)"
+            raise BlockTypeError(name, f"ids {got}, need an integer dtype: {fix}")
 
     return elementary(forward, backward, name, Kind(name, shape), init=init)
 

@@ -121,6 +121,7 @@ def _wide_cotangent(name: str, dy: Any, shapes: Sequence[Shape]) -> jax.Array:
     return dy.astype(compute_dtype(dtype))
 
 
+@checked
 def add() -> Block:
     """y = x1 + x2 (+ x3 ...). Each local derivative is 1: addition hands dy to every input.
 
@@ -151,6 +152,7 @@ def add() -> Block:
     return elementary(forward, backward, "add", Kind("add"))
 
 
+@checked
 def subtract() -> Block:
     """y = x1 - x2. Local derivatives: 1 and -1.
 
@@ -168,6 +170,7 @@ def subtract() -> Block:
     return _joining("subtract", jnp.subtract, lambda dy, _: (dy, -dy), keep=lambda x1, x2: ())
 
 
+@checked
 def multiply() -> Block:
     """y = x1 x2. Local derivatives: x2 and x1, each the other's value.
 
@@ -185,6 +188,7 @@ def multiply() -> Block:
     return _joining("multiply", jnp.multiply, lambda dy, kept: (dy * kept[1], dy * kept[0]))
 
 
+@checked
 def divide() -> Block:
     """y = x1 / x2. Local derivatives: 1 / x2 and -x1 / x2^2.
 
@@ -243,6 +247,7 @@ def _larger(
     return _joining(name, choose, vjp, keep=code)._replace(rules=Rules(subgradient=half_each))
 
 
+@checked
 def maximum() -> Block:
     """y = max(x1, x2). dy goes to the larger input; at a tie half to each (as in JAX).
 
@@ -261,6 +266,7 @@ def maximum() -> Block:
     return _larger("maximum", jnp.maximum, lambda x1, x2: x1 > x2)
 
 
+@checked
 def minimum() -> Block:
     """y = min(x1, x2). dy goes to the smaller input; at a tie half to each (as in JAX).
 
@@ -334,6 +340,7 @@ def _fixed_power(p: float) -> Block:
     return pointwise(f"power({p:g})", lambda x: jnp.power(x, p), vjp, keep, kind)
 
 
+@checked
 def negate() -> Block:
     """y = -x. Local derivative: -1.
 
@@ -372,6 +379,7 @@ def scale(factor: float) -> Block:
     return pointwise("scale", lambda x: factor * x, lambda dy, _: factor * dy, None, kind)
 
 
+@checked
 def exp() -> Block:
     """y = e^x. Local derivative: y itself.
 
@@ -389,6 +397,7 @@ def exp() -> Block:
     return pointwise("exp", numerics.exp, _product, "y", Kind("exp"))
 
 
+@checked
 def log() -> Block:
     """y = ln x. Local derivative: 1 / x.
 
@@ -406,6 +415,7 @@ def log() -> Block:
     return pointwise("log", jnp.log, _quotient, "x", Kind("log"))
 
 
+@checked
 def square() -> Block:
     """y = x^2. Local derivative: 2x; at 0 nothing passes, not even an infinite dy.
 
@@ -423,6 +433,7 @@ def square() -> Block:
     return pointwise("square", jnp.square, lambda dy, x: _product(dy, 2 * x), "x", Kind("square"))
 
 
+@checked
 def sqrt() -> Block:
     """y = x^(1/2). Local derivative: 1 / (2y), infinite at 0.
 

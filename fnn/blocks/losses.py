@@ -53,6 +53,7 @@ from fnn.blocks.numerics import magnitude, two_diff_error
 from fnn.refusals import as_array, as_cotangent, described, elementary, require_floating
 
 
+@checked
 def squared_error() -> Block:
     """The lecture's half square: E = 1/2 |y - t|^2, averaged over the n examples.
 
@@ -172,6 +173,7 @@ def _probability_slope(p: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.where(t == 0, 1 / (1 - p), jnp.where(t == 1, -1 / p, between))
 
 
+@checked
 def softmax_cross_entropy() -> Block:
     """E = -ln softmax(z)_t = ln(sum_j e^{z_j}) - z_t, of logits z.
 
@@ -242,6 +244,7 @@ def softmax_cross_entropy() -> Block:
     )
 
 
+@checked
 def cross_entropy() -> Block:
     """E = -ln p_t, of probabilities p: the lecture's form, after a softmax block.
 

@@ -48,6 +48,7 @@ from fnn.refusals import as_cotangent, elementary, require_floating
 # ---- the lecture's four ----------------------------------------------------------------------
 
 
+@checked
 def step() -> Block:
     """The binary threshold: y = 1 where x >= 0, 0 where x < 0 (McCulloch and Pitts, 1943).
 
@@ -78,6 +79,7 @@ def step() -> Block:
     return elementary(forward, backward, "step", Kind("step"), rules)
 
 
+@checked
 def logistic() -> Block:
     r"""The logistic function, the lecture's sigmoid: y = 1 / (1 + exp(-x)).
 
@@ -104,6 +106,7 @@ def logistic() -> Block:
     return elementwise("logistic", jax.nn.sigmoid, derivative, Kind("logistic"))
 
 
+@checked
 def tanh() -> Block:
     r"""The hyperbolic tangent, odd: y = m / (2 - m) with :math:`m = 1 - \exp(-2x)` for x >= 0.
     (XLA's own is 4.9 units off near 5 in float32.)
@@ -139,6 +142,7 @@ def tanh() -> Block:
     return elementwise("tanh", value, derivative, Kind("tanh"))
 
 
+@checked
 def relu() -> Block:
     """The rectifier: y = max(x, 0) (Nair and Hinton, ICML 2010).
 
@@ -200,6 +204,7 @@ def leaky_relu(slope: float = 0.01) -> Block:
     )
 
 
+@checked
 def hard_tanh() -> Block:
     """tanh made of lines: y = min(max(x, -1), 1).
 
@@ -226,6 +231,7 @@ def hard_tanh() -> Block:
     )
 
 
+@checked
 def hard_sigmoid() -> Block:
     """The logistic function made of lines: y = min(max(x + 3, 0), 6) / 6
     (Howard et al., MobileNetV3, 2019; also jax.nn.hard_sigmoid).
@@ -253,6 +259,7 @@ def hard_sigmoid() -> Block:
     )
 
 
+@checked
 def absolute() -> Block:
     """The absolute value: y = |x|.
 
@@ -279,6 +286,7 @@ def absolute() -> Block:
     )
 
 
+@checked
 def identity() -> Block:
     """y = x. Derivative: 1.
 
@@ -354,6 +362,7 @@ def elu(alpha: float = 1.0) -> Block:
     return _exponential_unit(Kind("elu", (alpha,)), 1.0, alpha, 1.0)
 
 
+@checked
 def selu() -> Block:
     """The self-normalising elu: y = scale * elu(x, alpha), with the two constants for which
     zero mean and unit variance are a fixed point (Klambauer et al., NeurIPS 2017).

@@ -203,6 +203,7 @@ def avg_pool(
     return elementary(forward, backward, "avg_pool", pool.kind(count_padding))
 
 
+@checked
 def global_avg_pool() -> Block:
     """y = the mean over all of H and W: (B, H, W, C) to (B, C), and (B, W, C) to (B, C).
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fnn.arguments import checked
 from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import FAR_EXPONENT, chebyshev, exp_parts, magnitude, minus_root
 
 
+@checked
 def softplus() -> Block:
     r"""A smooth rectifier: y = log(1 + exp(x)) = max(x, 0) + log1p(e), :math:`e = \exp(-|x|)`.
 
@@ -36,6 +38,7 @@ def softplus() -> Block:
     return elementwise("softplus", value, jax.nn.sigmoid, Kind("softplus"))
 
 
+@checked
 def softsign() -> Block:
     """y = x / (1 + |x|).
 
@@ -88,6 +91,7 @@ _MISH_SLOPE = (
 # fmt: on
 
 
+@checked
 def silu() -> Block:
     r"""y = x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya, 2018;
     Ramachandran, Zoph and Le, 2017).
@@ -127,6 +131,7 @@ def silu() -> Block:
     return elementwise("silu", value, derivative, Kind("silu"))
 
 
+@checked
 def mish() -> Block:
     r"""y = x tanh(log(1 + exp(x))) (Misra, BMVC 2020).
 

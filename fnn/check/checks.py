@@ -23,7 +23,7 @@ from fnn.check.run import NOTES, PROPERTIES, QUICK, Options, Run, precisely
 from fnn.check.subject import Subject, cast
 from fnn.check.trials import in_one_line
 from fnn.compiling import jit_for_few_runs
-from fnn.refusals import described
+from fnn.refusals import described, shape_hint
 
 
 @checked
@@ -384,11 +384,8 @@ def _sample(checked: Rule, x: Any, params: Any, key: Any, dtype: Any, seed: int)
                 raise CheckError(f"{what} need to be arrays{also}, got {described(leaf)}")
             if isinstance(leaf, np.ma.MaskedArray):
                 raise CheckError(f"{what}: got a masked array, give one without: x.filled(...)")
-    if isinstance(x, tuple) and x and all(type(v) is int for v in x):
-        raise CheckError(
-            f"{checked.name}: x is {x}, integers, which have no gradient; if a shape is meant, "
-            f"give jax.ShapeDtypeStruct({x}, 'float32')"
-        )
+    if hint := shape_hint(x):
+        raise CheckError(f"{checked.name}: x is {x}, integers, which have no gradient; {hint}")
     x = jax.tree.map(lambda v: v if hasattr(v, "shape") else np.asarray(v, dtype), x)
     if not jax.tree.leaves(x) and not jax.tree.leaves(params):
         raise CheckError(

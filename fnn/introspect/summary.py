@@ -129,7 +129,7 @@ def summary(net: Block, x: Value, key: RandomKey | None = None) -> Summary:
         nonlocal residual_bytes
         residual_bytes = bytes_of(watch(net, counted).forward(params, x, key)[1])
 
-    params = jax.eval_shape(net.init, key, x)
+    params = jax.eval_shape(lambda key: net.init(key, x), key)  # a shape as x stays one
     jax.eval_shape(run, params, x, key)
     forward_flops = sum(row.forward_flops for row in rows)
     backward_flops = sum(row.backward_flops for row in rows)

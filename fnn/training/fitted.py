@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from fnn.block import Block, Params, Value
 from fnn.refusals import described
+from fnn.spelling import attribute_meant
 from fnn.training.arrays import checked_inputs
 from fnn.training.curves import curves
 from fnn.training.diagnostics.data_summary import CLASS_LOSSES
@@ -168,6 +169,15 @@ class Fitted(NamedTuple):
 
     def _repr_html_(self) -> str:
         return curves(self.history, self.best_epoch, repr(self))
+
+
+def _no_attribute(fitted: Fitted, name: str) -> NoReturn:
+    hint = attribute_meant("fitted", name)
+    raise AttributeError(f"Fitted has no {name!r}{f': {hint}' if hint else ''}")
+
+
+if not TYPE_CHECKING:  # which knows that it has none
+    Fitted.__getattr__ = _no_attribute
 
 
 def _probabilities(model: Model, y: Any) -> Any:

@@ -14,7 +14,7 @@ from jax import export
 
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
 from fnn.arrays import is_array, is_floating
-from fnn.block import Params
+from fnn.block import NOT_TRACEABLE, Params
 from fnn.optimizer import Optimizer
 from fnn.pytrees import flat
 from fnn.refusals import described, is_real
@@ -52,6 +52,11 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
         grads: Params, state: OptimizerState, params: Params = None
     ) -> tuple[Params, OptimizerState]:
         _require_state(name, OptimizerState, state)
+        if len(state.moments) != moments:
+            raise ValueError(
+                f"{name}: state has {len(state.moments)} moments, needs {moments}: is it another "
+                "optimiser's? Make it with init(params)"
+            )
         for path, kind in _leaves(grads).items():
             if not kind.startswith("float"):
                 raise TypeError(f"{name}: grads hold {kind} at {path}, need floating arrays")
@@ -63,9 +68,9 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
             raise ValueError(f"{name}: learning_rate is {described(rate)}, needs one number")
         rate = jnp.asarray(rate)
         steps = state.steps + 1
-        direction, moments = along(grads, state.moments, steps)
+        direction, moved = along(grads, state.moments, steps)
         updates = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, direction)
-        return updates, OptimizerState(steps, state.learning_rate, moments)
+        return updates, OptimizerState(steps, state.learning_rate, moved)
 
     return Optimizer(init, update)
 
@@ -243,11 +248,7 @@ def traceable(name: str) -> Iterator[None]:
     """Says what to do about a schedule, or an optimiser, that cannot be traced."""
     try:
         yield
-    except (
-        jax.errors.ConcretizationTypeError,
-        jax.errors.TracerArrayConversionError,
-        jax.errors.TracerIntegerConversionError,
-    ) as error:
+    except NOT_TRACEABLE as error:
         raise TypeError(
             f"{name} cannot be compiled: if, float(), an index of a list or NumPy need a number "
             "that is known only when the program runs, such as a schedule's number of the step. "
