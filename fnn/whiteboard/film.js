@@ -40,6 +40,7 @@ class Film {
       g.querySelectorAll(":scope > .port").forEach((port, j) => { port.innerHTML = ports[j]; });
       this.board.prepareToggles(g, id, [[UNFOLD, "unfold"]]);
     });
+    if (this.board.stack) this.board.layout(); // what was drawn anew has to be moved anew
     this.board.about = about;
     this.slider.value = k;
     this.slider.setAttribute("aria-valuetext", this.labels[k]);

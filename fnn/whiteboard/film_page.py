@@ -12,7 +12,7 @@ import numpy as np
 
 from fnn.introspect.text import clean
 from fnn.whiteboard.board import board
-from fnn.whiteboard.nodes import Item, Least
+from fnn.whiteboard.nodes import Item, Least, Tall
 from fnn.whiteboard.page import about, document, section
 from fnn.whiteboard.primitives import at_every_step
 from fnn.whiteboard.recording import Recording
@@ -96,5 +96,9 @@ def _tall(networks: Sequence[Network]) -> Network:
         sizes = [network.items[key].size for network in networks]
         up, down = max(size.up for size in sizes), max(size.down for size in sizes)
         items[key] = item._replace(size=item.size._replace(up=up, down=down))
+        if item.tall:
+            forms = [form for network in networks if (form := network.items[key].tall)]
+            most = Tall(*map(max, zip(*forms, strict=True)))
+            items[key] = items[key]._replace(tall=most)
     inside = {key: _tall([network.inside[key] for network in networks]) for key in first.inside}
     return first._replace(items=items, inside=inside)

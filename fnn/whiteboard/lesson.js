@@ -235,7 +235,9 @@ class Lesson {
 
   // Beside the buttons: how to change a number, or what was wrong.
   tell(text) {
-    this.bar.querySelector(".hint").textContent = text;
+    const hint = this.bar.querySelector(".hint");
+    hint.textContent = text;
+    hint.classList.toggle("wrong", text !== HINT);
   }
 
   spans(reference) {

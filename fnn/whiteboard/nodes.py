@@ -46,9 +46,29 @@ BESIDE = 160  # a parameter's gradient stands beside it up to this width, below 
 LONGEST = 52  # letters of a line below a block
 
 
+class Tall(NamedTuple):
+    """What a narrow window needs to let a value's wire leave below its block.
+
+    ``shape``: its width. ``exit``, ``down``: where the wire leaves, from its left edge and below
+    the axis. ``low``: where the captions begin. Then their width and height, and the width of the
+    value's wire, its extent above and below.
+    """
+
+    shape: float
+    exit: float
+    down: float
+    low: float
+    captions_wide: float
+    captions_high: float
+    out_wide: float
+    out_up: float
+    out_down: float
+
+
 class Item(NamedTuple):
     """``size`` and ``body``: folded; ``slots``: which input enters at which port; ``ports``: what
-    is drawn there, which moves when a network unfolds; ``stem``: how long the wires there are."""
+    is drawn there, which moves when a network unfolds; ``stem``: how long the wires there are;
+    ``tall``: another form."""
 
     id: str
     size: Size
@@ -58,6 +78,7 @@ class Item(NamedTuple):
     stem: float = 0.0
     css: str = ""
     label: str = ""
+    tall: Tall | None = None
 
 
 class Least(NamedTuple):
@@ -114,20 +135,25 @@ def node_item(
     )
     out = _stem(b, network, node.name, [id])
     captions = _captions(b, node, id)
-    low = max(shape.down, out.down, (ports.ys[-1] + 20) if slots else 0) + 5
+    reach = ports.ys[-1] + 20 if slots else 0.0
+    low = max(shape.down, out.down, reach) + 5
     width = ports.stem + max(shape.width + out.width, captions.width + 15)
     width = max(width, least.width)
     out_x = ports.stem + shape.width
     body = (
         moved(ports.stem, 0, shape.svg)
-        + moved(out_x, 0, out.svg + wire(f"M{n(out.width)},0H{n(width - out_x)}"))
-        + moved(ports.stem + (0 if gate else 9), low, captions.svg)
+        + moved(out_x, 0, out.svg + wire(f"M{n(out.width)},0H{n(width - out_x)}"), "out")
+        + moved(ports.stem + (0 if gate else 9), low, captions.svg, "captions")
     )
     high = max(shape.up, out.up, 20 - ports.ys[0] if slots else 0)
     size = Size(width, high, low + captions.height, ports.ys or (0.0,))
     css = "gate" if gate else "network" if node.nodes else "block"
     label = f"{clean(node.path, 80)}: {value_of(b, node)}"
-    return Item(id, size, body, slots, ports.svgs, ports.stem, css, label)
+    tall = Tall(
+        shape.width, shape.width if gate else 19, 0 if gate else shape.down,
+        max(shape.down, reach) + 5, captions.width, captions.height, out.width, out.up, out.down,
+    )  # fmt: skip
+    return Item(id, size, body, slots, ports.svgs, ports.stem, css, label, tall)
 
 
 class _OnAxis(NamedTuple):
@@ -201,7 +227,7 @@ def _gate(
         ex, ey = x - (RADIUS + 1) * x / length, y - (RADIUS + 1) * y / length
         turn = math.degrees(math.atan2(-y, x))
         wires += wire(f"M0,{n(y)}L{n(ex)},{n(ey)}") + arrow_head(ex, ey, turn)
-    size = {1: 20, 2: 16, 3: 13}.get(len(symbol), 10)
+    size = {1: 20, 2: 16, 3: 13, 4: 11}.get(len(symbol), 10)
     circle = (
         f'<circle cx="{n(x)}" r="{n(RADIUS)}" class="shape"/>'
         f'<text x="{n(x)}" y="{n(size * 0.34)}" text-anchor="middle" font-size="{size}" '

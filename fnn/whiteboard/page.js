@@ -125,41 +125,72 @@ class Whiteboard {
 
   layout({ width, high } = { width: this.scroller.clientWidth, high: this.high }) {
     this.width = width;
-    const room = Math.max(width - 2 * EDGE, 200), group = part(this.svg, ".net");
-    const attempt = (share) => {
-      this.room = Math.max(room / share, 200);
+    const group = part(this.svg, ".net");
+    const attempt = (share, stack = false) => {
+      this.stack = stack;
+      const edge = stack ? 2 : EDGE;
+      this.room = Math.max((width - 2 * edge) / share, 200);
       const { size, rows } = this.placeNet(this.data.net, group, this.room);
-      const w = Math.ceil(size.width + 2 * EDGE), h = Math.ceil(size.up + size.down + 2 * EDGE);
-      return { share, size, w, h, rows, scale: Math.min(this.width / w, high / h) };
+      const w = Math.ceil(size.width + 2 * edge), h = Math.ceil(size.up + size.down + 2 * edge);
+      return { share, stack, edge, size, w, h, rows, scale: Math.min(width / w, high / h) };
     };
     // One row where it fits, unless several rows have larger letters; else as many rows as make the
-    // letters largest. What is higher than the window is scrolled.
+    // letters largest. What is higher than the window is scrolled. In a narrow window, where that
+    // were a maze of small letters, one item a row.
     const first = attempt(1), least = first.scale * (first.rows > 1 ? 1.05 : 1.15);
     let best = first;
-    for (const other of [1.1, 1.25, 1.4, 1.6, 1.8, 2.2, 2.7].map(attempt)) {
-      if (other.scale > Math.max(least, best.scale)) best = other;
+    if (width < 600 && (first.rows > 1 || width / first.w < 0.95)) best = { share: 0.9, stack: true };
+    else {
+      for (const other of [1.1, 1.25, 1.4, 1.6, 1.8, 2.2, 2.7].map((share) => attempt(share))) {
+        if (other.scale > Math.max(least, best.scale)) best = other;
+      }
     }
-    best = attempt(best.share);
-    const { size, w, h } = best;
-    const scale = this.scale = Math.min(this.width / w, Math.max(best.scale, 1), LARGEST);
+    best = attempt(best.share, best.stack);
+    const { size, w, h, edge } = best;
+    const scale = this.scale = Math.min(width / w, Math.max(best.scale, 1), best.stack ? 1.3 : LARGEST);
     this.svg.setAttribute("width", Math.floor(w * scale));
     this.svg.setAttribute("height", Math.ceil(h * scale));
     this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
-    group.setAttribute("transform", `translate(${EDGE},${tenth(EDGE + size.up)})`);
+    group.setAttribute("transform", `translate(${edge},${tenth(edge + size.up)})`);
+  }
+
+  // The size of a folded item, in the form that the room needs.
+  sizeOf(item, room) {
+    if (!item.tall) return item.size;
+    const size = this.stack && item.size.width > room ? tallSize(item) : item.size;
+    const folded = part(this.elements.get(item.id), ".folded"), { tall } = size;
+    const [out, captions] = ["out", "captions"].map((name) => part(folded, `.${name}`));
+    let drop = part(folded, ".drop");
+    if (!tall && !drop) return size; // as it was drawn
+    if (!drop) {
+      drop = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      drop.setAttribute("class", "wire drop");
+      folded.append(drop);
+      out.dataset.at = out.getAttribute("transform");
+      captions.dataset.at = captions.getAttribute("transform");
+      out.dataset.end = out.lastElementChild.getAttribute("d");
+    }
+    drop.setAttribute("d", tall ? `M${tall.x},${tall.from}V${tenth(size.out)}` : "");
+    out.setAttribute("transform", tall ? `translate(${tall.x},${tenth(size.out)})` : out.dataset.at);
+    captions.setAttribute("transform", tall ? `translate(${tall.captions})` : captions.dataset.at);
+    out.lastElementChild.setAttribute("d",
+      tall ? `M${item.tall.out_wide},0H${tenth(size.width - tall.x)}` : out.dataset.end);
+    return size;
   }
 
   placeNet(net, group, room) {
     const starts = GAP + Math.max(...net.columns[0].map((k) => net.items[k]?.size.width ?? 0));
+    const inside = this.stack ? room - 50 : room; // wires are beside the items
     const parts = [...group.children];
     const wires = parts.filter((p) => p.matches("path.wire:not(.exit)"));
     const groups = parts.filter((p) => p.matches("g"));
     const sizes = net.items.map((item, k) => {
-      if (!this.open.has(item.id)) return item.size;
+      if (!this.open.has(item.id)) return this.sizeOf(item, inside);
       const g = this.elements.get(item.id);
       const within = part(g, ".inside > .within");
-      const most = room - item.stem - 2 * PAD;
-      let inner = this.placeNet(item.net, within, most - starts).size;
-      if (inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
+      const most = inside - item.stem - 2 * PAD;
+      let inner = this.placeNet(item.net, within, this.stack ? most : most - starts).size;
+      if (!this.stack && inner.width > most - starts) inner = this.placeNet(item.net, within, most).size;
       const size = {
         width: item.stem + 2 * PAD + inner.width, up: inner.up + TITLE, down: inner.down + PAD,
         ports: item.slots.map((i) => inner.ports[Math.min(i, inner.ports.length - 1)]), out: inner.out,
@@ -171,7 +202,7 @@ class Whiteboard {
       part(g, ".inside > .caption").setAttribute("transform", `translate(0,${tenth(-size.up)})`);
       return size;
     });
-    const placed = place(net, sizes, room);
+    const placed = this.stack ? stacked(net, sizes) : place(net, sizes, room);
     placed.paths.forEach((path, i) => wires[i].setAttribute("d", path));
     groups.forEach((g, i) => {
       const k = net.drawn[i], [x, y] = placed.at[k];

@@ -24,7 +24,9 @@ KEYS = (
     "block, <kbd>Enter</kbd> its chain rule, <kbd>d</kbd> all digits, <kbd>+</kbd> <kbd>-</kbd> "
     "unfold and fold a network, <kbd>Esc</kbd> close."
 )
-SCRIPTS = ("layout.js", "live.js", "numbers.js", "quiz.js", "lesson.js", "film.js", "page.js")
+SCRIPTS = (
+    "layout.js", "stack.js", "live.js", "numbers.js", "quiz.js", "lesson.js", "film.js", "page.js",
+)  # fmt: skip
 LIVE = (
     '<div class="live" hidden><b class="loss"></b>'
     '<svg width="100" height="30" aria-hidden="true"><polyline fill="none" stroke="#7a4b00" '
@@ -178,6 +180,7 @@ def _net(network: Network) -> dict[str, Any]:
         "drawn": [index[k] for column in layers.columns for k in column if k in items],
         "items": [
             {"id": item.id, "size": item.size._asdict(), "slots": item.slots, "stem": item.stem}
+            | ({"tall": item.tall._asdict()} if item.tall else {})
             | ({"net": _net(network.inside[k])} if k in network.inside else {})
             for k, item in items.items()
         ],

@@ -8,6 +8,7 @@ selenium. `.ci/run` installs them and sets FNN_BROWSER=required, with which noth
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -296,7 +297,7 @@ def test_every_step_of_a_network_is_clean(page: Page) -> None:
 
 
 @pytest.mark.parametrize("make", [network, lambda: trace(forks(), {}, (0.5, 3.0)), lambda: deep(9)])
-@pytest.mark.parametrize("width", [390, 1000, 1600])
+@pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_page_places_things_as_the_picture_does(page: Page, make: Any, width: int) -> None:
     t = make()
     page.open(t.html(), width)
@@ -317,6 +318,40 @@ def test_the_page_places_things_as_the_picture_does(page: Page, make: Any, width
     assert page.fits()
 
 
+def test_on_a_phone_every_wire_has_a_line_of_its_own(page: Page) -> None:
+    """One block a row; no two wires of different values share a part of a line."""
+    for make in (network, lambda: trace(forks(), {}, (0.5, 3.0)), lambda: deep(4)):
+        page.open(make().html(), width=390, height=800)
+        page.do("last")
+        page.assert_clean()
+        tops = page.run(
+            "const { net } = boards[0].data;"
+            "return [...document.querySelectorAll('svg.wb > .net > g')]"
+            ".map((e, i) => [net.drawn[i], e.getBoundingClientRect().top])"
+            ".filter(([k]) => !net.ends.includes(k)).map(([, top]) => Math.round(top))"
+        )
+        assert len(set(tops)) == len(tops)
+        verticals: dict[float, list[tuple[float, float, str]]] = {}
+        for d in page.run(
+            "return [...document.querySelectorAll('svg.wb > .net > path')]"
+            ".map((p) => p.getAttribute('d'))"
+        ):
+            start, x, y = d.split("H")[0], 0.0, 0.0
+            for move, value in re.findall("([MHV])([-0-9.,]+)", d):
+                if move == "M":
+                    x, y = map(float, value.split(","))
+                elif move == "H":
+                    x = float(value)
+                else:
+                    down = (min(y, float(value)), max(y, float(value)), start)
+                    verticals.setdefault(x, []).append(down)
+                    y = float(value)
+        for lines in verticals.values():
+            for i, (a, b, start) in enumerate(lines):
+                for c, d, other in lines[:i]:
+                    assert start == other or b <= c or d <= a
+
+
 def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
     """Small boards grow with the window, up to its height; wide ones say that they go on."""
     letters = """return [...document.querySelectorAll("svg.wb text")]
@@ -334,6 +369,15 @@ def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
     assert page.run("return document.querySelector('svg.wb').getBoundingClientRect().bottom") < 1080
     page.open(wide.html(), width=390, height=800)
     assert min(page.run(letters)) >= 7.5 and page.fits()
+    net = fnn.models.mlp((32, 10), fnn.relu())
+    digit = trace(net, net.init(jax.random.key(0), jnp.ones((1, 64))), jnp.ones((1, 64)),
+                  jnp.array([7]), fnn.softmax_cross_entropy())  # fmt: skip
+    page.open(digit.html(), width=390, height=800)
+    page.do("last")
+    assert min(page.run(letters)) >= 10 and page.fits()
+    page.assert_clean()
+    top = page.run("return document.querySelector('svg.wb').getBoundingClientRect().top + scrollY")
+    assert top < 300
     board = "const b = document.querySelector('.board'); return b.scrollWidth <= b.clientWidth"
     assert page.run(board)
     # It learns of another window.
