@@ -28,7 +28,6 @@ class Lesson {
     listen("reset", () => this.reset());
     this.changed = false;
     this.groups.forEach((g) => this.edit(g));
-    this.say();
   }
 
   // ---- what the page shows ---------------------------------------------------------------
@@ -104,9 +103,9 @@ class Lesson {
 
   say() {
     const { objective } = this.live.program, [before, now] = this.history.slice(-2);
-    this.bar.querySelector(".loss").textContent = now === undefined
-      ? `${objective} = ${number(this.live.loss)}`
-      : `${objective} = ${number(before)} → ${number(this.live.loss)}`;
+    const known = this.board.step >= this.board.order.length, from = now === undefined ? [] : [before];
+    this.bar.querySelector(".loss").textContent = `${objective} = `
+      + (known ? [...from, this.live.loss].map((v) => number(v)).join(" → ") : "?");
     const past = this.history.filter(Number.isFinite), last = past.length - 1;
     const low = Math.min(...past), high = Math.max(...past);
     const points = past.map((v, i) =>

@@ -174,7 +174,7 @@ class Whiteboard {
     out.setAttribute("transform", tall ? `translate(${tall.x},${tenth(size.out)})` : out.dataset.at);
     captions.setAttribute("transform", tall ? `translate(${tall.captions})` : captions.dataset.at);
     out.lastElementChild.setAttribute("d",
-      tall ? `M${item.tall.out_wide},0H${tenth(size.width - tall.x)}` : out.dataset.end);
+      tall ? `M0,0H${tenth(size.width - tall.x)}` : out.dataset.end);
     return size;
   }
 
@@ -250,6 +250,7 @@ class Whiteboard {
     for (const action in off) {
       this.root.querySelector(`[data-do=${action}]`).disabled = off[action];
     }
+    this.lesson?.say();
   }
 
   // An open network has run when all that is drawn of it has.
@@ -377,6 +378,10 @@ class Whiteboard {
 }
 
 const boards = [...document.querySelectorAll(".whiteboard")].map((root) => new Whiteboard(root));
+
+// Keys that do nothing here are not named.
+const works = { turn: boards.length > 1, fold: boards.some((b) => b.data.networks.length) };
+for (const keys of document.querySelectorAll("[data-keys]")) keys.hidden = !works[keys.dataset.keys];
 
 addEventListener("beforeprint", () => boards.forEach((board) => board.layout(PAPER)));
 addEventListener("afterprint", () => boards.forEach((board) => board.layout()));

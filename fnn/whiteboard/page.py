@@ -19,10 +19,12 @@ from fnn.whiteboard.svg import STYLE, Network, draw, headline, network_of, notes
 from fnn.whiteboard.text import explained
 
 KEYS = (
-    "<kbd>→</kbd> <kbd>←</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> to the ends, <kbd>n</kbd> "
-    "<kbd>p</kbd> next and previous figure, <kbd>f</kbd> full screen, <kbd>Tab</kbd> from block to "
-    "block, <kbd>Enter</kbd> its chain rule, <kbd>d</kbd> all digits, <kbd>+</kbd> <kbd>-</kbd> "
-    "unfold and fold a network, <kbd>Esc</kbd> close."
+    "<kbd>→</kbd> <kbd>←</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> to the ends, "
+    '<span data-keys="turn"><kbd>n</kbd> <kbd>p</kbd> next and previous figure, </span>'
+    "<kbd>f</kbd> full screen, <kbd>Tab</kbd> from block to block, <kbd>Enter</kbd> its chain "
+    "rule, <kbd>d</kbd> all digits, "
+    '<span data-keys="fold"><kbd>+</kbd> <kbd>-</kbd> unfold and fold a network, </span>'
+    "<kbd>Esc</kbd> close."
 )
 SCRIPTS = (
     "layout.js", "stack.js", "live.js", "numbers.js", "quiz.js", "lesson.js", "film.js", "page.js",

@@ -339,6 +339,7 @@ def test_the_quiz_hides_in_the_panel_what_is_not_answered(page: Page) -> None:
 
 def test_a_number_that_is_none_is_said(page: Page) -> None:
     page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html())
+    page.do("last")
     page.find(".editable tspan")[0].click()
     page.press("abc", Keys.ENTER)
     hint = page.find(".live .hint")[0]

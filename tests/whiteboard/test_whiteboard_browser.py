@@ -144,6 +144,9 @@ def network() -> Trace:
 
 def test_buttons_step_through_forward_and_backward(page: Page) -> None:
     page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html("f = (x + y) z"))
+    keys = page.find(".keys")[0].text
+    assert "full screen" in keys and "next and previous" not in keys and "fold" not in keys
+    assert page.find(".loss")[0].text == "f = ?"
     assert page.said == "step 0 of 4: only the inputs are known" and page.unknown == 11
     said = []
     for unknown in (10, 9, 4, 0):
@@ -155,6 +158,7 @@ def test_buttons_step_through_forward_and_backward(page: Page) -> None:
         "step 3 of 4: backward through f", "step 4 of 4: backward through q",
     ]  # fmt: skip
     assert not page.find("[data-do=next]")[0].is_enabled()
+    assert page.find(".loss")[0].text == "f = −12"
     page.do("back")
     assert page.said == said[2] and len(page.find(".item.now")) == 1
     page.assert_clean()
@@ -199,6 +203,7 @@ def test_keys_turn_to_the_next_figure_and_fill_the_screen(page: Page) -> None:
     articles = "".join(f"<article>{whiteboard(t)}</article>" for t in boards)
     page.open(document("Two", f"<h1>Two</h1>{articles}"), 1600, 700)
     number = "return boards.findIndex((b) => b.root === document.activeElement)"
+    assert "next and previous figure" in page.find(".keys")[0].text
     page.press("n")
     assert page.run(number) == 1
     page.press(Keys.ARROW_RIGHT)
