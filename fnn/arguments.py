@@ -96,12 +96,8 @@ def binding(make: Callable[..., Any]) -> Callable[..., inspect.BoundArguments]:
 
     def bound(*args: Any, **kwargs: Any) -> inspect.BoundArguments:
         try:
-            try:
-                given = signature.bind(*args, **kwargs)
-            except TypeError as error:
-                words = _misuse(name, signature, args, kwargs)
-                words = words or f"{error}, needs {usage(name, signature)}"
-                raise BlockTypeError(name, words) from None
+            require_call(name, make, args, kwargs)
+            given = signature.bind(*args, **kwargs)
             for what, value in given.arguments.items():
                 given.arguments[what] = _require(name, what, hints[what], value)
         except BlockError:
@@ -115,6 +111,30 @@ def binding(make: Callable[..., Any]) -> Callable[..., inspect.BoundArguments]:
         return given
 
     return bound
+
+
+def require_call(
+    name: str, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Refuses a call that does not fit the signature of f, in the name of what made f."""
+    signature = inspect.signature(f)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        words = _misuse(f.__name__, signature, args, kwargs)
+        words = words or f"{error}, needs {usage(f.__name__, signature)}"
+        raise BlockTypeError(name, words) from None
+
+
+def method(f: F) -> F:
+    """Refuses calls of a method that do not fit its signature, with the right spelling."""
+
+    @functools.wraps(f)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        require_call(f.__name__, f.__get__(self), args, kwargs)
+        return f(self, *args, **kwargs)
+
+    return typing.cast(F, call)
 
 
 def usage(name: str, signature: inspect.Signature) -> str:

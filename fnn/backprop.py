@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fnn.arguments import checked
 from fnn.arrays import is_floating
-from fnn.block import Block, BlockTypeError, Key, Params, Residuals, Value
+from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Residuals, Value
 from fnn.executor import graph
 from fnn.pytrees import in_form_of, with_zeros
 from fnn.refusals import require_key, require_real
@@ -67,18 +67,27 @@ def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Par
         value, residuals = block.forward({"net": params}, inputs, key)
         grads, _ = block.backward({"net": params}, residuals, jnp.ones_like(value))
         gradients = in_form_of(params, grads["net"])
-        _require_floats(gradients, params)
+        _require_fitting(gradients, params)
         return value, gradients, residuals["net"]
 
     return f
 
 
-def _require_floats(grads: Params, params: Params) -> None:
-    """Refuses gradients of what has none: blocks of your own may have parameters of any dtype."""
+def _require_fitting(grads: Params, params: Params) -> None:
+    """Refuses gradients of another shape than the parameter's, and those of what has none: blocks
+    of your own may return anything, and have parameters of any dtype."""
 
     def check(path: Any, d: Any, p: Any) -> None:
-        if d is not None and not is_floating(jnp.asarray(p)):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if d is None:
+            return
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if jnp.shape(d) != jnp.shape(p):
+            raise BlockValueError(
+                "value_and_grad",
+                f"backward returned a gradient of shape {jnp.shape(d)} for params of shape "
+                f"{jnp.shape(p)} at {name!r}, needs that shape: sum over the examples",
+            )
+        if not is_floating(jnp.asarray(p)):
             raise BlockTypeError(
                 "value_and_grad",
                 f"params hold {jnp.asarray(p).dtype} at {name!r}, which has no gradient: cast it "

@@ -31,13 +31,24 @@ from fnn.block import (
     Value,
     located,
 )
-from fnn.refusals import as_held, described, require_block, require_key, require_numbers
+from fnn.contract import RULES, run_backward, run_forward, run_init
+from fnn.refusals import (
+    as_held,
+    described,
+    require_block,
+    require_key,
+    require_no_fitted,
+    require_numbers,
+)
 
 GRAPH = Kind("graph")
 
 # No two uses of randomness share a key: node i's init folds i into its graph's key, its forward
 # this plus i, and fit's epochs count down from 2^32.
 FORWARD = 2**31
+
+_MISSING = object()
+_BACKWARD = "y, residuals = forward(params, x), then backward(params, residuals, dy)"
 
 Names = str | Sequence[str]
 Entry = tuple[str, Block, Names] | tuple[str, Block, Names, str]  # what graph takes for a node
@@ -128,18 +139,19 @@ class _Executor:
                     # Not init and then forward: each level of nesting would run all below twice.
                     node_params, values[node.name] = inner.start(node_key, node_x)
                 else:
-                    node_params = block.init(node_key, node_x) if is_own else {}
+                    node_params = run_init(block, node_key, node_x) if is_own else {}
                     # Shape-check the last node too, so that init reports misfits.
                     shared = params.get(node.params_of, node_params)
-                    values[node.name] = jax.eval_shape(block.forward, shared, node_x, node_key)[0]
+                    forward = functools.partial(run_forward, block)
+                    values[node.name] = jax.eval_shape(forward, shared, node_x, node_key)[0]
                 if jax.tree.leaves(node_params):
                     params[node.name] = node_params
         return params, _pick(values, self.graph.outputs)
 
-    def init(self, key: jax.Array, x: Value) -> Params:
+    def init(self, key: jax.Array, x: Value = None) -> Params:
         return self.start(key, x)[0]
 
-    def forward(self, params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+    def forward(self, params: Params, x: Value = None, key: Key = None) -> tuple[Value, Residuals]:
         _check_params(self.graph, params, self.name)
         if key is not None:
             require_key(self.name, key)
@@ -147,17 +159,23 @@ class _Executor:
         residuals = {}
         for i, node in self.live:
             with located(node.name):
-                values[node.name], residuals[node.name] = node.block.forward(
+                values[node.name], residuals[node.name] = run_forward(
+                    node.block,
                     params.get(node.params_of, {}),
                     _pick(values, node.inputs),
                     None if key is None else jax.random.fold_in(key, np.uint32(FORWARD + i)),
                 )
         return _pick(values, self.graph.outputs), residuals
 
-    def backward(self, params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+    def backward(
+        self, params: Params, residuals: Residuals = None, dy: Value = _MISSING
+    ) -> tuple[Params, Value]:
         # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
         # what its readers send back. In reverse order all of them have been run before it.
         _check_params(self.graph, params, self.name)
+        self.check_residuals(residuals)
+        if dy is _MISSING:
+            raise BlockTypeError(self.name, f"got no dy, needs that of y: {_BACKWARD}")
         outputs = self.graph.outputs
         if len(outputs) > 1 and (not isinstance(dy, (tuple, list)) or len(dy) != len(outputs)):
             raise BlockTypeError(
@@ -171,13 +189,23 @@ class _Executor:
             if upstream is None:  # no output with a gradient depends on this value
                 continue
             with located(node.name):
-                node_dparams, node_dx = node.block.backward(
-                    params.get(node.params_of, {}), residuals[node.name], upstream
+                node_dparams, node_dx = run_backward(
+                    node.block, params.get(node.params_of, {}), residuals[node.name], upstream
                 )
+                _require_one_each(node, node_dx)
             _send(cotangents, node.inputs, node_dx)
             if node.params_of in dparams:
                 dparams[node.params_of] = _plus(dparams[node.params_of], node_dparams)
         return dparams, _pick(cotangents, self.graph.inputs)
+
+    def check_residuals(self, residuals: Residuals) -> None:
+        """Refuses what forward did not return."""
+        names = {node.name for _, node in self.live}
+        if not isinstance(residuals, Mapping) or not names <= residuals.keys():
+            raise BlockTypeError(
+                self.name,
+                f"residuals are {described(residuals)}, need what forward returned: {_BACKWARD}",
+            )
 
     def update_statistics(self, params: Params, residuals: Residuals) -> Params:
         updated = dict(params)
@@ -304,6 +332,17 @@ def _bind(names: tuple[str, ...], x: Value, block: str) -> dict[str, Value]:
     return dict(zip(names, x, strict=True))
 
 
+def _require_one_each(node: Node, dx: Value) -> None:
+    """Refuses a cotangent of a block with several inputs that is not one for each."""
+    count = len(node.inputs)
+    if count > 1 and not (isinstance(dx, (tuple, list)) and len(dx) == count):
+        raise BlockTypeError(
+            node.block.name,
+            f"backward returned {described(dx)} as dx, needs a tuple, one for each of {count} "
+            f"inputs {RULES}",
+        )
+
+
 def _send(cotangents: dict[str, Value], names: tuple[str, ...], d: Value) -> None:
     """Adds ``d``, cotangents of the named values, to those that have arrived before."""
     for name, part in zip(names, (d,) if len(names) == 1 else d, strict=True):
@@ -400,11 +439,12 @@ def _check(g: Graph, block: str) -> None:
 
 def _check_params(g: Graph, params: Params, block: str) -> None:
     """Refuses parameters of another network by their names; the blocks check shapes."""
+    require_no_fitted(block, params)
     if not isinstance(params, Mapping):
         raise BlockTypeError(
             block,
             f"params is {described(params)}, needs a dict keyed by block name: make it with "
-            "init(key, x)",
+            "params = init(key, x), and call forward(params, x)",
         )
     unknown = sorted(set(params) - {node.params_of for node in g.nodes})
     if unknown:

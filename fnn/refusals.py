@@ -247,8 +247,17 @@ def require_key(name: str, key: Any) -> None:
         raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}")
 
 
+def require_no_fitted(name: str, params: Any) -> None:
+    """Refuses what fit returned in place of the parameters in it."""
+    if hasattr(params, "params") and hasattr(params, "history"):
+        raise BlockTypeError(
+            name, f"params is a {type(params).__name__}, needs its parameters: give fitted.params"
+        )
+
+
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
+    require_no_fitted(name, params)
     if not isinstance(params, Mapping) or set(params) != set(needed):
         got = sorted(map(str, params)) if isinstance(params, Mapping) else described(params)
         raise BlockTypeError(
@@ -299,11 +308,19 @@ def elementary(
     not look at would be ignored.
     """
 
-    def checked_init(key: jax.Array, x: Value) -> Params:
+    def require_x(x: Value, usage: str) -> None:
+        if x is None:
+            raise BlockTypeError(name, f"got no x, needs one: {usage}")
+
+    def checked_init(key: jax.Array, x: Value = None) -> Params:
         require_key(name, key)
+        require_x(x, "init(key, x)")
         return init(key, as_held(x))
 
-    def checked_forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+    def checked_forward(
+        params: Params, x: Value = None, key: Key = None
+    ) -> tuple[Value, Residuals]:
+        require_x(x, "params = init(key, x), then forward(params, x)")
         if key is not None:
             require_key(name, key)
         if init is no_params:

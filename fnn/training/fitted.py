@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arguments import method
 from fnn.block import Block, Params, Value
 from fnn.refusals import described
 from fnn.spelling import attribute_meant
@@ -94,6 +95,7 @@ class Fitted(NamedTuple):
         """Whether training finished or converged."""
         return self.status in ("finished", "converged")
 
+    @method
     def predict(self, x: Value, *, proba: bool = False) -> Value:
         """Predictions of the best parameters, in batches, as at inference.
 
@@ -119,6 +121,7 @@ class Fitted(NamedTuple):
         y = model.predict(self.params, x)
         return _probabilities(model, y) if proba else y
 
+    @method
     def evaluate(
         self, x: Value, target: Value = None, *, metrics: Mapping[str, Metric] | None = None
     ) -> dict[str, float]:

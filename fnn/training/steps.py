@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnn.arguments import AnyOptimizer, Count, checked
+from fnn.arguments import AnyOptimizer, Count, checked, require_call
 from fnn.arrays import is_floating, is_split
 from fnn.backprop import as_function, backpropagate, with_loss
 from fnn.block import Block, BlockTypeError, Key, Params, Value
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
-from fnn.refusals import as_array, described, require_key
+from fnn.refusals import as_array, described, require_key, require_no_fitted
 from fnn.training.endings import warn_of_mismatch
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
@@ -137,6 +137,10 @@ def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> C
             return compiled(*args, **kwargs)
         except OverflowError:  # an integer among the parameters that no array holds
             require_held(name, dict(zip(names, args, strict=False)))
+            raise
+        except TypeError:
+            require_call(name, f, args, kwargs)
+            require_no_fitted(name, args[0])
             raise
 
     # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 
 from fnn.arrays import is_floating
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Value
-from fnn.refusals import require_array
+from fnn.contract import run_forward, run_init
+from fnn.refusals import require_array, require_no_fitted
 from fnn.training.arrays import Arrays, like
 from fnn.training.source import Stream
 
@@ -19,7 +21,8 @@ def parameters(net: Block, params: Params, key: Key, like: Value) -> Params:
     """New parameters, or the given ones if they are this network's; ``like``: one example."""
     one = _prepend(1, like)
     if params is None:
-        return jax.jit(lambda key: net.init(key, one))(key)
+        return jax.jit(lambda key: run_init(net, key, one))(key)
+    require_no_fitted("fit", params)
     needed = _shapes(jax.eval_shape(net.init, key, one))
     got = _shapes(params)
     for path in sorted(needed.keys() | got.keys()):
@@ -55,7 +58,7 @@ def predicted(net: Block, loss: Block, params: Params, data: Arrays | Stream, wh
       what: a name for the targets in errors.
     """
     x, target = (_prepend(len(data), part) for part in data.like)
-    prediction = jax.eval_shape(net.forward, params, x)[0]
+    prediction = jax.eval_shape(functools.partial(run_forward, net), params, x)[0]
     jax.eval_shape(lambda y, t: loss.forward({}, (y, t))[0], prediction, target)
     one, validate = like(prediction), loss.rules.validate
     if validate is not None:

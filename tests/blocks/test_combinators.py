@@ -209,9 +209,9 @@ def test_names_say_position_and_kind() -> None:
 
 @pytest.mark.parametrize("combine", [fnn.serial, fnn.fan_out])
 def test_an_uncalled_factory_is_refused(combine: Any) -> None:
-    with pytest.raises(BlockTypeError, match=r"argument 1 needs a Block.*call it"):
+    with pytest.raises(BlockTypeError, match=r"argument 1 is the function tanh, needs a Block"):
         combine(fnn.relu(), fnn.tanh)
-    with pytest.raises(BlockTypeError, match="'act' needs a Block"):
+    with pytest.raises(BlockTypeError, match="'act' is the function tanh, needs a Block"):
         combine(fnn.relu(), act=fnn.tanh)
 
 
@@ -250,7 +250,7 @@ def test_concatenate_refuses_what_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("index", "x", "got"),
     [(2, (1.0, 2.0), "(1.0, 2.0)"), (-3, [1.0, 2.0], "[1.0, 2.0]"), (0, (), "()"),
-     (0, jnp.ones((5, 5)), "float32 of shape (5, 5)"), (0, None, "None")],
+     (0, jnp.ones((5, 5)), "float32 of shape (5, 5)")],
 )  # fmt: skip
 def test_item_needs_a_tuple_with_that_entry(index: int, x: Any, got: str) -> None:
     message = re.escape(f"x is {got}, needs a tuple with an entry {index}")
