@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from fnn.arrays import is_floating
+from fnn.blocks.windows import Windows
 from fnn.introspect.text import clean
 from fnn.whiteboard.board import Board
 from fnn.whiteboard.chain_rule import leaves_of, products, summands_of
@@ -56,7 +57,8 @@ def program(b: Board) -> dict[str, Any] | None:
         owner = b.owner(node)
         params[owner] = {leaf: _array(v) for leaf, v in leaves_of(node.params)}
         for leaf, v in leaves_of(node.dparams):
-            gradients[f"g{b.ids[node.path]}.{leaf}"] = _array(v)
+            if v is not None:
+                gradients[f"g{b.ids[node.path]}.{leaf}"] = _array(v)
     inputs = []
     for name in whole.inputs:
         value, gradient = whole.values[name]
@@ -147,9 +149,9 @@ def _ops(b: Board, network: Recording) -> Iterator[dict[str, Any]]:
         id, reads = b.ids[node.path], [b.wires[network.path, name] for name in node.reads]
         out = b.wires[network.path, node.name]
         if not node.nodes:
-            args = _arguments(node)
-            op = {"op": node.block.maker, "args": args, "id": id, "reads": reads, "out": out,
-                  "shape": list(np.shape(node.y))}  # fmt: skip
+            plain, frozen = _unwrapped(node)
+            op = {"op": plain.block.maker, "args": _arguments(plain), "id": id, "reads": reads,
+                  "out": out, "shape": list(np.shape(node.y)), "frozen": frozen}  # fmt: skip
             yield op | ({"params": b.owner(node)} if jax.tree.leaves(node.params) else {})
             continue
         if len(node.inputs) != len(reads) or len(node.outputs) != 1:
@@ -179,20 +181,81 @@ def _arguments(node: Recording) -> list[Any]:
     return arguments
 
 
+def _unwrapped(node: Recording) -> tuple[Recording, bool]:
+    """The node as of the block inside, where that computes the same, and whether it is frozen."""
+    frozen = False
+    while node.block.maker in ("freeze", "rematerialize"):
+        frozen = frozen or node.block.maker == "freeze"
+        node = replace(node, block=node.block.of[0])
+    return node, frozen
+
+
 Rule = Callable[[Recording, list[np.ndarray]], "list[Any] | None"]
 
 
-def _same_shape(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
-    numbers = [a for a in node.block.args if isinstance(a, (int, float))]
-    return numbers if all(x.shape == node.y.shape for x in xs) else None
+def _numbers(node: Recording, xs: list[np.ndarray]) -> list[Any]:
+    return [a for a in node.block.args if isinstance(a, (int, float))]
+
+
+def _reduced(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    axis, rank = node.block.args[0], xs[0].ndim
+    axes = range(rank) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return None if isinstance(axes, str) else [[a % rank for a in axes]]
+
+
+def _nothing_dropped(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    return [] if node.block.args == (0,) else None
+
+
+def _repeated(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    """A block without others in it, several times: how many, its kind and its arguments."""
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[0], node.params)
+    inner = replace(node, block=node.block.of[0], params=one, reads=("x",))
+    if inner.block.maker not in KNOWN or inner.block.maker in ("repeat", "batch_norm"):
+        return None
+    return [node.block.args[0], inner.block.maker, _arguments(inner)]
+
+
+def _over(node: Recording, x: np.ndarray, *arguments: Any) -> list[dict[str, Any]]:
+    """How windows lie along each axis; as many as fnn has made of them."""
+    axes = Windows(node.kind, *arguments).over(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    axes = tuple(axis._replace(out=n) for axis, n in zip(axes, node.y.shape[1:-1], strict=True))
+    padded = node.block.maker != "avg_pool" or node.block.args[-1]
+    return [
+        {"window": axis.window, "stride": axis.stride, "dilation": axis.dilation, "low": axis.low,
+         "counts": axis.counts(padded).tolist()}
+        for axis in axes
+    ]  # fmt: skip
+
+
+def _conv(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    _, size, stride, padding, dilation, groups, _ = node.block.args
+    return [_over(node, xs[0], size, stride, padding, dilation), groups]
+
+
+def _pool(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    size, stride, padding = node.block.args[:3]
+    return [_over(node, xs[0], size, stride, padding)]
+
+
+def _over_places(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    return [list(range(1, xs[0].ndim - 1))]
+
+
+def _layer_norm(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    axis, epsilon, *_ = node.block.args
+    last = axis in (-1, xs[0].ndim - 1, (-1,), (xs[0].ndim - 1,))
+    return [epsilon, False] if last else None
+
+
+def _batch_norm(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    training = isinstance(node.residuals, tuple)  # it keeps what it computed of the batch, too
+    wrapped = training and node.residuals[1] is None
+    return None if wrapped else [node.block.args[1], not training]
 
 
 def _affine(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
     return [] if xs[0].ndim in (1, 2) and node.params["w"].ndim <= 2 else None
-
-
-def _whole(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
-    return [] if node.y.size == 1 else None
 
 
 def _rows(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
@@ -206,15 +269,22 @@ def _loss(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
 CURVES = (
     "identity", "step", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "softsign",
     "silu", "hard_tanh", "hard_sigmoid", "absolute", "exp", "log", "sqrt", "square", "negate",
-    "scale", "power",
+    "scale", "power", "selu", "celu", "gelu", "mish",
 )  # fmt: skip
 GATES = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
 KNOWN: dict[str, Rule] = {
-    **dict.fromkeys((*CURVES, *GATES), _same_shape),
-    **dict.fromkeys(("sum", "mean"), _whole),
+    **dict.fromkeys((*CURVES, *GATES), _numbers),
+    **dict.fromkeys(("sum", "mean"), _reduced),
     **dict.fromkeys(("softmax", "log_softmax", "concatenate"), _rows),
     "linear": _affine,
     "flatten": lambda node, xs: [],
+    "conv": _conv,
+    **dict.fromkeys(("max_pool", "avg_pool"), _pool),
+    "global_avg_pool": _over_places,
+    "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
+    "dropout": _nothing_dropped,
+    "repeat": _repeated,
     **dict.fromkeys(
         ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy"), _loss
     ),

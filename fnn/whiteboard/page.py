@@ -27,7 +27,8 @@ KEYS = (
     "<kbd>Esc</kbd> close."
 )
 SCRIPTS = (
-    "layout.js", "stack.js", "live.js", "numbers.js", "quiz.js", "lesson.js", "film.js", "page.js",
+    "layout.js", "stack.js", "ops.js", "windows.js", "norms.js", "live.js", "numbers.js", "quiz.js",
+    "lesson.js", "film.js", "page.js",
 )  # fmt: skip
 LIVE = (
     '<div class="live" hidden><b class="loss"></b>'

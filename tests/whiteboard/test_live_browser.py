@@ -41,7 +41,10 @@ def random(*shape: int) -> np.ndarray:
 
 def with_params(net: fnn.Block, x: Any, target: Any = None, loss: Any = None) -> Example:
     shapes = jax.eval_shape(net.init, jax.random.key(0), x)
-    return net, jax.tree.map(lambda s: random(*s.shape), shapes), x, target, loss
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, s: np.abs(random(*s.shape)) if "var" in str(path) else random(*s.shape), shapes
+    )
+    return net, params, x, target, loss
 
 
 def examples() -> dict[str, Example]:
@@ -84,13 +87,73 @@ def examples() -> dict[str, Example]:
         "power": (fnn.graph(("x", "p"), [("y", fnn.power(), ("x", "p"))], "y"), {}, (1.5, -0.7),
                   None, None),
         "flat": with_params(fnn.serial(fnn.flatten(), fnn.linear(1)), random(1, 2, 2)),
+        "image": with_params(
+            fnn.serial(c=fnn.conv(2, 2), a=fnn.relu(), p=fnn.max_pool(2), m=fnn.global_avg_pool(),
+                       z=fnn.linear(2)),
+            random(2, 4, 4, 1), np.array([1, 0]), fnn.softmax_cross_entropy(),
+        ),
+        "layer_norm": with_params(fnn.serial(n=fnn.layer_norm(), s=fnn.softplus()), random(2, 3)),
+        "layer_norm, no scale": with_params(
+            fnn.serial(n=fnn.layer_norm(1, use_scale=False), s=fnn.softplus()), random(2, 2, 3)[0]
+        ),
+        "batch_norm": with_params(
+            fnn.serial(z=fnn.linear(2), n=fnn.batch_norm(), s=fnn.softplus()), random(4, 3)
+        ),
+        "batch_norm, inference": with_params(
+            fnn.inference(fnn.serial(n=fnn.batch_norm(), s=fnn.softplus())), random(4, 3)
+        ),
+        "conv, sequence": with_params(
+            fnn.serial(c=fnn.conv(3, 3, stride=2, padding=[(2, 0)]), s=fnn.square()),
+            random(2, 5, 2),
+        ),
+        "conv, dilated groups": with_params(
+            fnn.serial(c=fnn.conv(4, (2, 3), stride=(2, 1), dilation=(1, 2), groups=2,
+                                  use_bias=False), s=fnn.square()), random(1, 4, 3, 2)
+        ),
+        "conv, valid": with_params(
+            fnn.serial(c=fnn.conv(1, 2, padding="VALID"), s=fnn.square()), random(1, 3, 4, 2)
+        ),
+        "max_pool, ties": (fnn.serial(p=fnn.max_pool(2, 1, padding="SAME"), s=fnn.square()), {},
+                           np.array([1.0, 1, 0, 2, 2, 2, 0, 1, 1]).reshape(1, 3, 3, 1), None, None),
+        "max_pool, ceil_mode": with_params(
+            fnn.serial(p=fnn.max_pool(2, ceil_mode="torch"), s=fnn.square()), random(1, 5, 2)
+        ),
+        "avg_pool": with_params(
+            fnn.serial(p=fnn.avg_pool((2, 3), 1, padding=1), s=fnn.square()), random(1, 3, 3, 2)
+        ),
+        "avg_pool, of x alone": with_params(
+            fnn.serial(p=fnn.avg_pool(3, 2, padding="SAME", count_padding=False), s=fnn.square()),
+            random(2, 4, 2),
+        ),
+        "sums over axes": with_params(
+            fnn.serial(a=fnn.square(), s=fnn.sum(0), m=fnn.mean(-1, keepdims=True)),
+            random(2, 3, 4),
+        ),
+        "wrapped": with_params(
+            fnn.serial(r=fnn.rematerialize(fnn.linear(3)), f=fnn.freeze(fnn.linear(2)),
+                       n=fnn.repeat(fnn.linear(2), 3), d=fnn.inference(fnn.dropout(0.5))),
+            random(2, 2),
+        ),
+        "gelu, by tanh": (fnn.serial(y=fnn.gelu(approximate=True)), {},
+                          np.array([-5.0, -0.5, 0.0, 0.7, 4.0]), None, None),
+        "gelu, far out": (fnn.serial(y=fnn.gelu()), {},
+                          np.array([-9.0, -4.5, -3.9, 3.9, 4.5]), None, None),
+    }  # fmt: skip
+    made |= {
+        f"{name}, broadcast": (
+            fnn.graph(("a", "b"), [("y", getattr(fnn, name)(), ("a", "b"))], "y"), {},
+            (np.abs(random(2, 1, 2)), np.abs(random(3, 1))), None, None,
+        )
+        for name in (*GATES, "power")
     }  # fmt: skip
     made |= {
         name: (fnn.graph(("a", "b"), [("y", getattr(fnn, name)(), ("a", "b"))], "y"), {},
                (random(3), random(3)), None, None)
         for name in GATES
     }  # fmt: skip
-    arguments: dict[str, tuple[float, ...]] = {"scale": (-2.0,), "power": (3.0,), "elu": (0.7,)}
+    arguments: dict[str, tuple[float, ...]] = {
+        "scale": (-2.0,), "power": (3.0,), "elu": (0.7,), "celu": (0.6,),
+    }  # fmt: skip
     for name in CURVES:
         curve = getattr(fnn, name)(*arguments.get(name, ()))
         x = np.abs(random(4)) + 1 if name in ("log", "sqrt") else np.append(random(4), 0.0)
@@ -154,7 +217,10 @@ def test_the_page_computes_what_fnn_does(page: Page, name: str) -> None:
     page.do_live("descend")
     if jax.tree.leaves(params):
         grads = t.dparams["net"] if loss else t.dparams
-        params = jax.tree.map(lambda p, g: p - 0.1 * np.asarray(g), params, grads)
+        params = jax.tree.map(
+            lambda g, p: p if g is None else p - 0.1 * np.asarray(g), grads, params,
+            is_leaf=lambda v: v is None,
+        )  # fmt: skip
     else:
         x = jax.tree.map(lambda v, d: np.asarray(v) - 0.1 * np.asarray(d), x, t.dx)
     assert_same(page, recorded(net, params, x, target, loss))
@@ -204,8 +270,9 @@ def test_every_block_that_python_calls_known_is_known_to_the_script(page: Page) 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: trace(fnn.serial(a=fnn.mish()), {}, 0.5),  # a block that the script does not know
-        lambda: trace(fnn.multiply(), {}, (jnp.ones(2), 2.0)),  # it does not broadcast
+        lambda: trace(fnn.local_response_norm(), {}, jnp.ones(3)),  # not known to the script
+        lambda: trace(fnn.layer_norm(0, use_scale=False, use_bias=False), {}, jnp.ones((3, 2))),
+        lambda: trace(fnn.rematerialize(fnn.serial(fnn.exp(), fnn.exp())), {}, 0.5),
         lambda: trace(fnn.exp(), {}, jnp.ones(201)),
         lambda: trace(fnn.log(), {}, 0.0),
     ],
