@@ -9,12 +9,12 @@ COLORS = {"right": "#2a7d2a", "WRONG": "#c22", "note": "#a60", "skipped": "#888"
 
 
 def preformatted(text: str) -> str:
-    """A text as it is.
+    """A text as it is. Notebook templates give ``pre`` another font.
 
     >>> preformatted("a < b")
-    '<pre>a &lt; b</pre>'
+    '<pre style="font-family:monospace">a &lt; b</pre>'
     """
-    return f"<pre>{html.escape(text)}</pre>"
+    return f'<pre style="font-family:monospace">{html.escape(text)}</pre>'
 
 
 def framed(page: str, height: int = 640) -> str:

@@ -11,7 +11,7 @@ CELLS = {
             "net", "hidden: linear(4, True)"),
     "fitted": ("fitted = fnn.fit(net, fnn.softmax_cross_entropy(), x, labels, epochs=3,\n"
                "                 diagnostics=True)\nfitted", "<polyline"),
-    "diagnostics": ("fitted.diagnostics", "<pre>"),
+    "diagnostics": ("fitted.diagnostics", '<pre style="font-family:monospace">'),
     "summary": ("fnn.summary(net, x)", "<table>"),
     "report": ("fnn.check.block(net, x[:4], quick=True)", "color:#2a7d2a"),
     "trace": ("fnn.whiteboard.trace(net, fitted.params, x[:2])", "&lt;svg"),

@@ -374,6 +374,7 @@ class Whiteboard {
     const shape = part(this.elements.get(id), ".folded");
     const hidden = shape.getBoundingClientRect().bottom - this.panel.getBoundingClientRect().top;
     if (hidden > 0) scrollBy(0, hidden + 12);
+    if (frameElement) this.panel.scrollIntoView({ block: "nearest" });
   }
 }
 
@@ -385,6 +386,9 @@ for (const keys of document.querySelectorAll("[data-keys]")) keys.hidden = !work
 
 addEventListener("beforeprint", () => boards.forEach((board) => board.layout(PAPER)));
 addEventListener("afterprint", () => boards.forEach((board) => board.layout()));
+
+// In a notebook the frame becomes as high as the page.
+if (frameElement) frameElement.style.height = `${document.documentElement.scrollHeight}px`;
 
 // Arrow keys work without a click: on the first visible whiteboard.
 document.addEventListener("keydown", (event) => {

@@ -394,6 +394,15 @@ def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
     assert page.fits()
 
 
+def test_in_a_notebook_all_of_it_is_seen(page: Page) -> None:
+    page.open(f"<!doctype html><body>{network()._repr_html_()}", width=900)
+    inside, frame = page.run(
+        "const [f] = document.querySelectorAll('iframe'); return ["
+        "f.contentDocument.querySelector('svg.wb').getBoundingClientRect().bottom, f.clientHeight]"
+    )
+    assert inside < frame and frame > 640
+
+
 def test_what_was_folded_is_said_until_it_is_opened(page: Page) -> None:
     page.open(deep(9).html())
     assert "folded to fit" in page.find(".folds")[0].text
