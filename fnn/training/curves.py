@@ -47,7 +47,8 @@ def curves(history: Sequence[dict[str, float]], best_epoch: int, caption: str) -
         x, _ = place(best_epoch - 1, low)
         drawn.append(f'<path d="M{x:.1f} {MARGIN / 2}V{HEIGHT - MARGIN}" stroke="#bbb" '
                      'stroke-dasharray="3" />')  # fmt: skip
-    names = [label(WIDTH - MARGIN - 6, MARGIN / 2 + 12 * (i + 1), name.replace("_", " "), "end", color)
+    names = [label(WIDTH - MARGIN - 6, MARGIN / 2 + 12 * (i + 1), name.replace("_", " "), "end",
+                   color)
              for i, ((name, color), row) in enumerate(zip(COLORS.items(), points, strict=True))
              if row]  # fmt: skip
     axes = [
