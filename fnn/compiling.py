@@ -1,4 +1,4 @@
-"""Cheap compilation for programs that run only a few times."""
+"""What depends on how, and for which platform, a program is compiled."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jaxlib.version
+from jax import lax
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,3 +57,38 @@ def quick() -> dict[str, int | bool]:
     if jaxlib.version.__version_info__ < (0, 11):  # removed from XLA later
         options["xla_cpu_use_fusion_emitters"] = False
     return options
+
+
+_platform: ContextVar[str | None] = ContextVar("_platform", default=None)
+
+
+def by_platform(*arguments: Any, default: Callable[..., R], **branches: Callable[..., R]) -> R:
+    """``jax.lax.platform_dependent``: of several ways to compute the same, a platform's own.
+
+    Args:
+      arguments: of the function that is chosen.
+      default: what platforms without a branch run.
+      branches: by platform: ``cpu``, ``cuda``, ``rocm``, ``tpu``.
+
+    >>> float(by_platform(3.0, cpu=lambda x: x + x, default=lambda x: 2 * x))
+    6.0
+    """
+    chosen = _platform.get()
+    if chosen is not None:
+        return branches.get(chosen, default)(*arguments)
+    return lax.platform_dependent(*arguments, default=default, **branches)
+
+
+@contextmanager
+def as_on(platform: str) -> Iterator[None]:
+    """Within it :func:`by_platform` takes another platform's branch, so that tests run it here.
+
+    >>> with as_on("tpu"):
+    ...     by_platform(cpu=lambda: "cpu", default=lambda: "other")
+    'other'
+    """
+    before = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(before)

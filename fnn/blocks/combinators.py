@@ -42,6 +42,7 @@ from fnn.block import (
     Value,
 )
 from fnn.blocks.gates import add
+from fnn.compiling import by_platform
 from fnn.executor import Entry, graph, inference, map_nodes
 from fnn.refusals import (
     as_array,
@@ -367,9 +368,7 @@ def _unmerged(
         always = jnp.isnan(number) | (number <= jnp.inf)
         return lax.cond(always, once, never, *arguments)
 
-    return lax.platform_dependent(
-        params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier
-    )
+    return by_platform(params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier)
 
 
 @checked

@@ -38,6 +38,7 @@ from fnn.arrays import Spec, compute_dtype, is_split
 from fnn.block import Block, BlockValueError, Key, Kind, Params
 from fnn.blocks.linear import Initializer, contract, he, weights, zeros
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows
+from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, elementary, require_shapes, warn
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -126,9 +127,7 @@ def conv(
         require_shapes(name, params, shapes(x), x)
         axes = windows.over(x)
         image, w = _as_image(x), _as_image(params["w"], 0).astype(x.dtype)
-        y = _forward(image, w, _image(axes), groups)
-        if use_bias:
-            y = y + params["b"].astype(y.dtype).reshape(1, 1, 1, features)
+        y = _forward(image, w, params.get("b"), _image(axes), groups)
         return y.astype(x.dtype).reshape(x.shape[0], *(axis.out for axis in axes), features), x
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -199,13 +198,17 @@ def _dilations(axes: Image) -> tuple[int, int]:
     return axes[0].dilation, axes[1].dilation
 
 
-def _forward(x: jax.Array, w: jax.Array, axes: Image, groups: int) -> jax.Array:
-    """(B, H, W, I) * (kh, kw, I/g, O) -> (B, H', W', O)"""
+def _forward(
+    x: jax.Array, w: jax.Array, b: jax.Array | None, axes: Image, groups: int
+) -> jax.Array:
+    """(B, H, W, I) * (kh, kw, I/g, O) + (O,) -> (B, H', W', O)"""
     if _is_matmul(axes, groups):
-        return contract(_subsample(x, axes), w[0, 0], ((3,), (0,)))
+        y = contract(_subsample(x, axes), w[0, 0], ((3,), (0,)))
+        return y if b is None else y + b.astype(y.dtype).reshape(1, 1, 1, -1)
     return _convolve(
         x,
         w,
+        b,
         window_strides=_strides(axes),
         padding=tuple((a.low, a.high) for a in axes),
         rhs_dilation=_dilations(axes),
@@ -217,9 +220,13 @@ def _input_gradient(dy: jax.Array, w: jax.Array, axes: Image, groups: int) -> ja
     """(B, H', W', O) * (kh, kw, O/g, I), turned around -> (B, H, W, I)"""
     if _is_matmul(axes, groups):
         return _dilate(contract(dy, w[0, 0], ((3,), (1,))), axes)
-    kh, kw, i, o = w.shape
-    turned = w[::-1, ::-1].reshape(kh, kw, i, groups, o // groups)
-    turned = turned.transpose(0, 1, 4, 3, 2).reshape(kh, kw, o // groups, groups * i)
+    if groups == 1:  # as XLA for GPUs knows the gradient of a convolution
+        turned, layout = lax.rev(w, (0, 1)), ("NHWC", "HWOI", "NHWC")
+    else:
+        kh, kw, i, o = w.shape
+        turned = lax.rev(w, (0, 1)).reshape(kh, kw, i, groups, o // groups)
+        turned = turned.transpose(0, 1, 4, 3, 2).reshape(kh, kw, o // groups, groups * i)
+        layout = NHWC
     return _convolve(
         dy,
         turned,
@@ -230,6 +237,7 @@ def _input_gradient(dy: jax.Array, w: jax.Array, axes: Image, groups: int) -> ja
         ),
         lhs_dilation=_strides(axes),
         rhs_dilation=_dilations(axes),
+        dimension_numbers=layout,
         feature_group_count=groups,
     )
 
@@ -242,7 +250,7 @@ def _weight_gradient(
         return contract(_subsample(x, axes), dy, ((0, 1, 2), (0, 1, 2)), w[0, 0])[None, None]
     if groups > 1 or is_split(x) or not isinstance(x.shape[0], int):  # jax.export left it open
         return _by_convolution(x, dy, w, axes, groups)
-    return lax.platform_dependent(
+    return by_platform(
         x,
         dy,
         # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
@@ -298,6 +306,7 @@ def _by_convolution(
     x: jax.Array, dy: jax.Array, w: jax.Array, axes: Image, groups: int
 ) -> jax.Array:
     """(I/g, H, W, g B) * (H', W', B, O) -> (I/g, kh, kw, O), with its axes put in order."""
+    options: dict[str, Any]
     if groups == 1 or is_split(x):  # whose axis of examples is not merged with another
         lhs, options = x.transpose(3, 1, 2, 0), {"batch_group_count": groups}
     else:
@@ -317,20 +326,33 @@ def _by_convolution(
     return dw.transpose(1, 2, 0, 3)
 
 
-def _convolve(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
-    """An NHWC, HWIO convolution with sums in float32 at least."""
+def _convolve(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    bias: jax.Array | None = None,
+    dimension_numbers: Any = NHWC,
+    **options: Any,
+) -> jax.Array:
+    """A convolution with sums in float32 at least, plus a bias."""
     wide = compute_dtype(lhs.dtype)
 
-    def product(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            lhs, rhs, dimension_numbers=NHWC, preferred_element_type=wide, **options
+    def product(lhs: jax.Array, rhs: jax.Array, to: Any = wide) -> jax.Array:
+        y = lax.conv_general_dilated(
+            lhs, rhs, dimension_numbers=dimension_numbers, preferred_element_type=to, **options
         )
+        return y if bias is None else y + bias.astype(to).reshape(1, 1, 1, -1)
 
     if lhs.dtype == wide:
         return product(lhs, rhs)
     # As in linear.contract: on CPU 16-bit operands are widened, elsewhere they are the fast ones.
-    return lax.platform_dependent(
-        lhs, rhs, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
+    # cuDNN sums them in float32 by itself, bias included; asked for a float32 result, XLA would
+    # widen its operands first.
+    return by_platform(
+        lhs,
+        rhs,
+        cpu=lambda a, b: product(a.astype(wide), b.astype(wide)),
+        cuda=lambda a, b: product(a, b, a.dtype).astype(wide),
+        default=product,
     )
 
 

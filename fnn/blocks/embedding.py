@@ -15,6 +15,7 @@ from fnn.arguments import Count, checked
 from fnn.arrays import Spec, compute_dtype
 from fnn.block import Block, BlockTypeError, Key, Kind, Params
 from fnn.blocks.linear import Initializer, initial
+from fnn.compiling import by_platform
 from fnn.refusals import as_array, as_cotangent, elementary, require_shapes, shape_hint
 
 normal = jax.nn.initializers.normal(1.0)
@@ -113,7 +114,7 @@ def _sums(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
     There small vocabularies use a matrix product, and large ones sort.
     """
     elsewhere = _by_one_hot if vocabulary <= MAX_ONE_HOT_IDS else _by_sorting
-    return lax.platform_dependent(
+    return by_platform(
         rows,
         dy,
         cpu=functools.partial(_by_scatter, vocabulary=vocabulary),

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from fnn.arguments import Count, checked
 from fnn.arrays import Spec, compute_dtype, is_array, is_floating
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, unwrapped
+from fnn.compiling import by_platform
 from fnn.executor import graph
 from fnn.refusals import (
     as_cotangent,
@@ -199,7 +200,7 @@ def contract(
         return product(a, b)
     # XLA on CPU has no batched product of bfloat16 with float32 sums (vmap makes one); products
     # of widened bfloat16 are the same numbers. On GPU and TPU 16-bit operands are the fast ones.
-    return lax.platform_dependent(
+    return by_platform(
         a, b, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
     )
 

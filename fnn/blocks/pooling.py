@@ -40,6 +40,7 @@ from fnn.arguments import checked
 from fnn.arrays import Shape, Spec, compute_dtype
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals, Rules, Value
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, where
+from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, elementary
 
 CeilMode = Literal["caffe", "torch"] | None
@@ -381,7 +382,7 @@ def _marked(place: jax.Array, y: jax.Array, has_nan: np.unsignedinteger) -> jax.
         return lax.cond(jnp.any(y != y), mark, lambda place, y: place, place, y)
 
     # On GPU and TPU a branch would wait for the host, and fusions have several results.
-    return lax.platform_dependent(place, lax.stop_gradient(y), cpu=if_any, default=mark)
+    return by_platform(place, lax.stop_gradient(y), cpu=if_any, default=mark)
 
 
 def _sums(x: jax.Array, dim: int, axis: Axis) -> jax.Array:

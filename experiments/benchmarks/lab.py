@@ -1,0 +1,168 @@
+"""Compiles programs for accelerators that this machine does not have, and reads what they cost.
+
+XLA's compilers for a TPU v5e and an H100 run on any Linux machine (extra ``accelerators``). What
+they make cannot run here; but how many bytes it moves, what it keeps in between and how many
+kernels it starts is in the program. Figures are kept in the user's cache, by the program that was
+compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.common.idx import cache
+
+# An H100's numbers, as NVIDIA publishes them, in the form of XLA's GpuTargetConfigProto.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+TARGETS = {"h100": "cuda", "v5e": "tpu"}
+PLUGINS = {"h100": ("jax_cuda13_plugin", "nvidia.cu13"), "v5e": ("libtpu",)}
+# Of the entry computation: what starts no kernel and moves nothing.
+FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all"}
+SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2,
+         "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+LINE = re.compile(r"^\s*(?:ROOT )?(%?[\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)")
+ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
+
+
+class Figures(NamedTuple):
+    """What a compiled program costs.
+
+    ``bytes``: read and written by its kernels. ``temporary``: bytes. ``flops``, ``seconds``: XLA's
+    estimates, for a TPU. ``kernels``: that it starts, on a GPU. ``compilation``: seconds.
+    """
+
+    bytes: float
+    temporary: int
+    flops: float | None
+    seconds: float | None
+    kernels: int | None
+    compilation: float
+
+
+def installed(target: str) -> bool:
+    """Whether the compiler for a target is here."""
+    try:
+        return all(importlib.util.find_spec(name) is not None for name in PLUGINS[target])
+    except ModuleNotFoundError:  # of a package around it
+        return False
+
+
+def compiled_for(target: str, f: Callable[..., Any], *arguments: Any) -> Figures:
+    """The figures of ``jax.jit(f)`` for arguments, arrays or ``jax.ShapeDtypeStruct``."""
+    placed = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(target)), arguments
+    )
+    lowered = jax.jit(f).trace(*placed).lower(lowering_platforms=(TARGETS[target],))
+    file = _kept(target, lowered.as_text())
+    if file.is_file():
+        return Figures(**json.loads(file.read_text()))
+    begin = time.perf_counter()
+    program = lowered.compile(compiler_options=_options(target))
+    figures = _read(target, program, time.perf_counter() - begin)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures._asdict()))
+    return figures
+
+
+@functools.cache
+def _sharding(target: str) -> NamedSharding:
+    """On one device of the target."""
+    if target == "h100":
+        topology = topologies.get_topology_desc("", "cuda", topology="1x1x1", target_config=H100)
+    else:
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would look for one in the network
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        topology = topologies.get_topology_desc("v5e:2x2", "tpu")
+    return NamedSharding(Mesh(np.array(topology.devices[:1]), ("d",)), PartitionSpec())
+
+
+def _options(target: str) -> dict[str, Any]:
+    if target != "h100":
+        return {}
+    spec = importlib.util.find_spec("nvidia.cu13")
+    assert spec is not None and spec.submodule_search_locations is not None
+    # Nothing can be timed here, so no kernel is chosen by its time.
+    return {
+        "xla_gpu_autotune_level": 0, "xla_gpu_cuda_data_dir": spec.submodule_search_locations[0],
+    }  # fmt: skip
+
+
+def _kept(target: str, program: str) -> Path:
+    versions = [importlib.metadata.version(name) for name in ("jaxlib", *_packages(target))]
+    key = hashlib.sha256("\n".join([target, *versions, program]).encode()).hexdigest()
+    return cache("accelerators") / f"{key}.json"
+
+
+def _packages(target: str) -> tuple[str, ...]:
+    return ("jax-cuda13-plugin",) if target == "h100" else ("libtpu",)
+
+
+def _read(target: str, program: Any, seconds: float) -> Figures:
+    temporary = program.memory_analysis().temp_size_in_bytes
+    if target == "h100":
+        kernels = entry_kernels(program.as_text())
+        return Figures(sum(kernels.values()), temporary, None, None, len(kernels), seconds)
+    costs: Mapping[str, float] = program.cost_analysis()
+    estimate = costs.get("optimal_seconds", -1.0)  # negative where something has none
+    return Figures(
+        costs["bytes accessed"], temporary, costs["flops"], estimate if estimate > 0 else None,
+        None, seconds,
+    )  # fmt: skip
+
+
+def entry_kernels(text: str) -> dict[str, float]:
+    """Kernel -> bytes of its operands and results, of the entry computation of an HLO module.
+
+    >>> entry_kernels('''
+    ... ENTRY %main (x: f32[4]) -> f32[4] {
+    ...   %x = f32[4]{0} parameter(0)
+    ...   ROOT %y = f32[4]{0} fusion(%x), kind=kLoop
+    ... }''')
+    {'%y': 32.0}
+    """
+    sizes: dict[str, float] = {}
+    kernels: dict[str, float] = {}
+    for line in text[text.index("ENTRY ") :].splitlines()[1:]:
+        if line.startswith("}"):
+            break
+        if (found := LINE.match(line)) is None:
+            continue
+        name, result, operation, operands = found.groups()
+        sizes[name] = sum(map(_size, ARRAY.findall(result)))
+        if operation not in FREE:
+            read = sum(sizes.get(operand.strip(), 0.0) for operand in operands.split(","))
+            kernels[name] = sizes[name] + read
+    return kernels
+
+
+def _size(array: tuple[str, str]) -> float:
+    dtype, axes = array
+    return SIZES.get(dtype, 0) * float(np.prod([int(n) for n in axes.split(",") if n]))
