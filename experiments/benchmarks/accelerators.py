@@ -1,10 +1,14 @@
-"""Blocks and steps on the accelerator at hand, beside jax.vjp and jax.grad of plain formulas.
+"""Blocks and steps on accelerators, beside jax.vjp and jax.grad of plain formulas.
 
     python -m experiments.benchmarks accelerators
-    python -m experiments.benchmarks accelerators --only conv --dtypes bfloat16
+    python -m experiments.benchmarks accelerators --target h100 --only conv --dtypes bfloat16
+    python -m experiments.benchmarks accelerators --device
 
-Everything is timed inside ``lax.scan``: a single call of a block takes less time on an accelerator
-than its launch from Python.
+Without a device, programs are compiled for an H100 and a TPU v5e, and what they move and keep is
+compared (:mod:`experiments.benchmarks.lab`; pip install -e '.[experiments,accelerators]').
+
+With ``--device`` everything is timed on the accelerator at hand, inside ``lax.scan``: a single call
+of a block takes less time there than its launch from Python.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +25,7 @@ from jax import lax
 from rich.progress import track
 
 import fnn
-from experiments.benchmarks import conv_cases, conv_peers, report, timing
+from experiments.benchmarks import conv_cases, conv_peers, lab, report, timing
 from experiments.benchmarks.conv import quotient
 from experiments.benchmarks.conv_cases import Case, passes
 from experiments.benchmarks.report import Recorded, Table
@@ -32,6 +36,13 @@ SCANNED = 20  # forward and backward passes, or steps, in one call
 BLOCKS = ("dtype", "block", "x", "fnn, us", "jax.vjp / fnn", "temporary, fnn / jax.vjp")
 STEPS = ("dtype", "step", "contender", "ms (quartiles)", "ratio to fnn", "compilation, s",
          "temporary, MB")  # fmt: skip
+COMPILED = ("target", "dtype", "program", "MB moved", "fnn / autodiff", "temporary MB", "FLOP",
+            "XLA's estimate of time", "kernels", "compilation, s")  # fmt: skip
+ABOUT_COMPILED = """\
+- Programs are compiled for the target on a machine without it; nothing runs. Blocks: forward and
+  backward; autodiff is jax.vjp or jax.grad of the plain formula. Below 1, fnn's is less.
+- Moved: H100, the operands and results of the kernels; v5e, XLA's "bytes accessed". Two figures are
+  fnn's and autodiff's. "-": the compiler does not say."""
 ABOUT = f"""\
 - Blocks: forward and backward together, {SCANNED} times in `lax.scan`, each from the last one's
   results; the time of one. jax.vjp of the plain formula with the same parameters, which are float32
@@ -44,8 +55,12 @@ ABOUT = f"""\
 
 @dataclass(kw_only=True)
 class Options(Recorded):
-    """Measures blocks and training steps beside autodiff on the accelerator at hand."""
+    """Blocks and training steps for accelerators, beside autodiff."""
 
+    target: Literal["h100", "v5e", "all"] = "all"
+    """what to compile for"""
+    device: bool = False
+    """time everything on the accelerator at hand"""
     repeats: int = 9
     """rounds; in each, every contender is timed once"""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
@@ -63,6 +78,8 @@ def main(options: Options) -> None:
 
     Ctrl-C records the tables so far.
     """
+    if not options.device:
+        return compiled_only(options)
     threads = report.limit_threads(options.threads)
     head = report.conditions(threads, PACKAGES)
     print(head)
@@ -84,6 +101,78 @@ def main(options: Options) -> None:
     name = f"accelerators, {jax.devices()[0].device_kind}"
     parts = [table.markdown() for table in tables if table.rows]
     report.record(None if options.only else options.out, name, head, *parts, ABOUT)
+
+
+# ---- without a device ------------------------------------------------------------------------
+
+
+def compiled_only(options: Options) -> None:
+    """The figures of the compiled programs, by hand and by autodiff."""
+    jax.config.update("jax_platforms", "cpu")  # the plugins would look for their devices
+    wanted = [*lab.TARGETS] if options.target == "all" else [options.target]
+    targets = [target for target in wanted if lab.installed(target)]
+    if missing := sorted({*wanted} - {*targets}):
+        raise ValueError(
+            f"the compilers for {' and '.join(missing)} are not installed: "
+            "pip install -e '.[experiments,accelerators]'"
+        )
+    programs = [
+        (target, dtype, name, pair)
+        for target in targets
+        for dtype in options.dtypes
+        for name, pair in both_programs(options, dtype).items()
+        if options.only in name
+    ]
+    table = Table(COMPILED, [])
+    try:
+        for target, dtype, name, (arguments, functions) in track(programs, "compiling"):
+            by_hand, autodiff = (lab.compiled_for(target, f, *arguments) for f in functions)
+            table.rows.append([target, dtype, name, *compared(by_hand, autodiff)])
+    except KeyboardInterrupt:
+        print("interrupted")
+    table.show()
+    versions = report.versions(["jaxlib", *map(lab.package, targets)]) + "."
+    report.record(
+        None if options.only else options.out, "accelerators, compiled", versions,
+        table.markdown(), ABOUT_COMPILED,
+    )  # fmt: skip
+
+
+Pair = tuple[tuple[Any, ...], tuple[Callable[..., Any], Callable[..., Any]]]
+
+
+def both_programs(options: Options, dtype: str) -> dict[str, Pair]:
+    """Name -> arguments, and what is compiled for them: by hand and by autodiff."""
+    pairs: dict[str, Pair] = {}
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+    for case in cases(options):
+        x = jax.ShapeDtypeStruct(case.shape, jnp.dtype(dtype))
+        params = jax.eval_shape(case.block.init, key, x)
+        dy = jax.eval_shape(case.block.forward, params, x)[0]
+        by_hand, autodiff = passes(case).values()
+        pairs[case.name] = (params, x, dy), (by_hand, autodiff)
+    for name, (net, plain, shape, *_) in networks(options).items():
+        x = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+        target = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+        params = jax.eval_shape(net.init, key, x)
+        by_hand, autodiff = conv_peers.both_steps(net, plain).values()
+        pairs[f"step: {name}"] = (params, x, target), (by_hand, autodiff)
+    return pairs
+
+
+def compared(by_hand: lab.Figures, autodiff: lab.Figures) -> list[str]:
+    """Ratios to autodiff; below 1, fnn's is less."""
+
+    def quotient(a: float | None, b: float | None) -> str:
+        return f"{a / b:.2f}" if a is not None and b else "-"
+
+    return [
+        f"{by_hand.bytes / 1e6:.1f}", quotient(by_hand.bytes, autodiff.bytes),
+        f"{by_hand.temporary / 1e6:.1f}, {autodiff.temporary / 1e6:.1f}",
+        quotient(by_hand.flops, autodiff.flops), quotient(by_hand.seconds, autodiff.seconds),
+        f"{by_hand.kernels}, {autodiff.kernels}" if by_hand.kernels else "-",
+        f"{by_hand.compilation:.1f}, {autodiff.compilation:.1f}",
+    ]  # fmt: skip
 
 
 # ---- blocks ----------------------------------------------------------------------------------
@@ -175,22 +264,32 @@ def plain_mlp(params: Any, x: Any) -> Any:
     return x
 
 
-def steps(options: Options, threads: int, dtype: str) -> dict[str, conv_peers.Contenders]:
-    """What is compared -> contender -> a function that makes its program."""
-    mlp = fnn.models.mlp((1024, 1024, 10))
-    cnn = fnn.models.cnn(hidden=0)
+Compared = tuple[fnn.Block, Callable[[Any, Any], Any], tuple[int, ...], int, Any]
+
+
+def networks(options: Options) -> dict[str, Compared]:
+    """Name -> network, its plain formula, the shape of x, classes, and PyTorch's."""
     google = fnn.models.googlenet(auxiliary=False, dropout_rate=0.0)
-    flat, small, large = (options.rows, 784), (256, 28, 28, 1), (options.batch, 224, 224, 3)
-    of = functools.partial(conv_peers.steps_of, dtype=dtype)
-    compared = {
-        f"MLP 784-1024-1024-10, batch {options.rows}": (mlp, plain_mlp, flat, 10, None),
-        "CNN, batch 256": (cnn, conv_cases.plain_cnn, small, 10, conv_peers.torch_cnn),
+    return {
+        f"MLP 784-1024-1024-10, batch {options.rows}": (
+            fnn.models.mlp((1024, 1024, 10)), plain_mlp, (options.rows, 784), 10, None,
+        ),
+        "CNN, batch 256": (
+            fnn.models.cnn(hidden=0), conv_cases.plain_cnn, (256, 28, 28, 1), 10,
+            conv_peers.torch_cnn,
+        ),
         f"GoogLeNet, batch {options.batch}": (
-            google, conv_cases.plain_googlenet, large, 1000, conv_peers.torch_googlenet,
+            google, conv_cases.plain_googlenet, (options.batch, 224, 224, 3), 1000,
+            conv_peers.torch_googlenet,
         ),
     }  # fmt: skip
+
+
+def steps(options: Options, threads: int, dtype: str) -> dict[str, conv_peers.Contenders]:
+    """What is compared -> contender -> a function that makes its program."""
+    of = functools.partial(conv_peers.steps_of, dtype=dtype)
     found: dict[str, conv_peers.Contenders] = {}
-    for name, (net, plain, shape, classes, torch) in compared.items():
+    for name, (net, plain, shape, classes, torch) in networks(options).items():
         found[f"{name}, in scan"] = of(net, plain, shape, classes, scan=SCANNED)
         if torch is not None:
             contender = functools.partial(

@@ -94,21 +94,25 @@ def steps_of(
 ) -> Contenders:
     """A step of SGD by hand and by ``jax.grad``; with ``scan``, that many steps in a loop."""
     x, target = data(shape, classes, dtype)
-    key = jax.random.key(0)
-    params = jax.jit(net.init)(key, x)
-    by_hand = fnn.value_and_grad(net, fnn.softmax_cross_entropy())
-    by_autodiff = jax.value_and_grad(lambda p, x, t: plain_loss(plain(p, x), t))
-    gradients = {"fnn": lambda p, x, t: by_hand(p, x, t, key), "JAX, jax.grad": by_autodiff}
+    params = jax.jit(net.init)(jax.random.key(0), x)
 
-    def make(gradient: Any) -> Program:
-        step = sgd_step(gradient)
-
+    def make(step: Any) -> Program:
         def steps(params: Any, x: Any, target: Any) -> Any:
             return lax.scan(lambda p, _: step(p, x, target), params, length=scan)
 
         return jitted(steps if scan else step, params, x, target)
 
-    return {name: functools.partial(make, g) for name, g in gradients.items()}
+    return {name: functools.partial(make, step) for name, step in both_steps(net, plain).items()}
+
+
+def both_steps(net: Any, plain: Any) -> dict[str, Callable[..., Any]]:
+    """A step of SGD, (params, x, target) -> (params, loss), by hand and by ``jax.grad``."""
+    by_hand = fnn.value_and_grad(net, fnn.softmax_cross_entropy())
+    by_autodiff = jax.value_and_grad(lambda p, x, t: plain_loss(plain(p, x), t))
+    return {
+        "fnn": sgd_step(lambda p, x, t: by_hand(p, x, t, jax.random.key(0))),
+        "JAX, jax.grad": sgd_step(by_autodiff),
+    }
 
 
 def inference_of(net: Any, plain: Any, shape: tuple[int, ...], dtype: str) -> Contenders:

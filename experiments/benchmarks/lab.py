@@ -116,13 +116,14 @@ def _options(target: str) -> dict[str, Any]:
 
 
 def _kept(target: str, program: str) -> Path:
-    versions = [importlib.metadata.version(name) for name in ("jaxlib", *_packages(target))]
+    versions = [importlib.metadata.version(name) for name in ("jaxlib", package(target))]
     key = hashlib.sha256("\n".join([target, *versions, program]).encode()).hexdigest()
     return cache("accelerators") / f"{key}.json"
 
 
-def _packages(target: str) -> tuple[str, ...]:
-    return ("jax-cuda13-plugin",) if target == "h100" else ("libtpu",)
+def package(target: str) -> str:
+    """What brings the compiler."""
+    return "jax-cuda13-plugin" if target == "h100" else "libtpu"
 
 
 def _read(target: str, program: Any, seconds: float) -> Figures:
