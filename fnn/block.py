@@ -80,7 +80,8 @@ class InferenceRule(Protocol):
 class ValidateRule(Protocol):
     """``validate(x)``: checks concrete data on the host, before training starts.
 
-    For blocks, losses above all, that know bad values: labels out of range, for example.
+    For blocks, losses above all, that know bad values: labels out of range, for example. ``fit``
+    asks the loss, and the blocks that read the network's input as it comes.
 
     Args:
       x: the block's input as NumPy arrays; for a loss ``(prediction, target)``, where the

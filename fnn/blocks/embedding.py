@@ -9,11 +9,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fnn.arguments import Count, checked
 from fnn.arrays import Spec, compute_dtype
-from fnn.block import Block, BlockTypeError, Key, Kind, Params
+from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, Rules, Value
 from fnn.blocks.linear import Initializer, initial
 from fnn.compiling import by_platform
 from fnn.refusals import as_array, as_cotangent, elementary, require_shapes, shape_hint
@@ -28,7 +29,8 @@ def embedding(vocabulary: Count, features: Count, *, w_init: Initializer = norma
     """y = the rows of w at the ids: integers of any shape (B...) to (B..., F), for w of (V, F).
 
     An id that is negative or not less than V has no row: its y is NaN, and it adds nothing to any
-    gradient. (It is not clamped, unlike in plain JAX indexing.) Ids that JAX would wrap to 32 bits
+    gradient. (It is not clamped, unlike in plain JAX indexing; ``fit`` refuses it where ids are the
+    network's input.) Ids that JAX would wrap to 32 bits
     are refused (but JAX wraps NumPy's int64 before it calls a function that you jit). y has the
     dtype of w.
 
@@ -91,7 +93,18 @@ def embedding(vocabulary: Count, features: Count, *, w_init: Initializer = norma
             fix = shape_hint(ids, "int32") or "ids.astype(jax.numpy.int32)"
             raise BlockTypeError(name, f"ids {got}, need an integer dtype: {fix}")
 
-    return elementary(forward, backward, name, Kind(name, shape), init=init)
+    def validate(x: Value) -> None:
+        ids = np.asarray(x)
+        low, high = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
+        if low < 0 or high >= vocabulary:
+            raise BlockValueError(
+                name,
+                f"ids go from {low} to {high}, and the vocabulary is {vocabulary}: ids from 0 to "
+                f"{vocabulary - 1} have a row",
+            )
+
+    rules = Rules(validate=validate)
+    return elementary(forward, backward, name, Kind(name, shape), rules, init)
 
 
 def _rows(ids: jax.Array, vocabulary: int) -> jax.Array:

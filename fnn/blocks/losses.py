@@ -404,6 +404,8 @@ def _same_shape(name: str, y: jax.Array, t: jax.Array) -> None:
         hint = ""
         if y.shape == (*t.shape, 1):
             hint = ": give target[:, None], or a network that ends in one neuron"
+        elif y.shape[:-1] == t.shape and not is_floating(t):
+            hint = ": labels of classes are for softmax_cross_entropy()"
         raise BlockValueError(
             name, f"prediction has shape {y.shape} and target {t.shape}, need the same{hint}"
         )
@@ -412,19 +414,27 @@ def _same_shape(name: str, y: jax.Array, t: jax.Array) -> None:
 def _check_classes(name: str, z: jax.Array, t: jax.Array) -> None:
     if z.ndim == 0:
         raise BlockValueError(name, "prediction is a scalar, needs a last axis of classes")
-    if is_floating(t):
-        if t.shape != z.shape:
-            raise BlockTypeError(
-                name,
-                f"target is {t.dtype} of shape {t.shape}; needs integer labels of shape "
-                f"{z.shape[:-1]} (target.astype('int32')) or probability rows {z.shape}",
-            )
-    elif t.shape != z.shape[:-1] or not jnp.issubdtype(t.dtype, jnp.integer):
-        raise BlockTypeError(
-            name,
-            f"target is {t.dtype} of shape {t.shape}; predictions of shape {z.shape} need "
-            f"integer labels of shape {z.shape[:-1]}, or float probability rows {z.shape}",
-        )
+    if t.shape == z.shape if is_floating(t) else t.shape == z.shape[:-1] and t.dtype != bool:
+        return
+    raise BlockTypeError(
+        name,
+        f"target is {t.dtype} of shape {t.shape}; predictions of shape {z.shape} need integer "
+        f"labels of shape {z.shape[:-1]}, or float probability rows {z.shape}{_label_fix(z, t)}",
+    )
+
+
+def _label_fix(z: jax.Array, t: jax.Array) -> str:
+    """How to make labels of a target that is none, where that can be told."""
+    to_int = "" if jnp.issubdtype(t.dtype, jnp.integer) else ".astype(int)"
+    if t.shape == z.shape:  # not floating
+        return ": of one-hot rows give target.argmax(-1), or target.astype(float)"
+    if t.shape == z.shape[:-1]:
+        return f": give target{to_int}"
+    if t.shape == (*z.shape[:-1], 1):
+        return f": give target[..., 0]{to_int}"
+    if t.shape == z.shape[:1]:
+        return ": for one label per example put flatten() before the last linear()"
+    return ""
 
 
 # ---- the rules that look at concrete data on the host, before training starts ----------------
@@ -451,10 +461,17 @@ def _class_target(name: str, x: Value) -> None:
     if np.issubdtype(target.dtype, np.integer):
         low, high, classes = target.min(), target.max(), prediction.shape[-1]
         if low < 0 or high >= classes:
+            fix = f"end the network in {high + 1} outputs, such as linear({high + 1})"
+            if classes == 1:
+                fix = "for yes and no give two outputs, or binary_cross_entropy()"
+            elif (low, high) == (1, classes):
+                fix = "give labels - 1"
+            elif low < 0:
+                fix = "number the classes from 0 on"
             raise BlockValueError(
                 name,
                 f"labels go from {low} to {high}; {classes} classes need labels from 0 to "
-                f"{classes - 1}",
+                f"{classes - 1}: {fix}",
             )
         return
     _finite_target(name, x)

@@ -114,12 +114,13 @@ class Windows:
         ):
             room = low + n + high - spans[i]
             if room < 0:
-                spanning = f" of dilation {d}, spanning {spans[i]} entries," if d > 1 else ""
+                spanning = f" (with dilation {d}, {spans[i]} long)" if d > 1 else ""
+                padding = f"{low} + {high} of padding" if low or high else "no padding"
                 raise BlockValueError(
                     self.name,
-                    f"{self.window} {k}{spanning} is larger than {where(i + 1, x)}, {n} and {low} "
-                    f"+ {high} of padding: use a smaller {self.window}, more padding, "
-                    "padding='SAME', or a larger x",
+                    f"a {self.window} of {k}{spanning} does not fit: axis {i + 1} of x has length "
+                    f"{n}, with {padding} (shape {tuple(x.shape)}): use a smaller {self.window}, "
+                    "more padding, padding='SAME', or a larger x",
                 )
             axes.append(Axis(n, k, s, d, low, high, room // s + 1))
         return tuple(axes)

@@ -16,6 +16,8 @@ from fnn.backprop import with_loss
 from fnn.block import Block, Key, Params, Value
 from fnn.introspect.watch import observe, watch
 
+LOSS_INPUTS = ("prediction", "target", "weights")
+
 
 class NonFinite(NamedTuple):
     """Where the first NaN or infinity appeared: the block, the pass, and its inputs in words."""
@@ -25,6 +27,8 @@ class NonFinite(NamedTuple):
     inputs: str
 
     def __str__(self) -> str:
+        if (self.path, self.direction) == ("loss", "forward"):
+            return f"the loss is not finite, from {self.inputs}"
         what = "output" if self.direction == "forward" else "cotangents"
         where = f"{what} of {self.path} ({self.direction})"
         return f"first non-finite value: {where}, from {self.inputs}"
@@ -110,7 +114,9 @@ def _run(block: Block, params: Params, x: Value, key: Key) -> Finite:
 
     def watched(path: str, inner: Block) -> Block:
         def ran(params: Params, x: Value, y: Value, **_: Any) -> None:
-            note("forward", path, y, x=x, params=params)
+            is_loss = path == "loss" and isinstance(x, tuple)
+            parts = dict(zip(LOSS_INPUTS, x, strict=False)) if is_loss else {"x": x}
+            note("forward", path, y, **parts, params=params)
 
         def went_back(params: Params, dy: Value, dparams: Params, dx: Value, **_: Any) -> None:
             note("backward", path, (dparams, dx), dy=dy, params=params)

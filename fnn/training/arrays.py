@@ -25,7 +25,7 @@ from fnn.training.tables import (
 )
 
 Examples = tuple[Value, Value]  # x and target, with a first axis of examples
-Check = Callable[[Value], None]  # raises BlockValueError for targets that the loss refuses
+Check = Callable[[Value], None]  # raises BlockValueError for a part of examples it refuses
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Arrays:
     def like(self) -> Examples:
         return like((self.x, self.target))
 
-    def check(self, what: str, check: Check) -> None:
-        """Refuses targets that ``check`` refuses."""
+    def check(self, what: str, part: int, check: Check) -> None:
+        """Refuses x (part 0) or targets (part 1) that ``check`` refuses."""
         with named(what):
-            check(self.target)
+            check((self.x, self.target)[part])
 
     def sample(self, seed: list[int]) -> Examples:
         """Examples to summarise: all of them."""
@@ -244,7 +244,7 @@ def pick(examples: Any, rows: Any) -> Any:
 
 @contextmanager
 def named(what: str) -> Iterator[None]:
-    """Says in an error of the loss which targets it is about."""
+    """Says in an error of a block which data it is about."""
     try:
         yield
     except BlockValueError as error:

@@ -188,7 +188,7 @@ def fit(
                     status, message = converged.verdict()
                     break
     except KeyboardInterrupt:
-        status, message = "interrupted", f"by an interrupt in epoch {len(now.history) + 1}"
+        status, message = "interrupted", f"by Ctrl-C in epoch {len(now.history) + 1}"
     except _NonFiniteLoss as error:
         status, message = "diverged", f"in {error}"
         advice = _advice(mismatch(net, loss))
@@ -283,11 +283,13 @@ def _prepare(
     )  # fmt: skip
     if metrics and epochs and run.evaluate is not None:  # refused now, not after an hour
         run.evaluate(params)
+    shapes = [tuple(a.shape) for a in jax.tree.leaves(train.like[0])]
+    model = Model(*at_inference, predict, metrics, dtype, columns, shapes)
     found = mismatch(*at_inference)
     if found is not None and not found.certain:
         first = train.read(np.arange(batch_size))[0]
         require_probabilities(loss_at_inference, predict(params, first))
-    return run, Model(*at_inference, predict, metrics, dtype, columns), params, summary
+    return run, model, params, summary
 
 
 def _with_weights(data: Any, weights: Value, class_weights: Any) -> Any:

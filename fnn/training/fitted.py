@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.arguments import method
-from fnn.block import Block, Params, Value
+from fnn.block import Block, BlockError, Params, Value
 from fnn.refusals import described
 from fnn.spelling import attribute_meant
 from fnn.training.arrays import checked_inputs
@@ -30,7 +30,8 @@ class Model(NamedTuple):
     """What was trained, as it is at inference.
 
     ``net``, ``loss``: blocks. ``predict(params, x)``: compiled. ``metrics``, ``dtype``: as they
-    were given to ``fit``. ``columns``: the names of those of x, where it is a table.
+    were given to ``fit``. ``columns``: the names of those of x, where it is a table. ``shapes``:
+    of one example's x.
     """
 
     net: Block
@@ -39,6 +40,7 @@ class Model(NamedTuple):
     metrics: Mapping[str, Metric]
     dtype: Any
     columns: Columns
+    shapes: list[tuple[int, ...]]
 
 
 class Checkpoint(NamedTuple):
@@ -64,6 +66,8 @@ class Checkpoint(NamedTuple):
 
 class Fitted(NamedTuple):
     """Result of :func:`fit`.
+
+    It holds functions, so ``pickle`` does not take it: save ``checkpoint``, or ``params``.
 
     ``params``: the best parameters at the end of an epoch: those with the lowest validation loss
     or, without validation, training loss (that of the epoch that begins with them).
@@ -118,7 +122,15 @@ class Fitted(NamedTuple):
         """
         model = self.model
         x = checked_inputs("predict: x", x, model.dtype, model.columns)
-        y = model.predict(self.params, x)
+        try:
+            y = model.predict(self.params, x)
+        except BlockError:
+            if [jnp.shape(a) for a in jax.tree.leaves(x)] != model.shapes:
+                raise
+            raise ValueError(
+                f"predict: x has the shape of one example, {model.shapes[0]}, needs a first axis "
+                "of examples: x[None]"
+            ) from None
         return _probabilities(model, y) if proba else y
 
     @method

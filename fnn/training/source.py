@@ -58,16 +58,17 @@ class Stream:
         ends = np.array([0, self.length - 1])
         self.takes_rows = self._takes_rows(ends)
         self.like: Any = None  # one example; unknown for the first
-        self.target_check: tuple[str, Check] | None = None
+        self.checks: list[tuple[str, int, Check]] = []
         self.like = like(checked_arrays(what, *self._read(ends[:1]), dtype))
         self.read(ends)
 
     def __len__(self) -> int:
         return self.length
 
-    def check(self, what: str, check: Check) -> None:
-        """From now on refuses targets that ``check`` refuses, as they are read."""
-        self.target_check = what, check
+    def check(self, what: str, part: int, check: Check) -> None:
+        """From now on refuses x (part 0) or targets (part 1) that ``check`` refuses, as they are
+        read."""
+        self.checks.append((what, part, check))
         self.read(np.array([0, self.length - 1]))
 
     def sample(self, seed: list[int]) -> Examples:
@@ -113,14 +114,13 @@ class Stream:
         )
         for a in jax.tree.leaves(x):  # an overflow, too
             check_finite(self.what, a, rows)
-        if self.target_check is not None:
-            what, check = self.target_check
+        for what, part, check in self.checks:
             try:
-                check(target)
+                check((x, target)[part])
             except BlockValueError:
                 for i, row in enumerate(rows):
                     with named(f"{what} of example {row}"):
-                        check(pick(target, slice(i, i + 1)))
+                        check(pick((x, target)[part], slice(i, i + 1)))
                 with named(f"{what} of {_examples(rows)}"):  # each is right on its own
                     raise
         return x, target

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.arrays import is_floating
-from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Value
+from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Value, located
 from fnn.contract import run_forward, run_init
+from fnn.executor import is_network
 from fnn.refusals import require_array, require_no_fitted
 from fnn.training.arrays import Arrays, like
 from fnn.training.source import Stream
@@ -61,9 +62,25 @@ def predicted(net: Block, loss: Block, params: Params, data: Arrays | Stream, wh
     prediction = jax.eval_shape(functools.partial(run_forward, net), params, x)[0]
     jax.eval_shape(lambda y, t: loss.forward({}, (y, t))[0], prediction, target)
     one, validate = like(prediction), loss.rules.validate
+    data.check(f"{what.removesuffix('target')}x", 0, functools.partial(_check_inputs, net))
     if validate is not None:
-        data.check(what, lambda t: validate((_prepend(len(jax.tree.leaves(t)[0]), one), t)))
+        data.check(what, 1, lambda t: validate((_prepend(len(jax.tree.leaves(t)[0]), one), t)))
     return prediction
+
+
+def _check_inputs(net: Block, x: Value) -> None:
+    """Runs the rules of the blocks that read the network's input as it comes."""
+    if not is_network(net) or net.graph is None:
+        if net.rules.validate is not None:
+            net.rules.validate(x)
+        return
+    names = net.graph.inputs
+    given = {names[0]: x} if len(names) == 1 else dict(zip(names, x, strict=True))
+    for node in net.graph.nodes:
+        if given.keys() >= set(node.inputs):
+            read = tuple(given[name] for name in node.inputs)
+            with located(node.name):
+                _check_inputs(node.block, read[0] if len(read) == 1 else read)
 
 
 def _prepend(n: int, one: Value) -> Value:

@@ -205,7 +205,11 @@ def test_outputs_at_inference_have_to_exist() -> None:
 @pytest.mark.parametrize(
     "make, shape, words",
     [
-        (lambda: fnn.conv(2, 5, padding="VALID"), (1, 3, 3, 1), "kernel 5 is larger than axis 1"),
+        (
+            lambda: fnn.conv(2, 5, padding="VALID"),
+            (1, 3, 3, 1),
+            "a kernel of 5 does not fit: ax",
+        ),
         (lambda: fnn.conv(4, 3, groups=3), (1, 3, 3, 3), "multiple of groups"),
         (lambda: fnn.conv(4, 3, groups=2), (1, 3, 3, 3), "3 channels .* 2 equal groups"),
         (lambda: fnn.conv(2, 3, padding=-1), (1, 3, 3, 1), "padding is -1"),

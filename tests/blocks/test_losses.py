@@ -234,7 +234,30 @@ def test_probability_rows_are_probabilities(loss: Block, rows: Any, message: str
     [
         (fnn.squared_error(), (np.ones((3, 1)), np.ones(3)), r"target\[:, None\]"),
         (fnn.binary_cross_entropy(), (np.ones((3, 2)), np.ones(3)), "need the same"),
-        (fnn.softmax_cross_entropy(), (np.ones((3, 2)), np.ones(3)), r"astype\('int32'\)"),
+        (fnn.softmax_cross_entropy(), (np.ones((3, 2)), np.ones(3)), r"give target.astype\(int\)"),
+        *(
+            (fnn.softmax_cross_entropy(), (np.ones((3, 2)), target), words)
+            for target, words in (
+                (np.ones(3, bool), r"give target.astype\(int\)"),
+                (np.ones((3, 1), int), r"give target\[\.\.\., 0\]$"),
+                (np.ones((3, 1)), r"give target\[\.\.\., 0\].astype\(int\)"),
+                (np.eye(3, 2, dtype=int), r"give target.argmax\(-1\), or target.astype\(float\)"),
+                (np.eye(3, 2, dtype=bool), r"one-hot rows give target.argmax\(-1\)"),
+            )
+        ),
+        (
+            fnn.softmax_cross_entropy(),
+            (np.ones((3, 4, 4, 2)), np.ones(3, int)),
+            r"put flatten\(\) before the last linear\(\)",
+        ),
+        *(
+            (
+                loss,
+                (np.ones((3, 2)), np.ones(3, int)),
+                r"labels of classes are for softmax_cross_en",
+            )
+            for loss in (fnn.squared_error(), fnn.binary_cross_entropy())
+        ),
         (fnn.softmax_cross_entropy(), (np.ones((3, 2)), np.ones(4, int)), "labels of shape"),
         (fnn.softmax_cross_entropy(), (np.array(1.0), np.array(1)), "a last axis of classes"),
         (fnn.softmax_cross_entropy(), np.ones(3), r"needs \(prediction, target\)"),
@@ -310,3 +333,21 @@ def test_equal_logits_have_autodiff_s_gradient_too(z, target):
     np.testing.assert_allclose(
         np.where(finite, by_hand, 0), np.where(finite, by_autodiff, 0), atol=1e-15
     )
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "words"),
+    [
+        (3, [1, 2, 3], "3 classes need labels from 0 to 2: give labels - 1"),
+        (5, [0, 9], r"end the network in 10 outputs, such as linear\(10\)"),
+        (1, [0, 1], r"give two outputs, or binary_cross_entropy\(\)"),
+        (3, [-1, 2], "number the classes from 0 on"),
+    ],
+)
+def test_labels_out_of_range_are_refused_with_the_fix(
+    classes: int, labels: list[int], words: str
+) -> None:
+    validate = fnn.softmax_cross_entropy().rules.validate
+    assert validate is not None
+    with pytest.raises(BlockError, match=words):
+        validate((np.zeros((len(labels), classes)), np.array(labels)))

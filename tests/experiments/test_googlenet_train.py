@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_what_was_learned(
 
     monkeypatch.setattr(TrainingProgress, "within", within)
     train(tmp_path / "out", "--data-dir", folder, status=1)
-    assert f"stopped by an interrupt in epoch {at[0]}" in capsys.readouterr().out
+    assert f"stopped by Ctrl-C in epoch {at[0]}" in capsys.readouterr().out
     assert np.load(tmp_path / "out" / "weights.npz")["loss3/w"].shape == (3, 3)
     assert (tmp_path / "out" / "history.csv").exists() == (at[0] > 1)
 

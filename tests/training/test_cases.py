@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse
 
 import fnn
-from fnn.block import Block
+from fnn.block import Block, BlockError
 from fnn.refusals import described
 from fnn.training.arrays import checked_arrays
 from fnn.training.optimizers import AveragedState, OptimizerState
@@ -134,10 +134,38 @@ def test_examples_of_a_source_may_have_integers_of_several_widths() -> None:
 
 def test_wide_ids_are_exact_where_jax_has_them() -> None:
     """jax#18385: an id that int32 cannot hold has no row, and is not another one's."""
-    ids = np.array([2**32 + 1])
-    with pytest.warns(RuntimeWarning, match="first non-finite value: output of net"):
-        fitted = fnn.fit(fnn.embedding(5, 1), fnn.squared_error(), ids, np.zeros((1, 1)), **STEP)
-    assert fitted.status == "diverged"
+    ids, net = np.array([2**32 + 1]), fnn.embedding(5, 1)
+    assert np.isnan(net.forward({"w": np.ones((5, 1))}, ids)[0]).all()
+    with pytest.raises(BlockError, match="ids go from 4294967297 to 4294967297, and the vocabula"):
+        fnn.fit(net, fnn.squared_error(), ids, np.zeros((1, 1)), **STEP)
+
+
+SERIES = np.arange(64).reshape(16, 4)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "a source", "two inputs"])
+def test_ids_without_a_row_are_named_before_training(kind: str) -> None:
+    net = fnn.serial(fnn.serial(ids=fnn.freeze(fnn.embedding(5, 3))), fnn.flatten(), fnn.linear(2))
+    data: Any = (SERIES, SERIES[:, 0] % 2)
+    where = r"0_serial/ids \(embedding\): x"
+    if kind == "a source":
+        data, where = (list(zip(*data, strict=True)),), f"{where} of example 15"
+    elif kind == "two inputs":
+        net = fnn.graph(("ids", "a"), [("e", net, "ids"), ("f", fnn.add(), ("e", "a"))], "f")
+        data, where = ((SERIES, np.zeros((16, 2), np.float32)), data[1]), "e/0_serial/ids"
+    with pytest.raises(BlockError, match=rf"^{where}.*: ids go from \d+ to 63, and the vocabula"):
+        fnn.fit(net, CE, *data, **STEP)
+
+
+def test_one_example_to_predict() -> None:
+    net = fnn.serial(fnn.conv(2, 3), fnn.flatten(), fnn.linear(2))
+    x = np.zeros((4, 8, 8, 1), np.float32)
+    fitted = fnn.fit(net, CE, x, np.arange(4) % 2, **STEP)
+    assert fitted.predict(x[:1]).shape == (1, 2)
+    with pytest.raises(ValueError, match=r"shape of one example, \(8, 8, 1\), needs .*: x\[None\]"):
+        fitted.predict(x[0])
+    with pytest.raises(BlockError, match="conv"):
+        fitted.predict(x[0, 0])
 
 
 # ---- metrics -----------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_a_source_that_diverges_and_an_interrupt() -> None:
                 raise KeyboardInterrupt
 
     fitted = fit(Rows(), steps_per_call=3, progress=Stop())
-    assert (fitted.status, fitted.message) == ("interrupted", "by an interrupt in epoch 2")
+    assert (fitted.status, fitted.message) == ("interrupted", "by Ctrl-C in epoch 2")
     assert len(fitted.history) == 1 and np.isfinite(fitted.params["out"]["w"]).all()
 
 
