@@ -183,9 +183,11 @@ def avg_pool(
         if all(axis.one_for_all for axis in axes):
             total = jnp.sum(wide, tuple(range(1, x.ndim - 1)), keepdims=True)
         else:
-            total = _padded(wide, axes, 0)
-            for dim, axis in enumerate(axes, 1):
-                total = _sums(total, dim, axis)  # k + k additions instead of k k
+            total = by_platform(
+                _padded(wide, axes, 0),
+                tpu=functools.partial(_window_sums, axes=axes),
+                default=functools.partial(_sums_by_axis, axes=axes),
+            )
         return (total / _counts(axes, count_padding, total.dtype)).astype(x.dtype), Shape.of(x)
 
     def backward(params: Params, x: Shape, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -197,8 +199,11 @@ def avg_pool(
         dx = d / _counts(axes, count_padding, d.dtype)
         if all(axis.one_for_all for axis in axes):
             return {}, jnp.broadcast_to(dx.astype(x.dtype), x.shape)
-        for dim, axis in enumerate(axes, 1):
-            dx = _shared(dx, dim, axis)
+        dx = by_platform(
+            dx,
+            tpu=functools.partial(_window_sums_back, axes=axes),
+            default=functools.partial(_shared_by_axis, axes=axes),
+        )
         return {}, dx.astype(x.dtype)
 
     return elementary(forward, backward, "avg_pool", pool.kind(count_padding))
@@ -385,6 +390,20 @@ def _marked(place: jax.Array, y: jax.Array, has_nan: np.unsignedinteger) -> jax.
     return by_platform(place, lax.stop_gradient(y), cpu=if_any, default=mark)
 
 
+def _window_sums(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+    """The sum of each window, as TPUs have it: slices and their sums are copies there."""
+    windows = (1, *(axis.window for axis in axes), 1)
+    strides = (1, *(axis.stride for axis in axes), 1)
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, windows, strides, "VALID")
+
+
+def _sums_by_axis(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+    """The same along one axis after the other: k + k additions instead of k k."""
+    for dim, axis in enumerate(axes, 1):
+        x = _sums(x, dim, axis)
+    return x
+
+
 def _sums(x: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """The sum of each window along one axis."""
     entry = functools.partial(_entry, x, dim, axis)
@@ -440,6 +459,23 @@ def _cropped(dx: jax.Array, axes: Sequence[Axis]) -> jax.Array:
         skip = axis.low % axis.stride
         dx = lax.slice_in_dim(dx, skip, skip + axis.size, 1, dim)
     return dx
+
+
+def _window_sums_back(dy: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+    """The sum of dy over the windows that each entry is in: windows of dy with zeros between."""
+    around = [
+        (a.window - 1 - a.low, a.size + a.low - a.stride * (a.out - 1) - 1, a.stride - 1)
+        for a in axes
+    ]
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    return _window_sums(spread, [axis._replace(stride=1) for axis in axes])
+
+
+def _shared_by_axis(dy: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+    """The same along one axis after the other."""
+    for dim, axis in enumerate(axes, 1):
+        dy = _shared(dy, dim, axis)
+    return dy
 
 
 def _shared(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:

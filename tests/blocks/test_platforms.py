@@ -17,7 +17,7 @@ from tests.zoo import CASES, Case
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Blocks of which a platform has a way of its own, and one that has them inside.
-BRANCHING = ("conv", "max_pool", "linear", "embedding", "rematerialize", "cnn")
+BRANCHING = ("conv", "max_pool", "avg_pool", "linear", "embedding", "rematerialize", "cnn")
 ROWS = [case for case in CASES if case.name in BRANCHING]
 
 
