@@ -40,7 +40,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], lef
     """Prints a table; columns after the first ``left`` are right-aligned."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+        grid.add_column(column, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     console.print(grid)
