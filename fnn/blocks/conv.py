@@ -66,7 +66,8 @@ def conv(
     x is (B, H, W, I) or (B, W, I), y (B, H', W', O) or (B, W', O): the rank of x decides, unless
     ``kernel`` is a pair. W is (kernel..., I / groups, O), b is (O,). (A cross-correlation, as in
     every neural-network library: the kernel is not flipped.) Computed in x's dtype, with sums in
-    float32 or wider.
+    float32 or wider. On GPUs cuDNN rounds what it returns to x's dtype, also dW, which is float32
+    elsewhere; the parameters' cotangents have their dtype everywhere.
 
     Args:
       features: O.
