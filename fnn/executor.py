@@ -126,7 +126,7 @@ class _Executor:
 
     def start(self, key: jax.Array, x: Value) -> tuple[Params, Value]:
         """The first parameters, and the shape of y."""
-        require_key(self.name, key)
+        require_key(self.name, key, "init(key, x)")
         require_numbers(self.name, "x", x, or_shapes=True)
         values = _bind(self.graph.inputs, as_held(x), self.name)
         params: dict[str, Params] = {}

@@ -241,10 +241,11 @@ def axes_of(name: str, axis: int | Sequence[int] | None, x: Spec) -> tuple[int, 
     return axes
 
 
-def require_key(name: str, key: Any) -> None:
-    """Refuses what is no random key."""
+def require_key(name: str, key: Any, usage: str = "") -> None:
+    """Refuses what is no random key; ``usage``: the call that was meant, for the message."""
     if not is_key(key):
-        raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}")
+        hint = f": {usage}" if usage else ""
+        raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}{hint}")
 
 
 def require_no_fitted(name: str, params: Any) -> None:
@@ -313,7 +314,7 @@ def elementary(
             raise BlockTypeError(name, f"got no x, needs one: {usage}")
 
     def checked_init(key: jax.Array, x: Value = None) -> Params:
-        require_key(name, key)
+        require_key(name, key, "init(key, x)")
         require_x(x, "init(key, x)")
         return init(key, as_held(x))
 

@@ -41,7 +41,8 @@ _ARGUMENTS = {
     "validationdata": ["validation"], "sampleweight": ["weights"],
     "classweight": ["class_weights"], "nepochs": ["epochs"], "callbacks": ["after_epoch"],
     "activation": ["nonlinearity"], "tolerance": ["min_improvement"], "tol": ["min_improvement"],
-    "mindelta": ["min_improvement"],
+    "mindelta": ["min_improvement"], "y": ["target"], "ytrain": ["target"], "xtrain": ["x"],
+    "labels": ["target"], "targets": ["target"],
 }  # fmt: skip
 # What a function with such an argument has no other for, and what to do instead.
 _INSTEAD = {

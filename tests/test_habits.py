@@ -58,6 +58,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a pool's kernel": (lambda: fnn.max_pool(kernel_size=2), "did you mean window"),
     "an activation": (lambda: fnn.linear(8, activation="relu"), r"fnn.layer\(8, fnn.relu\(\)\)"),
     "a decay": (lambda: fnn.adam(0.1, weight_decay=0.1), "take optax.adamw"),
+    "other names of data": (lambda: fit(NET, LOSS, X=X, y=LABELS), "'y' .did you mean target"),
     "betas": (lambda: fnn.adam(0.1, betas=(0.9, 0.9)), "give b1 and b2"),
     "a seed": (lambda: fit(NET, LOSS, X, LABELS, seed=0), r"give key=jax.random.key\(0\)"),
     "talk": (lambda: fnn.fit(NET, LOSS, X, LABELS, verbose=0), "give progress=False to print"),

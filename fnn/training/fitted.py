@@ -67,7 +67,7 @@ class Checkpoint(NamedTuple):
 class Fitted(NamedTuple):
     """Result of :func:`fit`.
 
-    It holds functions, so ``pickle`` does not take it: save ``checkpoint``, or ``params``.
+    It holds functions, which ``pickle`` does not take: save ``checkpoint``, or ``params``.
 
     ``params``: the best parameters at the end of an epoch: those with the lowest validation loss
     or, without validation, training loss (that of the epoch that begins with them).
