@@ -26,7 +26,7 @@ import numpy as np
 from fnn.arrays import is_array
 from fnn.block import Block, BlockError, BlockTypeError, BlockValueError
 from fnn.refusals import A_KEY, described, is_key
-from fnn.spelling import argument_meant, call_meant
+from fnn.spelling import argument_meant, call_meant, remember
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +79,7 @@ def checked(make: F) -> F:
     fnn.block.BlockValueError: double: n is 0, needs a whole number of at least 1
     """
     bound = binding(make)
+    remember(make)
 
     @functools.wraps(make)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 import jax
 
 from fnn.markup import preformatted
-from fnn.spelling import attribute_meant
+from fnn.spelling import attribute_meant, call_of
 
 Params = Any  # a pytree whose leaves are all arrays; {} where there are none
 Residuals = Any  # a pytree: what forward keeps for backward
@@ -150,6 +150,11 @@ class Kind(NamedTuple):
     args: tuple[Any, ...] = ()
     of: tuple[Block, ...] = ()
 
+    @property
+    def call(self) -> str:
+        """The call that makes the block, without what is the default: ``conv(32, 3)``."""
+        return call_of(self.maker, self.args, len(self.of))
+
 
 class Block(NamedTuple):
     """Three pure functions: how to initialise, how to go forward, how to go back.
@@ -228,16 +233,15 @@ def _outline(block: Block, label: str) -> Iterator[str]:
     >>> import fnn
     >>> print(fnn.serial(hidden=fnn.linear(16), act=fnn.tanh()))
     serial
-      hidden: linear(16, True)
+      hidden: linear(16)
       act: tanh()
     """
     if block.graph is not None:
         yield label if block.kind.maker in (label, "graph") else f"{label}: {block.kind.maker}"
         inside = [(node.name, node.block) for node in block.graph.nodes]
     else:
-        arguments = f"({', '.join(map(str, block.kind.args))})"
-        own = f"{block.kind.maker}{arguments:.60}"
-        yield own if label == block.kind.maker else f"{label}: {own}"
+        own = f"{block.kind.call:.80}"
+        yield own if label in (block.kind.maker, own) else f"{label}: {own}"
         inside = [(part.name, part) for part in block.kind.of]
     for name, part in inside:
         yield from (f"  {line}" for line in _outline(part, name))

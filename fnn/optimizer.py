@@ -16,8 +16,13 @@ class Optimizer(NamedTuple):
     ``evaluated(state, params) -> params``: where :func:`~fnn.fit` shall evaluate and return other
     parameters than those that take the steps: an average (:func:`~fnn.averaged`), or
     ``optax.contrib.schedule_free_eval_params``.
+    ``call``: what made it, such as ``sgd(0.1)``.
     """
 
     init: Callable[[Params], Any]
     update: Callable[..., tuple[Params, Any]]
     evaluated: Callable[[Any, Params], Params] | None = None
+    call: str = ""
+
+    def __repr__(self) -> str:
+        return self.call or "Optimizer(init, update)"

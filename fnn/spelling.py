@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 _NAMES = {
@@ -79,6 +79,50 @@ _OF_FITTED = {
     "coef": "fitted.params", "parameters": "fitted.params", "weights": "fitted.params",
 }  # fmt: skip
 _EXAMPLES = {"learning_rate": "0.001", "features": "8"}
+
+
+# ---- calls -----------------------------------------------------------------------------------
+
+_MAKERS: dict[str, inspect.Signature] = {}  # of the functions that make blocks and optimisers
+
+
+def remember(make: Callable[..., Any]) -> None:
+    """Keeps the signature of a function that makes blocks or optimisers, for :func:`call_of`."""
+    if make.__annotations__.get("return") in ("Block", "Optimizer"):
+        _MAKERS[make.__name__] = inspect.signature(make)
+
+
+def call_of(maker: str, values: Sequence[Any], skip: int = 0) -> str:
+    """The call that makes a block or an optimiser, without what is the default.
+
+    Args:
+      values: in the order of the maker's parameters, from number ``skip`` on.
+
+    >>> import fnn
+    >>> call_of("conv", (32, 3, 2, "SAME", 1, 1, True)), call_of("my_own", (1, True))
+    ('conv(32, 3, stride=2)', 'my_own(1, True)')
+    >>> fnn.max_pool(2, padding="SAME"), fnn.adam(0.1, b2=0.99), fnn.sgd(lambda step: 0.1)
+    (max_pool(2, padding='SAME'), adam(0.1, b2=0.99), sgd(...))
+    """
+    written, in_order = list[str](), True
+    parameters = list(_MAKERS[maker].parameters.values())[skip:] if maker in _MAKERS else []
+    for i, value in enumerate(values):
+        parameter = parameters[i] if i < len(parameters) else None
+        text = repr(value)
+        if " at 0x" in text:  # a function
+            text = getattr(value, "__name__", "...").replace("<lambda>", "...")
+        if parameter is None:
+            written.append(text)
+            continue
+        # A pool's stride is by default its window.
+        default = values[0] if i and parameter.default is None else parameter.default
+        plain = isinstance(value, (int, float, str, tuple))
+        if value is None or (plain and value == default):
+            in_order = False
+            continue
+        in_order = in_order and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        written.append(text if in_order else f"{parameter.name}={text}")
+    return f"{maker}({', '.join(written)})"
 
 
 def meant(name: str, names: Iterable[str]) -> str:

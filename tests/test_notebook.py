@@ -8,7 +8,7 @@ CELLS = {
     "net": ("import fnn, numpy as np\n"
             "net = fnn.serial(hidden=fnn.linear(4), act=fnn.tanh(), out=fnn.linear(2))\n"
             "x, labels = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2\n"
-            "net", "hidden: linear(4, True)"),
+            "net", "hidden: linear(4)"),
     "fitted": ("fitted = fnn.fit(net, fnn.softmax_cross_entropy(), x, labels, epochs=3,\n"
                "                 diagnostics=True)\nfitted", "<polyline"),
     "diagnostics": ("fitted.diagnostics", '<pre style="font-family:monospace">'),

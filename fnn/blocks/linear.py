@@ -293,4 +293,4 @@ def _affine(
             dparams["b"] = db.astype(params["b"].dtype)
         return dparams, dx
 
-    return elementary(forward, backward, name, Kind(name, (*out, use_bias)), init=init)
+    return elementary(forward, backward, name, Kind(name, (*(out or (None,)), use_bias)), init=init)

@@ -66,6 +66,9 @@ class Mutants(NamedTuple):
         """Whether every mutant was caught, and the block itself not flagged."""
         return not self.escaped and not self.control.caught_by
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         caught = len(self.verdicts) - len(self.escaped)
         by = Counter(v.caught_by for v in self.verdicts if v.caught_by)

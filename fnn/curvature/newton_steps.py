@@ -17,6 +17,7 @@ from fnn.curvature.products import Product
 from fnn.curvature.vectors import filled, raveled
 from fnn.optimizer import Optimizer
 from fnn.refusals import described
+from fnn.spelling import call_of
 
 
 class NewtonState(NamedTuple):
@@ -141,4 +142,4 @@ def _by_eigenvalues(
         step = vectors @ jnp.where(is_zero, 0, along / jnp.where(is_zero, 1, divisor))
         return unravel(-step), NewtonState(state.damping, e)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, call=call_of(name, (product, damping, krylov)))

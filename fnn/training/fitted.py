@@ -57,6 +57,11 @@ class Checkpoint(NamedTuple):
     key_data: Any
     history: list[Row]
 
+    def __repr__(self) -> str:
+        count = len(self.history)
+        best = f"best after epoch {self.best[1]}"
+        return f"Checkpoint(after {count} epoch{'s' * (count != 1)}, {best})"
+
     @property
     def key(self) -> jax.Array:
         """The run's key."""

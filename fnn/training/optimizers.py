@@ -18,6 +18,7 @@ from fnn.block import NOT_TRACEABLE, Params
 from fnn.optimizer import Optimizer
 from fnn.pytrees import flat
 from fnn.refusals import described, is_real
+from fnn.spelling import call_of
 
 # A schedule is a function of the step; a number may be traced, under vmap, say.
 LearningRate = Positive | Callable[[jax.Array], jax.Array] | jax.core.Tracer
@@ -40,8 +41,13 @@ class OptimizerState(NamedTuple):
 Direction = Callable[[Params, tuple[Params, ...], jax.Array], tuple[Params, tuple[Params, ...]]]
 
 
-def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direction) -> Optimizer:
-    """w <- w - learning_rate * direction, where ``along`` finds the direction."""
+def _descent(
+    name: str, learning_rate: LearningRate, moments: int, along: Direction, *more: Any
+) -> Optimizer:
+    """w <- w - learning_rate * direction, where ``along`` finds the direction.
+
+    ``more``: the optimiser's other arguments.
+    """
 
     def init(params: Params) -> OptimizerState:
         rate = None if callable(learning_rate) else jnp.asarray(1.0 * learning_rate)
@@ -72,7 +78,7 @@ def _descent(name: str, learning_rate: LearningRate, moments: int, along: Direct
         updates = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, direction)
         return updates, OptimizerState(steps, state.learning_rate, moved)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, call=call_of(name, (learning_rate, *more)))
 
 
 @checked
@@ -117,7 +123,7 @@ def sgd(learning_rate: LearningRate, momentum: Share = 0.0, *, nesterov: bool = 
         velocity = plus(moments[0], grads)
         return plus(velocity, grads) if nesterov else velocity, (velocity,)
 
-    return _descent("sgd", learning_rate, 1 if momentum else 0, along)
+    return _descent("sgd", learning_rate, 1 if momentum else 0, along, momentum, nesterov)
 
 
 @checked
@@ -167,7 +173,7 @@ def adam(
 
         return jax.tree.map(direction, m, v), (m, v)
 
-    return _descent("adam", learning_rate, 2, along)
+    return _descent("adam", learning_rate, 2, along, b1, b2, eps)
 
 
 class AveragedState(NamedTuple):
@@ -240,7 +246,7 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
         _require_like("averaged", "params", params, state.average)
         return moved(state.average, params, state.steps)
 
-    return Optimizer(init, update, evaluated)
+    return Optimizer(init, update, evaluated, call_of("averaged", (optimizer, decay)))
 
 
 @contextmanager
