@@ -133,8 +133,8 @@ def compiled_only(options: Options) -> None:
     table.show()
     versions = report.versions(["jaxlib", *map(lab.package, targets)]) + "."
     report.record(
-        None if options.only else options.out, "accelerators, compiled", versions,
-        table.markdown(), ABOUT_COMPILED,
+        None if options.only else options.out, f"accelerators, compiled for {options.target}",
+        versions, table.markdown(), ABOUT_COMPILED,
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import jax
 
+from experiments.common.console import console
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 # Threads of the BLAS and OpenMP libraries under NumPy, scikit-learn and PyTorch.
@@ -45,18 +47,17 @@ class Table(NamedTuple):
     def show(self) -> None:
         """Prints a table for each value of the first column."""
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text  # "[...]" in a cell is no markup
 
         for title in dict.fromkeys(row[0] for row in self.rows):
             table = RichTable(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
             for i, column in enumerate(self.columns[1:]):
-                table.add_column(Text(column), justify="right" if i else "left")
+                table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
             for row in self.rows:
                 if row[0] == title:
                     table.add_row(*map(Text, row[1:]))
-            Console().print(table)
+            console.print(table)
 
 
 def limit_threads(threads: int) -> int:
