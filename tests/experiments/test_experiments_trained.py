@@ -113,7 +113,7 @@ def test_regression_reaches_least_squares(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_deep(tmp_path: Path) -> None:
-    results = run("deep", tmp_path, "--depth", "4", "--width", "8", "--epochs", "2")
+    results = run("deep", tmp_path, "--depth", "4", "--width", "8", "--epochs", "1")
     assert len(results) == 6
     check_files(tmp_path, ["gradients.png", "learning.png"], ["logistic", "relu_residual"])
 
