@@ -85,8 +85,12 @@ class Quiz {
 
   // The gradients in the order of backward, of what is drawn.
   get questions() {
-    const order = [...this.board.order].reverse();
-    const time = (g) => Math.max(...g.dataset.b.split(" ").map((id) => order.indexOf(id)));
+    const order = [...this.board.order].reverse(), { paths } = this.board.data;
+    // An open network has run when all in it has.
+    const ran = (id) => Math.max(order.indexOf(id), ...order.map((inner, i) =>
+      (paths[inner].startsWith(`${paths[id]}/`) ? i : -1)));
+    const time = (g) => Math.max(...g.dataset.b.split(" ").map(ran))
+      + (this.live.program.terms[this.referenceOf(g)]?.length > 1 ? 0.5 : 0); // parts before their sum
     const seen = [...this.root.querySelectorAll("g[data-b]")].filter((g) => this.hides(g)
       && part(g, ".u").getBoundingClientRect().width && part(g, ".k").querySelector("[data-n]"));
     const references = seen.sort((a, b) => time(a) - time(b)).map((g) => this.referenceOf(g));

@@ -404,6 +404,19 @@ def test_the_quiz_hides_in_the_panel_what_is_not_answered(page: Page) -> None:
     page.assert_clean()
 
 
+def test_the_quiz_asks_for_parts_before_their_sum(page: Page) -> None:
+    page.open(recorded(*EXAMPLES["joined"]).html())
+    page.do_live("quiz")
+    asked = []
+    while (question := page.find(".ask")[0].text) != "All gradients are known.":
+        asked.append(question)
+        page.do_live("show")
+    parts = [i for i, text in enumerate(asked) if text.startswith("ds/dx, the part")]
+    (whole,) = [i for i, text in enumerate(asked) if text.startswith("ds/dx (")]
+    assert len(parts) == 2 and max(parts) < whole
+    page.assert_clean()
+
+
 def test_a_number_that_is_none_is_said(page: Page) -> None:
     page.open(trace(circuit(), {}, (-2.0, 5.0, -4.0)).html())
     page.do("last")
