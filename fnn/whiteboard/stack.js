@@ -31,11 +31,11 @@ function stacked(net, sizes) {
   // Inside a network, from its edge to the item below.
   const direct = ({ source, target }) => order.slice(row.get(source), row.get(target)).every(narrow);
   const widest = Math.max(0, ...order.filter(narrow).map((k) => sizes[k].width));
-  const left = 4 + widest + STEP * Math.max(...items.map((k) => into(k).length));
+  const left = 5 + widest + STEP * Math.max(...items.map((k) => into(k).length));
   const at = {}, channel = [], ends = new Set();
   let y = 0, right = 0;
   order.forEach((k, r) => {
-    const wires = into(k), [x, s] = [net.inputs.includes(k) ? 0 : left, sizes[k]];
+    const wires = into(k), [x, s] = [net.inputs.includes(k) ? 1 : left, sizes[k]];
     if (net.ends.includes(k) && wires.length === 1 && wires[0].source === order[r - 1]) {
       const source = wires[0].source, size = sizes[source]; // a result stands beside its block
       at[k] = [at[source][0] + size.width + 8, at[source][1] + size.out];
