@@ -128,7 +128,7 @@ class Whiteboard {
     const group = part(this.svg, ".net");
     const attempt = (share, stack = false) => {
       this.stack = stack;
-      const edge = stack ? 2 : EDGE;
+      const edge = stack ? 4 : EDGE;
       this.room = Math.max((width - 2 * edge) / share, 200);
       const { size, rows } = this.placeNet(this.data.net, group, this.room);
       const w = Math.ceil(size.width + 2 * edge), h = Math.ceil(size.up + size.down + 2 * edge);
@@ -147,7 +147,8 @@ class Whiteboard {
     }
     best = attempt(best.share, best.stack);
     const { size, w, h, edge } = best;
-    const scale = this.scale = Math.min(width / w, Math.max(best.scale, 1), best.stack ? 1.3 : LARGEST);
+    const most = best.stack ? 1.3 : Math.min(Math.max(best.scale, 1), LARGEST);
+    const scale = this.scale = Math.min(width / w, most);
     this.svg.setAttribute("width", Math.floor(w * scale));
     this.svg.setAttribute("height", Math.ceil(h * scale));
     this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
