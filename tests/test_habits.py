@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import fnn
 from fnn import spelling
-from fnn.block import BlockError
+from fnn.arguments import Count, checked
+from fnn.block import BlockError, BlockTypeError
 
 X, LABELS = np.zeros((4, 6), np.float32), np.array([0, 1, 1, 0])
 NET, LOSS = fnn.serial(fnn.linear(8), fnn.relu(), fnn.linear(2)), fnn.softmax_cross_entropy()
@@ -168,3 +170,43 @@ def test_images_in_another_layout_are_noticed(x: np.ndarray, words: str) -> None
 )
 def test_what_is_laid_out_as_it_should_be_is_not(kernel: Any, x: tuple[int, ...]) -> None:
     fnn.conv(4, kernel).init(KEY, np.zeros(x))
+
+
+def test_a_function_of_any_number_of_arguments_keeps_pythons_words() -> None:
+    @checked
+    def most(first: Count, *others: Any) -> int:
+        return max(first, *others)
+
+    assert most(1, 3, 2) == 3
+    with pytest.raises(BlockTypeError, match=r"missing a required argument: 'first', needs most\("):
+        most()
+
+
+def test_a_function_that_makes_no_block_is_to_be_called() -> None:
+    with pytest.raises(BlockTypeError, match="call it: a function that returns a block is not"):
+        fnn.serial(lambda: fnn.relu())
+
+
+def test_a_cotangent_for_each_input() -> None:
+    product = fnn.multiply()._replace(backward=lambda params, residuals, dy: ({}, dy))
+    net = fnn.graph(("a", "b"), [("product", product, ("a", "b"))], "product")
+    x = (jnp.ones(2), jnp.ones(2))
+    residuals = net.forward({}, x)[1]
+    with pytest.raises(BlockTypeError, match="as dx, needs a tuple, one for each of 2 inputs"):
+        net.backward({}, residuals, jnp.ones(2))
+
+
+def test_an_error_of_the_optimiser_comes_through() -> None:
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        raise TypeError("mine")
+
+    broken = fnn.Optimizer(lambda params: (), update)
+    net, x = fnn.linear(1), jnp.ones((2, 1))
+    with pytest.raises(TypeError, match=r"\Amine"):
+        fnn.make_step(net, fnn.squared_error(), broken)(net.init(KEY, x), (), x, x)
+
+
+def test_a_gradient_that_is_no_array_is_described() -> None:
+    sgd, params = fnn.sgd(0.1, 0.9), {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match="grads hold 'much' at w, need floating"):
+        sgd.update({"w": "much"}, sgd.init(params), params)

@@ -54,3 +54,20 @@ def test_records_print_a_line() -> None:
     assert repr(fitted.checkpoint).startswith("Checkpoint(after 2 epochs, best after epoch ")
     report = fnn.check.mutants(fnn.negate(), jax.ShapeDtypeStruct((3,), "float32"))
     assert repr(report) == str(report)
+
+
+def test_what_a_notebook_shows() -> None:
+    """Beside tests/test_notebook.py, where a notebook is executed."""
+    net = fnn.serial(a=fnn.linear(2), b=fnn.tanh())
+    x = jnp.ones((4, 3))
+    assert "linear(2)" in net._repr_html_() and "<pre" in net._repr_html_()
+    summary = fnn.summary(net, x)
+    assert repr(summary) == str(summary) and summary._repr_html_().count("<tr>") >= 4
+    report = fnn.check.block(fnn.square(), x, quick=True, timed=False)
+    assert repr(report) == str(report) and "autodiff" in report._repr_html_()
+    wrong = fnn.square()._replace(backward=lambda params, x, dy: ({}, x * dy))
+    assert "times the truth" in fnn.check.block(wrong, x, quick=True, timed=False)._repr_html_()
+    fitted = fnn.fit(net, fnn.squared_error(), x, jnp.ones((4, 2)), epochs=1, progress=False,
+                     diagnostics=True)  # fmt: skip
+    assert repr(fitted.diagnostics) == str(fitted.diagnostics)
+    assert "<pre" in fitted.diagnostics._repr_html_()

@@ -134,8 +134,6 @@ def _small(b: Board) -> bool:
         return False
     given = jax.tree.leaves((b.trace.x, b.trace.params))
     arrays = given + [a for node in b.trace.walk() for a in jax.tree.leaves((node.y, node.dx))]
-    if any(jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) for a in arrays):
-        return False
     plain = all(
         a.dtype in (np.float32, np.float64) or a.dtype.kind in "iu" for a in map(np.asarray, arrays)
     )

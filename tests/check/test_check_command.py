@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -146,3 +147,28 @@ def test_arguments_are_python_values_or_objects() -> None:
 def test_a_seed_repeats_the_report() -> None:
     settings = Settings(input=("3",), timed=False, seed=5)
     assert str(check("own_rules:halved", settings)) == str(check("own_rules:halved", settings))
+
+
+class Left(io.StringIO):
+    """Where a reader has left: it takes nothing."""
+
+    def __init__(self, file: int) -> None:
+        super().__init__()
+        self.file = file
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def fileno(self) -> int:
+        return self.file
+
+
+def test_a_reader_who_leaves_is_told_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status is the verdict all the same; beside subprocesses in test_experiments_shown.py."""
+    with (tmp_path / "out").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", Left(file.fileno()))
+        assert main(["fnn:relu", "--input", "4", "--quick"]) == 0
+        assert main(["--help"]) == 0
+        monkeypatch.undo()
