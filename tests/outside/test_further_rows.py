@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.blocks import test_zoo
+from tests.blocks import test_platforms, test_zoo
+from tests.blocks.test_platforms import platform
 from tests.test_transformations import BATCHED, SETTINGS, TRANSFORMATIONS
 from tests.test_transformations import test_settings as under_a_setting
 from tests.test_transformations import test_transformations as transformed
 from tests.zoo import CASES, Case
+
+__all__ = ["platform"]
 
 
 def further(rows: list[Case], ways: Any) -> list[Any]:
@@ -38,3 +41,9 @@ def test_settings(case: Case, setting: str) -> None:
 @pytest.mark.parametrize(("case", "name"), further(BATCHED, TRANSFORMATIONS))
 def test_transformations(case: Case, name: str) -> None:
     transformed(case, name)
+
+
+@pytest.mark.parametrize("case", [case for case in test_platforms.ROWS if case.further])
+def test_platforms_agree(case: Case, platform: str) -> None:
+    test_platforms.test_gradients_on_every_platform(case, platform)
+    test_platforms.test_16_bits_on_every_platform(case, platform)
