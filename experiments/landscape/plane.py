@@ -254,4 +254,5 @@ def _drawn(found: list[Found], steps: np.ndarray, wide: np.ndarray) -> Any:
             axis.plot(0, 0, "x", color="white" if path is None else RED, ms=9, mew=2)
             which = "random plane" if path is None else "plane of the training path"
             axis.set(title=f"{f.name}: {which}", aspect="equal")
+            axis.locator_params(nbins=5)
     return picture
