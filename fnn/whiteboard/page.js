@@ -53,7 +53,7 @@ class Whiteboard {
     this.foldToFit();
     if (this.data.film) this.film = new Film(this, this.data.film);
     new ResizeObserver(() => {
-      if (this.scroller.clientWidth !== this.width) this.layout();
+      if (!printing && this.scroller.clientWidth !== this.width) this.layout();
     }).observe(this.scroller);
     addEventListener("resize", () => this.layout());
   }
@@ -134,13 +134,13 @@ class Whiteboard {
       const w = Math.ceil(size.width + 2 * edge), h = Math.ceil(size.up + size.down + 2 * edge);
       return { share, stack, edge, size, w, h, rows, scale: Math.min(width / w, high / h) };
     };
-    // One row where it fits, unless several rows have larger letters; else as many rows as make the
-    // letters largest. What is higher than the window is scrolled. In a narrow window, where that
+    // One row where it fits; else as many rows as make the letters largest. What is higher than the window is scrolled. In a narrow window, where that
     // were a maze of small letters, one item a row.
     const first = attempt(1), least = first.scale * (first.rows > 1 ? 1.05 : 1.15);
     let best = first;
+    const fits = first.rows === 1 && width / first.w >= 1; // with letters as large as they are drawn
     if (width < 600 && (first.rows > 1 || width / first.w < 0.95)) best = { share: 0.9, stack: true };
-    else {
+    else if (!fits) {
       for (const other of [1.1, 1.25, 1.4, 1.6, 1.8, 2.2, 2.7].map((share) => attempt(share))) {
         if (other.scale > Math.max(least, best.scale)) best = other;
       }
@@ -385,8 +385,15 @@ const boards = [...document.querySelectorAll(".whiteboard")].map((root) => new W
 const works = { turn: boards.length > 1, fold: boards.some((b) => b.data.networks.length) };
 for (const keys of document.querySelectorAll("[data-keys]")) keys.hidden = !works[keys.dataset.keys];
 
-addEventListener("beforeprint", () => boards.forEach((board) => board.layout(PAPER)));
-addEventListener("afterprint", () => boards.forEach((board) => board.layout()));
+let printing = false; // in which no window counts
+addEventListener("beforeprint", () => {
+  printing = true;
+  boards.forEach((board) => board.layout(PAPER));
+});
+addEventListener("afterprint", () => {
+  printing = false;
+  boards.forEach((board) => board.layout());
+});
 
 // In a notebook the frame becomes as high as the page.
 if (frameElement) frameElement.style.height = `${document.documentElement.scrollHeight}px`;
