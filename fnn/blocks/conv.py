@@ -66,7 +66,7 @@ def conv(
     x is (B, H, W, I) or (B, W, I), y (B, H', W', O) or (B, W', O): the rank of x decides, unless
     ``kernel`` is a pair. W is (kernel..., I / groups, O), b is (O,). (A cross-correlation, as in
     every neural-network library: the kernel is not flipped.) Computed in x's dtype, with sums in
-    float32 or wider. On GPUs cuDNN rounds what it returns to x's dtype, also dW, which is float32
+    float32 or wider. On GPUs results in bfloat16 are rounded to it, dW too, which is float32
     elsewhere; the parameters' cotangents have their dtype everywhere.
 
     Args:
@@ -347,12 +347,13 @@ def _convolve(
         return product(lhs, rhs)
     # As in linear.contract: on CPU 16-bit operands are widened, elsewhere they are the fast ones.
     # cuDNN sums them in float32 by itself, bias included; asked for a float32 result, XLA would
-    # widen its operands first.
+    # widen its operands first. float16 is widened: a dW beyond its range has to stay finite.
+    narrow = lhs.dtype if lhs.dtype == jnp.bfloat16 else wide
     return by_platform(
         lhs,
         rhs,
         cpu=lambda a, b: product(a.astype(wide), b.astype(wide)),
-        cuda=lambda a, b: product(a, b, a.dtype).astype(wide),
+        cuda=lambda a, b: product(a, b, narrow).astype(wide),
         default=product,
     )
 

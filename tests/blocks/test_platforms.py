@@ -46,6 +46,15 @@ def test_16_bits_on_every_platform(case: Case, platform: str) -> None:
     close(cast(got, jnp.float64), wanted, 2 * case.ulps * float(jnp.finfo(jnp.bfloat16).eps))
 
 
+def test_a_weight_gradient_beyond_float16_is_finite(platform: str) -> None:
+    """The parameters are float32, so that nothing says that it has to be infinite."""
+    x = jnp.full((4, 8, 8, 1), 100, jnp.float16)
+    net, params = fnn.conv(1, 3), {"w": jnp.ones((3, 3, 1, 1)), "b": jnp.zeros(1)}
+    params = cast(params, jnp.float32)
+    dw = jax.jit(lambda: net.backward(params, x, x)[0]["w"])()
+    assert dw.dtype == jnp.float32 and float(dw[1, 1, 0, 0]) == 4 * 8 * 8 * 100**2
+
+
 def test_every_branch_is_chosen_in_one_place() -> None:
     """And so is run by these tests."""
     blocks = Path(fnn.__file__).parent
