@@ -481,10 +481,9 @@ def moments() -> list[Trace]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390])
-def test_a_film_shows_every_moment(page: Page, width: int) -> None:
+def test_a_film_shows_every_moment(page: Page) -> None:
     made = moments()
-    page.open(film(made, ["start", "middle", "end"]), width)
+    page.open(film(made, ["start", "middle", "end"]), 390)
     slider = page.find(".film input")[0]
     for k, t in enumerate(made):
         assert page.find(".film output")[0].text == ("start", "middle", "end")[k]
