@@ -137,7 +137,7 @@ def film(subject: Subject, options: Options) -> None:
         fnn.fit(
             subject.net, subject.loss, *subject.data, params=subject.params, epochs=FILM_EPOCHS,
             optimizer=fnn.sgd(0.1, 0.9), batch_size=32, key=jax.random.key(options.seed),
-            after_epoch=keep,
+            on_epoch=keep,
         )  # fmt: skip
     labels = ["epoch 0, before training", *losses]
     page = play(traced_at(subject, moments), labels, f"{subject.title}, while it is trained")

@@ -39,7 +39,7 @@ _ARGUMENTS = {
     "filters": ["features"], "outchannels": ["features"], "units": ["features"],
     "kernelsize": ["kernel", "window"], "poolsize": ["window"], "p": ["rate"],
     "validationdata": ["validation"], "sampleweight": ["weights"],
-    "classweight": ["class_weights"], "nepochs": ["epochs"], "callbacks": ["after_epoch"],
+    "classweight": ["class_weights"], "nepochs": ["epochs"], "callbacks": ["on_epoch"],
     "activation": ["nonlinearity"], "tolerance": ["min_improvement"], "tol": ["min_improvement"],
     "mindelta": ["min_improvement"], "y": ["target"], "ytrain": ["target"], "xtrain": ["x"],
     "labels": ["target"], "targets": ["target"],

@@ -695,7 +695,7 @@ def functions() -> list[Call]:
              "validation": (np.asarray(x), np.asarray(t)), "loss_at_inference": loss,
              "metrics": {"r2": fnn.r2}, "dtype": np.float32, "min_improvement": 0.5, "patience": 1,
              "steps_per_call": 1, "diagnostics": False, "progress": False,
-             "after_epoch": lambda params, state, history: None}, fitted,
+             "on_epoch": lambda params, state, history: None}, fitted,
             names=(*NAMES, "accuracy", "r2")),
         Call("sgd", fnn.sgd, (0.1, 0.9), {"nesterov": False}),
         Call("adam", fnn.adam, (0.1, 0.9, 0.999, 1e-8), {}),

@@ -25,8 +25,8 @@ from experiments.common.data import Split
 from experiments.common.options import Training, writable
 from experiments.common.report import PAGE, Report
 from fnn.block import Block, BlockError
-from fnn.training.fit import ADVICE
 from fnn.training.interrupts import deferred
+from fnn.training.loop import ADVICE
 
 Metric = Callable[[Any, Any], float]
 

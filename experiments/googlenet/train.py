@@ -35,7 +35,7 @@ from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
 from experiments.googlenet.streaming import Images, make_predict
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
-from fnn.training.fit import ADVICE
+from fnn.training.loop import ADVICE
 
 # Strides of the stem. For small pictures the first convolution keeps every pixel, which tells more
 # apart than one with stride 2 on larger pictures, and costs the same.
@@ -172,7 +172,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
         write_json(options.out / DESCRIPTION, says)
         return average
 
-    def after_epoch(params: Any, state: Any, history: list[dict[str, float]]) -> None:
+    def on_epoch(params: Any, state: Any, history: list[dict[str, float]]) -> None:
         (logits,) = predict(data.validation, params)
         history[-1]["validation_accuracy"] = fnn.accuracy(logits, data.validation.labels)
         keep(params, state, history)
@@ -195,7 +195,7 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
             dtype=options.dtype,
             steps_per_call=1,
             progress=progress,
-            after_epoch=after_epoch,
+            on_epoch=on_epoch,
         )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     console.print(f"stopped {fitted.message}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,7 @@ class Arrays:
     def start(self, epoch: int) -> None:
         """Arrays are the same in every epoch."""
 
-    def calls(self, parts: Sequence[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
+    def calls(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
         """For each part of an epoch's order: arrays, and which of their rows to use."""
         for rows in parts:
             yield self.x, self.target, rows

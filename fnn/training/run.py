@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from fnn.block import Block, Params, Value
 from fnn.introspect.finite import NonFinite, all_finite, finite
 from fnn.refusals import described
 from fnn.training.arrays import Arrays, pick
+from fnn.training.order import Order
 from fnn.training.source import Stream
 from fnn.training.steps import Step
 from fnn.training.weighted import total_weights
@@ -36,7 +37,7 @@ class Run(NamedTuple):
 
     ``net_at_inference``, ``loss_at_inference``: as ``evaluate`` uses them. ``is_weighted``: whether
     targets are (target, weights). ``epoch``: the compiled steps (:func:`~fnn.make_epoch`).
-    ``cuts``: where an epoch's order of examples is cut into calls of ``epoch``.
+    ``steps_per_call``: of ``epoch``.
     ``predict(params, x)``: of the network at inference. ``evaluated(state, params)``: the
     parameters to evaluate and return.
     ``evaluate(params)``: the validation loss and metrics, if there is validation data.
@@ -53,7 +54,7 @@ class Run(NamedTuple):
     batch_size: int
     is_weighted: bool
     epoch: Step
-    cuts: list[int]
+    steps_per_call: int
     predict: Callable[[Params, Value], Value]
     evaluated: Callable[[Any, Params], Params]
     evaluate: Callable[[Params], Row] | None
@@ -66,6 +67,11 @@ class Run(NamedTuple):
     def watched(self) -> str:
         """The loss, by its name in the history, that says whether training gets on."""
         return "loss" if self.evaluate is None else "validation_loss"
+
+    def parts(self, order: Order, used: int) -> Iterator[np.ndarray]:
+        """What each call takes of an epoch's order, of which some was used before."""
+        n, size = len(self.data), self.steps_per_call * self.batch_size
+        return (order[start : min(start + size, n)] for start in range(used, n, size))
 
     def sizes(self, target: Value, rows: np.ndarray) -> np.ndarray:
         """What the loss of each batch counts in that of the epoch: its examples, or weights."""

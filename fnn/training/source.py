@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,20 +90,21 @@ class Stream:
         if hasattr(self.source, "set_epoch"):
             self.source.set_epoch(epoch)
 
-    def calls(self, parts: Sequence[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
+    def calls(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
         """For each part of an epoch's order: its examples, and the rows to use: all."""
         with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(self.read, parts[0])
-            for i, rows in enumerate(parts):
-                x, target = reading.result()
-                if i + 1 < len(parts):
-                    reading = pool.submit(self.read, parts[i + 1])
-                yield x, target, np.arange(len(rows), dtype=np.int32)
+            ahead = deque[Future[Examples]]()
+            for rows in parts:
+                ahead.append(pool.submit(self.read, rows))
+                if len(ahead) > 1:
+                    yield _all(ahead.popleft().result())
+            yield _all(ahead.popleft().result())
 
     def blocks(self, size: int) -> Iterator[Examples]:
         """All examples in order, ``size`` at a time."""
-        every = np.arange(self.length)
-        for x, target, _ in self.calls(np.split(every, range(size, self.length, size))):
+        starts = range(0, self.length, size)
+        parts = (np.arange(start, min(start + size, self.length)) for start in starts)
+        for x, target, _ in self.calls(parts):
             yield x, target
 
     def read(self, rows: np.ndarray) -> Examples:
@@ -214,6 +216,11 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
             "or a source: an object with len(source) and source[rows] -> (x, target)"
         )
     return Stream(what, data, dtype)
+
+
+def _all(examples: Examples) -> tuple[Value, Value, np.ndarray]:
+    """Examples and their rows."""
+    return *examples, np.arange(len(jax.tree.leaves(examples)[0]), dtype=np.int32)
 
 
 def _form(examples: Examples, *axis: int) -> Any:

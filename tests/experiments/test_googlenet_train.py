@@ -183,7 +183,7 @@ def test_the_steps_are_momentum_s_and_the_average_is_the_weighted_mean_of_what_t
     fitted = fnn.fit(
         net, loss, source, optimizer=optimizer, epochs=3, batch_size=4, key=key, params=params,
         validation=source, progress=Silent(3), steps_per_call=1,
-        after_epoch=lambda params, state, history: saved.append(len(history)),
+        on_epoch=lambda params, state, history: saved.append(len(history)),
     )  # fmt: skip
     assert fitted.status == "finished" and fitted.message == "after 3 epochs"
     assert saved == [1, 2, 3]

@@ -289,7 +289,7 @@ def test_a_metric_that_raises_does_so_before_training() -> None:
     words = r"metrics: 'mine' raises KeyError for .*float32 of shape .*int.* of shape .*'classes'"
     with pytest.raises(ValueError, match=words):
         fnn.fit(fnn.linear(2), CE, X, T, validation=(X, T), metrics={"mine": mine},
-                after_epoch=lambda *_: pytest.fail("trained"), **STEP)  # fmt: skip
+                on_epoch=lambda *_: pytest.fail("trained"), **STEP)  # fmt: skip
 
 
 HALF_SQUARES = Block(  # of whatever the network returns
