@@ -37,7 +37,7 @@ from fnn.refusals import (
     described,
     require_block,
     require_key,
-    require_no_fitted,
+    require_no_model,
     require_numbers,
 )
 
@@ -439,7 +439,7 @@ def _check(g: Graph, block: str) -> None:
 
 def _check_params(g: Graph, params: Params, block: str) -> None:
     """Refuses parameters of another network by their names; the blocks check shapes."""
-    require_no_fitted(block, params)
+    require_no_model(block, params)
     if not isinstance(params, Mapping):
         raise BlockTypeError(
             block,

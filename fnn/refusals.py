@@ -248,8 +248,13 @@ def require_key(name: str, key: Any, usage: str = "") -> None:
         raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}{hint}")
 
 
-def require_no_fitted(name: str, params: Any) -> None:
-    """Refuses what fit returned in place of the parameters in it."""
+def require_no_model(name: str, params: Any) -> None:
+    """Refuses what fit returned, or the network itself, in place of the parameters."""
+    if isinstance(params, Block):
+        raise BlockTypeError(
+            name,
+            f"params is {described(params)}, needs its parameters: make them with init(key, x)",
+        )
     if hasattr(params, "params") and hasattr(params, "history"):
         raise BlockTypeError(
             name, f"params is a {type(params).__name__}, needs its parameters: give fitted.params"
@@ -258,7 +263,7 @@ def require_no_fitted(name: str, params: Any) -> None:
 
 def require_params(name: str, params: Any, needed: Collection[str]) -> None:
     """Refuses parameters that are not a dict of those leaves."""
-    require_no_fitted(name, params)
+    require_no_model(name, params)
     if not isinstance(params, Mapping) or set(params) != set(needed):
         got = sorted(map(str, params)) if isinstance(params, Mapping) else described(params)
         raise BlockTypeError(

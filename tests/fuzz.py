@@ -280,6 +280,8 @@ def words(value: Any) -> Iterator[str]:
             "scalar",
             str(np.asarray(value).dtype),
         )  # as an array
+    if inspect.isfunction(value):
+        yield "None"  # which it may return
     if isinstance(value, str):
         yield from (value, str(np.array(value).dtype))
     if isinstance(value, dict | tuple | list) and not value:
@@ -665,6 +667,11 @@ def functions() -> list[Call]:
     def updated(args: Sequence[Any], result: Any) -> None:
         assert _paths(result) == _paths(args[0]), "another structure"
 
+    def descended(args: Sequence[Any], result: Any) -> None:
+        """Without parameters, sgd knows no structure but that of the gradients."""
+        like = args[2] if len(args) > 2 and args[2] is not None else args[0]
+        assert _paths(result[0]) == _paths(like), "another structure"
+
     def is_callable(args: Sequence[Any], result: Any) -> None:
         assert callable(result)
 
@@ -701,7 +708,7 @@ def functions() -> list[Call]:
         Call("adam", fnn.adam, (0.1, 0.9, 0.999, 1e-8), {}),
         Call("averaged", fnn.averaged, (sgd, 0.9), {}),
         called("sgd.init", sgd.init, (params,)),
-        called("sgd.update", sgd.update, (grads, state, params)),
+        Call("sgd.update", sgd.update, (grads, state, params), {}, descended, NAMES),
         called("adam.update", adam.update, (grads, adam.init(params), params)),
         called("averaged.update", average.update, (grads, average.init(params), params)),
         called("averaged.evaluated", average.evaluated, (average.init(params), params)),

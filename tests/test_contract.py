@@ -146,6 +146,13 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "fitted to a block": (lambda: fnn.relu().forward(FITTED, X), "give fitted.params"),
     "fitted to fit": (
         lambda: fnn.fit(NET, LOSS, X, TARGET, params=FITTED, **OPTIONS), "give fitted.params"),
+    "network to save": (
+        lambda: fnn.models.save_weights("w.npz", NET), "save_weights: params is .*block"),
+    "network to step": (
+        lambda: fnn.make_step(NET, LOSS, fnn.sgd(0.1))(NET, (), X, TARGET), "make_step: params is"),
+    "network to predict": (lambda: fnn.make_predict(NET)(NET, X), "make_predict: params is"),
+    "network to fit": (
+        lambda: fnn.fit(NET, LOSS, X, TARGET, params=NET, **OPTIONS), "fit: params is .*init"),
     "fitted to predict": (lambda: fnn.make_predict(NET)(FITTED, X), "predict: params is a Fitted"),
     "fitted to a file": (
         lambda: fnn.models.save_weights("w.npz", FITTED), "save_weights: .* give fitted.params"),

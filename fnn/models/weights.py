@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fnn.arguments import checked
 from fnn.block import Params
 from fnn.models.files import read_arrays, write_npz
-from fnn.refusals import described, require_array, require_no_fitted, require_numbers
+from fnn.refusals import described, require_array, require_no_model, require_numbers
 
 Array = NDArray[Any]
 
@@ -115,7 +115,7 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     >>> np.load(path)["linear/w"].shape
     (3, 2)
     """
-    require_no_fitted("save_weights", params)
+    require_no_model("save_weights", params)
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"{path}: the suffix is {path.suffix!r}; only .npz is written, use it")

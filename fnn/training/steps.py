@@ -18,7 +18,7 @@ from fnn.backprop import as_function, backpropagate, with_loss
 from fnn.block import Block, BlockTypeError, Key, Params, Value
 from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
-from fnn.refusals import as_array, described, require_key, require_no_fitted
+from fnn.refusals import as_array, described, require_key, require_no_model
 from fnn.training.endings import warn_of_mismatch
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
@@ -140,7 +140,7 @@ def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> C
             raise
         except TypeError:
             require_call(name, f, args, kwargs)
-            require_no_fitted(name, args[0])
+            require_no_model(name, args[0])
             raise
 
     # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.

@@ -13,7 +13,7 @@ from fnn.arrays import is_floating
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Params, Value, located
 from fnn.contract import run_forward, run_init
 from fnn.executor import is_network
-from fnn.refusals import require_array, require_no_fitted
+from fnn.refusals import require_array, require_no_model
 from fnn.training.arrays import Arrays, like
 from fnn.training.source import Stream
 
@@ -23,7 +23,7 @@ def parameters(net: Block, params: Params, key: Key, like: Value) -> Params:
     one = _prepend(1, like)
     if params is None:
         return jax.jit(lambda key: run_init(net, key, one))(key)
-    require_no_fitted("fit", params)
+    require_no_model("fit", params)
     needed = _shapes(jax.eval_shape(net.init, key, one))
     got = _shapes(params)
     for path in sorted(needed.keys() | got.keys()):
