@@ -76,6 +76,7 @@ from fnn.optimizer import Optimizer
 from fnn.spelling import meant
 from fnn.training.diagnostics.record import Diagnostics, Finding
 from fnn.training.fit import Fitted, fit
+from fnn.training.loss_scale import loss_scaled
 from fnn.training.metrics import accuracy, r2
 from fnn.training.optimizers import adam, apply_updates, averaged, sgd
 from fnn.training.source import Source
@@ -148,6 +149,7 @@ __all__ = [
     "log",
     "log_softmax",
     "logistic",
+    "loss_scaled",
     "make_epoch",
     "make_predict",
     "make_step",

@@ -56,17 +56,25 @@ def require_network_first(name: str, net: Block, loss: Block) -> None:
 
 def backpropagate(net: Block, loss: Block) -> Callable[..., tuple[jax.Array, Params, Residuals]]:
     """Like :func:`value_and_grad`, but with None for gradients that are not computed, and with the
-    network's residuals as a third result."""
+    network's residuals as a third result.
+
+    ``scale``: what the cotangents are multiplied by on the way, so that those of 16 bits do not
+    vanish; a power of two.
+    """
     plain, weighted = with_loss(net, loss), with_loss(net, loss, weighted=True)
 
     def f(
-        params: Params, x: Value, target: Value, key: Key = None, weights: jax.Array | None = None
-    ) -> tuple[jax.Array, Params, Residuals]:
+        params: Params, x: Value, target: Value, key: Key = None, weights: jax.Array | None = None,
+        scale: jax.Array | None = None,
+    ) -> tuple[jax.Array, Params, Residuals]:  # fmt: skip
         block = plain if weights is None else weighted
         inputs = (x, target) if weights is None else (x, target, weights)
         value, residuals = block.forward({"net": params}, inputs, key)
-        grads, _ = block.backward({"net": params}, residuals, jnp.ones_like(value))
+        dy = jnp.ones_like(value) if scale is None else scale.astype(value.dtype)
+        grads, _ = block.backward({"net": params}, residuals, dy)
         gradients = in_form_of(params, grads["net"])
+        if scale is not None:
+            gradients = jax.tree.map(lambda d: d / scale.astype(d.dtype), gradients)
         _require_fitting(gradients, params)
         return value, gradients, residuals["net"]
 

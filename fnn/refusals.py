@@ -248,16 +248,16 @@ def require_key(name: str, key: Any, usage: str = "") -> None:
         raise BlockTypeError(name, f"key is {described(key)}, needs {A_KEY}{hint}")
 
 
-def require_no_model(name: str, params: Any) -> None:
+def require_no_model(name: str, params: Any, what: str = "params") -> None:
     """Refuses what fit returned, or the network itself, in place of the parameters."""
     if isinstance(params, Block):
         raise BlockTypeError(
             name,
-            f"params is {described(params)}, needs its parameters: make them with init(key, x)",
+            f"{what} is {described(params)}, needs its parameters: make them with init(key, x)",
         )
     if hasattr(params, "params") and hasattr(params, "history"):
         raise BlockTypeError(
-            name, f"params is a {type(params).__name__}, needs its parameters: give fitted.params"
+            name, f"{what} is a {type(params).__name__}, needs its parameters: give fitted.params"
         )
 
 

@@ -601,6 +601,8 @@ def block_calls(case: Case) -> list[Call]:
         if case.id in KEEP_NOTHING:
             return
         dy = tuple(dy) if isinstance(dy, list) else dy
+        if isinstance(dy, tuple) and len(dy) == len(y):  # None is zero
+            y = tuple(None if d is None else v for d, v in zip(dy, y, strict=True))
         assert jax.tree.map(np.shape, dy) == jax.tree.map(np.shape, y), "dy of another shape"
         for like, d in ((s.params, result[0]), (s.x, result[1])):
             for v, dv in zip(_leaves(like), _leaves(d), strict=True):
@@ -617,6 +619,12 @@ def block_calls(case: Case) -> list[Call]:
 
 def _paths(params: Any) -> set[str]:
     return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """By path: an OrderedDict has an order of its own."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 def _names(block: fnn.Block) -> Iterator[str]:
@@ -638,7 +646,7 @@ def functions() -> list[Call]:
     x, t, w = jnp.asarray(ROWS), jnp.asarray(ROWS[:, :3]), jnp.ones(3)
     params = net.init(key, x)
     state, adam = sgd.init(params), fnn.adam(0.1)
-    average = fnn.averaged(sgd, 0.9)
+    average, scaled = fnn.averaged(sgd, 0.9), fnn.loss_scaled(sgd)
     grads, order = jax.tree.map(jnp.ones_like, params), np.arange(3)
     folder = Path(tempfile.mkdtemp())
     file = folder / "net.npz"
@@ -653,8 +661,7 @@ def functions() -> list[Call]:
         def judge(args: Sequence[Any], result: Any) -> None:
             wanted = answer()
             assert _paths(result) == _paths(wanted), "another structure"
-            for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(wanted), strict=True):
-                assert np.shape(a) == np.shape(b), "another shape"
+            assert _shapes(result) == _shapes(wanted), "another shape"
 
         return judge
 
@@ -690,15 +697,17 @@ def functions() -> list[Call]:
         called("value_and_grad.f", traced(grad), (params, x, t, key, w)),
         Call("as_function", fnn.as_function, (net,), {}, is_callable),
         Call("as_function.f", traced(fnn.as_function(net)), (params, x, key), {}, predicted, NAMES),
-        Call("make_step", fnn.make_step, (net, loss, sgd), {"donate": False}, is_callable),
+        Call("make_step", fnn.make_step, (net, loss, sgd), {"microbatches": 2, "donate": False},
+             is_callable),
         called("make_step.step", traced(step), (params, state, x, t, key, w)),
-        Call("make_epoch", fnn.make_epoch, (net, loss, sgd, 2), {}, is_callable),
+        Call("make_epoch", fnn.make_epoch, (net, loss, sgd, 2), {"microbatches": 2}, is_callable),
         Call("make_epoch.epoch", traced(epoch), (params, state, x, t, order, key, 0), {},
              went_on, NAMES),
         Call("make_predict", fnn.make_predict, (net, 2), {}, is_callable),
         Call("make_predict.predict", traced(predict), (params, x), {}, predicted, NAMES),
         fit((net, loss, np.asarray(x), np.asarray(t)),
-            {"optimizer": sgd, "epochs": 1, "batch_size": 2, "key": key, "params": params,
+            {"optimizer": sgd, "epochs": 1, "batch_size": 2, "microbatches": 2, "key": key,
+             "params": params,
              "validation": (np.asarray(x), np.asarray(t)), "loss_at_inference": loss,
              "metrics": {"r2": fnn.r2}, "dtype": np.float32, "min_improvement": 0.5, "patience": 1,
              "steps_per_call": 1, "diagnostics": False, "progress": False,
@@ -707,10 +716,12 @@ def functions() -> list[Call]:
         Call("sgd", fnn.sgd, (0.1, 0.9), {"nesterov": False}),
         Call("adam", fnn.adam, (0.1, 0.9, 0.999, 1e-8), {}),
         Call("averaged", fnn.averaged, (sgd, 0.9), {}),
+        Call("loss_scaled", fnn.loss_scaled, (sgd, 1024.0, 10), {}),
         called("sgd.init", sgd.init, (params,)),
         Call("sgd.update", sgd.update, (grads, state, params), {}, descended, NAMES),
         called("adam.update", adam.update, (grads, adam.init(params), params)),
         called("averaged.update", average.update, (grads, average.init(params), params)),
+        called("loss_scaled.update", scaled.update, (grads, scaled.init(params), params)),
         called("averaged.evaluated", average.evaluated, (average.init(params), params)),
         Call("apply_updates", fnn.apply_updates, (params, grads), {}, updated),
         called("accuracy", fnn.accuracy, (np.asarray(ROWS), LABELS, 0.5)),

@@ -148,6 +148,8 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: fnn.fit(NET, LOSS, X, TARGET, params=FITTED, **OPTIONS), "give fitted.params"),
     "network to save": (
         lambda: fnn.models.save_weights("w.npz", NET), "save_weights: params is .*block"),
+    "network to load like": (
+        lambda: fnn.models.load_weights("w.npz", NET), "load_weights: like is .*block"),
     "network to step": (
         lambda: fnn.make_step(NET, LOSS, fnn.sgd(0.1))(NET, (), X, TARGET), "make_step: params is"),
     "network to predict": (lambda: fnn.make_predict(NET)(NET, X), "make_predict: params is"),

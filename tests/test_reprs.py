@@ -41,11 +41,11 @@ def test_a_block_prints_the_call_that_makes_it() -> None:
 def test_records_print_a_line() -> None:
     made = [
         fnn.sgd(0.1), fnn.sgd(0.1, 0.9, nesterov=True), fnn.adam(0.001, b2=0.9),
-        fnn.averaged(fnn.sgd(0.1), 0.5), fnn.sgd(lambda step: 0.1),
+        fnn.averaged(fnn.sgd(0.1), 0.5), fnn.loss_scaled(fnn.adam(0.1)), fnn.sgd(lambda step: 0.1),
     ]  # fmt: skip
     assert list(map(repr, made)) == [
         "sgd(0.1)", "sgd(0.1, 0.9, nesterov=True)", "adam(0.001, b2=0.9)",
-        "averaged(sgd(0.1), 0.5)", "sgd(...)",
+        "averaged(sgd(0.1), 0.5)", "loss_scaled(adam(0.1))", "sgd(...)",
     ]  # fmt: skip
     x, y = jnp.ones((4, 2)), jnp.ones((4, 1))
     fitted = fnn.fit(

@@ -69,6 +69,7 @@ def load_weights(
     >>> bool((fnn.models.load_weights(path, like)["w"] == params["w"]).all())
     True
     """
+    require_no_model("load_weights", like, "like")  # before the file is looked for
     arrays, needs = read_arrays(path), _by_path(like)
     for name, need in needs.items():
         if not hasattr(need, "shape") or not hasattr(need, "dtype"):

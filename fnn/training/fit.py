@@ -14,13 +14,24 @@ from fnn.training.diagnostics.watch import Watch
 from fnn.training.endings import mismatch
 from fnn.training.fitted import Checkpoint, Fitted, Status
 from fnn.training.interrupts import deferred
-from fnn.training.loop import Best, Convergence, NonFiniteLoss, Now, advice_on, ending, training
+from fnn.training.loop import (
+    Best,
+    Convergence,
+    NonFiniteLoss,
+    Now,
+    advice_on,
+    ending,
+    is_told_to_stop,
+    training,
+)
 from fnn.training.optimizers import sgd
 from fnn.training.preparation import Settings, prepare, starting_point
 from fnn.training.progress import Clock, Lines, reporter
 from fnn.training.run import Metrics, Row, key_data
-from fnn.training.source import Source
+from fnn.training.source import Source, SourceError
 from fnn.training.weighted import ClassWeights
+
+KEPT = "The best parameters so far are kept."
 
 
 @checked
@@ -33,6 +44,7 @@ def fit(
     optimizer: AnyOptimizer | None = None,
     epochs: Natural = 10,
     batch_size: Count = 128,
+    microbatches: Count = 1,
     key: RandomKey | None = None,
     params: Params = None,
     validation: tuple[Value, Value] | Source | None = None,
@@ -47,7 +59,7 @@ def fit(
     steps_per_call: Count | None = None,
     diagnostics: bool = False,
     progress: Callable[[Row, float], None] | bool = True,
-    on_epoch: Callable[[Params, Any, list[Row]], None] | None = None,
+    on_epoch: Callable[[Params, Any, list[Row]], bool | None] | None = None,
 ) -> Fitted:
     """Trains a network: the whole pipeline, compiled, reproducible from the key.
 
@@ -61,6 +73,8 @@ def fit(
       optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's; ``sgd(0.1)`` by default.
       epochs: passes over the data, at most.
       batch_size: examples per step; the last batch of an epoch may be smaller.
+      microbatches: into how many equal parts a batch is cut, of which one at a time goes forward
+        and backward: for batches that do not fit into memory. The gradients are the batch's.
       key: seeds initialisation, shuffling and dropout; ``jax.random.key(0)`` by default.
       params: where to start; ``net.init(key, x)`` by default.
       validation: ``(x, target)`` or a source, to evaluate after every epoch.
@@ -78,7 +92,7 @@ def fit(
         training. scikit-learn's take (target, prediction): give
         ``lambda prediction, target: r2_score(target, prediction)``.
       dtype: of the computation; x is cast to it. bfloat16 computes in bfloat16 with float32
-        parameters. By default x's own.
+        parameters; so does float16, with :func:`~fnn.loss_scaled`. By default x's own.
       patience: stop after this many epochs without a better loss: the validation loss or, without
         validation, the training loss. By default never, or after 5 with ``min_improvement``.
       min_improvement: how much lower a loss has to be to be better, as a share of the lowest so
@@ -92,17 +106,18 @@ def fit(
       progress: called with (row, seconds left) after each epoch; True prints to stderr. If it has
         a method ``within(epoch, part, seconds left)``, that is called after each compiled call.
       on_epoch: called with (params, state, history) after each epoch, before ``progress``: to
-        save them, or to add entries to ``history[-1]``.
+        save them, to add entries to ``history[-1]``, or to end training by returning True.
 
     Returns:
       :class:`Fitted`. Ctrl-C ends training and keeps what was learned. A loss that is not
-      finite ends it too, warns which block made it, and keeps the last good parameters.
+      finite ends it too, warns which block made it, and keeps the last good parameters; so does a
+      source that fails after the first epoch, with a warning that names the examples.
 
     Raises:
       ValueError, TypeError: before training, for data that is empty, of different lengths, NaN,
         infinite, masked, not real numbers, or integers too large for int32, for targets that the
-        loss refuses, and for arguments that cannot work. While training, for bad examples of a
-        source; the message names the first.
+        loss refuses, and for arguments that cannot work. In the first epoch, for bad examples of
+        a source; the message names the first.
       BlockError: network, loss and data do not match; the message names the block.
 
     Warns:
@@ -118,8 +133,8 @@ def fit(
     settings = Settings(
         net=net, loss=loss, data=x if target is None else (x, target),
         optimizer=sgd(0.1) if optimizer is None else optimizer,
-        epochs=epochs, batch_size=batch_size, validation=validation, weights=weights,
-        class_weights=class_weights, loss_at_inference=loss_at_inference or loss,
+        epochs=epochs, batch_size=batch_size, microbatches=microbatches, validation=validation,
+        weights=weights, class_weights=class_weights, loss_at_inference=loss_at_inference or loss,
         metrics=metrics or {}, dtype=dtype, steps_per_call=steps_per_call, diagnostics=diagnostics,
     )  # fmt: skip
     start = starting_point(resume, params, key)
@@ -154,25 +169,33 @@ def fit(
             # 2. forward, backward, descend
             for epoch in training(run, now, clock, before, after_call):
                 best.offer(*epoch.candidate)
-                if on_epoch is not None:
+                stop = on_epoch is not None and is_told_to_stop(
                     on_epoch(now.params, now.state, now.history)
+                )
                 report(epoch.row, left(epoch.number))
                 check_interrupt()
                 done = converged(epoch.row)
                 if watch is not None:
+                    is_last = done or stop or epoch.number == run.epochs
                     watch.note_losses(epoch.losses)
-                    watch(epoch.number, now.params, now.state, done or epoch.number == run.epochs)
+                    watch(epoch.number, now.params, now.state, is_last)
                 if done:  # 3. repeat until convergence
                     status, message = converged.verdict()
                     break
+                if stop:
+                    status, message = "stopped", f"by on_epoch after epoch {epoch.number}"
+                    break
     except KeyboardInterrupt:
         status, message = "interrupted", f"by Ctrl-C in epoch {len(now.history) + 1}"
+    except SourceError as error:
+        if not now.history:  # nothing was learned: data that is refused
+            raise error.__cause__ or error  # noqa: B904
+        status, message = "interrupted", f"in epoch {len(now.history) + 1}: {error}"
+        warn(f"fit stopped {message}. {KEPT}", RuntimeWarning)
     except NonFiniteLoss as error:
         status, message = "diverged", f"in {error}"
         advice = advice_on(mismatch(net, loss))
-        warn(
-            f"fit stopped {message}. The best parameters so far are kept. {advice}", RuntimeWarning
-        )
+        warn(f"fit stopped {message}. {KEPT} {advice}", RuntimeWarning)
     if isinstance(report, Lines):
         report.end()
     checkpoint = Checkpoint(

@@ -23,7 +23,7 @@ from fnn.training.source import opened
 from fnn.training.tables import Columns, require_columns
 from fnn.training.validate import predicted
 
-Status = Literal["finished", "converged", "interrupted", "diverged"]
+Status = Literal["finished", "converged", "stopped", "interrupted", "diverged"]
 
 
 class Model(NamedTuple):
@@ -81,7 +81,8 @@ class Fitted(NamedTuple):
     ``validation_loss``, a ``validation_...`` per metric, ``seconds`` since the start.
     ``best_epoch``: where ``params`` is from, 0 for the start.
     ``status``: "finished" (all epochs), "converged" (no better loss for ``patience`` epochs),
-    "interrupted", or "diverged" (a loss or an update that is not finite, or a loss that rises).
+    "stopped" (by ``on_epoch``), "interrupted" (by Ctrl-C, or a source that failed), or "diverged"
+    (a loss or an update that is not finite, or a loss that rises).
     ``message``: the same in words.
     ``diagnostics``: :class:`~fnn.Diagnostics`, if they were asked for.
     ``checkpoint``: a pytree to save, with which ``fit(resume=...)`` goes on.
@@ -101,8 +102,8 @@ class Fitted(NamedTuple):
 
     @property
     def success(self) -> bool:
-        """Whether training finished or converged."""
-        return self.status in ("finished", "converged")
+        """Whether training finished, converged, or was stopped by ``on_epoch``."""
+        return self.status in ("finished", "converged", "stopped")
 
     @method
     def predict(self, x: Value, *, proba: bool = False) -> Value:

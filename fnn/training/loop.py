@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from fnn.block import Params
 from fnn.introspect.finite import all_finite
-from fnn.refusals import warn
+from fnn.refusals import described, warn
 from fnn.training.endings import Mismatch, mismatch
 from fnn.training.fitted import Status
 from fnn.training.order import orders
 from fnn.training.progress import Clock
 from fnn.training.run import Call, Row, Run, evaluation, post_mortem
+from fnn.training.source import SourceError
 
 ADVICE = "Try a lower learning rate, or look at the data and that block."
 PATIENCE = 5  # epochs, where an improvement is asked for and no patience given
@@ -56,6 +58,15 @@ def advice_on(found: Mismatch | None) -> str:
 
 class NonFiniteLoss(Exception):
     pass
+
+
+def is_told_to_stop(answer: Any) -> bool:
+    """Whether ``on_epoch`` has returned True; anything else than that, False or None is refused."""
+    if answer is not None and np.asarray(answer).dtype != bool:
+        raise TypeError(
+            f"on_epoch returned {described(answer)}, needs True to end training, or None"
+        )
+    return bool(answer)
 
 
 def training(
@@ -119,9 +130,9 @@ def ending(run: Run, now: Now, best: Best, status: Status, message: str) -> tupl
         best.params = params
     elif run.evaluate is None and status != "diverged":
         evaluate = evaluation(run.predict, run.loss_at_inference, run.data, {}, run.batch_size)
-        last = evaluate(params)["validation_loss"]
-        if last <= best.loss:
-            best.params, best.epoch = params, count
+        with suppress(SourceError):  # which has ended training, and is told
+            if evaluate(params)["validation_loss"] <= best.loss:
+                best.params, best.epoch = params, count
     elif best.epoch == 0 and status in ("finished", "converged"):
         status, message = "diverged", f"{message}; the validation loss was never finite"
         best.params, best.epoch = params, count

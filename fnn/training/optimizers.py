@@ -57,7 +57,7 @@ def _descent(
     def update(
         grads: Params, state: OptimizerState, params: Params = None
     ) -> tuple[Params, OptimizerState]:
-        _require_state(name, OptimizerState, state)
+        require_state(name, OptimizerState, state)
         if len(state.moments) != moments:
             raise ValueError(
                 f"{name}: state has {len(state.moments)} moments, needs {moments}: is it another "
@@ -232,7 +232,7 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
     def update(
         grads: Params, state: AveragedState, params: Params = None, **extra: Any
     ) -> tuple[Params, AveragedState]:
-        _require_state("averaged", AveragedState, state)
+        require_state("averaged", AveragedState, state)
         _require_like("averaged", "params", params, state.average)
         # The parameters after this step are not known here: frozen ones stay, statistics move.
         average = moved(state.average, params, state.steps)
@@ -242,11 +242,13 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
         return updates, AveragedState(inner, average, state.steps + 1)
 
     def evaluated(state: AveragedState, params: Params) -> Params:
-        _require_state("averaged", AveragedState, state)
+        require_state("averaged", AveragedState, state)
         _require_like("averaged", "params", params, state.average)
         return moved(state.average, params, state.steps)
 
-    return Optimizer(init, update, evaluated, call_of("averaged", (optimizer, decay)))
+    inner_scale = getattr(optimizer, "scale", None)
+    scale = None if inner_scale is None else lambda state: inner_scale(state.inner)
+    return Optimizer(init, update, evaluated, call_of("averaged", (optimizer, decay)), scale)
 
 
 @contextmanager
@@ -280,7 +282,7 @@ def apply_updates(params: Params, updates: Params) -> Params:
     return jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
 
 
-def _require_state(name: str, kind: type, state: Any) -> None:
+def require_state(name: str, kind: type, state: Any) -> None:
     if not isinstance(state, kind):
         raise TypeError(f"{name}: state is {described(state)}, needs what init(params) returned")
 

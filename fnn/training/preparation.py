@@ -17,15 +17,17 @@ from fnn.block import Block, Params, Value
 from fnn.executor import inference
 from fnn.training.arrays import host_array
 from fnn.training.diagnostics.data_summary import DataSummary, data_summary
-from fnn.training.endings import mismatch, require_probabilities
+from fnn.training.endings import mismatch, require_probabilities, warn_of_mismatch
 from fnn.training.fitted import Checkpoint, Fitted, Model, same_structure
+from fnn.training.loss_scale import loss_scaled
 from fnn.training.metrics import accuracy
+from fnn.training.microbatches import weight_of
 from fnn.training.run import Metric, Run, evaluation, seed_of
 from fnn.training.source import opened
-from fnn.training.steps import make_epoch, predict_with
+from fnn.training.steps import divided, epoch_with, predict_with
 from fnn.training.tables import columns_of, require_columns, require_one_order
 from fnn.training.validate import parameters, predicted
-from fnn.training.weighted import ClassWeights, example_weights, weighted
+from fnn.training.weighted import ClassWeights, example_weights, total_weight, weighted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +40,7 @@ class Settings:
     optimizer: Any
     epochs: int
     batch_size: int
+    microbatches: int
     validation: Any
     weights: Value
     class_weights: ClassWeights | None
@@ -110,14 +113,16 @@ def prepare(settings: Settings, start: Checkpoint, key: jax.Array) -> Prepared:
             "fit: metrics are of validation predictions: give validation=(x, target), got none"
         )
     n = len(train)
-    batch_size = min(s.batch_size, n)
-    averaged = getattr(s.optimizer, "evaluated", None)
-    loss = weighted(loss) if is_weighted else loss
+    batch_size, microbatch = min(s.batch_size, n), divided("fit", s.batch_size, s.microbatches)
+    warn_of_mismatch(s.net, loss)
+    optimizer = _for_dtype(s.optimizer, train.like[0])
+    averaged = getattr(optimizer, "evaluated", None)
+    loss, weigh = (weighted(loss), total_weight) if is_weighted else (loss, weight_of)
     predict = predict_with(net_at_inference)
     run = Run(
-        s.net, loss, net_at_inference, own_loss, s.optimizer, train.on_device(), key,
+        s.net, loss, net_at_inference, own_loss, optimizer, train.on_device(), key,
         len(start.history) + s.epochs, batch_size, is_weighted,
-        epoch=make_epoch(s.net, loss, s.optimizer, batch_size),
+        epoch=epoch_with(s.net, loss, optimizer, batch_size, microbatch, weigh),
         steps_per_call=s.steps_per_call or train.steps_per_call or n,
         predict=predict,
         evaluated=jax.jit(averaged) if averaged else lambda state, params: params,
@@ -132,7 +137,13 @@ def prepare(settings: Settings, start: Checkpoint, key: jax.Array) -> Prepared:
     if found is not None and not found.certain:
         first = train.read(np.arange(batch_size))[0]
         require_probabilities(s.loss_at_inference, predict(params, first))
-    return Prepared(run, model, params, _state(s.optimizer, params, start), summary)
+    return Prepared(run, model, params, _state(optimizer, params, start), summary)
+
+
+def _for_dtype(optimizer: Any, one: Value) -> Any:
+    """The optimiser, with loss scaling where an example is of float16."""
+    narrow = any(a.dtype == np.float16 for a in jax.tree.leaves(one))
+    return loss_scaled(optimizer) if narrow and not getattr(optimizer, "scale", None) else optimizer
 
 
 def _state(optimizer: Any, params: Params, start: Checkpoint) -> Any:

@@ -149,8 +149,8 @@ def _number(name: str, metric: Metric, prediction: Any, target: Any) -> float:
     except Exception as error:
         given = f"({described(prediction)}, {described(target)})"
         raise ValueError(
-            f"metrics: {name!r} raises {type(error).__name__} for (prediction, target), "
-            f"{given}: {error}"
+            f"metrics: {name!r} raises {type(error).__name__} for {given}, needs a function of "
+            f"(prediction, target): {error}"
         ) from error
     try:
         return float(value)

@@ -47,6 +47,10 @@ class Source(Protocol):
     def __getitem__(self, rows: Any, /) -> Any: ...
 
 
+class SourceError(ValueError):
+    """A source that fails while training runs: which examples were to be read, and what came."""
+
+
 class Stream:
     """Examples that are read from a source and checked, one call ahead of the one that runs."""
 
@@ -87,6 +91,11 @@ class Stream:
 
     def start(self, epoch: int) -> None:
         """Tells the source, if it has a use for that."""
+        if len(self.source) != self.length:
+            raise SourceError(
+                f"{self.what}: its source has {len(self.source)} examples, had {self.length} when "
+                "training began; keep the length, or train again"
+            )
         if hasattr(self.source, "set_epoch"):
             self.source.set_epoch(epoch)
 
@@ -95,10 +104,18 @@ class Stream:
         with ThreadPoolExecutor(1) as pool:
             ahead = deque[Future[Examples]]()
             for rows in parts:
-                ahead.append(pool.submit(self.read, rows))
+                ahead.append(pool.submit(self._read_in_training, rows))
                 if len(ahead) > 1:
                     yield _all(ahead.popleft().result())
             yield _all(ahead.popleft().result())
+
+    def _read_in_training(self, rows: np.ndarray) -> Examples:
+        try:
+            return self.read(rows)
+        except Exception as error:
+            notes = "; ".join(getattr(error, "__notes__", ()))
+            about = f" ({notes})" if notes else ""
+            raise SourceError(f"{type(error).__name__}: {error}{about}") from error
 
     def blocks(self, size: int) -> Iterator[Examples]:
         """All examples in order, ``size`` at a time."""

@@ -20,6 +20,7 @@ from fnn.executor import inference
 from fnn.pytrees import in_form_of, require_held, with_zeros
 from fnn.refusals import as_array, described, require_key, require_no_model
 from fnn.training.endings import warn_of_mismatch
+from fnn.training.microbatches import Pass, Weigh, in_microbatches, weight_of
 from fnn.training.optimizers import accepted, apply_updates, traceable
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
@@ -31,18 +32,26 @@ def plain_step(
     optimizer: Any,
     run: Callable[..., Any] | None = None,
     share: float = 1.0,
+    microbatch: int | None = None,
+    weigh: Weigh = weight_of,
 ) -> Step:
     """One training step, not jitted: forward, backward, update.
 
     ``run``: what goes forward and backward; ``backpropagate(net, loss)`` by default. ``share``:
     the size of the batch as a part of that of a full one; running statistics move so much less.
+    ``microbatch``: how many examples go forward and backward at a time, all by default.
+    ``weigh``: of a part's targets and weights, what its loss counts in the batch's.
     """
-    run = backpropagate(net, loss) if run is None else run
+    both = _forward_and_backward(net, backpropagate(net, loss) if run is None else run)
+    if microbatch is not None:
+        both = in_microbatches(both, microbatch, weigh)
+    scale_of = getattr(optimizer, "scale", None)
 
     def step(
         params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[Params, Any, jax.Array]:
-        value, grads, residuals = run(params, x, target, key, weights)
+        scale = None if scale_of is None else scale_of(state)
+        value, grads, moved = both(params, x, target, key, weights, scale, share)
 
         def value_fn(params: Params) -> jax.Array:  # jax.grad of it uses the blocks' own rules
             whole = with_loss(net, loss, weighted=weights is not None)
@@ -56,13 +65,25 @@ def plain_step(
         extra = accepted(optimizer.update, extra)
         with traceable("the optimizer"):
             updates, state = optimizer.update(full, state, params, **extra)
-        params = _keep_frozen(params, apply_updates(params, updates), grads)
-        if net.rules.update_statistics is not None:
-            moved = in_form_of(params, net.rules.update_statistics(params, residuals))
-            params = moved if share == 1 else _part_of_the_way(params, moved, share)
-        return params, state, value
+        return _descended(moved, apply_updates(params, updates), grads), state, value
 
     return step
+
+
+def _forward_and_backward(net: Block, run: Callable[..., Any]) -> Pass:
+    """The loss, its gradients, and the parameters with their running statistics moved."""
+    statistics = net.rules.update_statistics
+
+    def both(
+        params: Params, x: Value, target: Value, key: Key, weights: Any, scale: Any, share: float
+    ) -> tuple[jax.Array, Params, Params]:
+        value, grads, residuals = run(params, x, target, key, weights, scale)
+        if statistics is None:
+            return value, grads, params
+        moved = in_form_of(params, statistics(params, residuals))
+        return value, grads, moved if share == 1 else _part_of_the_way(params, moved, share)
+
+    return both
 
 
 def _part_of_the_way(old: Params, new: Params, share: float) -> Params:
@@ -71,20 +92,31 @@ def _part_of_the_way(old: Params, new: Params, share: float) -> Params:
     )
 
 
-def _keep_frozen(old: Params, new: Params, grads: Params) -> Params:
-    """Parameters without a gradient stay as they are, whatever the optimiser made of them."""
+def _descended(moved: Params, new: Params, grads: Params) -> Params:
+    """The new parameters; those without a gradient, which are frozen or running statistics, as they
+    were moved, whatever the optimiser made of them."""
     return jax.tree.map(
-        lambda g, o, n: o if g is None else n, grads, old, new, is_leaf=lambda g: g is None
+        lambda g, m, n: m if g is None else n, grads, moved, new, is_leaf=lambda g: g is None
     )
 
 
 @checked
-def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool = False) -> Step:
+def make_step(
+    net: Block,
+    loss: Block,
+    optimizer: AnyOptimizer,
+    *,
+    microbatches: Count = 1,
+    donate: bool = False,
+) -> Step:
     """One compiled training step: forward, backward, update.
 
     Args:
       net, loss: blocks.
       optimizer: :func:`~fnn.sgd`, :func:`~fnn.adam` or any of Optax's.
+      microbatches: into how many parts a batch is cut, of which one at a time goes forward and
+        backward, so that a large batch fits into memory. The gradients are those of the batch, but
+        for :func:`~fnn.batch_norm`, which normalises each part by itself.
       donate: reuse the memory of the old parameters and state, which then cannot be used again.
 
     Returns:
@@ -112,6 +144,8 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
     """
     warn_of_mismatch(net, loss)
     step = plain_step(net, loss, optimizer)
+    if microbatches > 1:
+        step = _in_equal_parts(net, loss, optimizer, microbatches)
     if not donate:
         return _compiled("make_step", step, trees=2)
     donating = _compiled("make_step", step, trees=2, donate_argnums=(0, 1))
@@ -121,6 +155,32 @@ def make_step(net: Block, loss: Block, optimizer: AnyOptimizer, *, donate: bool 
         return donating(*_distinct((params, state)), *data, **options)
 
     return once
+
+
+def _in_equal_parts(net: Block, loss: Block, optimizer: Any, microbatches: int) -> Step:
+    def step(
+        params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
+    ) -> tuple[Params, Any, jax.Array]:
+        size = divided("make_step", _count("make_step: x and target", (x, target)), microbatches)
+        whole = plain_step(net, loss, optimizer, microbatch=size)
+        return whole(params, state, x, target, key, weights)
+
+    return step
+
+
+def divided(name: str, examples: int, microbatches: int) -> int:
+    """The size of a microbatch; refused where the parts would not be equal."""
+    if examples % microbatches:
+        near = (
+            next(k for k in range(microbatches, examples + 1) if examples % k == 0)
+            if (microbatches < examples)
+            else examples
+        )
+        raise ValueError(
+            f"{name}: microbatches is {microbatches}, which does not divide the {examples} "
+            f"examples of a batch; give one that does, such as {near}"
+        )
+    return examples // microbatches
 
 
 def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> Callable[..., Any]:
@@ -164,7 +224,14 @@ def _distinct(tree: Any) -> Any:
 
 
 @checked
-def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Count) -> Step:
+def make_epoch(
+    net: Block,
+    loss: Block,
+    optimizer: AnyOptimizer,
+    batch_size: Count,
+    *,
+    microbatches: Count = 1,
+) -> Step:
     """A whole epoch, compiled as one ``lax.scan``.
 
     Args:
@@ -174,6 +241,7 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
         explicit axes each batch is split as x is, and its size has to allow that. Running
         statistics (of :func:`~fnn.batch_norm`) move in proportion: by 1/128 of a usual step after
         one example where ``batch_size`` is 128, whose variance is 0.
+      microbatches: as for :func:`make_step`; ``batch_size`` is a multiple of it.
 
     Returns:
       ``epoch(params, state, x, target, order, key=None, first=0) -> (params, state, losses)``.
@@ -201,12 +269,26 @@ def make_epoch(net: Block, loss: Block, optimizer: AnyOptimizer, batch_size: Cou
     (3,)
     """
     warn_of_mismatch(net, loss)
-    return epoch_with(net, loss, optimizer, batch_size)
+    size = divided("make_epoch", batch_size, microbatches)
+    return epoch_with(net, loss, optimizer, batch_size, size)
 
 
-def epoch_with(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step:
-    """:func:`make_epoch`, whatever the network ends in."""
-    step = plain_step(net, loss, optimizer)
+def epoch_with(
+    net: Block,
+    loss: Block,
+    optimizer: Any,
+    batch_size: int,
+    microbatch: int | None = None,
+    weigh: Weigh = weight_of,
+) -> Step:
+    """:func:`make_epoch`, whatever the network ends in; the rest as :func:`plain_step` has it."""
+
+    def step_of(examples: int) -> Step:
+        size = None if microbatch is None or microbatch >= examples else microbatch
+        share = examples / batch_size
+        return plain_step(net, loss, optimizer, share=share, microbatch=size, weigh=weigh)
+
+    step = step_of(batch_size)
 
     def epoch(
         params: Params, state: Any, x: Value, target: Value, order: jax.Array, key: Key = None,
@@ -238,8 +320,7 @@ def epoch_with(net: Block, loss: Block, optimizer: Any, batch_size: int) -> Step
             carry, values = lax.scan(body, carry, (full, jnp.arange(steps)))
             losses.append(values)
         if rest:
-            smaller = plain_step(net, loss, optimizer, share=rest / batch_size)
-            carry, value = body(carry, (order[-rest:], jnp.asarray(steps)), smaller)
+            carry, value = body(carry, (order[-rest:], jnp.asarray(steps)), step_of(rest))
             losses.append(value[None])
         return (*carry, jnp.concatenate(losses) if losses else jnp.zeros(0))
 

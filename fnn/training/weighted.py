@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn.arrays import is_floating
@@ -40,6 +41,11 @@ def weighted(loss: Block) -> Block:
 
     rules = Rules(validate=valid if validate else None)
     return loss._replace(forward=forward, backward=backward, rules=rules, graph=None)
+
+
+def total_weight(target: Value, weights: Any = None) -> jax.Array:
+    """The sum of the weights that are a part of these targets."""
+    return jnp.sum(target[1])
 
 
 def total_weights(target: Value, rows: np.ndarray, batch_size: int) -> np.ndarray:

@@ -276,3 +276,53 @@ def test_bad_validation_examples_are_named() -> None:
         fit(X, T, validation=Rows(X[:, :9]))
     with pytest.raises(ValueError, match=r"validation x has 64 .* example 77"):
         fit(X, T, validation=Rows(changed(X, 77, np.inf)))
+
+
+class FailingLater(Rows):
+    """A file that cannot be read any more after some reads."""
+
+    reads = 0
+
+    def __getitem__(self, rows: Any) -> tuple[Any, Any]:
+        self.reads += np.ndim(rows) > 0 and len(rows) > 2
+        if self.reads > 30 and 77 in np.atleast_1d(rows):
+            raise OSError("picture_77.png: the disk is gone")
+        return super().__getitem__(rows)
+
+
+class Growing(Rows):
+    extra = 0
+
+    def __len__(self) -> int:
+        return super().__len__() + self.extra
+
+    def set_epoch(self, epoch: int) -> None:
+        self.extra = 10 * (epoch == 2)
+
+
+@pytest.mark.parametrize("with_validation", [False, True])
+def test_a_source_that_fails_later_keeps_what_was_learned(with_validation: bool) -> None:
+    held_out = (X[:50], T[:50]) if with_validation else None
+    with pytest.warns(
+        RuntimeWarning, match=r"fit stopped in epoch \d: OSError: picture_77.*reading"
+    ):
+        fitted = fit(
+            FailingLater(), epochs=50, batch_size=64, steps_per_call=1, validation=held_out
+        )
+    assert fitted.status == "interrupted" and "picture_77.png" in fitted.message
+    assert fitted.history and not fitted.success
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+    again = fit(Rows(), epochs=1, batch_size=64, steps_per_call=1, resume=fitted, key=None)
+    assert len(again.history) == len(fitted.history) + 1
+
+
+def test_a_source_whose_length_changes_is_noticed() -> None:
+    with pytest.warns(RuntimeWarning, match="has 320 examples, had 310 when training began"):
+        fitted = fit(Growing(), epochs=5)
+    assert len(fitted.history) == 2
+
+
+def test_validation_that_fails_later() -> None:
+    with pytest.warns(RuntimeWarning, match="fit: validation x: reading examples"):
+        fitted = fit(X, T, epochs=50, batch_size=64, validation=FailingLater())
+    assert fitted.history and fitted.status == "interrupted"
