@@ -14,8 +14,8 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from fnn.arrays import is_floating
-from fnn.block import BlockValueError, Params, Value
-from fnn.refusals import misfit
+from fnn.block import Block, BlockValueError, Params, Value
+from fnn.refusals import described, misfit
 from fnn.training.tables import (
     Columns,
     columns_of,
@@ -151,6 +151,8 @@ def checked_arrays(what: str, x: Value, target: Value, dtype: Any) -> tuple[Valu
 
 def _arrays(what: str, value: Value) -> Value:
     def array(a: Any) -> np.ndarray:
+        if isinstance(a, Block):
+            raise TypeError(f"{what} is {described(a)}, needs arrays of examples")
         if isinstance(a, list) or not hasattr(a, "shape"):
             raise TypeError(
                 f"{what} holds a {type(a).__name__}, needs arrays: numpy.asarray(...) makes "
@@ -158,7 +160,7 @@ def _arrays(what: str, value: Value) -> Value:
             )
         return host_array(what, a)
 
-    return jax.tree.map(array, value, is_leaf=lambda a: a is None or isinstance(a, list))
+    return jax.tree.map(array, value, is_leaf=lambda a: a is None or isinstance(a, (list, Block)))
 
 
 NAMES = "turn names of classes into labels 0, 1, ... with numpy.unique(a, return_inverse=True)[1]"

@@ -196,6 +196,7 @@ def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> C
         try:
             return compiled(*args, **kwargs)
         except OverflowError:  # an integer among the parameters that no array holds
+            require_call(name, f, args, kwargs)
             require_held(name, dict(zip(names, args, strict=False)))
             raise
         except TypeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from sklearn.datasets import load_digits
 
 import fnn
 from fnn.block import BlockValueError
+from fnn.training.order import orders
 from tests.slow import one_of
 
 CE = fnn.softmax_cross_entropy()
@@ -326,3 +328,36 @@ def test_validation_that_fails_later() -> None:
     with pytest.warns(RuntimeWarning, match="fit: validation x: reading examples"):
         fitted = fit(X, T, epochs=50, batch_size=64, validation=FailingLater())
     assert fitted.history and fitted.status == "interrupted"
+
+
+def test_a_hundred_million_rows_train_in_constant_memory(tmp_path: Path) -> None:
+    n = 100_000_000
+    x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(n, 4))  # sparse: no disk is used
+    labels = np.memmap(tmp_path / "labels", np.int8, "w+", shape=(n,))
+    used: list[int] = []
+
+    class Progress:
+        def __call__(self, row: Any, left: float) -> None: ...
+
+        def within(self, epoch: int, part: float, left: float) -> None:
+            status = Path("/proc/self/status").read_text()
+            used.append(int(status.partition("RssAnon:")[2].split()[0]))  # kB, without files
+            if len(used) == 60:
+                raise KeyboardInterrupt
+
+    fitted = fnn.fit(fnn.linear(2), CE, x, labels, batch_size=1024, progress=Progress())
+    assert fitted.status == "interrupted" and len(used) == 60
+    assert used[-1] - used[10] < 20_000  # an order of all rows would be 400 MB
+
+
+def test_an_order_that_is_computed_is_a_permutation_and_differs_by_epoch() -> None:
+    for n in (1, 2, 3, 17, 256, 1000):
+        first, second = itertools.islice(orders([0, 1], n, whole=0), 2)
+        assert sorted(first[0:n].tolist()) == list(range(n))
+        pieces = np.concatenate([first[i : min(i + 7, n)] for i in range(0, n, 7)])
+        assert np.array_equal(pieces, first[0:n])
+        assert n < 17 or not np.array_equal(first[0:n], second[0:n])
+    many = next(orders([0, 1], 10**8))[0:200_000]
+    assert abs(np.corrcoef(many[:-1], many[1:])[0, 1]) < 0.01
+    counts = np.histogram(many, 20, (0, 10**8))[0]
+    assert abs(counts - 10_000).max() < 500  # five standard deviations
