@@ -182,7 +182,8 @@ def _range(between: tuple[float, float] | None, dtype: str) -> tuple[int, int]:
         return 0, 2 ** jnp.finfo(dtype).bits
     if not between[0] <= between[1]:
         raise CheckError(f"between is {between}, needs two numbers, the smaller first")
-    first, last = (_place(np.array(v).astype(jnp.dtype(dtype))) for v in between)
+    with np.errstate(over="ignore"):  # what the dtype does not hold is infinite
+        first, last = (_place(np.array(v).astype(jnp.dtype(dtype))) for v in between)
     return first, last + 1
 
 
