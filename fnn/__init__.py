@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fnn import check, curvature, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
 from fnn.block import Block, BlockError, Kind, Rules
+from fnn.blocks.attention import dot_product_attention
 from fnn.blocks.combinators import (
     concatenate,
     fan_out,
@@ -123,6 +124,7 @@ __all__ = [
     "cross_entropy",
     "curvature",
     "divide",
+    "dot_product_attention",
     "dropout",
     "elementwise",
     "elu",

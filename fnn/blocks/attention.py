@@ -1,0 +1,318 @@
+"""Attention: each query reads a mean of the values, weighted by how well their keys match it.
+
+Symbols: B... batch axes; T queries and S keys; H heads of the queries and G of the keys and values,
+each of which serves R = H / G heads; D features of queries and keys, E of the values.
+
+For one head, with the scale c,
+
+    s = c q k^T    (T, S), -inf where a query may not look
+    p = softmax(s) (T, S), along the keys
+    y = p v        (T, E)
+
+By the rule of a matrix product dv = p^T dy and dp = dy v^T; by that of softmax ds = p (dp - m),
+where m is the mean of a row of dp weighted by p: sum_j p_ij (dy_i . v_j) = dy_i . y_i, one number
+a query. Then dq = c ds k and dk = c ds^T q.
+
+p is neither kept nor ever whole. Forward and backward take the queries in chunks and compute a
+chunk's rows of p: forward from s, backward again from s, the row's largest s and its sum of
+exponentials, which were kept. (Dao et al. 2022, arXiv 2205.14135, also cut the keys. Here a row is
+whole, so no sum is rescaled.) In causal attention a chunk ends at the last key that it may look at.
+That takes the time of the products and the memory of a chunk.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from fnn.arguments import Positive, checked
+from fnn.arrays import compute_dtype
+from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, Residuals, Value
+from fnn.compiling import by_platform
+from fnn.refusals import as_cotangent, described, elementary, require_array, require_floating
+
+LENGTHS = 16  # of chunks in causal attention, at most: each is compiled for itself
+FEWEST, MOST = 64, 256  # queries in a chunk: fewer make slow products, more waste masked entries
+CACHED = 2**18  # entries of p at a time on CPU, 1 MB
+AT_ONCE = 2**26  # and elsewhere, where all heads go together
+
+
+@checked
+def dot_product_attention(*, causal: bool = False, scale: Positive | None = None) -> Block:
+    """y = softmax(scale q k^T) v, for each head; softmax along the keys.
+
+    Vaswani et al. 2017 (arXiv 1706.03762). Exact, with sums and exponentials in float32 at least.
+    Neither forward nor backward ever has an array of T x S; the derivation is in
+    :mod:`fnn.blocks.attention`.
+
+    Args:
+      causal: whether query t looks at keys 0 to t only.
+      scale: of the products; 1/sqrt(D) by default.
+
+    Returns:
+      A block of ``(q, k, v)`` or ``(q, k, v, mask)``: q (B..., T, H, D), k (B..., S, G, D), v
+      (B..., S, G, E) to y (B..., T, H, E). H is a multiple of G: head h reads the keys and values
+      of head h // (H / G) (grouped queries; Ainslie et al. 2023, arXiv 2305.13245). ``mask``:
+      booleans that broadcast to (B..., H, T, S), True where a query may look. A query that may look
+      at nothing gives zeros, and no gradient. Residuals: the inputs and y, and two numbers for each
+      query and head.
+
+    Raises:
+      BlockValueError: shapes that do not fit, or heads that do not divide.
+      BlockTypeError: inputs that are not floating, or a mask that is not of booleans.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> net = fnn.dot_product_attention(causal=True)
+    >>> q = k = jnp.zeros((3, 1, 2))  # every key matches as well as any other
+    >>> y, residuals = net.forward({}, (q, k, jnp.array([3.0, 5.0, 1.0]).reshape(3, 1, 1)))
+    >>> y.ravel()
+    Array([3., 4., 3.], dtype=float32)
+    >>> net.backward({}, residuals, jnp.ones((3, 1, 1)))[1][2].ravel().round(4)  # 1 + 1/2 + 1/3
+    Array([1.8333, 0.8333, 0.3333], dtype=float32)
+    """
+    name = "dot_product_attention"
+
+    def scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, first: Any) -> jax.Array:
+        """s of some queries; ``first``: the number of the first."""
+        s = _product("bgrtd,bgsd->bgrts", q, k, k.dtype) * factor(q)
+        if causal:
+            t, j = (lax.broadcasted_iota(jnp.int32, s.shape[-2:], axis) for axis in (0, 1))
+            s = jnp.where(first + t >= j, s, -jnp.inf)
+        return s if mask is None else jnp.where(mask, s, -jnp.inf)
+
+    def factor(q: jax.Array) -> float:
+        return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
+
+    def read(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
+        (q,), (k, v) = queries, keys
+        s = scores(q, k, mask, first)
+        # y is the same for every number that is subtracted: it is a constant to a derivative.
+        top = lax.stop_gradient(jnp.max(s, -1, keepdims=True, initial=-jnp.inf))
+        top = jnp.where(top == -jnp.inf, 0, top)
+        e = jnp.exp(s - top)
+        total = jnp.sum(e, -1, keepdims=True)
+        y = _product("bgrts,bgse->bgrte", e, v, v.dtype) / _or_one(total)
+        return (y.astype(q.dtype), top, total), ()
+
+    def read_back(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
+        # forward: y = p v with p = e / total, so dv = p^T dy and ds = p (dy v^T - dy . y), and from
+        # s = c q k^T, dq = c ds k and dk = c ds^T q. The division is done on dy, once a query.
+        (q, y, top, total, dy), (k, v) = queries, keys
+        e, d = jnp.exp(scores(q, k, mask, first) - top), dy.astype(total.dtype) / _or_one(total)
+        mean = jnp.sum(d * y.astype(d.dtype), -1, keepdims=True)
+        ds = e * (_product("bgrte,bgse->bgrts", d, v, v.dtype) - mean)
+        dq = _product("bgrts,bgsd->bgrtd", ds, k, k.dtype) * factor(q)
+        dk = _product("bgrts,bgrtd->bgsd", ds, q, q.dtype) * factor(q)
+        return (dq.astype(q.dtype),), (dk, _product("bgrts,bgrte->bgse", e, d, v.dtype))
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
+        q, k, v, mask = _inputs(name, x)
+        (y, top, total), () = _for_all(read, causal, (q,), (k, v), mask)
+        return y, (q, k, v, mask, y, top, total)
+
+    def backward(
+        params: Params, residuals: Residuals, dy: jax.Array
+    ) -> tuple[Params, tuple[jax.Array | None, ...]]:
+        q, k, v, mask, y, top, total = residuals
+        queries = q, y, top, total, as_cotangent(name, dy, y.shape)
+        (dq,), (dk, dv) = _for_all(read_back, causal, queries, (k, v), mask)
+        dx = dq, dk.astype(k.dtype), dv.astype(v.dtype)
+        return {}, dx if mask is None else (*dx, None)
+
+    return elementary(forward, backward, name, Kind(name, (causal, scale)))
+
+
+def _inputs(name: str, x: Value) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """q, k, v and the mask, refused unless their shapes belong together."""
+    if not isinstance(x, (tuple, list)) or len(x) not in (3, 4):
+        raise BlockTypeError(name, f"x is {described(x)}, needs (q, k, v) or (q, k, v, mask)")
+    for what, a in zip("qkv", x, strict=False):
+        require_floating(name, what, a)
+        if a.ndim < 3:
+            raise BlockValueError(
+                name, f"{what} has shape {a.shape}, needs (B..., length, heads, features)"
+            )
+    q, k, v = map(jnp.asarray, x[:3])
+    shapes = f"q has shape {q.shape}, k {k.shape} and v {v.shape}"
+    if k.shape[:-1] != v.shape[:-1] or q.shape[:-3] != k.shape[:-3]:
+        raise BlockValueError(
+            name, f"{shapes}: k and v need the same batch, length and heads, q the same batch"
+        )
+    if q.shape[-1] != k.shape[-1]:
+        raise BlockValueError(name, f"{shapes}: q and k need the same number of features")
+    if not k.shape[-2] or q.shape[-2] % k.shape[-2]:
+        raise BlockValueError(
+            name, f"{shapes}: the heads of q need to be a multiple of those of k and v"
+        )
+    return q, k, v, None if len(x) == 3 else _mask(name, x[3], q, k)
+
+
+def _mask(name: str, mask: Any, q: jax.Array, k: jax.Array) -> jax.Array:
+    require_array(name, "mask", mask)
+    if mask.dtype != bool:
+        raise BlockTypeError(
+            name, f"mask has dtype {mask.dtype}, needs booleans, True where a query may look: "
+            "mask.astype(bool)",
+        )  # fmt: skip
+    needed = (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3])
+    fits = len(mask.shape) <= len(needed) and all(
+        size in (1, need) for size, need in zip(mask.shape[::-1], needed[::-1], strict=False)
+    )
+    if not fits:
+        raise BlockValueError(
+            name, f"mask has shape {mask.shape}, needs one that broadcasts to (B..., heads, "
+            f"queries, keys), {needed}: padding (B, S) is mask[:, None, None, :]",
+        )  # fmt: skip
+    return jnp.asarray(mask)
+
+
+# ---- all heads, in parts ---------------------------------------------------------------------
+# Inside, arrays of queries are (B, G, R, T, ...), those of keys (B, G, S, ...), a mask
+# (B, G, R, T, S) with 1 where it is the same for all. A rule takes some of the queries:
+# rule(queries, keys, mask, first) -> (arrays of these queries, sums over them for the keys).
+
+Arrays = tuple[jax.Array, ...]
+Rule = Callable[[Arrays, Arrays, Any, Any], tuple[Arrays, Arrays]]
+
+
+def _for_all(
+    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: jax.Array | None
+) -> tuple[Arrays, Arrays]:
+    """The rule for all heads and queries, in chunks whose p is small.
+
+    ``queries``: (B..., T, H, ...) each, ``keys``: (B..., S, G, ...).
+
+    On CPU one head after another is fastest, as their p stays in the cache (4 x 1024 queries, 8
+    heads: 1.6 times as fast as all at once); elsewhere all together, as the machine is wide.
+    """
+    batch, heads, groups = queries[0].shape[:-3], queries[0].shape[-2], keys[0].shape[-2]
+    rank, grouped = len(batch), heads // groups
+
+    def inward(a: jax.Array, *parts: int) -> jax.Array:
+        a = a.reshape(-1, a.shape[rank], *parts, a.shape[-1])
+        return jnp.moveaxis(a, 1, -2)
+
+    def outward(a: jax.Array) -> jax.Array:
+        a = jnp.moveaxis(a, -2, 1)
+        return a.reshape(*batch, a.shape[1], -1, a.shape[-1])
+
+    inner_queries = tuple(inward(a, groups, grouped) for a in queries)
+    inner_keys = tuple(inward(a, groups) for a in keys)
+    if mask is not None:
+        mask = mask.reshape((1,) * (rank + 3 - mask.ndim) + mask.shape)
+        if any(size > 1 for size in mask.shape[:rank]):
+            mask = jnp.broadcast_to(mask, (*batch, *mask.shape[rank:]))
+        split = (groups, grouped) if mask.shape[rank] > 1 else (1, 1)
+        mask = mask.reshape(-1, *split, *mask.shape[-2:])
+    run = functools.partial(_heads, rule, causal)
+    of_queries, of_keys = by_platform(
+        inner_queries, inner_keys, mask,
+        cpu=functools.partial(run, entries=CACHED, apart=True),
+        default=functools.partial(run, entries=AT_ONCE, apart=False),
+    )  # fmt: skip
+    return tuple(map(outward, of_queries)), tuple(map(outward, of_keys))
+
+
+def _heads(
+    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int, apart: bool
+) -> tuple[Arrays, Arrays]:
+    """All heads at once, or where their p would be large, one after another."""
+    batch, groups, grouped, t, s = *queries[0].shape[:4], keys[0].shape[2]
+    run = functools.partial(_queries, rule, causal, entries=entries)
+    if not apart or batch * groups * grouped * min(t, FEWEST) * s <= entries:
+        return run(queries, keys, mask)
+
+    def one(place: jax.Array) -> tuple[Arrays, Arrays]:
+        b, g = place // groups, place % groups
+
+        def head(a: jax.Array) -> jax.Array:
+            at = (b if a.shape[0] > 1 else 0, g if a.shape[1] > 1 else 0)
+            return lax.dynamic_slice(a, (*at, *[0] * (a.ndim - 2)), (1, 1, *a.shape[2:]))
+
+        return jax.tree.map(lambda a: a[0, 0], run(*jax.tree.map(head, (queries, keys, mask))))
+
+    found = lax.map(one, jnp.arange(batch * groups))
+    return jax.tree.map(lambda a: a.reshape(batch, groups, *a.shape[1:]), found)
+
+
+def _queries(
+    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int
+) -> tuple[Arrays, Arrays]:
+    """All queries, in chunks. In causal attention a chunk sees the keys up to its last query."""
+    t, s = queries[0].shape[3], keys[0].shape[2]
+    beside = math.prod(queries[0].shape[:3])
+    most = max(min(MOST, entries // max(beside * s, 1)), 16)
+    of_queries, of_keys = list[Arrays](), None
+    for start, stop in reversed(_lengths(t, causal)):
+        seen = min(stop, s) if causal else s
+        these = tuple(a[:, :, :seen] for a in keys)
+        found, more = _chunks(rule, queries, these, mask, start, stop, most)
+        of_queries.append(found)
+        if of_keys is None:  # keys beyond the last query have no gradient
+            rest = [(0, 0), (0, 0), (0, s - seen), (0, 0)]
+            of_keys = tuple(jnp.pad(a, rest) for a in more)
+        else:
+            of_keys = tuple(a.at[:, :, :seen].add(b) for a, b in zip(of_keys, more, strict=True))
+    parts = zip(*reversed(of_queries), strict=True)
+    return tuple(jnp.concatenate(p, 3) for p in parts), of_keys or ()
+
+
+def _lengths(t: int, causal: bool) -> list[tuple[int, int]]:
+    """The parts of t queries that see the same keys: first and last."""
+    count = min(LENGTHS, -(-t // FEWEST)) if causal else 1
+    size = -(-t // max(count, 1))
+    return [(start, min(start + size, t)) for start in range(0, t, size)] or [(0, 0)]
+
+
+def _chunks(
+    rule: Rule, queries: Arrays, keys: Arrays, mask: Any, start: int, stop: int, most: int
+) -> tuple[Arrays, Arrays]:
+    """The queries from start to stop, ``most`` at a time, the first of them perhaps fewer."""
+    count = -(-(stop - start) // most)
+    size = -(-(stop - start) // max(count, 1))
+    first = stop - start - size * (max(count, 1) - 1)
+
+    def chunk(at: Any, size: int) -> tuple[Arrays, Arrays]:
+        def cut(a: jax.Array) -> jax.Array:
+            return a if a.shape[3] == 1 != size else lax.dynamic_slice_in_dim(a, at, size, 3)
+
+        masked = None if mask is None else cut(mask)[..., : keys[0].shape[2]]
+        return rule(tuple(map(cut, queries)), keys, masked, at)
+
+    found, sums = chunk(start, first)
+    if count <= 1:
+        return found, sums
+
+    def body(sums: Arrays, i: jax.Array) -> tuple[Arrays, Arrays]:
+        more, parts = chunk(start + first + i * size, size)
+        return jax.tree.map(jnp.add, sums, parts), more
+
+    sums, rest = lax.scan(body, sums, jnp.arange(count - 1))
+    joined = (jnp.moveaxis(a, 0, 3).reshape(*a.shape[1:4], -1, a.shape[-1]) for a in rest)
+    return tuple(jnp.concatenate([a, b], 3) for a, b in zip(found, joined, strict=True)), sums
+
+
+def _product(spec: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """einsum with sums in float32 at least, of operands of this dtype, and on CPU of wider ones,
+    which XLA has no batched product of 16 bits for (as in :func:`fnn.blocks.linear.contract`)."""
+    wide = functools.reduce(jnp.promote_types, (a.dtype, b.dtype, compute_dtype(dtype)))
+
+    def product(a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
+        return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=wide)
+
+    in_wide, in_own = (functools.partial(product, dtype=d) for d in (wide, dtype))
+    if jnp.finfo(dtype).bits >= 32:
+        return in_wide(a, b)
+    return by_platform(a, b, cpu=in_wide, default=in_own)
+
+
+def _or_one(total: jax.Array) -> jax.Array:
+    """A sum of exponentials, or 1 where a query may look at nothing."""
+    return jnp.where(total == 0, 1, total)
