@@ -432,6 +432,7 @@ def _equal_leaves(a: Any, b: Any) -> bool:
 ROWS, IMAGE = np.linspace(-1, 1, 12).reshape(3, 4), np.linspace(-1, 1, 96).reshape(2, 6, 4, 2)
 IDS, PAIR = np.arange(6).reshape(2, 3) % 5, (ROWS, ROWS)
 LABELS = np.array([0, 3, 1])
+HEADS = np.linspace(-1, 1, 24).reshape(3, 2, 4)
 
 
 def makes(f: Callable[..., Any], *args: Any, x: Any = ROWS, **kwargs: Any) -> Call:
@@ -501,6 +502,7 @@ def makers() -> list[Call]:
         makes(fnn.avg_pool, 2, 2, 1, None, True, x=IMAGE),
         makes(fnn.local_response_norm, 3, 1e-4, 0.75, 1.0),
         makes(fnn.layer_norm, -1, 1e-5, True, True),
+        makes(fnn.dot_product_attention, False, 0.5, x=(HEADS, HEADS, HEADS)),
         makes(fnn.layer_norm, (1, -1), 1e-5, x=IMAGE),
         makes(fnn.batch_norm, 0.9, 1e-5),
         makes(fnn.embedding, 5, 3, init, x=IDS),

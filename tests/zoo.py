@@ -509,6 +509,51 @@ def normalizations() -> list[Case]:
     ]  # fmt: skip
 
 
+def attentions() -> list[Case]:
+    def attend(
+        id: str, t: int = 3, s: int = 4, heads: int = 2, groups: int = 2, mask: Any = None,
+        more: Callable[[], Block] | None = None, causal: bool = False, scale: float | None = None,
+        **options: Any,
+    ) -> Case:  # fmt: skip
+        def plain(params: Any, x: Any) -> Any:
+            q, k, v = x[:3]
+            k, v = (jnp.repeat(a, heads // groups, -2) for a in (k, v))
+            z = jnp.einsum("...thd,...shd->...hts", q, k) * (scale or q.shape[-1] ** -0.5)
+            looks = jnp.tril(jnp.ones((t, s), bool)) if causal else jnp.ones((t, s), bool)
+            with jax.numpy_rank_promotion("allow"):
+                z = jnp.where(looks & x[3] if mask else looks, z, -jnp.inf)
+            return jnp.einsum("...hts,...she->...the", jax.nn.softmax(z), v)
+
+        inputs = In((t, heads, 2)), In((s, groups, 2)), In((s, groups, 3))
+        inputs = (*inputs, *([mask] if mask else []))
+        settings: dict[str, Any] = {
+            "batch": (2,),
+            "batches": ((), (1,), (0,), (2, 2)),
+            "ulps": 8,
+        }
+        make = lambda: fnn.dot_product_attention(causal=causal, scale=scale)  # noqa: E731
+        return Case(f"dot_product_attention{id}", make, inputs, plain=plain, **(settings | options))
+
+    looks = lambda rng, shape: mask_of_one_at_least(shape)  # noqa: E731
+    return [
+        attend(""),
+        *further(
+            attend("/causal", 4, 4, causal=True),
+            attend("/causal, more keys", 3, 5, causal=True, scale=0.3),
+            attend("/grouped heads", heads=4, groups=2),
+            attend("/one key head", heads=3, groups=1, causal=True),
+            attend("/mask", mask=In((2, 3, 4), looks), batches=((1,), (2, 2))),
+            attend("/padding", mask=In((1, 1, 4), looks), batches=((1,), (2, 2)), causal=True)),
+    ]  # fmt: skip
+
+
+def mask_of_one_at_least(shape: Shape) -> np.ndarray:
+    """True and False, and the first key always True."""
+    some = mask(np.random.default_rng(0), shape)
+    some[..., 0] = True
+    return some
+
+
 def embeddings() -> list[Case]:
     def plain(params: Any, ids: Any) -> Any:
         return params["w"][ids]
@@ -746,7 +791,7 @@ def networks() -> list[Case]:
 
 CASES: list[Case] = [
     *nonlinearities(), *gates(), *layers(), *convolutions(), *pools(), *normalizations(),
-    *embeddings(), *losses(), *combinators(), *networks(),
+    *attentions(), *embeddings(), *losses(), *combinators(), *networks(),
 ]  # fmt: skip
 
 

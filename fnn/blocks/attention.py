@@ -193,24 +193,24 @@ def _for_all(
     heads: 1.6 times as fast as all at once); elsewhere all together, as the machine is wide.
     """
     batch, heads, groups = queries[0].shape[:-3], queries[0].shape[-2], keys[0].shape[-2]
-    rank, grouped = len(batch), heads // groups
+    rank, count, grouped = len(batch), math.prod(batch), heads // groups
 
     def inward(a: jax.Array, *parts: int) -> jax.Array:
-        a = a.reshape(-1, a.shape[rank], *parts, a.shape[-1])
+        a = a.reshape(count, a.shape[rank], *parts, a.shape[-1])
         return jnp.moveaxis(a, 1, -2)
 
     def outward(a: jax.Array) -> jax.Array:
         a = jnp.moveaxis(a, -2, 1)
-        return a.reshape(*batch, a.shape[1], -1, a.shape[-1])
+        return a.reshape(*batch, a.shape[1], math.prod(a.shape[2:-1]), a.shape[-1])
 
     inner_queries = tuple(inward(a, groups, grouped) for a in queries)
     inner_keys = tuple(inward(a, groups) for a in keys)
     if mask is not None:
         mask = mask.reshape((1,) * (rank + 3 - mask.ndim) + mask.shape)
-        if any(size > 1 for size in mask.shape[:rank]):
-            mask = jnp.broadcast_to(mask, (*batch, *mask.shape[rank:]))
-        split = (groups, grouped) if mask.shape[rank] > 1 else (1, 1)
-        mask = mask.reshape(-1, *split, *mask.shape[-2:])
+        each = batch if any(size != 1 for size in mask.shape[:rank]) else (1,) * rank
+        split = (1, 1) if mask.shape[rank] == 1 else (groups, grouped)
+        mask = jnp.broadcast_to(mask, (*each, *mask.shape[rank:]))
+        mask = mask.reshape(math.prod(each), *split, *mask.shape[-2:])
     run = functools.partial(_heads, rule, causal)
     of_queries, of_keys = by_platform(
         inner_queries, inner_keys, mask,
@@ -226,83 +226,78 @@ def _heads(
     """All heads at once, or where their p would be large, one after another."""
     batch, groups, grouped, t, s = *queries[0].shape[:4], keys[0].shape[2]
     run = functools.partial(_queries, rule, causal, entries=entries)
-    if not apart or batch * groups * grouped * min(t, FEWEST) * s <= entries:
+    is_open = not all(isinstance(n, int) for n in (batch, t, s))  # to jax.export
+    if not apart or is_open or batch * groups * grouped * min(t, FEWEST) * s <= entries:
         return run(queries, keys, mask)
 
     def one(place: jax.Array) -> tuple[Arrays, Arrays]:
         b, g = place // groups, place % groups
 
         def head(a: jax.Array) -> jax.Array:
-            at = (b if a.shape[0] > 1 else 0, g if a.shape[1] > 1 else 0)
-            return lax.dynamic_slice(a, (*at, *[0] * (a.ndim - 2)), (1, 1, *a.shape[2:]))
+            a = lax.dynamic_slice_in_dim(a, b, 1, 0) if a.shape[0] > 1 else a
+            return lax.dynamic_slice_in_dim(a, g, 1, 1) if a.shape[1] > 1 else a
 
         return jax.tree.map(lambda a: a[0, 0], run(*jax.tree.map(head, (queries, keys, mask))))
 
-    found = lax.map(one, jnp.arange(batch * groups))
+    found = lax.map(one, jnp.arange(batch * groups, dtype=jnp.int32))
     return jax.tree.map(lambda a: a.reshape(batch, groups, *a.shape[1:]), found)
 
 
 def _queries(
     rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int
 ) -> tuple[Arrays, Arrays]:
-    """All queries, in chunks. In causal attention a chunk sees the keys up to its last query."""
+    """All queries, some at a time, the first of them perhaps fewer.
+
+    A loop, and not one after another in the program: XLA would run them side by side, and they
+    would all need their memory. In causal attention each sees the keys up to about its last query,
+    of one of LENGTHS lengths.
+    """
     t, s = queries[0].shape[3], keys[0].shape[2]
+    if not isinstance(t * s, int):  # open to jax.export
+        return rule(queries, keys, mask, 0)
     beside = math.prod(queries[0].shape[:3])
-    most = max(min(MOST, entries // max(beside * s, 1)), 16)
-    of_queries, of_keys = list[Arrays](), None
-    for start, stop in reversed(_lengths(t, causal)):
-        seen = min(stop, s) if causal else s
-        these = tuple(a[:, :, :seen] for a in keys)
-        found, more = _chunks(rule, queries, these, mask, start, stop, most)
-        of_queries.append(found)
-        if of_keys is None:  # keys beyond the last query have no gradient
-            rest = [(0, 0), (0, 0), (0, s - seen), (0, 0)]
-            of_keys = tuple(jnp.pad(a, rest) for a in more)
-        else:
-            of_keys = tuple(a.at[:, :, :seen].add(b) for a, b in zip(of_keys, more, strict=True))
-    parts = zip(*reversed(of_queries), strict=True)
-    return tuple(jnp.concatenate(p, 3) for p in parts), of_keys or ()
+    most = entries // max(beside * s, 1) if isinstance(beside, int) else MOST
+    if causal:
+        most = min(most, max(FEWEST, -(-t // LENGTHS)))
+    count = max(-(-t // max(min(MOST, most), 16)), 1)
+    size = -(-t // count)
+    first = t - size * (count - 1)
+    lengths = min(LENGTHS, count - 1) if causal else 1
 
-
-def _lengths(t: int, causal: bool) -> list[tuple[int, int]]:
-    """The parts of t queries that see the same keys: first and last."""
-    count = min(LENGTHS, -(-t // FEWEST)) if causal else 1
-    size = -(-t // max(count, 1))
-    return [(start, min(start + size, t)) for start in range(0, t, size)] or [(0, 0)]
-
-
-def _chunks(
-    rule: Rule, queries: Arrays, keys: Arrays, mask: Any, start: int, stop: int, most: int
-) -> tuple[Arrays, Arrays]:
-    """The queries from start to stop, ``most`` at a time, the first of them perhaps fewer."""
-    count = -(-(stop - start) // most)
-    size = -(-(stop - start) // max(count, 1))
-    first = stop - start - size * (max(count, 1) - 1)
-
-    def chunk(at: Any, size: int) -> tuple[Arrays, Arrays]:
+    def some(size: int, seen: int, sums: Arrays | None, start: Any) -> tuple[Arrays, Arrays]:
         def cut(a: jax.Array) -> jax.Array:
-            return a if a.shape[3] == 1 != size else lax.dynamic_slice_in_dim(a, at, size, 3)
+            return a if a.shape[3] == 1 != size else lax.dynamic_slice_in_dim(a, start, size, 3)
 
-        masked = None if mask is None else cut(mask)[..., : keys[0].shape[2]]
-        return rule(tuple(map(cut, queries)), keys, masked, at)
+        looks = None if mask is None else cut(mask)[..., :seen]
+        these = tuple(a[:, :, :seen] for a in keys)
+        found, more = rule(tuple(map(cut, queries)), these, looks, start)
+        if sums is None:
+            rest = [(0, 0), (0, 0), (0, s - seen), (0, 0)]
+            return tuple(jnp.pad(a, rest) for a in more), found
+        return tuple(a.at[:, :, :seen].add(b) for a, b in zip(sums, more, strict=True)), found
 
-    found, sums = chunk(start, first)
-    if count <= 1:
+    sums, found = some(first, min(first, s) if causal else s, None, 0)
+    if count == 1:
         return found, sums
+    branches = []
+    for i in range(lengths):
+        last = first + size * -(-(count - 1) * (i + 1) // lengths)
+        branches.append(functools.partial(some, size, min(last, s) if causal else s))
 
     def body(sums: Arrays, i: jax.Array) -> tuple[Arrays, Arrays]:
-        more, parts = chunk(start + first + i * size, size)
-        return jax.tree.map(jnp.add, sums, parts), more
+        return lax.switch(i * lengths // (count - 1), branches, sums, first + i * size)
 
-    sums, rest = lax.scan(body, sums, jnp.arange(count - 1))
-    joined = (jnp.moveaxis(a, 0, 3).reshape(*a.shape[1:4], -1, a.shape[-1]) for a in rest)
+    sums, rest = lax.scan(body, sums, jnp.arange(count - 1, dtype=jnp.int32))
+    joined = (
+        jnp.moveaxis(a, 0, 3).reshape(*a.shape[1:4], size * (count - 1), a.shape[-1]) for a in rest
+    )
     return tuple(jnp.concatenate([a, b], 3) for a, b in zip(found, joined, strict=True)), sums
 
 
 def _product(spec: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
     """einsum with sums in float32 at least, of operands of this dtype, and on CPU of wider ones,
     which XLA has no batched product of 16 bits for (as in :func:`fnn.blocks.linear.contract`)."""
-    wide = functools.reduce(jnp.promote_types, (a.dtype, b.dtype, compute_dtype(dtype)))
+    wide = max((a.dtype, b.dtype, compute_dtype(dtype)), key=lambda d: jnp.finfo(d).bits)
 
     def product(a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
         return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=wide)

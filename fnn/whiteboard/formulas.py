@@ -190,6 +190,11 @@ FORMULAS: dict[str, Formula] = {
     ),
     "layer_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
     "batch_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
+    "dot_product_attention": Formula(
+        "{y} = P {2},  P = softmax(c {0} {1}ᵀ)",
+        ("d{0} = c dS {1},  dS = P (d{y} {2}ᵀ − d{y}·{y})", "d{1} = c dSᵀ {0}", "d{2} = Pᵀ d{y}",
+         "no derivative: a mask"),
+    ),
     "embedding": Formula("{y} = row {0} of W", ("no derivative: whole numbers",),
                          {"w": "dW: d{y} added to row {0}"}),
     # losses: the mean over n examples

@@ -61,7 +61,9 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     direct = [p.name for p in blocks.rglob("*.py") if "platform_dependent" in p.read_text("utf-8")]
     assert direct == ["compiling.py"]
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
-    assert branching == {"compiling", "conv", "pooling", "linear", "embedding", "combinators"}
+    assert branching == {
+        "attention", "combinators", "compiling", "conv", "embedding", "linear", "pooling",
+    }  # fmt: skip
 
 
 def test_the_branch_of_a_platform_is_taken() -> None:

@@ -257,6 +257,32 @@ def layer_norm(rng: Rng) -> Drawn:
     return Drawn(fnn.layer_norm(tuple(axes), epsilon=epsilon, **options), x, other)
 
 
+def attention(rng: Rng) -> Drawn:
+    """Also with more queries than a chunk has."""
+    b, t, s = batch(rng), int(rng.integers(1, 90)), int(rng.integers(1, 9))
+    groups, each, d, e = (int(n) for n in rng.integers(1, 4, 4))
+    causal, masked = bool(rng.integers(2)), bool(rng.integers(2))
+    scale = float(rng.uniform(0.2, 1)) if rng.integers(2) else None
+    q, k, v = (
+        rng.normal(size=(*b, *shape))
+        for shape in ((t, groups * each, d), (s, groups, d), (s, groups, e))
+    )
+    mask = rng.random((*b, 1, t, s)) < 0.7
+    mask[..., 0] = True  # PyTorch gives NaN where a query may look at nothing
+
+    def other(_: Any, x: Any) -> Any:
+        q, k, v = (a.movedim(-2, -3) for a in x[:3])
+        k, v = (a.repeat_interleave(each, -3) for a in (k, v))
+        looks = torch.ones(t, s, dtype=torch.bool).tril() if causal else None
+        if masked:
+            looks = x[3] if looks is None else x[3] & looks
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=looks, scale=scale)
+        return y.movedim(-3, -2)
+
+    x = (q, k, v, mask) if masked else (q, k, v)
+    return Drawn(fnn.dot_product_attention(causal=causal, scale=scale), x, other)
+
+
 def embedding(rng: Rng) -> Drawn:
     v = int(rng.integers(1, 6))
     ids = rng.integers(0, v, batch(rng)).astype(rng.choice(["int32", "int64", "uint8", "int8"]))
@@ -511,6 +537,7 @@ LAYERS = [
     ),
     Row("local_response_norm", local_response_norm, 16),
     Row("layer_norm", layer_norm, 24),
+    Row("dot_product_attention", attention, 24),
     Row("embedding", embedding, 12),
     Row("dropout", dropout),
 ]
