@@ -235,7 +235,8 @@ def table_of_formulas(app: Sphinx, page: str, source: list[str]) -> None:
     rows = ["| block | forward | backward |", "| :-- | :-- | :-- |"]
     for name, general in fnn.whiteboard.FORMULAS.items():
         formula = general.filled(())
-        inputs = ("a", "b", "c", "d") if len(formula.local) > 1 or "{1}" in formula.value else ("x",)
+        has_several = len(formula.local) > 1 or "{1}" in formula.value
+        inputs = ("a", "b", "c", "d") if has_several else ("x",)
         back = [formula.local_of(i, inputs, "y") for i in range(len(formula.local))]
         back += [formula.written(template, inputs, "y") for template in formula.params.values()]
         cells = (formula.written(formula.value, inputs, "y"), "<br>".join(back))
