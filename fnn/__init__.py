@@ -69,6 +69,8 @@ from fnn.blocks.nonlinearities import (
 )
 from fnn.blocks.normalization import batch_norm, layer_norm, local_response_norm
 from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
+from fnn.blocks.rms_norm import rms_norm
+from fnn.blocks.rotary import rotary
 from fnn.blocks.smooth import mish, silu, softplus, softsign
 from fnn.blocks.softmax import log_softmax, softmax
 from fnn.executor import graph, inference, map_nodes
@@ -171,6 +173,8 @@ __all__ = [
     "rematerialize",
     "repeat",
     "residual",
+    "rms_norm",
+    "rotary",
     "scale",
     "selu",
     "serial",

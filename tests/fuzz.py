@@ -502,6 +502,7 @@ def makers() -> list[Call]:
         makes(fnn.avg_pool, 2, 2, 1, None, True, x=IMAGE),
         makes(fnn.local_response_norm, 3, 1e-4, 0.75, 1.0),
         makes(fnn.layer_norm, -1, 1e-5, True, True),
+        makes(fnn.rms_norm, 1e-6, True), makes(fnn.rotary, 100.0, True, x=HEADS),
         makes(fnn.dot_product_attention, False, 0.5, x=(HEADS, HEADS, HEADS)),
         makes(fnn.layer_norm, (1, -1), 1e-5, x=IMAGE),
         makes(fnn.batch_norm, 0.9, 1e-5),

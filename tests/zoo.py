@@ -478,6 +478,11 @@ def normalizations() -> list[Case]:
         statistics = params["statistics"]
         return standardised(params, x, statistics["mean"], statistics["var"])
 
+    def rms(params: Any, x: Any) -> Any:
+        y = x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+        return y * params["scale"].reshape((1,) * (x.ndim - 1) + (-1,)) if params else y
+
+    rows = {"inputs": (In((5,)),), "batch": (2,), "batches": ANY, "plain": rms, "ulps": 8}
     images = {"inputs": (In((3, 2, 4)),), "batches": ((1,), (0,))}
     channels = {"inputs": (In((2, 3)),), "batch": (4,), "frozen": ("statistics/",)}
     return [
@@ -499,6 +504,9 @@ def normalizations() -> list[Case]:
             layer("/images", fnn.layer_norm, **images, ulps=8),
             layer("/axes", lambda: fnn.layer_norm((1, -1)), (1, -1), **images, ulps=8),
             layer("/axis 1", lambda: fnn.layer_norm(1), (1,), **images, ulps=8)),
+        Case("rms_norm", fnn.rms_norm, **rows),
+        *further(
+            Case("rms_norm/no scale", lambda: fnn.rms_norm(epsilon=1e-6, use_scale=False), **rows)),
         Case("batch_norm", fnn.batch_norm, (In((3,)),), batch=(5,), batches=((2,), (2, 2)),
              separable=None, frozen=("statistics/",), plain=by_batch, ulps=8),
         *further(
@@ -534,6 +542,28 @@ def attentions() -> list[Case]:
         make = lambda: fnn.dot_product_attention(causal=causal, scale=scale)  # noqa: E731
         return Case(f"dot_product_attention{id}", make, inputs, plain=plain, **(settings | options))
 
+    def turn(id: str, places: bool = False, interleaved: bool = False) -> Case:
+        def plain(params: Any, x: Any) -> Any:
+            x, at = x if places else (x, jnp.arange(x.shape[-3]))
+            half = x.shape[-1] // 2
+            speed = 10_000.0 ** (-jnp.arange(half).astype(x.dtype) / half)
+            angle = jnp.expand_dims(at.astype(x.dtype), (-1, -2)) * speed.reshape(
+                (1,) * (at.ndim + 1) + speed.shape
+            )
+            angle = angle.reshape((1,) * (x.ndim - angle.ndim) + angle.shape)
+            turns = lax.complex(jnp.cos(angle), jnp.sin(angle))
+            if interleaved:
+                z = x.reshape(*x.shape[:-1], half, 2)
+                z = turns * lax.complex(z[..., 0], z[..., 1])
+                return jnp.stack([z.real, z.imag], -1).reshape(x.shape)
+            z = turns * lax.complex(x[..., :half], x[..., half:])
+            return jnp.concatenate([z.real, z.imag], -1)
+
+        inputs = In((3, 2, 4)), *([In((3,), labels(50))] if places else [])
+        make = lambda: fnn.rotary(interleaved=interleaved)  # noqa: E731
+        return Case(f"rotary{id}", make, inputs, batch=(2,), batches=((), (1,), (0,), (2, 2)),
+                    plain=plain)  # fmt: skip
+
     looks = lambda rng, shape: mask_of_one_at_least(shape)  # noqa: E731
     return [
         attend(""),
@@ -544,6 +574,8 @@ def attentions() -> list[Case]:
             attend("/one key head", heads=3, groups=1, causal=True),
             attend("/mask", mask=In((2, 3, 4), looks), batches=((1,), (2, 2))),
             attend("/padding", mask=In((1, 1, 4), looks), batches=((1,), (2, 2)), causal=True)),
+        turn(""),
+        *further(turn("/places", places=True), turn("/interleaved", interleaved=True)),
     ]  # fmt: skip
 
 

@@ -189,12 +189,19 @@ FORMULAS: dict[str, Formula] = {
         arguments=("n", "α", "β", "k"),
     ),
     "layer_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
+    "rms_norm": Formula(
+        "{y} = ẑ scale,  ẑ = {0}/σ,  σ² = mean({0}²)",
+        ("d{0} = (g − ẑ mean(g ẑ))/σ,  g = d{y} scale",),
+        {"scale": "dscale = Σ d{y} ẑ"},
+    ),
     "batch_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
     "dot_product_attention": Formula(
         "{y} = P {2},  P = softmax(c {0} {1}ᵀ)",
         ("d{0} = c dS {1},  dS = P (d{y} {2}ᵀ − d{y}·{y})", "d{1} = c dSᵀ {0}", "d{2} = Pᵀ d{y}",
          "no derivative: a mask"),
     ),
+    "rotary": Formula("{y} = {0} turned by u,  u ~ its place",
+                      ("d{0} = d{y} turned by −u", "no derivative: whole numbers")),
     "embedding": Formula("{y} = row {0} of W", ("no derivative: whole numbers",),
                          {"w": "dW: d{y} added to row {0}"}),
     # losses: the mean over n examples

@@ -283,6 +283,16 @@ def attention(rng: Rng) -> Drawn:
     return Drawn(fnn.dot_product_attention(causal=causal, scale=scale), x, other)
 
 
+def rms_norm(rng: Rng) -> Drawn:
+    epsilon, scaled = float(rng.choice([1e-6, 1e-3])), bool(rng.integers(2))
+    x = rng.normal(size=(*batch(rng), int(rng.integers(1, 7)))) * rng.choice([1, 100])
+
+    def other(params: Any, x: Any) -> Any:
+        return F.rms_norm(x, x.shape[-1:], params.get("scale"), epsilon)
+
+    return Drawn(fnn.rms_norm(epsilon=epsilon, use_scale=scaled), x, other)
+
+
 def embedding(rng: Rng) -> Drawn:
     v = int(rng.integers(1, 6))
     ids = rng.integers(0, v, batch(rng)).astype(rng.choice(["int32", "int64", "uint8", "int8"]))
@@ -538,6 +548,7 @@ LAYERS = [
     Row("local_response_norm", local_response_norm, 16),
     Row("layer_norm", layer_norm, 24),
     Row("dot_product_attention", attention, 24),
+    Row("rms_norm", rms_norm, 16),
     Row("embedding", embedding, 12),
     Row("dropout", dropout),
 ]
