@@ -50,6 +50,14 @@ def is_split(x: jax.Array) -> bool:
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 
+def parts_of(examples: Any) -> int:
+    """Over how many devices of an explicit mesh the first axis is split."""
+    shardings = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(examples)]
+    axes = [s.spec[0] for s in shardings if len(s.spec) and s.spec[0] is not None]
+    names = axes[0] if axes and isinstance(axes[0], tuple) else axes[:1]
+    return math.prod(shardings[0].mesh.shape[name] for name in names)
+
+
 def compute_dtype(dtype: DTypeLike) -> DTypeLike:
     """The dtype in which sums and transcendental functions of ``dtype`` are computed.
 

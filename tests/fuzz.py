@@ -695,25 +695,27 @@ def functions() -> list[Call]:
     grad = fnn.value_and_grad(net, loss)
     step, epoch = fnn.make_step(net, loss, sgd), fnn.make_epoch(net, loss, sgd, 2)
     predict = fnn.make_predict(net, 2)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     return [
         Call("value_and_grad", fnn.value_and_grad, (net, loss), {}, is_callable),
         called("value_and_grad.f", traced(grad), (params, x, t, key, w)),
         Call("as_function", fnn.as_function, (net,), {}, is_callable),
         Call("as_function.f", traced(fnn.as_function(net)), (params, x, key), {}, predicted, NAMES),
-        Call("make_step", fnn.make_step, (net, loss, sgd), {"microbatches": 2, "donate": False},
-             is_callable),
+        Call("make_step", fnn.make_step, (net, loss, sgd), {"microbatches": 2, "donate": False,
+             "sharding": mesh}, is_callable),
         called("make_step.step", traced(step), (params, state, x, t, key, w)),
-        Call("make_epoch", fnn.make_epoch, (net, loss, sgd, 2), {"microbatches": 2}, is_callable),
+        Call("make_epoch", fnn.make_epoch, (net, loss, sgd, 2), {"microbatches": 2,
+             "sharding": mesh}, is_callable),
         Call("make_epoch.epoch", traced(epoch), (params, state, x, t, order, key, 0), {},
              went_on, NAMES),
-        Call("make_predict", fnn.make_predict, (net, 2), {}, is_callable),
+        Call("make_predict", fnn.make_predict, (net, 2), {"sharding": mesh}, is_callable),
         Call("make_predict.predict", traced(predict), (params, x), {}, predicted, NAMES),
         fit((net, loss, np.asarray(x), np.asarray(t)),
             {"optimizer": sgd, "epochs": 1, "batch_size": 2, "microbatches": 2, "key": key,
              "params": params,
              "validation": (np.asarray(x), np.asarray(t)), "loss_at_inference": loss,
              "metrics": {"r2": fnn.r2}, "dtype": np.float32, "min_improvement": 0.5, "patience": 1,
-             "steps_per_call": 1, "diagnostics": False, "progress": False,
+             "steps_per_call": 1, "sharding": mesh, "diagnostics": False, "progress": False,
              "on_epoch": lambda params, state, history: None}, fitted,
             names=(*NAMES, "accuracy", "r2")),
         Call("sgd", fnn.sgd, (0.1, 0.9), {"nesterov": False}),

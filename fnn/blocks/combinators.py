@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, Natural, checked
-from fnn.arrays import Shape, is_split
+from fnn.arrays import Shape, is_floating, is_split
 from fnn.block import (
     Backward,
     Block,
@@ -346,12 +346,19 @@ def _unmerged(
     barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes barriers
     before it merges (so ``jax.checkpoint`` saves little there), but does not merge across
     a conditional: one branch is ``again``, the other is never taken, and XLA cannot prove it dead,
-    because the predicate depends on dy.
+    because the predicate depends on a number that it does not know.
     """
-    leaves = jax.tree.leaves((params, residuals, dy))
-    first = next((d for d in jax.tree.leaves(dy) if jnp.size(d)), None)
-    if first is None or not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    traced = [
+        leaf
+        for leaf in jax.tree.leaves((params, dy, residuals))
+        if isinstance(leaf, jax.core.Tracer)
+    ]
+    if not traced:
         return again(params, residuals, dy)  # not compiled, so nothing is merged
+    # A parameter rather than dy, which several devices may share: they would have to agree.
+    first = next((leaf for leaf in traced if jnp.size(leaf) and is_floating(leaf)), None)
+    if first is None:
+        return again(params, residuals, dy)
 
     once = jax.jit(again)  # traced once, for all branches: they would double at every nesting
 

@@ -138,7 +138,7 @@ def conv(
         shape = (x.shape[0], *(axis.out for axis in over), features)
         dy = as_cotangent(name, dy, shape, x.dtype)
         w, axes, image, dimage = params["w"], _image(over), _as_image(x), _as_image(dy)
-        dx = _input_gradient(dimage, _as_image(w, 0).astype(dy.dtype), axes, groups)
+        dx = _input_gradient(dimage, _as_image(w, 0).astype(dy.dtype), image, axes, groups)
         dw = _weight_gradient(image, dimage, _as_image(w, 0), axes, groups)
         dparams = {"w": dw.reshape(w.shape).astype(w.dtype)}
         if use_bias:
@@ -217,10 +217,12 @@ def _forward(
     )
 
 
-def _input_gradient(dy: jax.Array, w: jax.Array, axes: Image, groups: int) -> jax.Array:
-    """(B, H', W', O) * (kh, kw, O/g, I), turned around -> (B, H, W, I)"""
+def _input_gradient(
+    dy: jax.Array, w: jax.Array, x: jax.Array, axes: Image, groups: int
+) -> jax.Array:
+    """(B, H', W', O) * (kh, kw, O/g, I), turned around -> (B, H, W, I), like x"""
     if _is_matmul(axes, groups):
-        return _dilate(contract(dy, w[0, 0], ((3,), (1,))), axes)
+        return _dilate(contract(dy, w[0, 0], ((3,), (1,)), _subsample(x, axes)), axes)
     if groups == 1:  # as XLA for GPUs knows the gradient of a convolution
         turned, layout = lax.rev(w, (0, 1)), ("NHWC", "HWOI", "NHWC")
     else:
@@ -240,6 +242,7 @@ def _input_gradient(dy: jax.Array, w: jax.Array, axes: Image, groups: int) -> ja
         rhs_dilation=_dilations(axes),
         dimension_numbers=layout,
         feature_group_count=groups,
+        out_sharding=jax.typeof(x).sharding,
     )
 
 
@@ -285,10 +288,11 @@ def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
     def strip(b: int | jax.Array, h: int | jax.Array) -> jax.Array:
         size = (images, down + dh * (kh - 1), *x.shape[2:])
         part = lax.dynamic_slice(x, (b, sh * h, 0, 0), size).transpose(3, 0, 1, 2)
-        columns = jnp.concatenate([part[..., j * dw :][..., :across:sw] for j in range(kw)])
-        columns = jnp.concatenate([columns[:, :, i * dh :][:, :, :down:sh] for i in range(kh)])
+        # Stacked, not joined along the channels: these may be split over devices.
+        columns = jnp.stack([part[..., j * dw :][..., :across:sw] for j in range(kw)])
+        columns = jnp.stack([columns[..., i * dh :, :][..., :down:sh, :] for i in range(kh)])
         dy_part = lax.dynamic_slice(dy, (b, h, 0, 0), (images, rows, width, features))
-        return contract(columns, dy_part, ((1, 2, 3), (0, 1, 2)))
+        return contract(columns, dy_part, ((3, 4, 5), (0, 1, 2)))
 
     if (images, rows) == (batch, height):
         total = strip(0, 0)
@@ -300,7 +304,7 @@ def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
             lambda n, total: total + strip(n // strips * images, n % strips * rows),
             jnp.zeros_like(strip(0, 0)),  # of its type under shard_map, too; the strip is not run
         )
-    return total.reshape(kh, kw, x.shape[-1], features)
+    return total
 
 
 def _by_convolution(

@@ -284,7 +284,8 @@ def _affine(
         dy, w = as_cotangent(name, dy, (*x.shape[:-1], *out)), params["w"]
         batch = tuple(range(x.ndim - 1))
         if out:
-            dx = contract(dy, w.astype(dy.dtype), ((dy.ndim - 1,), (1,))).astype(x.dtype)
+            columns = w.astype(dy.dtype)
+            dx = contract(dy, columns, ((dy.ndim - 1,), (1,)), like=x).astype(x.dtype)
         else:
             dx = dy[..., None] * w.astype(dy.dtype).reshape((1,) * dy.ndim + w.shape)
         dparams = {"w": contract(x, dy, (batch, batch), like=w).astype(w.dtype)}

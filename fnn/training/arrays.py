@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
 
 from fnn.arrays import is_floating
-from fnn.block import Block, BlockValueError, Params, Value
+from fnn.block import Block, BlockValueError, Value
 from fnn.refusals import described, misfit
+from fnn.training.layout import Layout
 from fnn.training.tables import (
     Columns,
     columns_of,
@@ -34,7 +33,8 @@ class Arrays:
 
     x: Value
     target: Value
-    shardings: Any = None  # of x and target, where they came on several devices
+    given: Any = None  # x and target as they came, where they are split over several devices
+    is_split: bool = False  # they are: each device draws from its own examples
     steps_per_call: int | None = None  # the whole epoch
 
     def __len__(self) -> int:
@@ -53,15 +53,19 @@ class Arrays:
         """Examples to summarise: all of them."""
         return self.x, self.target
 
-    def on_device(self) -> Arrays:
-        if self.shardings is None:
+    def on_device(self, layout: Layout | None = None, batch_size: int = 1) -> Arrays:
+        """On the device, or split over several as they came; else on the host, for ``layout``."""
+        if layout is None:
             return Arrays(*jax.device_put((self.x, self.target)))
-        return Arrays(*jax.tree.map(jax.device_put, (self.x, self.target), self.shardings))
+        if not layout.holds(self.given):
+            return self
 
-    def beside(self, params: Params) -> Params:
-        """The parameters on all the devices that the examples are on."""
-        meshes = [s.mesh for s in jax.tree.leaves(self.shardings) if hasattr(s, "mesh")]
-        return jax.device_put(params, NamedSharding(meshes[0], P())) if meshes else params
+        def one(on_host: np.ndarray, a: Any) -> Any:
+            return a.astype(on_host.dtype) if isinstance(a, jax.Array) else on_host
+
+        data = jax.tree.map(one, (self.x, self.target), self.given)
+        x, target = layout.spread(data)
+        return Arrays(x, target, is_split=bool(layout.axes))
 
     def read(self, rows: np.ndarray) -> Examples:
         return pick((self.x, self.target), rows)
@@ -77,18 +81,6 @@ class Arrays:
     def blocks(self, size: int) -> Iterator[Examples]:
         """All examples at once."""
         yield self.x, self.target
-
-
-def shardings_of(examples: Any) -> Any:
-    """How arrays are laid out over several devices; None where none of them is."""
-    default = SingleDeviceSharding(jax.devices()[0])
-
-    def one(a: Any) -> Any:
-        several = isinstance(a, jax.Array) and len(a.sharding.device_set) > 1
-        return a.sharding if several else default
-
-    shardings = jax.tree.map(one, examples, is_leaf=lambda a: isinstance(a, list))
-    return shardings if any(s is not default for s in jax.tree.leaves(shardings)) else None
 
 
 def checked_inputs(name: str, x: Value, dtype: Any, columns: Columns) -> Value:

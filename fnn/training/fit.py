@@ -14,6 +14,7 @@ from fnn.training.diagnostics.watch import Watch
 from fnn.training.endings import mismatch
 from fnn.training.fitted import Checkpoint, Fitted, Status
 from fnn.training.interrupts import deferred
+from fnn.training.layout import Sharding, without_explicit_mesh
 from fnn.training.loop import (
     Best,
     Convergence,
@@ -35,6 +36,7 @@ KEPT = "The best parameters so far are kept."
 
 
 @checked
+@without_explicit_mesh
 def fit(
     net: Block,
     loss: Block,
@@ -57,6 +59,7 @@ def fit(
     patience: Count | None = None,
     min_improvement: NonNegative | None = None,
     steps_per_call: Count | None = None,
+    sharding: Sharding | None = None,
     diagnostics: bool = False,
     progress: Callable[[Row, float], None] | bool = True,
     on_epoch: Callable[[Params, Any, list[Row]], bool | None] | None = None,
@@ -99,6 +102,13 @@ def fit(
         far; 0 by default.
       steps_per_call: steps per compiled call; fewer make interrupts and progress prompt where
         epochs are long. The whole epoch by default, for a source 8.
+      sharding: trains on several devices: a mesh with an axis "data", or a ``NamedSharding`` that
+        splits a batch. They share each batch of ``batch_size`` examples, and gradients are summed
+        over them; what is learned is what one device learns, up to rounding. Parameters are whole
+        on every device, or as ``params`` lie on the mesh. Of x in NumPy arrays or a source, each
+        device is sent its own part of each batch. Examples that are split over the devices already
+        stay there; their order is another one, of which each device finds its part in its own
+        examples, whatever their number. By default one device, or as x lies.
       diagnostics: look at every layer between epochs (:class:`~fnn.Diagnostics`);
         ``print(fitted.diagnostics)`` says what is wrong, if anything, and what to try. The
         parameters learned are the same, bit for bit. A classifier's validation accuracy is
@@ -135,7 +145,8 @@ def fit(
         optimizer=sgd(0.1) if optimizer is None else optimizer,
         epochs=epochs, batch_size=batch_size, microbatches=microbatches, validation=validation,
         weights=weights, class_weights=class_weights, loss_at_inference=loss_at_inference or loss,
-        metrics=metrics or {}, dtype=dtype, steps_per_call=steps_per_call, diagnostics=diagnostics,
+        metrics=metrics or {}, dtype=dtype, steps_per_call=steps_per_call, sharding=sharding,
+        diagnostics=diagnostics,
     )  # fmt: skip
     start = starting_point(resume, params, key)
     if resume is not None:
@@ -148,6 +159,8 @@ def fit(
     if watch is not None:
         watch(0, now.params, now.state)
     best = Best(*start.best) if resume is not None else Best(params)
+    if run.layout is not None:
+        best.params = run.layout.placed(best.params)
     converged = Convergence(run.watched, patience, min_improvement)
     for row in start.history:
         converged(row)
@@ -202,7 +215,8 @@ def fit(
         now.params, now.state, (best.params, best.epoch, best.loss), key_data(key), now.history
     )
     status, message = ending(run, now, best, status, message)
-    return Fitted(
+    fitted = Fitted(
         best.params, now.params, now.state, now.history, best.epoch, status, message,
         None if watch is None else watch.diagnostics(now.history, status), checkpoint, model,
     )  # fmt: skip
+    return fitted if model.layout is None else fitted.on(model.layout)

@@ -18,6 +18,7 @@ from fnn.training.curves import curves
 from fnn.training.diagnostics.data_summary import CLASS_LOSSES
 from fnn.training.diagnostics.record import Diagnostics
 from fnn.training.endings import gives_probabilities
+from fnn.training.layout import Layout, without_explicit_mesh
 from fnn.training.run import Metric, Row, evaluation
 from fnn.training.source import opened
 from fnn.training.tables import Columns, require_columns
@@ -31,7 +32,7 @@ class Model(NamedTuple):
 
     ``net``, ``loss``: blocks. ``predict(params, x)``: compiled. ``metrics``, ``dtype``: as they
     were given to ``fit``. ``columns``: the names of those of x, where it is a table. ``shapes``:
-    of one example's x.
+    of one example's x. ``layout``: of the arrays, where several devices trained.
     """
 
     net: Block
@@ -41,6 +42,7 @@ class Model(NamedTuple):
     dtype: Any
     columns: Columns
     shapes: list[tuple[int, ...]]
+    layout: Layout | None = None
 
 
 class Checkpoint(NamedTuple):
@@ -106,6 +108,7 @@ class Fitted(NamedTuple):
         return self.status in ("finished", "converged", "stopped")
 
     @method
+    @without_explicit_mesh
     def predict(self, x: Value, *, proba: bool = False) -> Value:
         """Predictions of the best parameters, in batches, as at inference.
 
@@ -130,6 +133,7 @@ class Fitted(NamedTuple):
         x = checked_inputs("predict: x", x, model.dtype, model.columns)
         try:
             y = model.predict(self.params, x)
+            y = y if model.layout is None else model.layout.back(y)
         except BlockError:
             if [jnp.shape(a) for a in jax.tree.leaves(x)] != model.shapes:
                 raise
@@ -140,6 +144,7 @@ class Fitted(NamedTuple):
         return _probabilities(model, y) if proba else y
 
     @method
+    @without_explicit_mesh
     def evaluate(
         self, x: Value, target: Value = None, *, metrics: Mapping[str, Metric] | None = None
     ) -> dict[str, float]:
@@ -173,10 +178,19 @@ class Fitted(NamedTuple):
         data = opened("evaluate: x", x if target is None else (x, target), model.dtype)
         predicted(model.net, model.loss, self.params, data, "evaluate: target")
         chosen = model.metrics if metrics is None else metrics
-        row = evaluation(model.predict, model.loss, data.on_device(), chosen, batch_size=128)(
-            self.params
-        )
+        row = evaluation(
+            model.predict, model.loss, data.on_device(model.layout), chosen, 128, model.layout
+        )(self.params)
         return {name.removeprefix("validation_"): value for name, value in row.items()}
+
+    def on(self, layout: Layout) -> Fitted:
+        """With its arrays on the mesh that ``fit`` was given."""
+        checkpoint = self.checkpoint
+        params, state, best = layout.back((checkpoint.params, checkpoint.state, checkpoint.best))
+        return self._replace(
+            params=layout.back(self.params), last=params, state=state,
+            checkpoint=checkpoint._replace(params=params, state=state, best=best),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         words = f"Fitted: {self.status} {self.message}"

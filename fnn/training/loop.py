@@ -16,7 +16,6 @@ from fnn.introspect.finite import all_finite
 from fnn.refusals import described, warn
 from fnn.training.endings import Mismatch, mismatch
 from fnn.training.fitted import Status
-from fnn.training.order import orders
 from fnn.training.progress import Clock
 from fnn.training.run import Call, Row, Run, evaluation, post_mortem
 from fnn.training.source import SourceError
@@ -78,7 +77,7 @@ def training(
     """
     n, begun = len(run.data), len(now.history)
     previous: Call | None = None
-    for number, order in zip(range(1, run.epochs + 1), orders(run.seed, n), strict=False):
+    for number, order in zip(range(1, run.epochs + 1), run.orders(), strict=False):
         if number <= begun:  # by the run that is resumed
             continue
         key = jax.random.fold_in(run.key, np.uint32(2**32 - number))  # see executor.FORWARD
@@ -129,7 +128,9 @@ def ending(run: Run, now: Now, best: Best, status: Status, message: str) -> tupl
     if not now.history:  # no epoch was finished: the last good parameters are all there is
         best.params = params
     elif run.evaluate is None and status != "diverged":
-        evaluate = evaluation(run.predict, run.loss_at_inference, run.data, {}, run.batch_size)
+        evaluate = evaluation(
+            run.predict, run.loss_at_inference, run.data, {}, run.batch_size, run.layout
+        )
         with suppress(SourceError):  # which has ended training, and is told
             if evaluate(params)["validation_loss"] <= best.loss:
                 best.params, best.epoch = params, count

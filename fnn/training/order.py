@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,25 @@ def orders(seed: list[int], n: int, whole: int = WHOLE) -> Iterator[Order]:
     draw = np.random.default_rng(seed)
     while True:
         yield draw.permutation(n).astype(np.int32) if n <= whole else Scattered(n, draw)
+
+
+def orders_within(seed: list[int], n: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Orders of examples that are split over devices: each finds its part of a batch in its own.
+
+    The examples are taken for gcd(n, batch_size) parts, one after another, of which each batch has
+    equally many, in order. So the order is the same whatever the number of devices, which divides
+    both n and the size of a batch.
+
+    >>> order = next(orders_within([0], 8, 4)).tolist()
+    >>> [i // 2 for i in order]
+    [0, 1, 2, 3, 0, 1, 2, 3]
+    """
+    draw, parts = np.random.default_rng(seed), math.gcd(n, batch_size)
+    full = n // batch_size * batch_size
+    while True:
+        rows = draw.permuted(np.arange(n, dtype=np.int32).reshape(parts, -1), axis=1)
+        batches = rows[:, : full // parts].reshape(parts, -1, batch_size // parts).swapaxes(0, 1)
+        yield np.concatenate([batches.ravel(), rows[:, full // parts :].ravel()])
 
 
 class Scattered:

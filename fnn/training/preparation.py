@@ -19,6 +19,7 @@ from fnn.training.arrays import host_array
 from fnn.training.diagnostics.data_summary import DataSummary, data_summary
 from fnn.training.endings import mismatch, require_probabilities, warn_of_mismatch
 from fnn.training.fitted import Checkpoint, Fitted, Model, same_structure
+from fnn.training.layout import Layout, Sharding, sharding_of
 from fnn.training.loss_scale import loss_scaled
 from fnn.training.metrics import accuracy
 from fnn.training.microbatches import weight_of
@@ -49,6 +50,7 @@ class Settings:
     dtype: Any
     steps_per_call: int | None
     diagnostics: bool
+    sharding: Sharding | None
 
 
 class Prepared(NamedTuple):
@@ -90,7 +92,11 @@ def prepare(settings: Settings, start: Checkpoint, key: jax.Array) -> Prepared:
         require_columns("fit: validation x", s.validation[:1], columns)
     data = _with_weights(s.data, s.weights, s.class_weights) if is_weighted else s.data
     train = opened("fit: x", data, s.dtype)
-    params = train.beside(parameters(s.net, start.params, key, train.like[0]))
+    params = parameters(s.net, start.params, key, train.like[0])
+    given = Layout.of("fit", s.sharding or sharding_of(train.given, params))
+    layout = None if given is None else given.inside
+    if layout is not None:
+        params = layout.placed(params)
     net_at_inference = inference(s.net)
     own_loss = weighted(s.loss_at_inference) if is_weighted else s.loss_at_inference
     prediction = predicted(net_at_inference, own_loss, params, train, "target")
@@ -118,26 +124,36 @@ def prepare(settings: Settings, start: Checkpoint, key: jax.Array) -> Prepared:
     optimizer = _for_dtype(s.optimizer, train.like[0])
     averaged = getattr(optimizer, "evaluated", None)
     loss, weigh = (weighted(loss), total_weight) if is_weighted else (loss, weight_of)
-    predict = predict_with(net_at_inference)
+    if layout is not None and s.batch_size < n:
+        layout.require_even("batch_size", batch_size)
+        if s.microbatches > 1:
+            layout.require_even("batch_size / microbatches", microbatch)
+    predict = predict_with(net_at_inference, layout=layout)
     run = Run(
-        s.net, loss, net_at_inference, own_loss, optimizer, train.on_device(), key,
+        s.net, loss, net_at_inference, own_loss, optimizer,
+        train.on_device(layout, batch_size), key,
         len(start.history) + s.epochs, batch_size, is_weighted,
-        epoch=epoch_with(s.net, loss, optimizer, batch_size, microbatch, weigh),
+        epoch=epoch_with(s.net, loss, optimizer, batch_size, microbatch, weigh, layout),
         steps_per_call=s.steps_per_call or train.steps_per_call or n,
         predict=predict,
         evaluated=jax.jit(averaged) if averaged else lambda state, params: params,
         evaluate=None if held_out is None
-        else evaluation(predict, s.loss_at_inference, held_out.on_device(), metrics, batch_size),
+        else evaluation(
+            predict, s.loss_at_inference, held_out.on_device(layout), metrics, batch_size, layout
+        ),
+        layout=layout,
     )  # fmt: skip
     if metrics and s.epochs and run.evaluate is not None:  # refused now, not after an hour
         run.evaluate(params)
     shapes = [tuple(a.shape) for a in jax.tree.leaves(train.like[0])]
-    model = Model(*at_inference, predict, metrics, s.dtype, columns, shapes)
+    model = Model(*at_inference, predict, metrics, s.dtype, columns, shapes, given)
     found = mismatch(*at_inference)
     if found is not None and not found.certain:
         first = train.read(np.arange(batch_size))[0]
         require_probabilities(s.loss_at_inference, predict(params, first))
-    return Prepared(run, model, params, _state(optimizer, params, start), summary)
+    state = _state(optimizer, params, start)
+    state = state if layout is None else layout.placed(state, "the optimiser's state")
+    return Prepared(run, model, params, state, summary)
 
 
 def _for_dtype(optimizer: Any, one: Value) -> Any:

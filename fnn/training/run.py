@@ -15,9 +15,10 @@ from fnn.block import Block, Params, Value
 from fnn.introspect.finite import NonFinite, all_finite, finite
 from fnn.refusals import described
 from fnn.training.arrays import Arrays, pick
-from fnn.training.order import Order
+from fnn.training.layout import Layout
+from fnn.training.order import Order, orders, orders_within
+from fnn.training.programs import Step, loss_on
 from fnn.training.source import Stream
-from fnn.training.steps import Step
 from fnn.training.weighted import total_weights
 
 Row = dict[str, float]
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     ``predict(params, x)``: of the network at inference. ``evaluated(state, params)``: the
     parameters to evaluate and return.
     ``evaluate(params)``: the validation loss and metrics, if there is validation data.
+    ``layout``: of the arrays, where several devices train.
     """
 
     net: Block
@@ -58,6 +60,7 @@ class Run(NamedTuple):
     predict: Callable[[Params, Value], Value]
     evaluated: Callable[[Any, Params], Params]
     evaluate: Callable[[Params], Row] | None
+    layout: Layout | None = None
 
     @property
     def seed(self) -> list[int]:
@@ -67,6 +70,12 @@ class Run(NamedTuple):
     def watched(self) -> str:
         """The loss, by its name in the history, that says whether training gets on."""
         return "loss" if self.evaluate is None else "validation_loss"
+
+    def orders(self) -> Iterator[Order]:
+        """The order of the examples in epoch 1, 2, ...: a function of the key."""
+        if self.data.is_split:
+            return orders_within(self.seed, len(self.data), self.batch_size)
+        return orders(self.seed, len(self.data))
 
     def parts(self, order: Order, used: int) -> Iterator[np.ndarray]:
         """What each call takes of an epoch's order, of which some was used before."""
@@ -94,13 +103,13 @@ def key_data(key: jax.Array) -> np.ndarray:
 
 def evaluation(
     predict: Callable[[Params, Value], Value], loss: Block, data: Arrays | Stream,
-    metrics: Mapping[str, Metric], batch_size: int,
+    metrics: Mapping[str, Metric], batch_size: int, layout: Layout | None = None,
 ) -> Callable[[Params], Row]:  # fmt: skip
     """``evaluate(params)``: the loss and the metrics on some data, compiled once.
 
     Metrics need the predictions of all examples at once; the loss alone runs in bounded memory.
     """
-    value = jax.jit(lambda y, t: loss.forward({}, (y, t))[0])
+    value = loss_on(layout, loss)
     untried = set(metrics)
 
     def evaluate(params: Params) -> Row:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fnn.arrays import is_floating
-from fnn.block import BlockValueError, Params, Value
+from fnn.block import BlockValueError, Value
 from fnn.training.arrays import (
     Arrays,
     Check,
@@ -24,8 +24,8 @@ from fnn.training.arrays import (
     like,
     named,
     pick,
-    shardings_of,
 )
+from fnn.training.layout import Layout
 
 STEPS_PER_CALL = 8  # of a source, if the caller does not say: this much is read ahead
 SAMPLED = 512  # examples of a source that are summarised before training
@@ -55,6 +55,8 @@ class Stream:
     """Examples that are read from a source and checked, one call ahead of the one that runs."""
 
     steps_per_call = STEPS_PER_CALL
+    is_split = False
+    given = None
 
     def __init__(self, what: str, source: Source, dtype: Any) -> None:
         self.what, self.source, self.length = what, source, len(source)
@@ -66,6 +68,7 @@ class Stream:
         self.checks: list[tuple[str, int, Check]] = []
         self.like = like(checked_arrays(what, *self._read(ends[:1]), dtype))
         self.read(ends)
+        self.layout: Layout | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -82,12 +85,10 @@ class Stream:
         rows = np.random.default_rng(seed).choice(self.length, count, replace=False)
         return self.read(np.sort(rows))
 
-    def on_device(self) -> Stream:
+    def on_device(self, layout: Layout | None = None, batch_size: int = 1) -> Stream:
+        """The stream itself, which sends the devices of a layout their parts of each batch."""
+        self.layout, self.batch_size = layout, batch_size
         return self
-
-    def beside(self, params: Params) -> Params:
-        """The parameters as they are: examples come from the host."""
-        return params
 
     def start(self, epoch: int) -> None:
         """Tells the source, if it has a use for that."""
@@ -101,13 +102,30 @@ class Stream:
 
     def calls(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
         """For each part of an epoch's order: its examples, and the rows to use: all."""
+        places = deque[np.ndarray]()
+
+        def own() -> Iterator[np.ndarray]:
+            """The rows of this process's devices."""
+            for rows in parts:
+                mine, at = rows, np.arange(len(rows), dtype=np.int32)
+                if self.layout is not None:
+                    mine, at = self.layout.shares(rows, self.batch_size)
+                places.append(at)
+                yield mine
+
+        for examples in self._ahead(own()):
+            x, target = examples if self.layout is None else self.layout.split(examples)
+            yield x, target, places.popleft()
+
+    def _ahead(self, parts: Iterable[np.ndarray]) -> Iterator[Examples]:
+        """Examples of some rows after others, which a thread reads ahead."""
         with ThreadPoolExecutor(1) as pool:
             ahead = deque[Future[Examples]]()
             for rows in parts:
                 ahead.append(pool.submit(self._read_in_training, rows))
                 if len(ahead) > 1:
-                    yield _all(ahead.popleft().result())
-            yield _all(ahead.popleft().result())
+                    yield ahead.popleft().result()
+            yield ahead.popleft().result()
 
     def _read_in_training(self, rows: np.ndarray) -> Examples:
         try:
@@ -121,8 +139,7 @@ class Stream:
         """All examples in order, ``size`` at a time."""
         starts = range(0, self.length, size)
         parts = (np.arange(start, min(start + size, self.length)) for start in starts)
-        for x, target, _ in self.calls(parts):
-            yield x, target
+        yield from self._ahead(parts)
 
     def read(self, rows: np.ndarray) -> Examples:
         """These examples as arrays on the host, refused if one of them is bad."""
@@ -220,7 +237,7 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
             raise ValueError(f"{name} has {len(data)} parts, needs (x, target)")
         if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data)):
             return Stream(what, Rows(*data), dtype)
-        return Arrays(*checked_arrays(what, *data, dtype), shardings_of(data))
+        return Arrays(*checked_arrays(what, *data, dtype), data)
     is_class = isinstance(data, type)
     if (
         is_class
@@ -233,11 +250,6 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
             "or a source: an object with len(source) and source[rows] -> (x, target)"
         )
     return Stream(what, data, dtype)
-
-
-def _all(examples: Examples) -> tuple[Value, Value, np.ndarray]:
-    """Examples and their rows."""
-    return *examples, np.arange(len(jax.tree.leaves(examples)[0]), dtype=np.int32)
 
 
 def _form(examples: Examples, *axis: int) -> Any:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from fnn.arguments import AnyOptimizer, Count, checked, require_call
-from fnn.arrays import is_floating, is_split
+from fnn.arguments import AnyOptimizer, Count, checked
+from fnn.arrays import is_floating, parts_of
 from fnn.backprop import as_function, backpropagate, with_loss
 from fnn.block import Block, BlockTypeError, Key, Params, Value
 from fnn.executor import inference
-from fnn.pytrees import in_form_of, require_held, with_zeros
-from fnn.refusals import as_array, described, require_key, require_no_model
+from fnn.pytrees import in_form_of, with_zeros
+from fnn.refusals import as_array, described, require_key
 from fnn.training.endings import warn_of_mismatch
+from fnn.training.layout import Layout, Sharding
 from fnn.training.microbatches import Pass, Weigh, in_microbatches, weight_of
 from fnn.training.optimizers import accepted, apply_updates, traceable
-
-Step = Callable[..., tuple[Params, Any, jax.Array]]
+from fnn.training.programs import (
+    Step,
+    compiled,
+    count,
+    distinct,
+    epoch_on,
+    predict_on,
+    require_order,
+    step_on,
+)
 
 
 def plain_step(
@@ -108,6 +115,7 @@ def make_step(
     *,
     microbatches: Count = 1,
     donate: bool = False,
+    sharding: Sharding | None = None,
 ) -> Step:
     """One compiled training step: forward, backward, update.
 
@@ -118,6 +126,7 @@ def make_step(
         backward, so that a large batch fits into memory. The gradients are those of the batch, but
         for :func:`~fnn.batch_norm`, which normalises each part by itself.
       donate: reuse the memory of the old parameters and state, which then cannot be used again.
+      sharding: as for :func:`~fnn.fit`; the devices share each batch equally.
 
     Returns:
       ``step(params, state, x, target, key=None, weights=None) -> (params, state, value)``,
@@ -126,6 +135,8 @@ def make_step(
       their losses; ``value`` is the loss before the update.
 
     Raises:
+      ValueError: ``sharding`` is a mesh without an axis "data"; by ``step``, a batch that its
+        devices cannot share equally.
       BlockError: by ``step``, where network, loss and data do not match.
 
     Warns:
@@ -146,13 +157,16 @@ def make_step(
     step = plain_step(net, loss, optimizer)
     if microbatches > 1:
         step = _in_equal_parts(net, loss, optimizer, microbatches)
+    layout = Layout.of("make_step", sharding)
+    if layout is not None:
+        return step_on(layout, step, donate)
     if not donate:
-        return _compiled("make_step", step, trees=2)
-    donating = _compiled("make_step", step, trees=2, donate_argnums=(0, 1))
+        return compiled("make_step", step, trees=2)
+    donating = compiled("make_step", step, trees=2, donate_argnums=(0, 1))
 
     @functools.wraps(donating)
     def once(params: Params, state: Any, *data: Any, **options: Any) -> Any:
-        return donating(*_distinct((params, state)), *data, **options)
+        return donating(*distinct((params, state)), *data, **options)
 
     return once
 
@@ -161,7 +175,7 @@ def _in_equal_parts(net: Block, loss: Block, optimizer: Any, microbatches: int) 
     def step(
         params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[Params, Any, jax.Array]:
-        size = divided("make_step", _count("make_step: x and target", (x, target)), microbatches)
+        size = divided("make_step", count("make_step: x and target", (x, target)), microbatches)
         whole = plain_step(net, loss, optimizer, microbatch=size)
         return whole(params, state, x, target, key, weights)
 
@@ -183,47 +197,6 @@ def divided(name: str, examples: int, microbatches: int) -> int:
     return examples // microbatches
 
 
-def _compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> Callable[..., Any]:
-    """``jax.jit(f)``, which refuses integers that JAX would wrap before f sees them.
-
-    ``trees``: how many arguments come before the data.
-    """
-    compiled, names = jax.jit(f, **options), list(inspect.signature(f).parameters)
-
-    @functools.wraps(f)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        require_held(name, dict(zip(names[trees:], args[trees:], strict=False)) | kwargs)
-        try:
-            return compiled(*args, **kwargs)
-        except OverflowError:  # an integer among the parameters that no array holds
-            require_call(name, f, args, kwargs)
-            require_held(name, dict(zip(names, args, strict=False)))
-            raise
-        except TypeError:
-            require_call(name, f, args, kwargs)
-            require_no_model(name, args[0])
-            raise
-
-    # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.
-    call.lower, call.trace = compiled.lower, compiled.trace  # type: ignore[attr-defined]
-    return call
-
-
-def _distinct(tree: Any) -> Any:
-    """Copies arrays that occur again: the memory of each can be donated once.
-
-    A state may hold the parameters themselves, as that of ``optax.lbfgs`` does at first.
-    """
-    seen: set[int] = set()
-
-    def copied(a: Any) -> Any:
-        again = id(a) in seen
-        seen.add(id(a))
-        return jnp.copy(a) if again else a
-
-    return jax.tree.map(copied, tree)
-
-
 @checked
 def make_epoch(
     net: Block,
@@ -232,6 +205,7 @@ def make_epoch(
     batch_size: Count,
     *,
     microbatches: Count = 1,
+    sharding: Sharding | None = None,
 ) -> Step:
     """A whole epoch, compiled as one ``lax.scan``.
 
@@ -243,6 +217,9 @@ def make_epoch(
         statistics (of :func:`~fnn.batch_norm`) move in proportion: by 1/128 of a usual step after
         one example where ``batch_size`` is 128, whose variance is 0.
       microbatches: as for :func:`make_step`; ``batch_size`` is a multiple of it.
+      sharding: as for :func:`~fnn.fit`. x and target are NumPy arrays, of which each device is sent
+        its part of each batch; or they are split over the devices already, and the d-th part of
+        each batch of ``order`` are examples of device d: nothing of x is sent.
 
     Returns:
       ``epoch(params, state, x, target, order, key=None, first=0) -> (params, state, losses)``.
@@ -253,7 +230,8 @@ def make_epoch(
 
     Raises:
       BlockValueError: ``batch_size`` is not a whole number of at least 1.
-      ValueError: by ``epoch``, x and target are of different lengths.
+      ValueError: ``sharding`` as for :func:`make_step`, or a ``batch_size`` that its devices cannot
+        share equally; by ``epoch``, x and target are of different lengths.
       BlockTypeError: by ``epoch``, the order is not integers (n,).
       BlockError: by ``epoch``, while it is traced, where network, loss and data do not match.
 
@@ -271,7 +249,10 @@ def make_epoch(
     """
     warn_of_mismatch(net, loss)
     size = divided("make_epoch", batch_size, microbatches)
-    return epoch_with(net, loss, optimizer, batch_size, size)
+    layout = Layout.of("make_epoch", sharding)
+    if layout is not None:
+        layout.require_even("batch_size", batch_size)
+    return epoch_with(net, loss, optimizer, batch_size, size, layout=layout)
 
 
 def epoch_with(
@@ -281,6 +262,7 @@ def epoch_with(
     batch_size: int,
     microbatch: int | None = None,
     weigh: Weigh = weight_of,
+    layout: Layout | None = None,
 ) -> Step:
     """:func:`make_epoch`, whatever the network ends in; the rest as :func:`plain_step` has it."""
 
@@ -289,18 +271,14 @@ def epoch_with(
         share = examples / batch_size
         return plain_step(net, loss, optimizer, share=share, microbatch=size, weigh=weigh)
 
-    step = step_of(batch_size)
+    step, pick = step_of(batch_size), _batch if layout is None else layout.batch
 
     def epoch(
         params: Params, state: Any, x: Value, target: Value, order: jax.Array, key: Key = None,
         first: Any = 0,
     ) -> tuple[Params, Any, jax.Array]:  # fmt: skip
-        _count("make_epoch: x and target", (x, target))
-        dtype = getattr(order, "dtype", np.dtype(object))
-        if not jnp.issubdtype(dtype, jnp.integer) or order.ndim != 1:
-            raise BlockTypeError(
-                "make_epoch", f"order is {described(order)}, needs integers (n,): numpy.arange(n)"
-            )
+        count("make_epoch: x and target", (x, target))
+        require_order(order)
         first = as_array("make_epoch", "first", first)
         if first.ndim or is_floating(first):
             raise BlockTypeError("make_epoch", f"first is {described(first)}, needs an integer")
@@ -310,7 +288,7 @@ def epoch_with(
 
         def body(carry: Any, rows_and_place: Any, step: Step = step) -> tuple[Any, jax.Array]:
             rows, place = rows_and_place
-            batch_x, batch_target = jax.tree.map(lambda a: _rows(a, rows), (x, target))
+            batch_x, batch_target = pick((x, target), rows)
             step_key = None if key is None else jax.random.fold_in(key, first + place)
             params, state, value = step(*carry, batch_x, batch_target, step_key)
             return (params, state), value
@@ -325,76 +303,96 @@ def epoch_with(
             losses.append(value[None])
         return (*carry, jnp.concatenate(losses) if losses else jnp.zeros(0))
 
-    return _compiled("make_epoch", epoch, trees=2)
+    if layout is not None:
+        return epoch_on(layout, epoch, batch_size)
+    return compiled("make_epoch", epoch, trees=2)
 
 
-def _count(what: str, examples: Any) -> int:
-    """The number of examples; refused where arrays disagree, or are the numbers of a list."""
-    shapes = [jnp.shape(a) for a in jax.tree.leaves(examples)]
-    sizes = {shape[:1] for shape in shapes}
-    if len(sizes) != 1 or () in sizes:
-        got = ", ".join(map(str, shapes[:4])) + (", ..." if len(shapes) > 4 else "")
-        raise ValueError(
-            f"{what} need arrays with a first axis of examples, all of one length, got shapes "
-            f"{got or 'of no array'}; numpy.asarray(...) makes one array of a list"
-        )
-    return shapes[0][0]
-
-
-def _rows(a: jax.Array, rows: jax.Array) -> jax.Array:
+def _batch(examples: Value, rows: jax.Array) -> Value:
     """Some rows, split over an explicit mesh as all of them are."""
-    return a.at[rows].get(mode="promise_in_bounds", out_sharding=jax.typeof(a).sharding)
+
+    def one(a: jax.Array) -> jax.Array:
+        return a.at[rows].get(mode="promise_in_bounds", out_sharding=jax.typeof(a).sharding)
+
+    return jax.tree.map(one, examples)
 
 
 @checked
-def make_predict(net: Block, batch_size: Count = 4096) -> Callable[[Params, Value], Value]:
+def make_predict(
+    net: Block, batch_size: Count = 4096, *, sharding: Sharding | None = None
+) -> Callable[[Params, Value], Value]:
     """Predictions of the network as it is at inference, for any number of examples.
 
     Args:
       net: a block.
-      batch_size: examples at a time, so that memory stays bounded. On a mesh of explicit axes each
-        batch has some examples of every device, and their numbers have to allow that.
+      batch_size: examples at a time, so that memory stays bounded; of those that are split over
+        several devices, each batch has some of every device.
+      sharding: as for :func:`~fnn.fit`; the devices share x.
 
     Returns:
-      ``predict(params, x) -> y``, compiled; x and y have a first axis of examples.
+      ``predict(params, x) -> y``, compiled; x and y have a first axis of examples. With
+      ``sharding``, y is split as x is, or whole on every device if that does not divide.
 
     Raises:
       BlockValueError: ``batch_size`` is not a whole number of at least 1.
-      ValueError: by ``predict``, x is not arrays of one length.
+      ValueError: ``sharding`` is a mesh without an axis "data"; by ``predict``, x is not arrays of
+        one length.
 
     >>> import fnn, jax.numpy as jnp
     >>> predict = fnn.make_predict(fnn.square(), batch_size=2)
     >>> predict({}, jnp.array([1.0, 2.0, 3.0]))
     Array([1., 4., 9.], dtype=float32)
     """
-    return predict_with(inference(net), batch_size)
+    layout = Layout.of("make_predict", sharding)
+    return predict_with(inference(net), batch_size, layout)
 
 
-def predict_with(net: Block, batch_size: int = 4096) -> Callable[[Params, Value], Value]:
+def predict_with(
+    net: Block, batch_size: int = 4096, layout: Layout | None = None
+) -> Callable[[Params, Value], Value]:
     """:func:`make_predict` of a network that is already as it is at inference."""
 
-    def predict(params: Params, x: Value) -> Value:
-        n = _count("make_predict: the parts of x", x)
-        steps, rest = divmod(n, batch_size)
+    def in_batches(params: Params, x: Value, parts: int) -> Value:
+        """``parts``: of x, that lie on different devices."""
+        each = count("make_predict: the parts of x", x) // parts
+        size = max(1, batch_size // parts)
+        steps, rest = divmod(each, size)
         if steps == 0:
             return net.forward(params, x)[0]
-        # Of examples that are split over an explicit mesh, each batch has some of every device.
-        split = any(map(is_split, jax.tree.leaves(x)))
+
+        def rows(a: jax.Array, start: int, stop: int) -> jax.Array:
+            """Of every part: (parts, stop - start, ...)."""
+            if parts == 1:
+                return a[None, start:stop]
+            return a.reshape(parts, each, *a.shape[1:])[:, start:stop]
 
         def batches(a: jax.Array) -> jax.Array:
-            if split:
-                return a[: n - rest].reshape(batch_size, steps, *a.shape[1:]).swapaxes(0, 1)
-            return a[: n - rest].reshape(steps, batch_size, *a.shape[1:])
+            full = rows(a, 0, each - rest).reshape(parts, steps, size, *a.shape[1:])
+            return full.swapaxes(0, 1).reshape(steps, parts * size, *a.shape[1:])
 
-        def together(a: jax.Array) -> jax.Array:
-            a = a.swapaxes(0, 1) if split else a
-            return a.reshape(n - rest, *a.shape[2:])
+        def last(a: jax.Array) -> jax.Array:
+            return rows(a, each - rest, each).reshape(parts * rest, *a.shape[1:])
+
+        def together(a: jax.Array, tail: jax.Array | None = None) -> jax.Array:
+            full = a.reshape(steps, parts, size, *a.shape[2:]).swapaxes(0, 1)
+            full = full.reshape(parts, each - rest, *a.shape[2:])
+            if tail is not None:
+                tail = tail.reshape(parts, rest, *tail.shape[1:])
+                full = jnp.concatenate([full, tail], 1)
+            return full.reshape(parts * each, *a.shape[2:])
 
         y = lax.map(lambda batch: net.forward(params, batch)[0], jax.tree.map(batches, x))
-        y = jax.tree.map(together, y)
-        if rest:
-            tail = net.forward(params, jax.tree.map(lambda a: a[n - rest :], x))[0]
-            y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, tail)
-        return y
+        tail = (
+            net.forward(params, jax.tree.map(last, x))[0]
+            if rest
+            else jax.tree.map(lambda _: None, y)
+        )
+        return jax.tree.map(together, y, tail)
 
-    return _compiled("make_predict", predict, trees=1)
+    if layout is not None:
+        return predict_on(layout, in_batches)
+
+    def predict(params: Params, x: Value) -> Value:
+        return in_batches(params, x, parts_of(x))
+
+    return compiled("make_predict", predict, trees=1)

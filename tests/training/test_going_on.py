@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 import fnn
 
@@ -278,15 +277,3 @@ def test_a_memory_map_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     in_memory = fit(X, LABELS, **options)
     close(from_disk.params, in_memory.params)
-
-
-@pytest.mark.slow
-def test_examples_on_several_devices_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    x, labels = jax.device_put((X, LABELS), split)
-    fitted = fit(x, labels, epochs=2, validation=TEST)
-    assert len(jax.tree.leaves(fitted.last)[0].sharding.device_set) == 2
-    alone = fit(X, LABELS, epochs=2, validation=TEST)
-    close(fitted.params, alone.params)
-    assert fitted.predict(x).sharding.device_set == set(mesh.devices.flat)
