@@ -16,6 +16,8 @@ import tyro
 
 import fnn
 
+CHECKPOINT = "checkpoint"  # the folder in --out from which --resume goes on
+
 
 @dataclass
 class Training:
@@ -39,6 +41,8 @@ class Training:
     """folder for report.html, history.csv, the parameters and figures"""
     diagnostics: bool = False
     """watch every layer during training, and report what is wrong, if anything"""
+    resume: bool = False
+    """go on where an earlier run in --out was stopped; give its other options again"""
     command: Annotated[str, tyro.conf.Suppress] = ""
 
     def prepare(self) -> None:
@@ -51,6 +55,7 @@ class Training:
             jax.config.update("jax_enable_x64", True)
         self.make_optimizer()
         writable(self.out)
+        resumable(self)
 
     def make_optimizer(self) -> Any:
         """The optimiser named on the command line, with its learning rate."""
@@ -99,6 +104,15 @@ def fractions(options: Any, *names: str) -> None:
         value = getattr(options, name, 0.0)
         if not 0 <= value < 1:
             raise ValueError(f"--{name} is {value}, needs 0 <= {name} < 1")
+
+
+def resumable(options: Any) -> None:
+    """Refuses --resume where no run has left a checkpoint, of one of its networks at least."""
+    if options.resume and not [*options.out.glob(CHECKPOINT), *options.out.glob(f"*/{CHECKPOINT}")]:
+        raise ValueError(
+            f"--resume: {options.out} holds no checkpoint to go on from; name the folder of that "
+            "run with --out, or leave out --resume"
+        )
 
 
 def _optax_names(optax: Any) -> list[str]:

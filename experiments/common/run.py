@@ -22,7 +22,7 @@ import fnn
 from experiments.common import report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.common.data import Split
-from experiments.common.options import Training, writable
+from experiments.common.options import CHECKPOINT, Training, writable
 from experiments.common.report import PAGE, Report
 from fnn.block import Block, BlockError
 from fnn.training.interrupts import deferred
@@ -46,11 +46,11 @@ def train(
 ) -> fnn.Fitted:
     """Prints the network, checks its gradients, trains it, and saves the result.
 
-    Writes ``history.csv`` and the parameters into ``options.out``, below ``name`` if there is one,
-    and ``report.html`` into ``options.out``: that of ``page``, of which a network with a ``name``
-    is a part. They are written also when training was interrupted or went wrong, which the caller
-    sees in the answer's ``success`` and the reader in the message. ``optimizer`` is that of the
-    options by default.
+    Writes ``history.csv``, the parameters and the checkpoint for ``--resume`` into
+    ``options.out``, below ``name`` if there is one, and ``report.html`` into ``options.out``: that
+    of ``page``, of which a network with a ``name`` is a part. They are written also when training
+    was interrupted or went wrong, which the caller sees in the answer's ``success`` and the reader
+    in the message. ``optimizer`` is that of the options by default.
 
     Raises:
       KeyboardInterrupt: after saving, where this is one network of several (it has a ``name``).
@@ -74,12 +74,11 @@ def train(
             optimizer=optimizer, epochs=options.epochs,
             batch_size=options.batch_size, key=key, params=params, dtype=options.jax_dtype,
             validation=None if validation is None or not len(validation.x) else validation,
-            metrics=metrics, progress=progress, diagnostics=options.diagnostics, **fit_options,
+            metrics=metrics, progress=progress, diagnostics=options.diagnostics,
+            checkpoint=checkpoint(options.resume, out), **fit_options,
         )  # fmt: skip
     kept = f"of epoch {fitted.best_epoch}" if fitted.history else "the last that were finite"
-    console.print(f"stopped {fitted.message}; the parameters kept are those {kept}")
-    if fitted.status == "diverged":
-        console.print(f"[bold red]{ADVICE}[/bold red]")
+    print_ending(fitted, f"; the parameters kept are those {kept}")
     save(out, fitted.params, fitted.history)
     if fitted.diagnostics is not None:
         console.print(f"\n[bold]Diagnostics[/bold]\n{escape(str(fitted.diagnostics))}")
@@ -88,7 +87,9 @@ def train(
     page.training(fitted)
     whole.write(options.out)
     if name and fitted.status == "interrupted":
-        raise KeyboardInterrupt(f"interrupted; what was learned so far is saved in {options.out}")
+        raise KeyboardInterrupt(
+            f"interrupted; what was learned so far is saved in {options.out}; go on with --resume"
+        )
     return fitted
 
 
@@ -131,6 +132,23 @@ def scheduled(options: Training, schedule: str, data: Split, weight_decay: float
     if not weight_decay:
         return optimizer
     return optax.chain(optax.add_decayed_weights(weight_decay), optimizer)
+
+
+def print_ending(fitted: fnn.Fitted, more: str = "") -> None:
+    """Why training ended, and what can be done now."""
+    console.print(f"stopped {fitted.message}{more}")
+    if fitted.status == "diverged":
+        console.print(f"[bold red]{ADVICE}[/bold red]")
+    if fitted.status == "interrupted":
+        console.print("the same command with --resume goes on from there")
+
+
+def checkpoint(resume: bool, out: Path) -> Path:
+    """The folder of a run's checkpoint, emptied where the run begins anew."""
+    folder = out / CHECKPOINT
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None:
@@ -206,7 +224,8 @@ def conclude(
     if page is not None:
         page.facts = {name: _short(value) for name, value in results.items()} | page.facts
         page.write(out)
-    files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if "params" not in p.parts)
+    folders = {"params", CHECKPOINT}
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*.*") if not folders & {*p.parts})
     console.print(f"saved in {out}: {', '.join(files)}, params")
     if page is not None:
         console.print(f"[bold]open {out / PAGE}[/bold]")

@@ -13,7 +13,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,15 +27,21 @@ import tyro
 import fnn
 from experiments.common import report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
-from experiments.common.options import at_least, fractions, positive_rate, seeded, writable
+from experiments.common.options import (
+    at_least,
+    fractions,
+    positive_rate,
+    resumable,
+    seeded,
+    writable,
+)
 from experiments.common.report import Report
-from experiments.common.run import conclude, save, write_json
+from experiments.common.run import checkpoint, conclude, print_ending, save, write_json
 from experiments.googlenet.examples import Data, grey_images, photographs
 from experiments.googlenet.recognition import AUXILIARY, DESCRIPTION, describe
 from experiments.googlenet.streaming import Images, make_predict
 from fnn.block import Block
 from fnn.compiling import jit_for_few_runs
-from fnn.training.loop import ADVICE
 
 # Strides of the stem. For small pictures the first convolution keeps every pixel, which tells more
 # apart than one with stride 2 on larger pictures, and costs the same.
@@ -79,6 +85,8 @@ class Train:
     """leave out pictures that cannot be read, rather than refuse the folder"""
     out: Path = Path("results/googlenet_trained")
     """folder for report.html, history.csv, the parameters, and weights.npz"""
+    resume: bool = False
+    """go on where an earlier run in --out was stopped; give its other options again"""
     seed: int = 0
     """seeds what is held out, the initial weights, the order, the parts of pictures, dropout"""
     command: Annotated[str, tyro.conf.Suppress] = ""
@@ -104,6 +112,7 @@ class Train:
                 "the auxiliary classifiers average windows of 5 x 5"
             )
         writable(self.out)
+        resumable(self)
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -161,21 +170,9 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
     )
     optimizer = fnn.averaged(optax.sgd(falling, MOMENTUM), options.averaging)
 
-    def keep(params: Any, state: Any, history: Sequence[Mapping[str, float]]) -> Any:
-        """Writes everything learned, and the average as weights for classify and evaluate."""
-        assert optimizer.evaluated is not None
-        average = optimizer.evaluated(state, params)
-        save(options.out, {"params": params, "average": average}, history)
-        main = {name: p for name, p in average.items() if name not in AUXILIARY}
-        fnn.models.save_weights(options.out / "weights.npz", main)
-        says = describe(options.width, options.strides, data.view, data.moments, data.names)
-        write_json(options.out / DESCRIPTION, says)
-        return average
-
     def on_epoch(params: Any, state: Any, history: list[dict[str, float]]) -> None:
         (logits,) = predict(data.validation, params)
         history[-1]["validation_accuracy"] = fnn.accuracy(logits, data.validation.labels)
-        keep(params, state, history)
 
     wall, cpu = time.perf_counter(), time.process_time()
     with TrainingProgress(options.epochs) as progress, warnings.catch_warnings():
@@ -196,13 +193,18 @@ def _train(options: Train, net: Block, data: Data, params: Any, page: Report) ->
             steps_per_call=1,
             progress=progress,
             on_epoch=on_epoch,
+            checkpoint=checkpoint(options.resume, options.out),
         )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    console.print(f"stopped {fitted.message}")
-    if fitted.status == "diverged":
-        console.print(f"[bold red]{ADVICE}[/bold red]")
+    print_ending(fitted)
     # As in the paper the average at the end is the network, not the best of all epochs.
-    average = keep(fitted.last, fitted.state, fitted.history)
+    assert optimizer.evaluated is not None
+    average = optimizer.evaluated(fitted.state, fitted.last)
+    save(options.out, {"params": fitted.last, "average": average}, fitted.history)
+    main = {name: p for name, p in average.items() if name not in AUXILIARY}
+    fnn.models.save_weights(options.out / "weights.npz", main)
+    says = describe(options.width, options.strides, data.view, data.moments, data.names)
+    write_json(options.out / DESCRIPTION, says)
     labels = data.test.labels
     raw, averaged = predict(data.test, fitted.last, average)
     accuracy = fnn.accuracy(averaged, labels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -29,6 +31,7 @@ from fnn.training.optimizers import sgd
 from fnn.training.preparation import Settings, prepare, starting_point
 from fnn.training.progress import Clock, Lines, reporter
 from fnn.training.run import Metrics, Row, key_data
+from fnn.training.saving import Saver
 from fnn.training.source import Source, SourceError
 from fnn.training.weighted import ClassWeights
 
@@ -63,6 +66,8 @@ def fit(
     diagnostics: bool = False,
     progress: Callable[[Row, float], None] | bool = True,
     on_epoch: Callable[[Params, Any, list[Row]], bool | None] | None = None,
+    checkpoint: os.PathLike[str] | str | None = None,
+    save_every: NonNegative = 60.0,
 ) -> Fitted:
     """Trains a network: the whole pipeline, compiled, reproducible from the key.
 
@@ -117,6 +122,13 @@ def fit(
         a method ``within(epoch, part, seconds left)``, that is called after each compiled call.
       on_epoch: called with (params, state, history) after each epoch, before ``progress``: to
         save them, to add entries to ``history[-1]``, or to end training by returning True.
+      checkpoint: a folder in which the state of the run is saved now and then and at its end, by
+        Orbax (``pip install orbax-checkpoint``). The same call goes on from there, however the run
+        was stopped, and gives what one run gives, bit for bit. ``epochs`` counts those of all calls
+        together; it, ``patience`` and ``min_improvement`` may change. ``params`` are where the
+        first call starts. SIGTERM saves and ends the process with status 143.
+      save_every: seconds between saves; a minute by default. They are made after a compiled call
+        (see ``steps_per_call``) and written in the background; the last two are kept.
 
     Returns:
       :class:`Fitted`. Ctrl-C ends training and keeps what was learned. A loss that is not
@@ -127,11 +139,13 @@ def fit(
       ValueError, TypeError: before training, for data that is empty, of different lengths, NaN,
         infinite, masked, not real numbers, or integers too large for int32, for targets that the
         loss refuses, and for arguments that cannot work. In the first epoch, for bad examples of
-        a source; the message names the first.
+        a source; the message names the first. For a ``checkpoint`` that is another run's, that
+        cannot be read, or whose folder cannot be written to.
       BlockError: network, loss and data do not match; the message names the block.
 
     Warns:
-      UserWarning: the loss takes logits, and the network ends in softmax or logistic.
+      UserWarning: the loss takes logits, and the network ends in softmax or logistic. A checkpoint
+        could not be written, because the disk is full, say: training goes on.
 
     >>> import fnn, numpy as np
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -148,56 +162,69 @@ def fit(
         metrics=metrics or {}, dtype=dtype, steps_per_call=steps_per_call, sharding=sharding,
         diagnostics=diagnostics,
     )  # fmt: skip
+    if resume is not None and checkpoint is not None:
+        raise ValueError("fit: resume and checkpoint both say what to go on from; leave out one")
     start = starting_point(resume, params, key)
     if resume is not None:
         key = start.key
     key = jax.random.key(0) if key is None else key
     run, model, params, state, summary = prepare(settings, start, key)
 
-    now = Now(params, state, [*start.history])  # 1. initialise
+    before = start.history[-1]["seconds"] if start.history else 0.0
+    now = Now(params, state, [*start.history], before)  # 1. initialise
     watch = None if summary is None else Watch(run, summary, params)
     if watch is not None:
         watch(0, now.params, now.state)
     best = Best(*start.best) if resume is not None else Best(params)
     if run.layout is not None:
         best.params = run.layout.placed(best.params)
-    converged = Convergence(run.watched, patience, min_improvement)
-    for row in start.history:
-        converged(row)
-    clock, report = Clock(epochs), reporter(progress, run.epochs)
-    before = start.history[-1]["seconds"] if start.history else 0.0
+    saver = None
+    if checkpoint is not None:
+        saver = Saver(checkpoint, save_every, run, settings, now, best, watch)
+    converged, done = Convergence(run.watched, patience, min_improvement), False
+    for row in now.history:
+        done = converged(row)
+    begun = len(now.history)
+    clock, report = Clock(run.epochs - begun, now.seconds), reporter(progress, run.epochs)
     status: Status = "finished"
     message = f"after {run.epochs} epoch{'s' * (run.epochs != 1)}"
     try:
-        with deferred() as check_interrupt:
+        with deferred(terminates=saver is not None) as check_interrupt, saver or nullcontext():
 
             def left(done: float) -> float:
-                return clock.left(done - len(start.history))
+                return clock.left(done - begun)
+
+            def between_calls() -> None:
+                check_interrupt()
+                if saver is not None:
+                    saver()
 
             def after_call(epoch: int, part: float) -> None:
                 if hasattr(report, "within"):
                     report.within(epoch, part, left(epoch - 1 + part))
-                check_interrupt()
+                between_calls()
 
             # 2. forward, backward, descend
-            for epoch in training(run, now, clock, before, after_call):
+            has_converged = done and saver is not None  # before it was stopped
+            for epoch in () if has_converged else training(run, now, clock, after_call):
                 best.offer(*epoch.candidate)
                 stop = on_epoch is not None and is_told_to_stop(
                     on_epoch(now.params, now.state, now.history)
                 )
                 report(epoch.row, left(epoch.number))
-                check_interrupt()
                 done = converged(epoch.row)
                 if watch is not None:
                     is_last = done or stop or epoch.number == run.epochs
                     watch.note_losses(epoch.losses)
                     watch(epoch.number, now.params, now.state, is_last)
-                if done:  # 3. repeat until convergence
-                    status, message = converged.verdict()
+                between_calls()
+                if done:
                     break
                 if stop:
                     status, message = "stopped", f"by on_epoch after epoch {epoch.number}"
                     break
+            if done and status == "finished":  # 3. repeat until convergence
+                status, message = converged.verdict()
     except KeyboardInterrupt:
         status, message = "interrupted", f"by Ctrl-C in epoch {len(now.history) + 1}"
     except SourceError as error:
@@ -211,12 +238,12 @@ def fit(
         warn(f"fit stopped {message}. {KEPT} {advice}", RuntimeWarning)
     if isinstance(report, Lines):
         report.end()
-    checkpoint = Checkpoint(
+    reached = Checkpoint(
         now.params, now.state, (best.params, best.epoch, best.loss), key_data(key), now.history
     )
     status, message = ending(run, now, best, status, message)
     fitted = Fitted(
         best.params, now.params, now.state, now.history, best.epoch, status, message,
-        None if watch is None else watch.diagnostics(now.history, status), checkpoint, model,
+        None if watch is None else watch.diagnostics(now.history, status), reached, model,
     )  # fmt: skip
     return fitted if model.layout is None else fitted.on(model.layout)

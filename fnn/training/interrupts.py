@@ -1,4 +1,4 @@
-"""Ctrl-C, deferred until it is safe: after a compiled call, or when a file is complete."""
+"""Ctrl-C and SIGTERM, deferred until it is safe: after a compiled call, or a complete file."""
 
 from __future__ import annotations
 
@@ -9,38 +9,55 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class Terminated(SystemExit):
+    """SIGTERM has come: the process is to end with the status that shells give it, 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
 @contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
+def deferred(*, terminates: bool = False) -> Iterator[Callable[[], None]]:
     """Defers Ctrl-C; yields a function that raises KeyboardInterrupt if it was pressed.
 
     The end of the block raises it too. Without this it may be lost (an exception raised inside a
     callback of XLA's is only printed) or leave a file half written. Nothing is deferred in a
     thread, or if the program handles the signal itself.
 
+    Args:
+      terminates: the same for SIGTERM, which then raises ``Terminated``.
+
     >>> with deferred() as check_interrupt:
     ...     for step in range(3):
     ...         check_interrupt()
     """
-    pressed: list[int] = []
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    if terminates:
+        usual[signal.SIGTERM] = signal.SIG_DFL
+    received: set[int] = set()
 
     def check() -> None:
-        if pressed:
-            pressed.clear()
+        if signal.SIGTERM in received:
+            raise Terminated
+        if received:
+            received.clear()
             raise KeyboardInterrupt
 
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    if threading.current_thread() is not threading.main_thread():
         yield check
         return
 
     def remember(number: int, frame: Any) -> None:
-        pressed.append(number)
+        received.add(number)
 
-    signal.signal(signal.SIGINT, remember)
+    own = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
+    for number in own:
+        signal.signal(number, remember)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in own:
+            signal.signal(number, usual[number])
+        if signal.SIGTERM in received:  # whatever else has ended the block
+            raise Terminated
     check()

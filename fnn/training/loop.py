@@ -28,6 +28,7 @@ PATIENCE = 5  # epochs, where an improvement is asked for and no patience given
 class Now:
     """The state of training, up to date after every call, so that an interrupt loses nothing.
 
+    ``seconds``: that training took, earlier runs included.
     Of the epoch that is under way: ``used``, how many examples; ``losses`` and ``sizes`` of the
     steps of each call, what each loss counts in the epoch's; ``at_start``, the parameters to
     evaluate as it began, where its loss is theirs.
@@ -36,6 +37,7 @@ class Now:
     params: Params
     state: Any
     history: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
     used: int = 0
     losses: list[np.ndarray] = field(default_factory=list)
     sizes: list[np.ndarray] = field(default_factory=list)
@@ -69,12 +71,9 @@ def is_told_to_stop(answer: Any) -> bool:
 
 
 def training(
-    run: Run, now: Now, clock: Clock, before: float, after_call: Callable[[int, float], None]
+    run: Run, now: Now, clock: Clock, after_call: Callable[[int, float], None]
 ) -> Iterator[Epoch]:
-    """Trains, an epoch at a time: every example once, in a new random order.
-
-    ``before``: seconds that earlier runs took.
-    """
+    """Trains, an epoch at a time: every example once, in a new random order."""
     n, begun = len(run.data), len(now.history)
     previous: Call | None = None
     for number, order in zip(range(1, run.epochs + 1), run.orders(), strict=False):
@@ -87,14 +86,16 @@ def training(
         run.data.start(number)
         for x, target, rows in run.data.calls(run.parts(order, now.used)):
             call = Call(now.params, now.state, x, target, rows, key, now.used // run.batch_size)
-            now.params, now.state, on_device = run.epoch(*call)
+            params, state, on_device = run.epoch(*call)
             losses = np.asarray(on_device)
-            if not (np.isfinite(losses).all() and all_finite(now.params)):
+            if not (np.isfinite(losses).all() and all_finite(params)):
                 now.params, now.state, cause = post_mortem(run, call, losses, previous)
                 raise NonFiniteLoss(f"epoch {number}, {cause}")
+            now.params, now.state = params, state
             now.losses.append(losses)
             now.sizes.append(run.sizes(target, rows))
             now.used, previous = now.used + len(rows), call
+            now.seconds = clock.seconds()
             after_call(number, now.used / n)
         losses, sizes = np.concatenate(now.losses), np.concatenate(now.sizes)
         row = {"epoch": number, "loss": float(np.sum(losses * sizes) / (np.sum(sizes) or 1.0))}
@@ -103,7 +104,7 @@ def training(
             params = run.evaluated(now.state, now.params)
             row |= run.evaluate(params)
             candidate = params, number, row["validation_loss"]
-        row["seconds"] = before + clock.seconds()
+        row["seconds"] = now.seconds = clock.seconds()
         now.history.append(row)
         now.used, now.losses, now.sizes, now.at_start = 0, [], [], None
         yield Epoch(number, row, losses, candidate)

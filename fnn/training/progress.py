@@ -16,12 +16,12 @@ class Clock:
     """Seconds since the start, and seconds left.
 
     The first call and the first epoch also compile: the estimate leaves them out once there is
-    more to go by, and is an upper bound before.
+    more to go by, and is an upper bound before. ``before``: seconds that earlier runs took.
     """
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.start = epochs, time.perf_counter()
-        self.rate, self.since = 0.0, (0.0, 0.0)
+    def __init__(self, epochs: int, before: float = 0.0) -> None:
+        self.epochs, self.start = epochs, time.perf_counter() - before
+        self.rate, self.since = 0.0, (0.0, before)
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start

@@ -125,7 +125,8 @@ class Stream:
                 ahead.append(pool.submit(self._read_in_training, rows))
                 if len(ahead) > 1:
                     yield ahead.popleft().result()
-            yield ahead.popleft().result()
+            if ahead:
+                yield ahead.popleft().result()
 
     def _read_in_training(self, rows: np.ndarray) -> Examples:
         try:

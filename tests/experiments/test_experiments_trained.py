@@ -285,3 +285,43 @@ def test_a_closed_pipe_does_not_lose_a_training(tmp_path: Path) -> None:
         child.stdout.close()
     assert child.returncode == 0
     assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("name", ["digits", "four_neurons"])
+def test_a_run_that_was_interrupted_is_resumed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its history, its parameters and its pictures are those of one that was not."""
+    options = ["--epochs", "3", "--hidden", "8"]
+    run(name, tmp_path / "whole", *options)
+
+    def press(progress: TrainingProgress, row: dict[str, float], left: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingProgress, "__call__", press)
+        for more in ([], ["--resume"]):
+            assert main([name, *options, *more, "--out", str(tmp_path / "parts")]) in (1, 130)
+    run(name, tmp_path / "parts", *options, "--resume")
+    learned = [learned_in(tmp_path / part) for part in ("whole", "parts")]
+    assert learned[0] == learned[1] and len(learned[0]) >= 3
+    assert len(history(next((tmp_path / "parts").rglob("history.csv")).parent)) == 3
+
+
+def learned_in(out: Path) -> dict[str, object]:
+    pictures = re.findall("data:image/png;base64,[^\"']*", (out / "report.html").read_text())
+    learned: dict[str, object] = {"pictures": pictures}
+    for path in sorted(out.rglob("history.csv")):
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history(path.parent)]
+        leaves = jax.tree.leaves(read_params(path.parent))
+        learned[str(path.relative_to(out))] = rows, [np.asarray(a).tobytes() for a in leaves]
+    learned["results"] = json.loads((out / "results.json").read_text())
+    return learned
+
+
+def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["digits", "--resume", "--out", str(tmp_path / "new")]) == 2
+    assert "new holds no checkpoint to go on from; name the folder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

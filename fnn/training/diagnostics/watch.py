@@ -82,6 +82,22 @@ class Watch:
         """Keeps the largest loss of an epoch's steps."""
         self.peaks.append(float(np.max(losses)))
 
+    def gathered(self) -> dict[str, np.ndarray]:
+        """All that was measured, as arrays to save."""
+        epochs, values = zip(*self.measured, strict=True)
+        stacked = {f"watched {name}": np.stack([v[name] for v in values]) for name in values[0]}
+        peaks = {"peaks": np.array(self.peaks)} if self.peaks else {}
+        return {"watched": np.array(epochs), **peaks, **stacked}
+
+    def take_up(self, arrays: dict[str, np.ndarray]) -> None:
+        """Goes on from what was measured before."""
+        names = [name for name in arrays if name.startswith("watched ")]
+        self.measured = [
+            (int(epoch), {name.removeprefix("watched "): arrays[name][i] for name in names})
+            for i, epoch in enumerate(arrays["watched"])
+        ]
+        self.peaks = arrays["peaks"].tolist() if "peaks" in arrays else []
+
     def diagnostics(self, history: list[dict[str, float]], status: str) -> Diagnostics:
         """The measurements of the whole run, and the findings."""
         epochs, values = zip(*self.measured, strict=True)

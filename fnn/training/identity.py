@@ -1,0 +1,140 @@
+"""What a run is made of, so that a checkpoint is taken up by the run that it is of alone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnn.block import Block, Params
+from fnn.refusals import warn
+from fnn.training.arrays import Arrays
+from fnn.training.preparation import Settings
+from fnn.training.run import Run, seed_of
+
+Facts = dict[str, Any]
+SAMPLED = 1000  # examples whose values are compared
+
+
+def identity(run: Run, settings: Settings, params: Params, state: Any) -> Facts:
+    """What a run is made of, by name, as JSON has it. How long it trains is no part of that."""
+    library = f"one of {type(run.optimizer).__module__.split('.')[0]}"  # Optax's say no more
+    return {
+        "the network": "\n".join(_structure(run.net)),
+        "the loss": "\n".join(_structure(run.loss)),
+        "loss_at_inference": "\n".join(_structure(run.loss_at_inference)),
+        "the number of examples": len(run.data),
+        "one example": str(run.data.like),
+        "the number of validation examples": _count(settings.validation),
+        "batch_size": run.batch_size,
+        "key": seed_of(run.key),
+        "metrics": sorted(settings.metrics),
+        "diagnostics": settings.diagnostics,
+        "optimizer": library if " at 0x" in (own := repr(run.optimizer)) else own,
+        **{f"params{name}": kind for name, kind in kinds(params).items()},
+        **{f"the optimizer's state{name}": kind for name, kind in kinds(state).items()},
+    }
+
+
+def contents(run: Run, params: Params, state: Any) -> Facts:
+    """Digests of what cannot be told in words: some examples, and what the optimiser computes."""
+    program = _program(run.optimizer, params, state)
+    return {"the examples": _digest(run.data), "what the optimizer computes": program}
+
+
+def require_same(now: Facts, saved: Facts, where: object) -> None:
+    """Refuses a run that is not the one that was saved."""
+    for name in now | saved:
+        if now.get(name) != saved.get(name):
+            new, old = _difference(now.get(name), saved.get(name))
+            raise ValueError(
+                f"fit: {name}: got {new}, but the checkpoint in {where} is of a run with {old}; "
+                "give the same again, or another folder"
+            )
+
+
+def warn_of_others(now: Facts, saved: Facts, where: object) -> None:
+    """Warns that a run goes on as no single run would have."""
+    others = [name for name in now if now[name] != saved.get(name, now[name])]
+    if others:
+        warn(
+            f"fit: {' and '.join(others)} changed since the checkpoint in {where} was saved. "
+            "Training goes on, but the result is not that of one run"
+        )
+
+
+def kinds(tree: Any) -> dict[str, str]:
+    """The dtypes and shapes of the leaves of a pytree by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): kind(leaf) for path, leaf in leaves}
+
+
+def kind(a: Any) -> str:
+    """Dtype and shape.
+
+    >>> kind(np.zeros((2, 3)))
+    'float64[2,3]'
+    """
+    dtype = a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
+    return f"{dtype}[{','.join(map(str, np.shape(a)))}]"
+
+
+def _structure(block: Block, label: str = "", depth: int = 0) -> Iterator[str]:
+    """A line for each block, those inside it indented: its name, its call, what it reads."""
+    yield f"{'  ' * depth}{label}{block.kind.call if block.graph is None else block.kind.maker}"
+    inside = [(f"{part.name}: ", part) for part in block.kind.of]
+    if block.graph is not None:
+        inside = [(f"{n.name}({', '.join(n.inputs)}): ", n.block) for n in block.graph.nodes]
+    for label, part in inside:
+        yield from _structure(part, label, depth + 1)
+
+
+def _count(data: Any) -> int:
+    if data is None:
+        return 0
+    return len(jax.tree.leaves(data[1])[0] if isinstance(data, tuple) else data)
+
+
+def _difference(new: Any, old: Any) -> tuple[str, str]:
+    """Two values in words; of several lines, the first that differ."""
+    if isinstance(new, str) and isinstance(old, str):
+        pairs = zip_longest(new.splitlines(), old.splitlines(), fillvalue="nothing")
+        new, old = next(((a.strip(), b.strip()) for a, b in pairs if a != b), (new, old))
+    new, old = ("nothing" if v in (None, "") else f"{v:.200}" for v in map(_text, (new, old)))
+    return new, old
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _digest(data: Any) -> int | None:
+    """Of some examples; None of a source, which may give others each time."""
+    leaves = jax.tree.leaves((data.x, data.target)) if isinstance(data, Arrays) else []
+    if not leaves or not all(getattr(a, "is_fully_addressable", True) for a in leaves):
+        return None
+    rows = np.linspace(0, len(data) - 1, min(len(data), SAMPLED)).astype(int)
+    digest = 0
+    for a in leaves:
+        digest = zlib.crc32(np.ascontiguousarray(np.asarray(a)[rows]).tobytes(), digest)
+    return digest
+
+
+def _program(optimizer: Any, params: Params, state: Any) -> str | None:
+    """A hash of what the optimiser computes; None where it needs more than gradients."""
+
+    def spec(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(a), a.dtype if hasattr(a, "dtype") else np.float32)
+
+    shapes, state = jax.tree.map(spec, params), jax.tree.map(spec, state)
+    try:
+        program = str(jax.make_jaxpr(optimizer.update)(shapes, state, shapes))
+    except Exception:
+        return None
+    return hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", program).encode()).hexdigest()

@@ -1,0 +1,364 @@
+"""fit(checkpoint=folder): what was stopped goes on, bit for bit, and nothing else does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import fnn
+from tests.slow import one_of
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 4))
+LABELS = (X @ RNG.normal(size=(4, 3))).argmax(1)
+NET, LOSS = fnn.serial(a=fnn.linear(4), b=fnn.tanh(), c=fnn.linear(3)), fnn.softmax_cross_entropy()
+TEST = (X[50:], LABELS[50:])
+NEVER = 1e9  # seconds between saves, other than the last
+
+
+def fit(*data: Any, **options: Any) -> fnn.Fitted:
+    data = data or (X[:50], LABELS[:50])
+    options = {"net": NET, "loss": LOSS, "batch_size": 16, "progress": False} | options
+    return fnn.fit(options.pop("net"), options.pop("loss"), *data, **options)
+
+
+class Stops:
+    """Ends training after some calls, as Ctrl-C does or otherwise."""
+
+    def __init__(self, calls: int, how: Any = signal.SIGINT) -> None:
+        self.left, self.how = calls, how
+
+    def __call__(self, row: dict[str, float], left: float) -> None:
+        assert left >= 0
+
+    def within(self, epoch: int, part: float, left: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.how)
+
+
+def without_time(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: v for name, v in row.items() if name != "seconds"} for row in history]
+
+
+def same(a: fnn.Fitted, b: fnn.Fitted) -> None:
+    for name in ("params", "last", "state", "checkpoint"):
+        one, other = getattr(a, name), getattr(b, name)
+        if name == "checkpoint":
+            one, other = one._replace(history=[]), other._replace(history=[])
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        for u, v in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            if hasattr(u, "dtype") and jnp.issubdtype(u.dtype, jax.dtypes.prng_key):
+                u, v = jax.random.key_data(u), jax.random.key_data(v)
+            u, v = np.asarray(u), np.asarray(v)
+            assert u.dtype == v.dtype and u.tobytes() == v.tobytes(), name
+    assert json.dumps(without_time(a.history)) == json.dumps(without_time(b.history))
+    assert (a.status, a.message, a.best_epoch) == (b.status, b.message, b.best_epoch)
+    assert str(a.diagnostics) == str(b.diagnostics)
+
+
+# ---- going on ----------------------------------------------------------------------------------
+
+RICH = fnn.serial(
+    a=fnn.linear(5), norm=fnn.batch_norm(), act=fnn.tanh(), drop=fnn.dropout(0.2), out=fnn.linear(3)
+)
+
+
+def falling(step: jax.Array) -> jax.Array:
+    return 0.1 / (1 + step.astype(jnp.float64))
+
+
+def nan(prediction: Any, target: Any) -> float:
+    return float("nan")
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all at once": {
+        "net": RICH, "optimizer": fnn.averaged(fnn.adam(falling), 0.9),
+        "validation": TEST, "metrics": {"nan": nan}, "weights": np.arange(50.0), "patience": 9,
+        "diagnostics": True,
+    },
+    "Optax's state, with a key in it": {
+        "optimizer": optax.chain(
+            optax.add_noise(0.1, 0.5, jax.random.key(3)), optax.clip(1.0), optax.adamw(0.01)
+        ),
+        "dtype": "bfloat16",
+    },
+    "another generator": {"net": RICH, "key": jax.random.key(7, impl="rbg")},
+    "float16": {"dtype": "float16", "microbatches": 2},
+    "frozen": {"net": fnn.serial(a=fnn.freeze(fnn.linear(4)), b=fnn.relu(), c=fnn.linear(3))},
+    "a source": {"steps_per_call": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", one_of(6, VARIANTS))
+@jax.numpy_dtype_promotion("standard")  # Optax mixes dtypes
+def test_three_calls_are_one(name: str, tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch, and at its end; with every kind of state."""
+    options = {"epochs": 4, "steps_per_call": 2} | VARIANTS[name]
+    examples = [(X[i], LABELS[i]) for i in range(50)]
+    data: Any = (examples,) if name == "a source" else (X[:50], LABELS[:50])
+    whole = fit(*data, **options)
+    options |= {"checkpoint": tmp_path, "save_every": NEVER}
+    calls = 4 if name == "a source" else 2  # in an epoch
+    stopped = fit(*data, **options, progress=Stops(calls + 1))
+    assert stopped.status == "interrupted" and len(stopped.history) == 1
+    stopped = fit(*data, **options, progress=Stops(calls + 1))
+    assert stopped.status == "interrupted" and len(stopped.history) == 2
+    same(whole, fit(*data, **options))
+
+
+def test_more_epochs_go_on_and_a_finished_run_returns_at_once(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": str(tmp_path / "new" / "folder"), "patience": 3}
+    options |= {"optimizer": fnn.sgd(1e-30), "min_improvement": 1e-3}
+    three = fit(epochs=3, **options)
+    assert three.status == "finished" and three.message == "after 3 epochs"
+    converged = fit(epochs=9, **options)
+    assert converged.status == "converged" and len(converged.history) == 4
+    seen: list[int] = []
+    again = fit(epochs=9, on_epoch=lambda *_: seen.append(1), **options)
+    same(converged, again)
+    assert not seen and again.history[-1]["seconds"] == converged.history[-1]["seconds"]
+    assert len(fit(epochs=9, **options | {"patience": 5}).history) == 6
+    assert len([*(tmp_path / "new" / "folder").iterdir()]) == 2
+    with pytest.raises(ValueError, match=r"epochs is 2, but the checkpoint in .* is of 6 epochs"):
+        fit(epochs=2, **options)
+
+
+def test_sigterm_saves_and_ends_the_process_with_143(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 3, "checkpoint": tmp_path, "save_every": NEVER}
+    with pytest.raises(SystemExit) as ended:
+        fit(**options, progress=Stops(2, signal.SIGTERM))
+    assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    same(fit(epochs=3), fit(**options))
+
+
+def test_what_on_epoch_adds_is_kept(tmp_path: Path) -> None:
+    def add(params: Any, state: Any, history: list[dict[str, Any]]) -> None:
+        history[-1]["extra"] = np.float32(0.1) if len(history) == 1 else 1
+
+    fit(epochs=1, checkpoint=tmp_path, on_epoch=add)
+    history = fit(epochs=2, checkpoint=tmp_path, on_epoch=add).history
+    assert [row["extra"] for row in history] == [float(np.float32(0.1)), 1]
+    with pytest.raises(TypeError, match=r"on_epoch added 'extra' to the history: \[1\], which a"):
+        fit(epochs=3, checkpoint=tmp_path, on_epoch=lambda p, s, h: h[-1].update(extra=[1]))  # type: ignore[arg-type]
+
+
+def test_a_moved_and_a_copied_folder_go_on(tmp_path: Path) -> None:
+    fit(epochs=1, checkpoint=tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "c")
+    for name in "bc":
+        assert len(fit(epochs=2, checkpoint=tmp_path / name).history) == 2
+
+
+@pytest.mark.slow
+def test_devices_may_come_and_go(tmp_path: Path) -> None:
+    """Of examples that are split over them: equal but for rounding."""
+
+    def on(devices: int) -> Any:
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        return jax.device_put((X[:48], LABELS[:48]), NamedSharding(mesh, PartitionSpec("data")))
+
+    options: dict[str, Any] = {"epochs": 3, "steps_per_call": 2, "optimizer": fnn.adam(0.01)}
+    whole = fit(X[:48], LABELS[:48], **options)
+    options |= {"checkpoint": tmp_path, "save_every": NEVER}
+    for devices in (2, 8):
+        assert fit(*on(devices), **options, progress=Stops(3)).status == "interrupted"
+    fitted = fit(*on(4), **options)
+    assert len(jax.tree.leaves(fitted.last)[0].sharding.device_set) == 4
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14),
+        (whole.params, whole.state), (fitted.params, fitted.state),
+    )  # fmt: skip
+
+
+# ---- what does not go on -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of a run."""
+    folder = tmp_path_factory.mktemp("made")
+    with jax.enable_x64(True):
+        for epochs in (1, 2):
+            fit(epochs=epochs, checkpoint=folder)
+    return folder
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copied"))
+
+
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "network": ({"net": fnn.serial(a=fnn.linear(4), b=fnn.relu(), c=fnn.linear(3))},
+                r"the network: got b\(a\): relu\(\), but the checkpoint in .* with b\(a\): tanh"),
+    "size": ({"net": fnn.serial(a=fnn.linear(5), b=fnn.tanh(), c=fnn.linear(3))},
+             r"the network: got a\(x\): linear\(5\), but .* a\(x\): linear\(4\)"),
+    "data": ({"data": (X[:40], LABELS[:40])},
+             "the number of examples: got 40, but the checkpoint in .* is of a run with 50"),
+    "dtype": ({"dtype": "float32"}, r"one example: got \(.*float32.* is of a run with .*float64"),
+    "batch size": ({"batch_size": 8}, "batch_size: got 8, but .* of a run with 16"),
+    "key": ({"key": jax.random.key(1)}, r"key: got \[0, 1\], but .* \[0, 0\]; give the same again"),
+    "optimizer": ({"optimizer": fnn.sgd(0.2)}, r"optimizer: got sgd\(0.2\), but .* sgd\(0.1\)"),
+    "validation": ({"validation": TEST}, "the number of validation examples: got 10, but .* 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options, words", OTHERS.values(), ids=OTHERS)
+def test_another_run_is_refused(made: Path, options: dict[str, Any], words: str) -> None:
+    before = sorted(made.rglob("*"))
+    with pytest.raises(ValueError, match=rf"^fit: {words}"):
+        fit(*options.get("data", ()), epochs=3, checkpoint=made, **_without(options, "data"))
+    assert sorted(made.rglob("*")) == before
+
+
+def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k != name}
+
+
+def test_it_is_one_run_or_another(made: Path) -> None:
+    with pytest.raises(ValueError, match="resume and checkpoint both say what to go on from"):
+        fit(checkpoint=made, resume=fit(epochs=0))
+
+
+def test_other_examples_of_the_same_form_are_noticed(copied: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="the examples changed since the checkpoint in .* saved"):
+        fit(X[5:55], LABELS[5:55], epochs=3, checkpoint=copied)
+    options = {"epochs": 1, "checkpoint": tmp_path / "optax"}
+    fit(optimizer=optax.sgd(0.1), **options)
+    with pytest.warns(UserWarning, match="what the optimizer computes changed since"):
+        fit(optimizer=optax.sgd(0.2), **options)
+
+
+# Of several reads or writes that fail, Orbax waits for the first.
+IMPATIENT = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+# ---- folders and disks that do not do ----------------------------------------------------------
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint .* holds photos, which is not fit's"):
+        fit(checkpoint=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(7, args=ocp.args.StandardSave({"w": np.ones(3)}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        ValueError, match=r"7 cannot be read as a checkpoint .* give another folder"
+    ):
+        fit(checkpoint=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@IMPATIENT
+@pytest.mark.parametrize("how", ["cut", "gone"])
+@pytest.mark.parametrize("file", ["arrays/manifest.ocdbt", "arrays/d/*", "facts/metadata"])
+def test_a_truncated_checkpoint(copied: Path, file: str, how: str) -> None:
+    path = max((copied / "2").glob(file), key=lambda path: path.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    if how == "gone":
+        path.unlink()
+    with pytest.raises(ValueError, match=r"2 cannot be read as .* move it away to go on from 1"):
+        fit(epochs=3, checkpoint=copied)
+    shutil.rmtree(copied / "2")
+    same(fit(epochs=3), fit(epochs=3, checkpoint=copied))
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match=r"checkpoint .* cannot be written to \(Not a directory\)"):
+        fit(checkpoint=file / "inside")
+    with pytest.raises(ValueError, match=r"cannot be written to \(File exists\); name a folder"):
+        fit(checkpoint=file)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or os.geteuid() or subprocess.call(mounted, stderr=-3):
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.check_call(["umount", str(folder)])
+
+
+@IMPATIENT
+def test_a_disk_that_is_full_for_a_while(disk: Path) -> None:
+    """The run goes on, the checkpoint before is intact, and the next save is as good as any."""
+    fit(epochs=1, checkpoint=disk / "run")
+    filled, before = disk / "filled", sorted((disk / "run").rglob("*"))
+    with pytest.raises(OSError, match="No space left"):
+        filled.write_bytes(bytes(500_000))
+    with pytest.warns(UserWarning, match=r"could not be written into .*/run \(No space left on de"):
+        two = fit(epochs=2, checkpoint=disk / "run")
+    assert two.status == "finished" and len(two.history) == 2
+    assert sorted((disk / "run").rglob("*")) == before
+    filled.unlink()
+    same(fit(epochs=3), fit(epochs=3, checkpoint=disk / "run"))
+
+
+def test_a_disk_that_becomes_read_only(disk: Path) -> None:
+    fit(epochs=1, checkpoint=disk)
+    remount = ["mount", "-o", "remount,ro", str(disk)]
+
+    def protect(params: Any, state: Any, history: Any) -> None:
+        subprocess.check_call(remount)
+
+    with pytest.warns(UserWarning, match=r"could not be written into .* \(Read-only file system\)"):
+        assert fit(epochs=2, checkpoint=disk, on_epoch=protect).success
+    with pytest.raises(ValueError, match=r"cannot be written to \(Read-only file system\); name"):
+        fit(epochs=2, checkpoint=disk)
+    subprocess.check_call(["mount", "-o", "remount,rw", str(disk)])
+    same(fit(epochs=2), fit(epochs=2, checkpoint=disk))
+
+
+def test_where_no_disk_can_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import orbax.checkpoint as ocp
+
+    fit(epochs=1, checkpoint=tmp_path)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.warns(UserWarning, match=r"\(No space left on device\); those before are as they"):
+        fit(epochs=2, checkpoint=tmp_path)
+    monkeypatch.undo()
+    same(fit(epochs=3), fit(epochs=3, checkpoint=tmp_path))
+
+
+def test_without_orbax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(
+        ModuleNotFoundError, match="checkpoint needs Orbax: pip install orbax-check"
+    ):
+        fit(checkpoint=tmp_path)
