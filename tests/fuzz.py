@@ -17,6 +17,7 @@ else (:func:`mutants`), left out or added. What has to come of it (:func:`verdic
 from __future__ import annotations
 
 import collections
+import contextlib
 import dis
 import functools
 import inspect
@@ -657,6 +658,12 @@ def functions() -> list[Call]:
     torch = {"a.weight": np.ones((3, 4)), "a.bias": np.ones(3)}
     fit = functools.partial(Call, "fit", fnn.fit)
 
+    def in_a_folder(*args: Any, **kwargs: Any) -> fnn.Fitted:
+        """Whatever is named as a checkpoint is made there."""
+        with tempfile.TemporaryDirectory() as elsewhere, contextlib.chdir(elsewhere):
+            return fnn.fit(*args, **kwargs)
+
+
     def like(valid: Callable[[], Any]) -> Callable[[Sequence[Any], Any], None]:
         """The result has the structure, shapes and dtypes of the valid call's."""
         answer = functools.cache(valid)
@@ -718,6 +725,9 @@ def functions() -> list[Call]:
              "steps_per_call": 1, "sharding": mesh, "diagnostics": False, "progress": False,
              "on_epoch": lambda params, state, history: None}, fitted,
             names=(*NAMES, "accuracy", "r2")),
+        Call("fit", in_a_folder, (net, loss, np.asarray(x), np.asarray(t)),
+             {"epochs": 1, "progress": False, "checkpoint": "run", "save_every": 1.0}, fitted,
+             names=NAMES),
         Call("sgd", fnn.sgd, (0.1, 0.9), {"nesterov": False}),
         Call("adam", fnn.adam, (0.1, 0.9, 0.999, 1e-8), {}),
         Call("averaged", fnn.averaged, (sgd, 0.9), {}),
