@@ -663,7 +663,6 @@ def functions() -> list[Call]:
         with tempfile.TemporaryDirectory() as elsewhere, contextlib.chdir(elsewhere):
             return fnn.fit(*args, **kwargs)
 
-
     def like(valid: Callable[[], Any]) -> Callable[[Sequence[Any], Any], None]:
         """The result has the structure, shapes and dtypes of the valid call's."""
         answer = functools.cache(valid)

@@ -38,7 +38,7 @@ def learn(folder: Path, result: Path, begun: Any, devices: int = 1) -> None:
 
     progress.within = within  # type: ignore[attr-defined]
     fitted = fnn.fit(
-        net, fnn.squared_error(), x, x[:, :1], optimizer=fnn.sgd(0.01, 0.9), epochs=40,
+        net, fnn.squared_error(), x, x[:, :1], optimizer=fnn.sgd(0.01, 0.9), epochs=30,
         batch_size=8, steps_per_call=2, progress=progress, checkpoint=folder, save_every=0,
     )  # fmt: skip
     arrays = jax.tree.leaves((fitted.params, fitted.last, fitted.state))
