@@ -31,6 +31,7 @@ def identity(run: Run, settings: Settings, params: Params, state: Any) -> Facts:
         "loss_at_inference": "\n".join(_structure(run.loss_at_inference)),
         "the number of examples": len(run.data),
         "one example": str(run.data.like),
+        "examples that lie on devices": run.data.is_split,  # which gives them another order
         "the number of validation examples": _count(settings.validation),
         "batch_size": run.batch_size,
         "key": seed_of(run.key),

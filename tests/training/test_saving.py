@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 import fnn
 from tests.slow import one_of
@@ -173,19 +173,22 @@ def test_a_moved_and_a_copied_folder_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_devices_may_come_and_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lie", [False, True], ids=["from the host", "on the devices"])
+def test_devices_may_come_and_go(lie: bool, tmp_path: Path) -> None:
     """Of examples that are split over them: equal but for rounding."""
-
-    def on(devices: int) -> Any:
-        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
-        return jax.device_put((X[:48], LABELS[:48]), NamedSharding(mesh, PartitionSpec("data")))
-
     options: dict[str, Any] = {"epochs": 3, "steps_per_call": 2, "optimizer": fnn.adam(0.01)}
-    whole = fit(X[:48], LABELS[:48], **options)
+
+    def on(devices: int, **more: Any) -> fnn.Fitted:
+        sharding = NamedSharding(jax.make_mesh((devices,), ("data",)), PartitionSpec("data"))
+        data: Any = X[:48], LABELS[:48]
+        data = jax.device_put(data, sharding) if lie else data
+        return fit(*data, sharding=sharding, **options, **more)
+
+    whole = on(1) if lie else fit(X[:48], LABELS[:48], **options)
     options |= {"checkpoint": tmp_path, "save_every": NEVER}
     for devices in (2, 8):
-        assert fit(*on(devices), **options, progress=Stops(3)).status == "interrupted"
-    fitted = fit(*on(4), **options)
+        assert on(devices, progress=Stops(3)).status == "interrupted"
+    fitted = on(4)
     assert len(jax.tree.leaves(fitted.last)[0].sharding.device_set) == 4
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14),
