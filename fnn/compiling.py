@@ -9,8 +9,11 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import jaxlib.version
 from jax import lax
+
+from fnn.arrays import is_split
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,6 +80,19 @@ def by_platform(*arguments: Any, default: Callable[..., R], **branches: Callable
     if chosen is not None:
         return branches.get(chosen, default)(*arguments)
     return lax.platform_dependent(*arguments, default=default, **branches)
+
+
+def certain(x: jax.Array) -> jax.Array:
+    """True, which XLA cannot prove: whether a number of an array, not empty, is a NaN or not.
+
+    As a condition it keeps what one branch computes from being merged with other computations; on
+    CPU, XLA removes ``lax.optimization_barrier`` before it merges.
+
+    >>> bool(certain(jnp.zeros(3)))
+    True
+    """
+    number = jnp.max(x) if is_split(x) else x.ravel()[0]
+    return jnp.isnan(number) | (number <= jnp.inf)
 
 
 @contextmanager

@@ -385,7 +385,9 @@ def pools() -> list[Case]:
             with jax.numpy_rank_promotion("allow"):
                 return total / numbers.astype(x.dtype)
 
-        more = {"batch": (2,), "batches": ((1,), (0,), (5,))}
+        more: dict[str, Any] = {"batch": (2,), "batches": ((1,), (0,), (5,))}
+        if make is fnn.max_pool:
+            more["bytes_over"] = "x, which TPUs read, and the places, which others read"
         return Case(id, lambda: make(**options), (In(shape, draw),), plain=plain, **more)
 
     def max_(id: str, shape: Shape, **options: Any) -> Case:

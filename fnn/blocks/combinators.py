@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, Natural, checked
-from fnn.arrays import Shape, is_floating, is_split
+from fnn.arrays import Shape, is_floating
 from fnn.block import (
     Backward,
     Block,
@@ -42,7 +42,7 @@ from fnn.block import (
     Value,
 )
 from fnn.blocks.gates import add
-from fnn.compiling import by_platform
+from fnn.compiling import by_platform, certain
 from fnn.executor import Entry, graph, inference, map_nodes
 from fnn.refusals import (
     as_array,
@@ -345,8 +345,7 @@ def _unmerged(
     XLA would see the same forward twice, run it once, and keep everything in memory after all. A
     barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes barriers
     before it merges (so ``jax.checkpoint`` saves little there), but does not merge across
-    a conditional: one branch is ``again``, the other is never taken, and XLA cannot prove it dead,
-    because the predicate depends on a number that it does not know.
+    a conditional: one branch is ``again``, the other is never taken.
     """
     traced = [
         leaf
@@ -371,9 +370,7 @@ def _unmerged(
             # what they are like is dead code.
             return jax.tree.map(jnp.zeros_like, once(*arguments))
 
-        number = jnp.max(first) if is_split(first) else first.ravel()[0]
-        always = jnp.isnan(number) | (number <= jnp.inf)
-        return lax.cond(always, once, never, *arguments)
+        return lax.cond(certain(first), once, never, *arguments)
 
     return by_platform(params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier)
 

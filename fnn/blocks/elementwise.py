@@ -131,15 +131,16 @@ def piecewise_linear(
         return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), code
 
     def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y is linear in x on each piece, so dx = dy times the slope of the piece.
+        # forward: y is linear in x on each piece, so dx = dy times the slope of the piece. The
+        # choice is made last, in dy's dtype, and NaN is what no piece claims: so TPUs keep a bit
+        # for each comparison, and otherwise x as well.
         dy = as_cotangent(name, dy, code.shape)
-        d = dy.astype(compute_dtype(dy.dtype))
-        dx = jnp.zeros_like(d)
+        wide = dy.astype(compute_dtype(dy.dtype))
+        dx = jnp.full_like(dy, jnp.nan)
         for number, slope in enumerate(slopes):
-            if slope:
-                dx = jnp.where(code == number, slope * d, dx)
-        dx = jnp.where(code == len(slopes), jnp.nan, dx)
-        return {}, dx.astype(dy.dtype)
+            part = dy if slope == 1 else (slope * wide).astype(dy.dtype) if slope else 0
+            dx = jnp.where(code == number, part, dx)
+        return {}, dx
 
     rules = Rules(subgradient=subgradient_at(kinks))
     return elementary(forward, backward, name, kind, rules)

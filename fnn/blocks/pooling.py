@@ -19,7 +19,7 @@ is solved by o = q - j, i = r + s j for j = 0, 1, ... while i < k: entry r of bl
 windows q, q - 1, ... at the places r, r + s, ... So along each axis dx is a sum over ceil(k / s)
 values of j: of dy, shifted by j blocks and spread over the entries of a block. No scatter, only
 slices, comparisons and additions, which compile to one loop. (The derivative of
-``lax.reduce_window`` is a select-and-scatter, slow on CPU and GPU.)
+``lax.reduce_window`` is a select-and-scatter, slow on CPU and GPU, but an operation of TPUs.)
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +39,26 @@ from jax.typing import DTypeLike
 from fnn.arguments import checked
 from fnn.arrays import Shape, Spec, compute_dtype
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals, Rules, Value
-from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, where
+from fnn.blocks.maxima import maxima, to_winners
+from fnn.blocks.windows import (
+    Axis,
+    Index,
+    Padding,
+    Sizes,
+    Windows,
+    aligned,
+    along,
+    cut,
+    entry,
+    padded,
+    require_image,
+    unrolled_or_loop,
+    where,
+)  # fmt: skip
 from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, elementary
 
 CeilMode = Literal["caffe", "torch"] | None
-Index = int | jax.Array  # a number while tracing, or a traced one in a loop
-T = TypeVar("T")
 
 
 @checked
@@ -59,9 +72,8 @@ def max_pool(
     """y = the largest entry of each window, for x of shape (B, H, W, C) or (B, W, C).
 
     dy goes to the entry that won, among equal ones to the first in row-major order. Where windows
-    overlap, their cotangents add, in float32 at least. A NaN wins over all numbers; there is no
-    derivative there, so the first NaN of a window gets NaN and its other entries nothing. Padding
-    never wins, not even over -inf.
+    overlap, their cotangents add, in float32 at least. A NaN wins over all numbers, and the first
+    NaN of a window gets its dy. Padding never wins, not even over -inf.
 
     Args:
       window: height and width, or one number for both; for sequences one number.
@@ -74,8 +86,9 @@ def max_pool(
 
     Returns:
       A block without parameters; y is (B, H', W', C) or (B, W', C). Residuals: where in its
-      window each maximum was, and whether it was a NaN, in one byte (two for windows of more than
-      128 entries), and x's shape. Neither x nor y is kept.
+      window each maximum was, in one byte (two for windows of more than 256 entries), which CPUs
+      and GPUs read, and x, which TPUs read. In a program that is compiled with both passes, a
+      training step, only the one that is read is kept.
 
     Raises:
       BlockValueError: a window larger than the padded x, or with nothing of x in it; a window,
@@ -91,38 +104,15 @@ def max_pool(
     pool = _Pool("max_pool", window, stride, padding, ceil_mode)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
-        axes = pool.over(x)
-        small, has_nan = _place_dtype(axes)
-        place: Any = None  # an array after the first axis
-        y, step = _padded(x, axes, -jnp.inf), 1
-        # One axis after the other, the last one first: k + k comparisons instead of k k, and the
-        # first of the maxima of the rows' first maxima is the first in row-major order.
-        for dim, axis in reversed(list(enumerate(axes, 1))):
-            y, place = _first_maximum(y, place, dim, axis, step, small)
-            step *= axis.window
-        return y, (_marked(place, y, has_nan), Shape.of(x))
+        y, place = maxima(x, pool.over(x))
+        return y, (place, x)
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y[o] = the entry of window o at the place that won, so dx[t] = the sum of dy[o]
         # over the windows o that t is in at that place.
         place, x = residuals
-        axes = pool.over(x)
-        _, has_nan = _place_dtype(axes)
         dy = as_cotangent("max_pool", dy, place.shape)
-        d = dy.astype(compute_dtype(dy.dtype))
-        place, d = place & ~has_nan, jnp.where(place < has_nan, d, jnp.nan)
-        for dim, axis in enumerate(axes, 1):
-            place, d = _aligned(place, dim, axis), _aligned(d, dim, axis)
-        overlaps = tuple(axis.overlap for axis in axes)
-
-        def part(number: Index) -> jax.Array:
-            ago = _unraveled(number, overlaps)
-            here, inside = _places(axes, ago)
-            wins = _earlier(place, axes, ago) == here.astype(place.dtype)
-            return jnp.where(wins & inside, _earlier(d, axes, ago), 0)
-
-        dx = _unrolled_or_loop(math.prod(overlaps), lambda at, dx: dx + part(at), part(0))
-        return {}, _cropped(dx, axes).astype(x.dtype)
+        return {}, to_winners(place, x, dy, pool.over(x))
 
     def subgradient(x: Value, dy: Value) -> np.ndarray:
         """The declared choice, written plainly: window by window, in NumPy."""
@@ -137,7 +127,7 @@ def max_pool(
             for b, c in itertools.product(range(x.shape[0]), range(x.shape[-1])):
                 inside = x[(b, *part, c)]
                 won = np.unravel_index(np.argmax(inside), inside.shape)
-                dx[(b, *part, c)][won] += dy[(b, *out, c)] if inside[won] == inside[won] else np.nan
+                dx[(b, *part, c)][won] += dy[(b, *out, c)]
         return dx
 
     rules = Rules(subgradient=subgradient)
@@ -184,7 +174,7 @@ def avg_pool(
             total = jnp.sum(wide, tuple(range(1, x.ndim - 1)), keepdims=True)
         else:
             total = by_platform(
-                _padded(wide, axes, 0),
+                padded(wide, axes, 0),
                 tpu=functools.partial(_window_sums, axes=axes),
                 default=functools.partial(_sums_by_axis, axes=axes),
             )
@@ -296,100 +286,6 @@ def _rounded_up(axis: Axis, clips: bool) -> Axis:
 # ---- going forward ---------------------------------------------------------------------------
 
 
-def _padded(x: jax.Array, axes: Sequence[Axis], value: float) -> jax.Array:
-    """x with all that the windows reach around it."""
-    around = [(axis.low, axis.overhang, 0) for axis in axes]
-    if not any(low or high for low, high, _ in around):
-        return x
-    return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
-
-
-MAX_UNROLLED_STEPS = 64  # more of them are a loop, which compiles faster
-
-
-def _unrolled_or_loop(count: int, step: Callable[[Index, T], T], start: T) -> T:
-    """step(count - 1, ... step(2, step(1, start)))."""
-    if count > MAX_UNROLLED_STEPS:
-        return lax.fori_loop(1, count, step, start)
-    return functools.reduce(lambda total, at: step(at, total), range(1, count), start)
-
-
-def _cut(x: jax.Array, dim: int, start: Index, size: int) -> jax.Array:
-    """A part of one axis."""
-    if isinstance(start, jax.core.Tracer):
-        return lax.dynamic_slice_in_dim(x, start, size, dim)
-    return lax.slice_in_dim(x, int(start), int(start) + size, 1, dim)
-
-
-def _entry(x: jax.Array, dim: int, axis: Axis, at: Index) -> jax.Array:
-    """Entry ``at`` of every window along one axis."""
-    part = _cut(x, dim, at, (axis.out - 1) * axis.stride + 1)
-    return lax.slice_in_dim(part, 0, None, axis.stride, dim)
-
-
-def _unraveled(number: Index, shape: tuple[int, ...]) -> Sequence[Index]:
-    """The indices of an entry, by its row-major number."""
-    module = jnp if isinstance(number, jax.core.Tracer) else np
-    return module.unravel_index(number, shape)
-
-
-def _place_dtype(axes: Sequence[Axis]) -> tuple[DTypeLike, np.unsignedinteger]:
-    """The smallest dtype for a place in a window, and its highest bit: that a NaN won."""
-    entries = math.prod(axis.window for axis in axes)
-    for dtype in (np.uint8, np.uint16):
-        high = np.iinfo(dtype).max // 2 + 1
-        if entries <= high:
-            return dtype, dtype(high)
-    return np.uint32, np.uint32(2**31)
-
-
-def _along(dim: int, rank: int, values: np.ndarray) -> np.ndarray:
-    """A vector along one axis, of size 1 along the others."""
-    return np.reshape(values, [-1 if d == dim else 1 for d in range(rank)])
-
-
-def _first_maximum(
-    x: jax.Array, place: jax.Array | None, dim: int, axis: Axis, step: int, small: DTypeLike
-) -> tuple[jax.Array, jax.Array]:
-    """The maxima along one axis, and the place of the first one in each window.
-
-    ``place``: of x's entries along the axes before, None on the first; ``step``: what one entry
-    along this axis adds to a place.
-    """
-    # At first the padding, if any, has won, with the place of the window's first entry within x:
-    # where all entries are -inf, like the padding, that entry is the winner.
-    skipped = np.maximum(0, axis.low - axis.stride * np.arange(axis.out)) * step
-    best = _entry(x, dim, axis, 0)
-    won = jnp.broadcast_to(jnp.asarray(_along(dim, x.ndim, skipped), small), best.shape)
-    if place is not None:
-        won = won + _entry(place, dim, axis, 0)
-
-    def compare(at: Index, best_won: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        best, won = best_won
-        value, here = _entry(x, dim, axis, at), jnp.asarray(at * step, small)
-        if place is not None:
-            here = here + _entry(place, dim, axis, at)
-        larger = ~(value <= best) & (best == best)  # or the first NaN
-        return jnp.where(larger, value, best), jnp.where(larger, here, won)
-
-    return _unrolled_or_loop(axis.window, compare, (best, won))
-
-
-def _marked(place: jax.Array, y: jax.Array, has_nan: np.unsignedinteger) -> jax.Array:
-    """The places, with the highest bit set where a NaN won."""
-
-    def mark(place: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.where(y == y, place, place | has_nan)
-
-    def if_any(place: jax.Array, y: jax.Array) -> jax.Array:
-        # XLA:CPU would recompute the places wherever backward reads them, and so keep the arrays
-        # they are made of, several times their size, alive. The result of a branch is stored.
-        return lax.cond(jnp.any(y != y), mark, lambda place, y: place, place, y)
-
-    # On GPU and TPU a branch would wait for the host, and fusions have several results.
-    return by_platform(place, lax.stop_gradient(y), cpu=if_any, default=mark)
-
-
 def _window_sums(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     """The sum of each window, as TPUs have it: slices and their sums are copies there."""
     windows = (1, *(axis.window for axis in axes), 1)
@@ -406,59 +302,18 @@ def _sums_by_axis(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
 
 def _sums(x: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """The sum of each window along one axis."""
-    entry = functools.partial(_entry, x, dim, axis)
-    return _unrolled_or_loop(axis.window, lambda at, total: total + entry(at), entry(0))
+    of = functools.partial(entry, x, dim, axis)
+    return unrolled_or_loop(axis.window, lambda at, total: total + of(at), of(0))
 
 
 def _counts(axes: Sequence[Axis], padding: bool, dtype: DTypeLike) -> jax.Array:
     """The number of entries of each window, shaped like y with batch and channels of size 1."""
     rank = len(axes) + 2
-    each = [_along(dim, rank, axis.counts(padding)) for dim, axis in enumerate(axes, 1)]
+    each = [along(dim, rank, axis.counts(padding)) for dim, axis in enumerate(axes, 1)]
     return jnp.asarray(math.prod(each), dtype)
 
 
 # ---- going back ------------------------------------------------------------------------------
-
-
-def _aligned(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
-    """dy along one axis, padded or cropped so that index t is window
-    t - (overlap - 1) + low // stride."""
-    shift = axis.low // axis.stride
-    around = (axis.overlap - 1 - shift, axis.blocks + shift - axis.out, 0)
-    none = (0, 0, 0)
-    return lax.pad(
-        dy, jnp.zeros((), dy.dtype), [around if d == dim else none for d in range(dy.ndim)]
-    )
-
-
-def _earlier(dy: jax.Array, axes: Sequence[Axis], ago: Sequence[Index]) -> jax.Array:
-    """For each of Q blocks the window ``ago`` before its own: (B, Q, 1, ..., C)."""
-    shape = [dy.shape[0]]
-    for dim, (axis, back) in enumerate(zip(axes, ago, strict=True), 1):
-        dy = _cut(dy, dim, axis.overlap - 1 - back, axis.blocks)
-        shape += [axis.blocks, 1]
-    return dy.reshape(*shape, dy.shape[-1])
-
-
-def _places(axes: Sequence[Axis], ago: Sequence[Index]) -> tuple[Any, Any]:
-    """The places of a block's entries in that window, (1, 1, stride, ..., 1), and whether they are
-    in it."""
-    place: Any = 0
-    inside: Any = True
-    for i, (axis, back) in enumerate(zip(axes, ago, strict=True)):
-        along = _along(2 + 2 * i, 2 + 2 * len(axes), np.arange(axis.stride))
-        entry = along + back * axis.stride
-        place, inside = place * axis.window + entry, inside & (entry < axis.window)
-    return place, inside
-
-
-def _cropped(dx: jax.Array, axes: Sequence[Axis]) -> jax.Array:
-    """The blocks (B, Q, stride, ..., C) as an array of x's shape."""
-    for dim, axis in enumerate(axes, 1):
-        dx = dx.reshape(*dx.shape[:dim], axis.blocks * axis.stride, *dx.shape[dim + 2 :])
-        skip = axis.low % axis.stride
-        dx = lax.slice_in_dim(dx, skip, skip + axis.size, 1, dim)
-    return dx
 
 
 def _window_sums_back(dy: jax.Array, axes: Sequence[Axis]) -> jax.Array:
@@ -480,16 +335,16 @@ def _shared_by_axis(dy: jax.Array, axes: Sequence[Axis]) -> jax.Array:
 
 def _shared(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
     """The sum of dy over the windows along one axis that each entry is in."""
-    dy = _aligned(dy, dim, axis)
+    dy = aligned(dy, dim, axis)
     shape = [*dy.shape[:dim], axis.blocks, axis.stride, *dy.shape[dim + 1 :]]
 
     def part(back: Index) -> jax.Array:
-        own = _cut(dy, dim, axis.overlap - 1 - back, axis.blocks)
-        inside = _along(dim + 1, len(shape), np.arange(axis.stride)) + back * axis.stride
+        own = cut(dy, dim, axis.overlap - 1 - back, axis.blocks)
+        inside = along(dim + 1, len(shape), np.arange(axis.stride)) + back * axis.stride
         spread = jnp.broadcast_to(jnp.expand_dims(own, dim + 1), shape)
         return jnp.where(inside < axis.window, spread, 0)
 
-    total = _unrolled_or_loop(axis.overlap, lambda back, total: total + part(back), part(0))
+    total = unrolled_or_loop(axis.overlap, lambda back, total: total + part(back), part(0))
     whole = total.reshape(*dy.shape[:dim], axis.blocks * axis.stride, *dy.shape[dim + 1 :])
     skip = axis.low % axis.stride
     return lax.slice_in_dim(whole, skip, skip + axis.size, 1, dim)

@@ -8,10 +8,13 @@ floor((low + n + high - span) / s) + 1 windows.
 
 from __future__ import annotations
 
+import functools
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -23,6 +26,7 @@ from fnn.refusals import require_floating
 Sizes = Count | Sequence[Count]
 Padding = Literal["SAME", "VALID"] | Natural | Sequence[tuple[Natural, Natural]]
 Pads = tuple[tuple[int, int], ...]
+Index = int | jax.Array  # a number while tracing, or a traced one in a loop
 T = TypeVar("T")
 
 
@@ -153,3 +157,53 @@ def require_image(name: str, x: Any) -> None:
             f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels) or (batch, "
             "width, channels): add axes of one with x[None] or x[..., None]",
         )
+
+
+# ---- slices of windows: entries of all of them at once --------------------------------------
+
+
+def padded(x: jax.Array, axes: Sequence[Axis], value: float) -> jax.Array:
+    """x with all that the windows reach around it."""
+    around = [(axis.low, axis.overhang, 0) for axis in axes]
+    if not any(low or high for low, high, _ in around):
+        return x
+    return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+
+
+MAX_UNROLLED_STEPS = 64  # more of them are a loop, which compiles faster
+
+
+def unrolled_or_loop(count: int, step: Callable[[Index, T], T], start: T) -> T:
+    """step(count - 1, ... step(2, step(1, start)))."""
+    if count > MAX_UNROLLED_STEPS:
+        return lax.fori_loop(1, count, step, start)
+    return functools.reduce(lambda total, at: step(at, total), range(1, count), start)
+
+
+def cut(x: jax.Array, dim: int, start: Index, size: int) -> jax.Array:
+    """A part of one axis."""
+    if isinstance(start, jax.core.Tracer):
+        return lax.dynamic_slice_in_dim(x, start, size, dim)
+    return lax.slice_in_dim(x, int(start), int(start) + size, 1, dim)
+
+
+def entry(x: jax.Array, dim: int, axis: Axis, at: Index) -> jax.Array:
+    """Entry ``at`` of every window along one axis."""
+    part = cut(x, dim, at, (axis.out - 1) * axis.stride + 1)
+    return lax.slice_in_dim(part, 0, None, axis.stride, dim)
+
+
+def along(dim: int, rank: int, values: np.ndarray) -> np.ndarray:
+    """A vector along one axis, of size 1 along the others."""
+    return np.reshape(values, [-1 if d == dim else 1 for d in range(rank)])
+
+
+def aligned(dy: jax.Array, dim: int, axis: Axis) -> jax.Array:
+    """dy along one axis, padded or cropped so that index t is window
+    t - (overlap - 1) + low // stride."""
+    shift = axis.low // axis.stride
+    around = (axis.overlap - 1 - shift, axis.blocks + shift - axis.out, 0)
+    none = (0, 0, 0)
+    return lax.pad(
+        dy, jnp.zeros((), dy.dtype), [around if d == dim else none for d in range(dy.ndim)]
+    )

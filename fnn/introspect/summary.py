@@ -97,7 +97,7 @@ def summary(net: Block, x: Value, key: RandomKey | None = None) -> Summary:
     block   kind    output           parameters  FLOP forward  backward  bytes kept  which are
     ----------------------------------------------------------------------------------------------
     hidden  linear  float32[32,128]     100,480        6.43 M    12.8 M     98.0 KB  x
-    act     relu    float32[32,128]           0        4.10 K    4.10 K      4.0 KB  uint8[32,128]
+    act     relu    float32[32,128]           0        4.10 K         0      4.0 KB  uint8[32,128]
     out     linear  float32[32,10]        1,290        82.2 K     164 K     16.0 KB  x
     ----------------------------------------------------------------------------------------------
     total                               101,770        6.51 M    13.0 M    118.0 KB

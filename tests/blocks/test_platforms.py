@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import lax
+from jax.interpreters import mlir
 
 import fnn
 from fnn.compiling import as_on, by_platform
+from tests.blocks import test_pooling as pooling
 from tests.blocks.test_zoo import agrees_with_autodiff, by_hand, cast, close, lab, lowered
 from tests.slow import one_of
 from tests.zoo import CASES, Case
@@ -20,6 +24,21 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 BRANCHING = ("conv", "max_pool", "avg_pool", "linear", "embedding", "rematerialize", "cnn")
 ROWS = [case for case in CASES if case.name in BRANCHING]
 FIRST = [case for case in ROWS if not case.further]  # the others are in tests/outside
+
+
+def as_on_tpus(source: jax.Array, operand: jax.Array, *, select_prim: Any, **windows: Any) -> Any:
+    """Select-and-scatter as JAX hands it to XLA for TPUs. For CPUs it pads the operand first, with
+    what would win by a comparison that JAX does not know."""
+    zero = jnp.zeros((), operand.dtype)
+    select, add = (jax.make_jaxpr(f)(zero, zero).jaxpr for f in (select_prim.bind, lax.add))
+    return lax.select_and_scatter_p.bind(
+        operand, source, zero, select_jaxpr=select, select_consts=(), scatter_jaxpr=add,
+        scatter_consts=(), **windows,
+    )  # fmt: skip
+
+
+lowering = mlir.lower_fun(as_on_tpus, multiple_results=False)
+mlir.register_lowering(lax.select_and_scatter_add_p, lowering, platform="cpu")
 
 
 @pytest.fixture(params=PLATFORMS)
@@ -46,6 +65,21 @@ def test_16_bits_on_every_platform(case: Case, platform: str) -> None:
     close(cast(got, jnp.float64), wanted, 2 * case.ulps * float(jnp.finfo(jnp.bfloat16).eps))
 
 
+@pytest.mark.parametrize("way", one_of(12, pooling.windows()))
+def test_pools_on_every_platform(way: Any, platform: str) -> None:
+    pooling.test_against_single_windows(way)
+
+
+@pytest.mark.parametrize("platform", ["tpu"], indirect=True)
+def test_the_same_entries_win_on_tpus(platform: str) -> None:
+    """Ties, NaN, padding beside -inf, and the sum of many cotangents in 16 bits."""
+    pooling.test_a_tie_goes_to_the_first_of_its_window_and_overlaps_add()
+    pooling.test_zero_and_minus_zero_tie()
+    pooling.test_nan_wins_and_the_first_of_them_gets_dy()
+    pooling.test_padding_never_wins("bfloat16")
+    pooling.test_sums_are_in_float32("bfloat16")
+
+
 def test_a_weight_gradient_beyond_float16_is_finite(platform: str) -> None:
     """The parameters are float32, so that nothing says that it has to be infinite."""
     x = jnp.full((4, 8, 8, 1), 100, jnp.float16)
@@ -62,7 +96,7 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     assert direct == ["compiling.py"]
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
     assert branching == {
-        "attention", "combinators", "compiling", "conv", "embedding", "linear", "pooling",
+        "attention", "combinators", "compiling", "conv", "embedding", "linear", "maxima", "pooling",
     }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn.arrays import Shape
 from fnn.block import Block, BlockError, BlockTypeError, BlockValueError
 from tests.slow import one_of
 
@@ -51,7 +50,7 @@ def by_window(
             if kind == "max":
                 won = next((i for i, v in enumerate(values) if v != v), int(np.argmax(values)))
                 y[(b, *out, c)] = values[won]
-                dx[inside[won]] += d[(b, *out, c)] if values[won] == values[won] else np.nan
+                dx[inside[won]] += d[(b, *out, c)]
             else:
                 y[(b, *out, c)] = sum(values) / count
                 for place in inside:
@@ -132,13 +131,13 @@ def test_zero_and_minus_zero_tie() -> None:
     assert pooled([-0.0, 0.0], [5], 2)[1].tolist() == [5, 0]
 
 
-def test_nan_wins_and_the_first_of_them_gets_nan() -> None:
+def test_nan_wins_and_the_first_of_them_gets_dy() -> None:
     y, dx = pooled([1, np.nan, np.nan, np.inf, 1, 2], [10, 20], 3)
     np.testing.assert_array_equal(y, [np.nan, np.inf])
-    np.testing.assert_array_equal(dx, [0, np.nan, 0, 20, 0, 0])
+    np.testing.assert_array_equal(dx, [0, 10, 0, 20, 0, 0])
     y, dx = pooled([1, 5, np.nan, 4], [10, 20, 30], 2, 1)
     np.testing.assert_array_equal(y, [5, np.nan, np.nan])
-    np.testing.assert_array_equal(dx, [0, 10, np.nan, 0])
+    np.testing.assert_array_equal(dx, [0, 10, 50, 0])
 
 
 @pytest.mark.parametrize("dtype", one_of(3, ["float64", "float32", "bfloat16", "float16"]))
@@ -159,15 +158,14 @@ def test_an_infinite_cotangent_stays_where_it_belongs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "dtype"), [(2, "uint8"), ((8, 16), "uint8"), ((3, 43), "uint16"), (16, "uint16")]
+    ("window", "dtype"), [(2, "uint8"), (16, "uint8"), ((3, 43), "uint8"), ((7, 37), "uint16")]
 )
-def test_the_residual_is_a_byte_for_each_output(window: Any, dtype: str) -> None:
+def test_a_place_is_a_byte_for_each_output(window: Any, dtype: str) -> None:
     x = np.random.default_rng(0).normal(size=(2, 16, 48, 3))
     block = fnn.max_pool(window, 5)
-    y, (place, shape) = jax.jit(block.forward)({}, x)
-    assert place.dtype == dtype and place.shape == y.shape
-    assert shape == Shape.of(x) and not jax.tree.leaves(shape)
-    _, dx = jax.jit(block.backward)({}, (place, shape), jnp.ones(y.shape))
+    y, (place, same) = jax.jit(block.forward)({}, x)
+    assert place.dtype == dtype and place.shape == y.shape and np.array_equal(same, x)
+    _, dx = jax.jit(block.backward)({}, (place, x), jnp.ones(y.shape))
     assert float(dx.sum()) == y.size
     # Each maximum's gradient is at a place that holds it.
     assert np.isin(np.asarray(x)[np.asarray(dx) > 0], np.asarray(y)).all()
@@ -189,9 +187,9 @@ def test_large_windows_are_a_loop(stride: int) -> None:
 
 
 def test_the_place_in_a_very_large_window() -> None:
-    x = jnp.zeros((1, 40000, 1)).at[0, 39999, 0].set(1)
-    place = jax.jit(fnn.max_pool(40000).forward)({}, x)[1][0]
-    assert place.dtype == "uint32" and int(place[0, 0, 0]) == 39999
+    x = jnp.zeros((1, 70000, 1)).at[0, 69999, 0].set(1)
+    place = jax.jit(fnn.max_pool(70000).forward)({}, x)[1][0]
+    assert place.dtype == "uint32" and int(place[0, 0, 0]) == 69999
 
 
 # ---- means -----------------------------------------------------------------------------------
