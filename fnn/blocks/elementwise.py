@@ -131,15 +131,19 @@ def piecewise_linear(
         return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), code
 
     def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
-        # forward: y is linear in x on each piece, so dx = dy times the slope of the piece. The
-        # choice is made last, in dy's dtype, and NaN is what no piece claims: so TPUs keep a bit
-        # for each comparison, and otherwise x as well.
+        # forward: y is linear in x on each piece, so dx = dy times the slope of the piece.
         dy = as_cotangent(name, dy, code.shape)
         wide = dy.astype(compute_dtype(dy.dtype))
-        dx = jnp.full_like(dy, jnp.nan)
-        for number, slope in enumerate(slopes):
-            part = dy if slope == 1 else (slope * wide).astype(dy.dtype) if slope else 0
-            dx = jnp.where(code == number, part, dx)
+
+        def part(slope: float) -> jax.Array:
+            exact: dict[float, jax.Array] = {0: jnp.zeros_like(dy), 1: dy}
+            return exact[slope] if slope in exact else (slope * wide).astype(dy.dtype)
+
+        # NaN inside, and all choices in dy's dtype: so TPUs keep a bit for each comparison, and
+        # otherwise x as well.
+        dx = jnp.where(code == len(slopes), jnp.nan, part(slopes[-1]))
+        for number, slope in enumerate(slopes[:-1]):
+            dx = jnp.where(code == number, part(slope), dx)
         return {}, dx
 
     rules = Rules(subgradient=subgradient_at(kinks))
