@@ -8,7 +8,8 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,27 +53,33 @@ class Saver:
         self.place: tuple[int, int] | None = None  # of the last: epochs, examples of the next
         self.due = time.monotonic() + every
         _require_folder(self.folder)
-        self.manager = _manager(self.folder)
-        self.number = self.manager.latest_step() or 0
-        if self.number:
-            self._take_up()
+        with ExitStack() as stack:
+            stack.enter_context(_quietly())
+            self.manager = _manager(self.folder)
+            stack.callback(self._close)
+            self.number = self.manager.latest_step() or 0
+            if self.number:
+                self._take_up()
+            self.open = stack.pop_all()
 
     def __enter__(self) -> None:
-        logging.getLogger("absl").addFilter(_is_not_orbax)  # what fails is said below, in a line
+        """At the end of the block it saves, and waits."""
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self, cause: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        if error is None or isinstance(error, CLEAN):
-            self._save()
-        self._wait()
-        with suppress(Exception):  # what failed has been said
-            self.manager.close()
-        logging.getLogger("absl").removeFilter(_is_not_orbax)
+        try:
+            if error is None or isinstance(error, CLEAN):
+                self._save()
+        finally:
+            self._wait()
+            self.open.close()
 
     def __call__(self) -> None:
         """Saves if it is time to, and the save before is complete."""
+        for row in self.now.history[-1:]:  # refused now, not when it is time
+            _plain(row)
         if time.monotonic() >= self.due and not self.manager.is_saving_in_progress():
             self._save()
 
@@ -109,8 +116,7 @@ class Saver:
 
     def _failed(self, error: Exception) -> None:
         self.place = None
-        with suppress(Exception):  # the next save would meet the error of this one
-            self.manager.close()
+        self._close()  # the next save would meet the error of this one
         with suppress(Exception):
             self.manager = _manager(self.folder)
         for unfinished in self.folder.glob(UNFINISHED):  # they would fill the disk
@@ -119,6 +125,10 @@ class Saver:
             f"fit: a checkpoint could not be written into {self.folder} ({_reason(error)}); those "
             "before are as they were, and the next save tries again"
         )
+
+    def _close(self) -> None:
+        with suppress(Exception):  # what failed has been said
+            self.manager.close()
 
     def _own(self, at_start: Any) -> dict[str, Any]:
         """What is of the shapes of the run's own parameters and state."""
@@ -129,6 +139,7 @@ class Saver:
     def _gathered(self) -> dict[str, np.ndarray]:
         """What grows: in the epoch under way, and the measurements of diagnostics."""
         gathered = {} if self.watch is None else self.watch.gathered()
+        gathered["used"] = np.array(self.now.used)  # Orbax refuses to save no array at all
         if self.now.used:
             gathered["losses"] = np.concatenate(self.now.losses)
             gathered["sizes"] = np.concatenate(self.now.sizes)
@@ -230,8 +241,19 @@ def _require_folder(folder: Path) -> None:
         )
 
 
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps Orbax from printing what is said in a line."""
+
+    def is_not_orbax(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_not_orbax)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_not_orbax)
 
 
 def _reason(error: Exception) -> str:

@@ -34,12 +34,12 @@ def learn(folder: Path, result: Path, begun: Any, devices: int = 1) -> None:
 
     def within(*_: Any) -> None:
         begun.set()
-        time.sleep(0.01)
+        time.sleep(0.03)
 
     progress.within = within  # type: ignore[attr-defined]
     fitted = fnn.fit(
-        net, fnn.squared_error(), x, x[:, :1], optimizer=fnn.sgd(0.01, 0.9), epochs=30,
-        batch_size=8, steps_per_call=2, progress=progress, checkpoint=folder, save_every=0,
+        net, fnn.squared_error(), x, x[:, :1], optimizer=fnn.sgd(0.01, 0.9), epochs=40,
+        batch_size=8, steps_per_call=2, progress=progress, checkpoint=folder, save_every=0.05,
     )  # fmt: skip
     arrays = jax.tree.leaves((fitted.params, fitted.last, fitted.state))
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in fitted.history]
