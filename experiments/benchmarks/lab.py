@@ -81,7 +81,7 @@ def compiled_for(target: str, f: Callable[..., Any], *arguments: Any) -> Figures
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(target)), arguments
     )
     lowered = jax.jit(f).trace(*placed).lower(lowering_platforms=(TARGETS[target],))
-    file = _kept(target, lowered.as_text())
+    file = kept(target, lowered.as_text())
     if file.is_file():
         return Figures(**json.loads(file.read_text()))
     begin = time.perf_counter()
@@ -115,7 +115,8 @@ def _options(target: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _kept(target: str, program: str) -> Path:
+def kept(target: str, program: str) -> Path:
+    """The file of a program's figures."""
     versions = [importlib.metadata.version(name) for name in ("jaxlib", package(target))]
     key = hashlib.sha256("\n".join([target, *versions, program]).encode()).hexdigest()
     return cache("accelerators") / f"{key}.json"
@@ -157,13 +158,14 @@ def entry_kernels(text: str) -> dict[str, float]:
         if (found := LINE.match(line)) is None:
             continue
         name, result, operation, operands = found.groups()
-        sizes[name] = sum(map(_size, ARRAY.findall(result)))
+        sizes[name] = sum(map(size_of, ARRAY.findall(result)))
         if operation not in FREE:
             read = sum(sizes.get(operand.strip(), 0.0) for operand in operands.split(","))
             kernels[name] = sizes[name] + read
     return kernels
 
 
-def _size(array: tuple[str, str]) -> float:
+def size_of(array: tuple[str, str]) -> float:
+    """Bytes of an array, as ``ARRAY`` finds it in a program."""
     dtype, axes = array
     return SIZES.get(dtype, 0) * float(np.prod([int(n) for n in axes.split(",") if n]))

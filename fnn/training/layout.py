@@ -100,7 +100,7 @@ class Layout:
                     f"({leaf.sharding}): put them on one mesh, with jax.device_put(params, "
                     "NamedSharding(mesh, PartitionSpec()))"
                 )
-            return self._put(leaf, spec)
+            return _put(leaf, NamedSharding(self.mesh, spec))
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -110,13 +110,6 @@ class Layout:
         if isinstance(sharding, NamedSharding) and self._is_own(sharding.mesh):
             return sharding.spec
         return P() if sharding is None or sharding.is_fully_replicated else None
-
-    def _put(self, leaf: Any, spec: P) -> jax.Array:
-        """On this mesh; nothing is moved where it lies so already."""
-        lies = NamedSharding(self.mesh, spec)
-        if isinstance(leaf, jax.Array) and leaf.sharding == lies:
-            return leaf
-        return jax.device_put(leaf, lies)
 
     def _is_own(self, mesh: Any) -> bool:
         return mesh.axis_names == self.mesh.axis_names and np.array_equal(
@@ -133,7 +126,7 @@ class Layout:
 
         def one(a: Any) -> Any:
             is_own = isinstance(a, jax.Array) and isinstance(a.sharding, NamedSharding)
-            return jax.device_put(a, NamedSharding(self.given, a.sharding.spec)) if is_own else a
+            return _put(a, NamedSharding(self.given, a.sharding.spec)) if is_own else a
 
         return tree if self.given == self.mesh else jax.tree.map(one, tree)
 
@@ -236,7 +229,7 @@ class Layout:
 
         def one(a: Any) -> jax.Array:
             if isinstance(a, jax.Array) and not self._is_elsewhere(a):
-                return self._put(a, a.sharding.spec)  # type: ignore[attr-defined]
+                return _put(a, NamedSharding(self.mesh, a.sharding.spec))  # type: ignore[attr-defined]
             rows = self._dealt(len(a), len(a))
             return self.split(np.asarray(a)[rows[self.own].ravel()])
 
@@ -292,6 +285,24 @@ def without_explicit_mesh(f: F) -> F:
             return f(*args, **kwargs)
 
     return cast(F, call)
+
+
+def _put(leaf: Any, lies: NamedSharding) -> jax.Array:
+    """Where it is to lie, on the devices of this process and of others, which put the same there."""
+    if not isinstance(leaf, jax.Array):
+        leaf = np.asarray(leaf)
+    elif jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), lies)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    elif leaf.sharding.device_set == lies.device_set and (
+        leaf.sharding.is_equivalent_to(lies, leaf.ndim)
+    ):
+        shards = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, lies, shards)
+    if lies.is_fully_addressable:
+        return jax.device_put(leaf, lies)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, lies, lambda index: host[index])
 
 
 def _places(dealt: np.ndarray) -> np.ndarray:

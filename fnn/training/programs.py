@@ -122,7 +122,7 @@ def step_on(layout: Layout, step: Step, donate: bool) -> Step:
             new = program(*held)(*held, *data[:2], layout.placed(key, "key"), data[2])
         return layout.back(new)
 
-    return call
+    return _with_lower(call, layout, program)
 
 
 def epoch_on(layout: Layout, epoch: Step, batch_size: int) -> Step:
@@ -152,6 +152,17 @@ def epoch_on(layout: Layout, epoch: Step, batch_size: int) -> Step:
             new = program(params, state)(params, state, x, target, order, key, first)
         return layout.back(new)
 
+    return _with_lower(call, layout, program)
+
+
+def _with_lower(call: Step, layout: Layout, program: Callable[..., Any]) -> Step:
+    """With ``lower``, as compiled functions have it, for arguments that lie on the mesh already."""
+
+    def lower(params: Params, state: Any, *data: Any) -> Any:
+        with layout.context():
+            return program(params, state).lower(params, state, *data)
+
+    call.lower = lower  # type: ignore[attr-defined]
     return call
 
 
