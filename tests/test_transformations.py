@@ -135,15 +135,17 @@ def in_shard_map(run: Run, s: Sample, check_vma: bool) -> None:
     jax.eval_shape(f, s.params, s.x, s.dy)
 
 
+def spec(v: Any, devices: jax.sharding.Mesh, axes: Any) -> Any:
+    return jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=NamedSharding(devices, axes))
+
+
 def on_an_explicit_mesh(run: Run, s: Sample) -> None:
     explicit = mesh(AxisType.Explicit)
-
-    def spec(v: Any, axes: Any) -> Any:
-        return jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=NamedSharding(explicit, axes))
-
     with jax.set_mesh(explicit):
-        params = jax.tree.map(lambda v: spec(v, P()), s.params)
-        x, dy = jax.tree.map(lambda v: spec(v, P("d") if is_split(v) else P()), (s.x, s.dy))
+        params = jax.tree.map(lambda v: spec(v, explicit, P()), s.params)
+        x, dy = jax.tree.map(
+            lambda v: spec(v, explicit, P("d") if is_split(v) else P()), (s.x, s.dy)
+        )
         jax.eval_shape(lambda params, x, dy: run(params, x, s.key, dy), params, x, dy)
 
 
@@ -187,6 +189,50 @@ def test_transformations(case: Case, name: str) -> None:
             TRANSFORMATIONS[name](by_jax(case), s)
     else:
         TRANSFORMATIONS[name](by_hand(case.make()), s)
+
+
+@functools.cache
+def square() -> jax.sharding.Mesh:
+    return jax.make_mesh((4, 2), ("d", "m"), devices=jax.devices("cpu"))
+
+
+def last_axis(v: Any) -> Any:
+    return P(*[None] * (v.ndim - 1), "m") if v.ndim and v.shape[-1] % 2 == 0 else P()
+
+
+def first_axis(v: Any) -> Any:
+    return P("m", *[None] * (v.ndim - 1)) if v.ndim and v.shape[0] % 2 == 0 else P()
+
+
+@pytest.mark.parametrize("lies", one_of(2, [last_axis, first_axis], lambda lies: lies.__name__))
+def test_parameters_split_over_an_explicit_mesh(lies: Callable[[Any], Any]) -> None:
+    """Backward runs where jax.vjp of forward does; examples are split too."""
+
+    def runs(run: Run, block: Block, s: Sample, params: Any, x: Any) -> bool:
+        def there_and_back(params: Any, x: Any) -> Any:
+            return run(params, x, s.key, block.forward(params, x, s.key)[0])
+
+        try:
+            jax.eval_shape(there_and_back, params, x)
+        except Exception as error:
+            assert "shard" in str(error).lower(), error
+            return False
+        return True
+
+    ran, fail = [], []
+    for case in [case for case in BATCHED if not case.further]:
+        s, block = sample(case, (EXAMPLES, *case.batch[1:])), case.make()
+        params = jax.tree.map(lambda v: spec(v, square(), lies(v)), s.params)
+        x = jax.tree.map(lambda v: spec(v, square(), P("d") if is_split(v) else P()), s.x)
+        if all(v.sharding.spec == P() for v in jax.tree.leaves(params)):
+            continue
+        with jax.set_mesh(square()):
+            autodiff = by_autodiff(lambda *inputs, f=block.forward: f(*inputs)[0])
+            if runs(autodiff, block, s, params, x):
+                ran.append(case.id)
+                if not runs(by_hand(block), block, s, params, x):
+                    fail.append(case.id)
+    assert len(ran) >= 7 and not fail
 
 
 # ---- what trains, predicts and looks ---------------------------------------------------------

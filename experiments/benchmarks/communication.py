@@ -35,8 +35,8 @@ TOGETHER = 4  # chips that share each layer, where layers are split
 COLUMNS = ("step", "split", "chips", "batch", "fnn sends", "MB a chip", "jax.grad sends",
            "MB a chip, fnn / jax.grad")  # fmt: skip
 ABOUT = f"""\
-- Compiled for TPU v5e topologies ({", ".join(TOPOLOGIES.values())}); nothing runs. A step is forward,
-  backward and plain SGD, in float32; "sends": how many collective operations, by kind.
+- Compiled for TPU v5e topologies ({", ".join(TOPOLOGIES.values())}); nothing runs. A step is
+  forward, backward and plain SGD, in float32; "sends": how many collective operations, by kind.
 - MB a chip: of their results. The batch grows with the chips, so a constant figure is weak scaling.
 - Split: of the batch alone (parameters whole on every chip); also of each layer's outputs over
   {TOGETHER} chips; or also of each weight over all chips, which gather it when they use it."""
@@ -58,7 +58,7 @@ class Options(Recorded):
 class Sent(NamedTuple):
     """Collective operations of one kind, of one device in one step."""
 
-    count: int
+    operations: int
     bytes: float
 
 
@@ -71,7 +71,7 @@ def collectives(text: str) -> dict[str, Sent]:
     ...   %g = (f32[4]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}
     ...   ROOT %d = f32[32]{0} all-gather-done(%g)
     ... }''')
-    {'all-reduce': Sent(count=1, bytes=48.0), 'all-gather': Sent(count=1, bytes=128.0)}
+    {'all-reduce': Sent(operations=1, bytes=48.0), 'all-gather': Sent(operations=1, bytes=128.0)}
     """
     found: dict[str, Sent] = {}
     for line in text.splitlines():
@@ -82,12 +82,12 @@ def collectives(text: str) -> dict[str, Sent]:
         if starts and kind != "all-reduce":  # operands and results
             arrays = arrays[len(arrays) // 2 :]
         so_far = found.get(kind, Sent(0, 0.0))
-        found[kind] = Sent(so_far.count + 1, so_far.bytes + sum(map(lab.size_of, arrays)))
+        found[kind] = Sent(so_far.operations + 1, so_far.bytes + sum(map(lab.size_of, arrays)))
     return found
 
 
 def total(sent: dict[str, Sent]) -> Sent:
-    return Sent(sum(s.count for s in sent.values()), sum(s.bytes for s in sent.values()))
+    return Sent(sum(s.operations for s in sent.values()), sum(s.bytes for s in sent.values()))
 
 
 # ---- how a step is split over devices ----------------------------------------------------------
@@ -192,7 +192,7 @@ def sent(chips: int, split: str, step: Callable[..., Any], arguments: Any) -> di
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would look for one in the network
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     topology = TOPOLOGIES[chips]
-    devices = np.array(topologies.get_topology_desc(topology, "tpu").devices)
+    devices: Any = np.array(topologies.get_topology_desc(topology, "tpu").devices)
     program = lowered(splits(devices)[split], step, *arguments, lowering_platforms=("tpu",))
     file = lab.kept("v5e", f"{topology} collectives {program.as_text()}")
     if not file.is_file():
@@ -205,7 +205,7 @@ def compared(by_hand: dict[str, Sent], autodiff: dict[str, Sent]) -> list[str]:
     """How many operations of each kind, and their bytes; below 1, fnn sends less."""
 
     def words(sent: dict[str, Sent]) -> str:
-        return ", ".join(f"{s.count} {kind}" for kind, s in sorted(sent.items())) or "nothing"
+        return ", ".join(f"{s.operations} {kind}" for kind, s in sorted(sent.items())) or "nothing"
 
     ours, theirs = total(by_hand).bytes, total(autodiff).bytes
     ratio = f"{ours / theirs:.2f}" if theirs else "-"

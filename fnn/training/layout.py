@@ -235,6 +235,22 @@ class Layout:
 
         return jax.tree.map(one, examples)
 
+    def shared(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows that divide the part of this process's devices, else all."""
+        if len(rows) % self.parts:
+            return rows
+        return rows.reshape(self.parts, -1)[self.own].ravel()
+
+    def fetched(self, tree: Any) -> Any:
+        """On the host; of arrays that other processes have parts of, too."""
+
+        def one(a: Any) -> np.ndarray:
+            if not getattr(a, "is_fully_addressable", True) and not a.is_fully_replicated:
+                a = jax.jit(lambda a: a, out_shardings=self.whole)(a)
+            return np.asarray(a)
+
+        return jax.tree.map(one, tree)
+
     # ---- in compiled programs --------------------------------------------------------------
 
     def batch(self, examples: Value, rows: jax.Array) -> Value:
@@ -288,7 +304,7 @@ def without_explicit_mesh(f: F) -> F:
 
 
 def _put(leaf: Any, lies: NamedSharding) -> jax.Array:
-    """Where it is to lie, on the devices of this process and of others, which put the same there."""
+    """An array where it is to lie. Devices of other processes are given it by them."""
     if not isinstance(leaf, jax.Array):
         leaf = np.asarray(leaf)
     elif jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -85,7 +85,9 @@ class Run(NamedTuple):
     def sizes(self, target: Value, rows: np.ndarray) -> np.ndarray:
         """What the loss of each batch counts in that of the epoch: its examples, or weights."""
         if self.is_weighted:
-            return total_weights(target, rows, self.batch_size)
+            weights = jax.tree.leaves(target)[-1]
+            weights = weights if self.layout is None else self.layout.fetched(weights)
+            return total_weights(weights, rows, self.batch_size)
         starts = np.arange(0, len(rows), self.batch_size)
         return np.minimum(self.batch_size, len(rows) - starts)
 
@@ -119,7 +121,8 @@ def evaluation(
             losses.append(float(value(y, target)))
             sizes.append(len(jax.tree.leaves(target)[0]))
             if metrics:
-                pairs.append(jax.tree.map(np.asarray, (y, target)))
+                fetch = jax.device_get if layout is None else layout.fetched
+                pairs.append(fetch((y, target)))
         mean = losses[0] if len(losses) == 1 else float(np.average(losses, weights=sizes))
         row = {"validation_loss": mean}
         if metrics:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import jax
@@ -137,10 +138,17 @@ class Stream:
             raise SourceError(f"{type(error).__name__}: {error}{about}") from error
 
     def blocks(self, size: int) -> Iterator[Examples]:
-        """All examples in order, ``size`` at a time."""
-        starts = range(0, self.length, size)
-        parts = (np.arange(start, min(start + size, self.length)) for start in starts)
-        yield from self._ahead(parts)
+        """All examples in order, ``size`` at a time; of those that do not divide, all are read by
+        every process."""
+        layout, parts = self.layout, 1 if self.layout is None else self.layout.parts
+        even = self.length // parts * parts
+        ends = [*range(0, even, -(-size // parts) * parts), even, self.length]
+        blocks = [np.arange(*pair) for pair in pairwise(ends) if pair[0] < pair[1]]
+        if layout is None:
+            yield from self._ahead(blocks)
+            return
+        for rows, examples in zip(blocks, self._ahead(map(layout.shared, blocks)), strict=True):
+            yield examples if len(rows) % parts else layout.split(examples)
 
     def read(self, rows: np.ndarray) -> Examples:
         """These examples as arrays on the host, refused if one of them is bad."""
