@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list_on_the_index(name: str, options: Any) -> None:
+    if getattr(options, "process_id", 0):
+        return
     from experiments.common.runs import record  # it imports matplotlib, which --list does not need
 
     record(name, EXPERIMENTS[name], options)

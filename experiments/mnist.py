@@ -10,13 +10,14 @@ from typing import Literal
 import fnn
 from experiments.common.classify import classify_images
 from experiments.common.console import console
-from experiments.common.data import Dataset, load
+from experiments.common.data import Dataset, load, load_mapped
 from experiments.common.options import Training
+from experiments.common.processes import Processes, started
 from experiments.common.run import scheduled
 
 
 @dataclass
-class Options(Training):
+class Options(Processes, Training):
     data: Literal["mnist", "fashion_mnist"] = "mnist"
     """data set to train on"""
     model: Literal["mlp", "cnn"] = "mlp"
@@ -41,10 +42,14 @@ class Options(Training):
 
 def main(options: Options) -> int:
     options.out = options.out or Path("results") / options.data
+    status = started(options)
+    if status is not None:
+        return status
     options.prepare()
     if not 0 <= options.weight_decay < float("inf"):
         raise ValueError(f"--weight-decay is {options.weight_decay}, needs 0 or more")
-    data = load(options.data, options.seed, options.data_dir)
+    several = options.processes > 1  # each reads what it trains on
+    data = (load_mapped if several else load)(options.data, options.seed, options.data_dir)
     console.print(f"[bold]{data.about}[/bold] {data.sizes('images')}.")
     if options.model == "cnn":
         data = _as_images(data)

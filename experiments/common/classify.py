@@ -24,6 +24,8 @@ def classify_images(options: Training, net: Block, data: Dataset, optimizer: Any
         options, net, fnn.softmax_cross_entropy(), data.train, data.validation,
         {"accuracy": fnn.accuracy}, optimizer=optimizer, page=page,
     )  # fmt: skip
+    if jax.process_index():
+        return int(not fitted.success)
     logits = predict(net, fitted.params, data.test.x, options.jax_dtype)
     target = data.test.target
     accuracy = fnn.accuracy(logits, target)

@@ -11,15 +11,18 @@ scikit-learn is imported where it is needed: its import takes longer than all of
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.common.idx import FILES, IDX, advice, fault, locate, read_idx
+from experiments.common.idx import FILES, IDX, advice, cache, fault, locate, read_idx
 
 Array = NDArray[Any]
 
@@ -267,18 +270,24 @@ def _load_idx(
         )
     for path, x, y in ((paths[0], images, labels), (paths[2], test_images, test_labels)):
         check_examples(path, x, y, len(source.class_names))
-    height, width = images.shape[1:]
     rows, held_out = hold_out(name, labels, validation, seed)
 
     def split(pixels: Array, target: Array, rows: Any) -> Split:
         x = pixels.reshape(len(pixels), -1)[rows]
         return Split(x if raw else x / np.float32(255), target[rows].astype(np.int32))
 
+    train, held = split(images, labels, rows), split(images, labels, held_out)
+    test = split(test_images, test_labels, slice(None))
+    return _of_images(name, (train, held, test), *images.shape[1:])
+
+
+def _of_images(name: str, splits: Sequence[Split], height: int, width: int) -> Dataset:
+    source, (train, validation, test) = IDX[name], splits
     return Dataset(
         name,
-        train=split(images, labels, rows),
-        validation=split(images, labels, held_out),
-        test=split(test_images, test_labels, slice(None)),
+        train=train,
+        validation=validation,
+        test=test,
         x_scale=Scale(np.zeros(()), np.full((), 255.0)),
         target_scale=None,
         feature_names=tuple(f"pixel_{r}_{c}" for r in range(height) for c in range(width)),
@@ -286,3 +295,30 @@ def _load_idx(
         image_shape=(height, width, 1),
         about=source.about,
     )
+
+
+def load_mapped(
+    name: str, seed: int = 0, data_dir: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """The images of `load`, in memory-mapped files, so that a process reads what it uses alone.
+
+    The files are made in the user's cache folder when they are first asked for.
+    """
+    folder = cache(name) / f"mapped, seed {seed}"
+    if not folder.is_dir():
+        data = load(name, seed, data_dir)
+        assert data.image_shape is not None
+        cache(name).mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=cache(name)))
+        for which, split in data.splits.items():
+            np.save(part / f"{which} x.npy", split.x.reshape(-1, *data.image_shape[:2]))
+            np.save(part / f"{which} target.npy", split.target)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(part)
+    found = []
+    for which in ("train", "validation", "test"):
+        x = np.load(folder / f"{which} x.npy", mmap_mode="r")
+        found.append(Split(x.reshape(len(x), -1), np.load(folder / f"{which} target.npy")))
+    return _of_images(name, found, *x.shape[1:])

@@ -19,7 +19,7 @@ import numpy as np
 from rich.markup import escape
 
 import fnn
-from experiments.common import report
+from experiments.common import processes, report
 from experiments.common.console import TrainingProgress, console, gradient_check, print_summary
 from experiments.common.data import Split
 from experiments.common.options import CHECKPOINT, Training, writable
@@ -75,8 +75,12 @@ def train(
             batch_size=options.batch_size, key=key, params=params, dtype=options.jax_dtype,
             validation=None if validation is None or not len(validation.x) else validation,
             metrics=metrics, progress=progress, diagnostics=options.diagnostics,
-            checkpoint=checkpoint(options.resume, out), **fit_options,
+            checkpoint=checkpoint(options.resume, out), sharding=processes.sharding(),
+            **fit_options,
         )  # fmt: skip
+    fitted = processes.at_home(fitted)
+    if jax.process_index():  # the first process has the rest
+        return fitted
     kept = f"of epoch {fitted.best_epoch}" if fitted.history else "the last that were finite"
     print_ending(fitted, f"; the parameters kept are those {kept}")
     save(out, fitted.params, fitted.history)
@@ -147,7 +151,7 @@ def checkpoint(resume: bool, out: Path) -> Path:
     """The folder of a run's checkpoint, emptied where the run begins anew."""
     folder = out / CHECKPOINT
     if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
+        processes.in_one(lambda: shutil.rmtree(folder, ignore_errors=True))
     return folder
 
 
@@ -160,7 +164,9 @@ def save(out: Path, params: Any, history: Sequence[Mapping[str, float]]) -> None
 
     with deferred():
         part, last, old = (out / name for name in ("params.part", "params", "params.old"))
-        with ocp.StandardCheckpointer() as checkpointer:
+        alone = ocp.options.MultiprocessingOptions(active_processes={0})
+        options = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
+        with ocp.StandardCheckpointer(**options) as checkpointer:
             checkpointer.save(part.absolute(), params, force=True)
         shutil.rmtree(old, ignore_errors=True)
         if last.exists():

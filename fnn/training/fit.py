@@ -15,6 +15,7 @@ from fnn.refusals import warn
 from fnn.training.diagnostics.watch import Watch
 from fnn.training.endings import mismatch
 from fnn.training.fitted import Checkpoint, Fitted, Status
+from fnn.training.identity import everything
 from fnn.training.interrupts import deferred
 from fnn.training.layout import Sharding, without_explicit_mesh
 from fnn.training.loop import (
@@ -29,6 +30,7 @@ from fnn.training.loop import (
 )
 from fnn.training.optimizers import sgd
 from fnn.training.preparation import Settings, prepare, starting_point
+from fnn.training.processes import largest, require_same
 from fnn.training.progress import Clock, Lines, reporter
 from fnn.training.run import Metrics, Row, key_data
 from fnn.training.saving import Saver
@@ -170,6 +172,11 @@ def fit(
     key = jax.random.key(0) if key is None else key
     run, model, params, state, summary = prepare(settings, start, key)
 
+    agreed: Callable[[int], int] = int
+    if run.layout is not None and run.layout.is_shared:
+        stopping = {"epochs": epochs, "patience": patience, "min_improvement": min_improvement}
+        require_same("fit", stopping | everything(run, settings, params, state))
+        agreed = largest
     before = start.history[-1]["seconds"] if start.history else 0.0
     now = Now(params, state, [*start.history], before)  # 1. initialise
     watch = None if summary is None else Watch(run, summary, params)
@@ -180,7 +187,7 @@ def fit(
         best.params = run.layout.placed(best.params)
     saver = None
     if checkpoint is not None:
-        saver = Saver(checkpoint, save_every, run, settings, now, best, watch)
+        saver = Saver(checkpoint, save_every, run, settings, now, best, watch, agreed)
     converged, done = Convergence(run.watched, patience, min_improvement), False
     for row in now.history:
         done = converged(row)
@@ -189,7 +196,8 @@ def fit(
     status: Status = "finished"
     message = f"after {run.epochs} epoch{'s' * (run.epochs != 1)}"
     try:
-        with deferred(terminates=saver is not None) as check_interrupt, saver or nullcontext():
+        signals = deferred(terminates=saver is not None, agreed=agreed)
+        with signals as check_interrupt, saver or nullcontext():
 
             def left(done: float) -> float:
                 return clock.left(done - begun)
@@ -212,6 +220,7 @@ def fit(
                     on_epoch(now.params, now.state, now.history)
                 )
                 report(epoch.row, left(epoch.number))
+                stop = bool(agreed(stop))
                 done = converged(epoch.row)
                 if watch is not None:
                     is_last = done or stop or epoch.number == run.epochs

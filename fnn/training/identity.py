@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from typing import Any
 
 import jax
 import numpy as np
 
+from fnn.backprop import backpropagate
 from fnn.block import Block, Params
 from fnn.refusals import warn
 from fnn.training.arrays import Arrays
 from fnn.training.preparation import Settings
 from fnn.training.run import Run, seed_of
+from fnn.training.source import Rows
 
 Facts = dict[str, Any]
 SAMPLED = 1000  # examples whose values are compared
@@ -45,8 +47,24 @@ def identity(run: Run, settings: Settings, params: Params, state: Any) -> Facts:
 
 def contents(run: Run, params: Params, state: Any) -> Facts:
     """Digests of what cannot be told in words: some examples, and what the optimiser computes."""
-    program = _program(run.optimizer, params, state)
+    program = _program(run.optimizer.update, params, state, params)
     return {"the examples": _digest(run.data), "what the optimizer computes": program}
+
+
+def everything(run: Run, settings: Settings, params: Params, state: Any) -> Facts:
+    """What processes that train together have to have in common."""
+    x, target = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((run.batch_size, *a.shape), a.dtype), run.data.like
+    )
+    step = backpropagate(run.net, run.loss)
+    own = {"microbatches": settings.microbatches, "steps_per_call": run.steps_per_call}
+    program = _program(step, params, x, target, jax.eval_shape(lambda: jax.random.key(0)))
+    digests = contents(run, params, state) | {"what the network computes": program}
+    return {
+        **identity(run, settings, params, state),
+        **own,
+        **{f"the checksum of {name}": digest for name, digest in digests.items()},
+    }
 
 
 def require_same(now: Facts, saved: Facts, where: object) -> None:
@@ -117,7 +135,8 @@ def _text(value: Any) -> str:
 
 def _digest(data: Any) -> int | None:
     """Of some examples; None of a source, which may give others each time."""
-    leaves = jax.tree.leaves((data.x, data.target)) if isinstance(data, Arrays) else []
+    data = getattr(data, "source", data)  # a memory-mapped file is one of arrays
+    leaves = jax.tree.leaves((data.x, data.target)) if isinstance(data, Arrays | Rows) else []
     if not leaves or not all(getattr(a, "is_fully_addressable", True) for a in leaves):
         return None
     rows = np.linspace(0, len(data) - 1, min(len(data), SAMPLED)).astype(int)
@@ -127,15 +146,14 @@ def _digest(data: Any) -> int | None:
     return digest
 
 
-def _program(optimizer: Any, params: Params, state: Any) -> str | None:
-    """A hash of what the optimiser computes; None where it needs more than gradients."""
+def _program(f: Callable[..., Any], *arguments: Any) -> str | None:
+    """A hash of what a function computes; None where it needs other arguments, too."""
 
     def spec(a: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(a), a.dtype if hasattr(a, "dtype") else np.float32)
 
-    shapes, state = jax.tree.map(spec, params), jax.tree.map(spec, state)
     try:
-        program = str(jax.make_jaxpr(optimizer.update)(shapes, state, shapes))
+        program = str(jax.make_jaxpr(f)(*jax.tree.map(spec, arguments)))
     except Exception:
         return None
     return hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", program).encode()).hexdigest()

@@ -17,7 +17,9 @@ class Terminated(SystemExit):
 
 
 @contextmanager
-def deferred(*, terminates: bool = False) -> Iterator[Callable[[], None]]:
+def deferred(
+    *, terminates: bool = False, agreed: Callable[[int], int] = int
+) -> Iterator[Callable[[], None]]:
     """Defers Ctrl-C; yields a function that raises KeyboardInterrupt if it was pressed.
 
     The end of the block raises it too. Without this it may be lost (an exception raised inside a
@@ -26,6 +28,8 @@ def deferred(*, terminates: bool = False) -> Iterator[Callable[[], None]]:
 
     Args:
       terminates: the same for SIGTERM, which then raises ``Terminated``.
+      agreed: of what this process has received, 0, 1 or 2 for SIGTERM, what all act upon that
+        train together.
 
     >>> with deferred() as check_interrupt:
     ...     for step in range(3):
@@ -37,9 +41,10 @@ def deferred(*, terminates: bool = False) -> Iterator[Callable[[], None]]:
     received: set[int] = set()
 
     def check() -> None:
-        if signal.SIGTERM in received:
+        number = agreed(2 if signal.SIGTERM in received else bool(received))
+        if number == 2:
             raise Terminated
-        if received:
+        if number:
             received.clear()
             raise KeyboardInterrupt
 

@@ -163,6 +163,18 @@ class Layout:
         return len(leaf.sharding.device_set) == 1 and not is_own
 
     @functools.cached_property
+    def is_shared(self) -> bool:
+        """Whether several processes train together, in step: all that there are."""
+        processes = {device.process_index for device in self.mesh.devices.flat}
+        if 1 < len(processes) < jax.process_count():
+            raise ValueError(
+                f"{self.name}: sharding is a mesh of {len(processes)} of {jax.process_count()} "
+                "processes; needs the devices of all, jax.devices(), or of one, "
+                "jax.local_devices()"
+            )
+        return len(processes) > 1
+
+    @functools.cached_property
     def own(self) -> list[int]:
         """Which parts of the examples are for the devices of this process."""
         where = self.examples.addressable_devices_indices_map((self.parts,))

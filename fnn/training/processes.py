@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -14,20 +13,21 @@ from fnn.refusals import described
 
 
 def largest(number: int) -> int:
-    """The largest number that a process calls this with; all have to. With one process, its own.
+    """The largest number of all processes, which all have to call this.
 
     >>> largest(2)
     2
     """
-    if jax.process_count() == 1:
-        return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def require_same(name: str, facts: Mapping[str, Any]) -> None:
-    """Refuses processes that do not do the same; ``facts`` are what JSON has, by name."""
-    if jax.process_count() == 1:
-        return
+    """Refuses processes that do not do the same.
+
+    Args:
+      name: of the function, for errors.
+      facts: what this process does, by name, as JSON has it.
+    """
     text = json.dumps(facts, default=str).encode()
     every = [json.loads(other) for other in _everybodys(text)]
     for process, other in enumerate(every):
@@ -35,9 +35,9 @@ def require_same(name: str, facts: Mapping[str, Any]) -> None:
             first, got = every[0].get(fact), other.get(fact)
             if first != got:
                 raise ValueError(
-                    f"{name}: {fact} of process {process} is {described(got)}, that of process 0 "
-                    f"{described(first)}; run the same code with the same data and settings in "
-                    "every process: each then trains on its own share"
+                    f"{name}: {fact} is {described(got)} in process {process} and "
+                    f"{described(first)} in process 0; run the same code with the same data and "
+                    "settings in every process: each then trains on its own share"
                 )
 
 

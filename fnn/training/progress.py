@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+import jax
+
 from fnn.training.run import Row
 
 COMPILING = 20.0  # seconds that a first epoch may take without saying how long others will
@@ -38,9 +40,10 @@ class Clock:
 
 
 def reporter(progress: Any, epochs: int) -> Any:
-    """The caller's own function of (row, seconds left), or one that prints to stderr."""
-    if progress is not True:
-        return progress or (lambda row, left: None)
+    """The caller's own function of (row, seconds left), or one that prints to stderr; of several
+    processes, the first one prints."""
+    if progress is not True or jax.process_index():
+        return progress if callable(progress) else (lambda row, left: None)
     return Lines(epochs)
 
 

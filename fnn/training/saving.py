@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -44,9 +44,9 @@ class Saver:
 
     def __init__(
         self, folder: Any, every: float, run: Run, settings: Settings,
-        now: Now, best: Best, watch: Watch | None,
+        now: Now, best: Best, watch: Watch | None, agreed: Callable[[int], int] = int,
     ) -> None:  # fmt: skip
-        self.folder, self.every = Path(folder).absolute(), every
+        self.folder, self.every, self.agreed = Path(folder).absolute(), every, agreed
         self.run, self.now, self.best, self.watch = run, now, best, watch
         self.identity = identity(run, settings, now.params, now.state)
         self.contents = contents(run, now.params, now.state)
@@ -80,7 +80,8 @@ class Saver:
         """Saves if it is time to, and the save before is complete."""
         for row in self.now.history[-1:]:  # refused now, not when it is time
             _plain(row)
-        if time.monotonic() >= self.due and not self.manager.is_saving_in_progress():
+        is_due = time.monotonic() >= self.due and not self.manager.is_saving_in_progress()
+        if self.agreed(is_due):
             self._save()
 
     # ---- saving --------------------------------------------------------------------------------

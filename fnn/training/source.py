@@ -27,6 +27,7 @@ from fnn.training.arrays import (
     pick,
 )
 from fnn.training.layout import Layout
+from fnn.training.processes import largest
 
 STEPS_PER_CALL = 8  # of a source, if the caller does not say: this much is read ahead
 SAMPLED = 512  # examples of a source that are summarised before training
@@ -125,9 +126,16 @@ class Stream:
             for rows in parts:
                 ahead.append(pool.submit(self._read_in_training, rows))
                 if len(ahead) > 1:
-                    yield ahead.popleft().result()
+                    yield self._read_by_all(ahead.popleft())
             if ahead:
-                yield ahead.popleft().result()
+                yield self._read_by_all(ahead.popleft())
+
+    def _read_by_all(self, ahead: Future[Examples]) -> Examples:
+        """What was read; refused where another process that trains with this one could not."""
+        failed = ahead.exception() is not None
+        if self.layout is not None and self.layout.is_shared and largest(failed) and not failed:
+            raise SourceError(f"{self.what}: another process could not read its share")
+        return ahead.result()
 
     def _read_in_training(self, rows: np.ndarray) -> Examples:
         try:
