@@ -115,12 +115,19 @@ def misfit(integers: Any, dtype: DTypeLike | None = None) -> str:
 
 
 def require_array(name: str, what: str, x: Any) -> None:
-    """Refuses what has no dtype and shape, and arrays of objects, text or random keys."""
+    """Refuses what has no dtype and shape, arrays of objects, text or random keys, and those of
+    another byte order, which JAX does not take."""
     is_numpy = isinstance(x, (np.ndarray, np.generic))
     is_text = is_numpy and x.dtype.kind in "OUSMm"
     if not is_array(x) or is_text or jnp.issubdtype(x.dtype, jax.dtypes.extended):
         fix = shape_hint(x) or "jax.numpy.asarray(...)"
         raise BlockTypeError(name, f"{what} is {described(x)}, needs an array: {fix}")
+    if is_numpy and not x.dtype.isnative:
+        raise BlockTypeError(
+            name,
+            f"{what} has dtype {x.dtype}, its bytes in another order than this machine's: "
+            f"convert it by .astype('{x.dtype.name}')",
+        )
 
 
 def shape_hint(x: Any, dtype: str = "float32") -> str:
@@ -249,7 +256,8 @@ def require_key(name: str, key: Any, usage: str = "") -> None:
 
 
 def require_no_model(name: str, params: Any, what: str = "params") -> None:
-    """Refuses what fit returned, or the network itself, in place of the parameters."""
+    """Refuses what fit returned, or the network itself, in place of the parameters, and parameters
+    in a mapping that JAX does not know."""
     if isinstance(params, Block):
         raise BlockTypeError(
             name,
@@ -258,6 +266,12 @@ def require_no_model(name: str, params: Any, what: str = "params") -> None:
     if hasattr(params, "params") and hasattr(params, "history"):
         raise BlockTypeError(
             name, f"{what} is a {type(params).__name__}, needs its parameters: give fitted.params"
+        )
+    if isinstance(params, Mapping) and jax.tree_util.all_leaves([params]):
+        raise BlockTypeError(
+            name,
+            f"{what} is a {type(params).__name__}, which JAX does not know as a pytree: give "
+            "dict(...) of it",
         )
 
 
@@ -331,6 +345,7 @@ def elementary(
             require_key(name, key)
         if init is no_params:
             require_params(name, params, ())
+        require_no_model(name, params)
         require_numbers(name, "params", params)
         require_numbers(name, "x", x)
         return forward(as_held(params), as_held(x), key)

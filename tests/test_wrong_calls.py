@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -185,6 +186,12 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: SGD.update({"w": X}, SGD.init(PARAMS), PARAMS), "hold nothing at b, need float"),
     (lambda: SGD.update(list(PARAMS.values()), SGD.init(PARAMS), tuple(PARAMS.values())),
      "need the kind of containers that the parameters have"),
+    (lambda: NET.forward(PARAMS, X.astype(">f4")),
+     r"linear: x has dtype >f4, .* another order than this machine's: convert it by .astype"),
+    (lambda: fnn.make_step(NET, LOSS, SGD)(PARAMS, SGD.init(PARAMS), X, X.astype(">f4")),
+     "make_step: target has dtype >f4"),
+    (lambda: NET.forward(MappingProxyType(PARAMS), X),  # type: ignore[arg-type]
+     "linear: params is a mappingproxy, which JAX does not know as a pytree: give dict"),
     (lambda: fnn.make_step(NET, LOSS, SGD)({"w": 2**70}, SGD.init(PARAMS), X, X),
      "params/w is 1180591620717411303424, needs an array"),
     (lambda: fnn.make_epoch(NET, LOSS, SGD, 2)(

@@ -318,7 +318,7 @@ def power(exponent: float | None = None) -> Block:
         below = jnp.power(x, jnp.where((p == 0) & is_zero, 1, p - 1))
         slope = jnp.where(below == 0, 0, p * below)
         y = jnp.power(x, p)
-        by_exponent = jnp.where((y == 0) & (x >= 0), 0, y * jnp.log(x))
+        by_exponent = y * jnp.log(jnp.where((y == 0) & (x >= 0), 1, x))
         return dy * slope, dy * by_exponent
 
     return _joining("power", jnp.power, vjp)

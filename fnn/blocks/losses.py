@@ -169,7 +169,8 @@ def _probability_costs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _probability_slope(p: jax.Array, t: jax.Array) -> jax.Array:
     """As one quotient: near p = t the two terms of the sum cancel. A sure target has one term."""
     t = t.astype(p.dtype)
-    between = (p - t) / (p * (1 - p))
+    sure = (t == 0) | (t == 1)  # and right, where p (1 - p) is 0: no 0 / 0 on the way
+    between = (p - t) / jnp.where(sure, 1, p * (1 - p))
     return jnp.where(t == 0, 1 / (1 - p), jnp.where(t == 1, -1 / p, between))
 
 
@@ -355,7 +356,7 @@ def _mean_loss(
 
 def _times(weight: jax.Array, x: jax.Array) -> jax.Array:
     """weight * x, and 0 where the weight is 0, also when x is infinite or NaN."""
-    return jnp.where(weight == 0, 0, weight * x)
+    return weight * jnp.where(weight == 0, 0, x)
 
 
 def _others(t: jax.Array) -> jax.Array:
@@ -459,7 +460,7 @@ def _class_target(name: str, x: Value) -> None:
     if not target.size:
         return
     if np.issubdtype(target.dtype, np.integer):
-        low, high, classes = target.min(), target.max(), prediction.shape[-1]
+        low, high, classes = int(target.min()), int(target.max()), prediction.shape[-1]
         if low < 0 or high >= classes:
             fix = f"end the network in {high + 1} outputs, such as linear({high + 1})"
             if classes == 1:

@@ -120,9 +120,11 @@ def two_diff_error(a: jax.Array, b: jax.Array) -> jax.Array:
     """The exact rounding error of a - b (TwoDiff: Knuth, The Art of Computer Programming 2,
     4.2.2); 0 where the difference is infinite."""
     difference = a - b
+    is_finite = jnp.isfinite(difference)
+    difference = jnp.where(is_finite, difference, 0.0)  # no inf - inf on the way, for debug_nans
     minus_b = difference - a
     error = (a - (difference - minus_b)) - (b + minus_b)
-    return jnp.where(jnp.isfinite(difference), error, 0.0)
+    return jnp.where(is_finite, error, 0.0)
 
 
 def chebyshev(

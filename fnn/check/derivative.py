@@ -25,8 +25,14 @@ from fnn.check.subject import (
     map_floats,
     path_of,
 )
-from fnn.check.suspicion import MAX_CONFIRMED, confirmed, confirmed_along, suspects
-from fnn.check.trials import Trial, noise, scaled, sizes_of, trial_if_it_runs
+from fnn.check.suspicion import (
+    MAX_CONFIRMED,
+    confirmed,
+    confirmed_along,
+    shares_a_triangle,
+    suspects,
+)
+from fnn.check.trials import Trial, noise, rounding_of_y, scaled, sizes_of, trial_if_it_runs
 from fnn.check.what_if import if_it_were
 
 MAX_JACOBIAN_SIDE = 128  # entries in and out, up to which the whole Jacobian is compared
@@ -34,6 +40,10 @@ FAR_FACTORS = (8.0, 30.0)  # times the given inputs
 # Far off, where a function saturates, its value is the rest of larger terms, whose rounding does
 # not show.
 FLOOR_ELSEWHERE = 1e-11
+ONE_TRIANGLE = (
+    "forward reads one triangle of a symmetric matrix, and backward shares its gradient between "
+    "both: right as long as the matrix stays symmetric"
+)
 DIRECTIONS = 3  # random ones for each leaf, where the Jacobian is larger
 
 
@@ -128,7 +138,8 @@ def value(subject: Subject, trials: Sequence[Trial]) -> Result:
             off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
             error = float(np.max(np.nan_to_num(off, nan=np.inf), initial=0))
             worst = max(worst, error / (size or 1.0))
-            if error > subject.tolerance(1e-9) * size + subject.atol + 1e-300:
+            allowed = subject.tolerance(1e-9) * size + subject.atol + 1e-300
+            if error > allowed and error > allowed + rounding_of_y(subject, trial, path):
                 case = Case(np.asarray(a), np.asarray(b))
                 text = f"the value under the rule is not the function's own: it {explain(case)}"
                 problems.setdefault(path, Problem(path, text, worst_entry(case)))
@@ -331,14 +342,37 @@ class _Found:
         self.worst = max(self.worst, float(np.max(off, where=certain, initial=0)))
         self.bound = max(self.bound, float(np.max(error, where=certain, initial=0)))
 
+    def _reason(self) -> str:
+        """Why autodiff's own gradient may be another one on purpose."""
+        if self.subject.draws:
+            return "is it the gradient of a mean, and not of these random numbers"
+        if self.subject.iterates:
+            return "is it right up to a tolerance (rtol=), or is something in it on purpose"
+        return "is something in it on purpose"
+
+    def without_convention(
+        self, trial: Trial, leaf: int, wrong: np.ndarray, certain: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What is wrong and certain, but for a convention of symmetric matrices, which is noted."""
+        if not wrong.any() or not shares_a_triangle(self.subject, trial, leaf):
+            return wrong, certain
+        name = self.subject.names[leaf]
+        self.problems.setdefault(name, Problem(name, ONE_TRIANGLE, note=True))
+        return np.zeros_like(wrong), certain & ~wrong
+
+    def is_new(self, name: str) -> bool:
+        """Whether nothing is known to be wrong with a leaf."""
+        return name not in self.problems or self.problems[name].note
+
     def result(self, what: str) -> Result:
         """The result, after all samples."""
         left_out = ""
         if self.rough:
             left_out = f"; {self.rough} of {self.count} not judged (a kink near, or too rough)"
         figure = f"{what}: error {self.worst:.1e}, bound {self.bound:.1e}{left_out}"
-        if self.problems and self.subject.rule.of_jax and self.subject.no_autodiff:
-            figure += "; it is autodiff's own: is something in it on purpose (declared=)?"
+        is_wrong = any(not problem.note for problem in self.problems.values())
+        if is_wrong and self.subject.rule.of_jax and self.subject.no_autodiff:
+            figure += f"; it is autodiff's own: {self._reason()} (declared=)?"
         if self.rough == self.count:
             return Result("differences", SKIPPED, f"{what}: nothing converged, so nothing is said")
         return verdict("differences", figure, self.problems.values())
@@ -379,11 +413,12 @@ def _by_entries(found: _Found, trial: Trial, floor: float) -> None:
             stays = confirmed(subject, trial, entries[chosen], given[chosen])
             wrong &= bool(stays.any())
             certain &= ~(wrong ^ (off > allowed))
+        number = subject.names.index(name)
+        wrong, certain = found.without_convention(trial, number, wrong, certain)
         found.note(certain, off, error, size or 1.0)
-        if wrong.any() and name not in found.problems:
+        if wrong.any() and found.is_new(name):
             right = np.where(wrong, want, given).reshape(leaf.shape)
             right = np.where(certain.reshape(leaf.shape), want.reshape(leaf.shape), right)
-            number = subject.names.index(name)
             steps = functools.partial(_is_a_staircase, subject, trial, number)
             sizes = sizes_of(subject, trial)
             case = Case(got, right, leaf, sizes=sizes, is_staircase=steps)
@@ -409,8 +444,9 @@ def _along_directions(found: _Found, trials: Sequence[Trial], repeats: int) -> N
                 given[repeat, trial],
             )  # fmt: skip
             certain[repeat, trial] = wrong[repeat, trial]
+        wrong, certain = found.without_convention(trials[0], leaf, wrong, certain)
         found.note(certain, off, error, size)
-        if wrong.any() and name not in found.problems:
+        if wrong.any() and found.is_new(name):
             place = np.unravel_index(np.argmax(np.where(wrong, off, 0)), off.shape)
             text = f"along a random direction: got {given[place]:.9g}, expected {value[place]:.9g}"
             ratios = (given / value)[certain]

@@ -14,7 +14,7 @@ from fnn.check import differences
 from fnn.check.differences import Slope
 from fnn.check.rule import Sample, cached
 from fnn.check.subject import Subject, flat_floats, scale_of, typical
-from fnn.check.trials import Trial
+from fnn.check.trials import Trial, noise_of_y
 from fnn.compiling import jit_for_few_runs
 
 MAX_LINES = 96  # of one run of the program
@@ -95,9 +95,16 @@ def jacobian(subject: Subject, trial: Trial) -> Slope:
     entries = np.arange(sum(leaf.size for leaf in trial.sample.floats))
     values, steps = by_entry(subject, trial.sample, entries)
     # A small output may be a difference of terms as large as the other outputs.
-    size = np.broadcast_to(np.max(np.abs(values), -1, keepdims=True, initial=0), values.shape)
+    size = np.max(np.abs(values), -1, keepdims=True, initial=0)
+    size = np.maximum(size, np.max(rounded_terms(subject, trial), initial=0))
+    size = np.broadcast_to(size, values.shape)
     slope = differences.both_sides(values, size, flat_floats(trial.y), subject.unit)
     return Slope(slope.value / steps[:, None], slope.error / steps[:, None])
+
+
+def rounded_terms(subject: Subject, trial: Trial) -> np.ndarray:
+    """For each output the size of terms whose rounding would move it as inputs' rounding does."""
+    return flat_floats(noise_of_y(subject, trial)) / subject.unit
 
 
 def along_leaves(
@@ -125,7 +132,7 @@ def along_leaves(
         directions.append(np.concatenate(parts))
         around = along(subject, sample, directions[-1], starts, stops)
         values.append(around @ upstream)
-        terms.append(np.abs(around) @ np.abs(upstream))
+        terms.append((np.abs(around) + rounded_terms(subject, trials[0])) @ np.abs(upstream))
         for k, trial in enumerate(trials):
             for number, (part, c) in enumerate(zip(parts, trial.got, strict=True)):
                 if c is not None:

@@ -21,7 +21,7 @@ class OutOfTime(BaseException):
     Exception`` around it lets this pass."""
 
 
-_VAGUE = re.compile("^is wrong, by|^along a random|constant factor is missing or extra$")
+_VAGUE = re.compile("(?:^|: )is wrong, by|^along a random|constant factor is missing or extra$")
 
 
 class Problem(NamedTuple):

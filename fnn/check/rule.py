@@ -266,12 +266,17 @@ def redraw(value: Any, rng: np.random.Generator) -> Any:
     return jax.tree.map(one, value)
 
 
+def is_symmetric(a: np.ndarray) -> bool:
+    """Whether these are symmetric matrices, along the last two axes."""
+    is_square = a.ndim > 1 and a.shape[-1] == a.shape[-2]
+    return is_square and np.allclose(a, np.swapaxes(a, -1, -2), equal_nan=True)
+
+
 def _alike(given: np.ndarray, new: np.ndarray) -> np.ndarray:
     """``new`` with the structure of ``given``."""
     if given.ndim < 1 or given.shape[-1] < 2:
         return new
-    square = given.ndim > 1 and given.shape[-1] == given.shape[-2]
-    if square and np.allclose(given, np.swapaxes(given, -1, -2)):
+    if is_symmetric(given):
         return (new + np.swapaxes(new, -1, -2)) / 2
     if np.all((given >= 0) & (given <= 1)):
         if np.allclose(np.sum(given, -1), 1):

@@ -135,6 +135,7 @@ def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
 NEARBY = 3  # samples close to the given one, none of which is at its kinks and ties
 NEARBY_DISTANCE = 1e-9  # of the scale of each entry
 TOLERANCE_OF_LOOPS = 1e-4  # relative, of results that a loop approaches
+NARROW_FORMATS = {(8, 23), (8, 7), (5, 10)}  # exponent, mantissa; others split a number exactly
 DECOMPOSITIONS = {"svd", "eigh", "eig", "schur", "qr", "householder_product", "lu", "cholesky"}
 
 
@@ -208,13 +209,16 @@ class Subject:
 
     @functools.cached_property
     def unit(self) -> float:
-        """The spacing of the narrowest dtype that forward casts a floating number to."""
+        """The spacing of the narrowest dtype that forward casts or rounds a floating number to."""
         widths = [float(jnp.finfo(np.float32 if self.in_float32 else np.float64).eps)]
         for equation in self._equations:
             if equation.primitive.name == "convert_element_type":
                 source, to = equation.invars[0].aval.dtype, equation.params["new_dtype"]
                 if all(jnp.issubdtype(d, jnp.floating) for d in (source, to)):
                     widths.append(float(jnp.finfo(to).eps))
+            if equation.primitive.name == "reduce_precision":
+                bits = equation.params["exponent_bits"], equation.params["mantissa_bits"]
+                widths.append(2.0 ** -bits[1] if bits in NARROW_FORMATS else 0.0)
         return max(widths)
 
     @property

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from fnn.check import differences, directional
-from fnn.check.subject import Subject, all_finite, flat_floats
+from fnn.check.rule import is_symmetric
+from fnn.check.subject import Subject, all_finite, flat_floats, typical
 from fnn.check.trials import Trial
 
 SMALLER_STEPS = (2.0**-8, 2.0**-16)  # times those of the first differences
@@ -68,13 +69,16 @@ def _differ(got: np.ndarray, want: np.ndarray, allowed: Any) -> np.ndarray:
 
 def confirmed(subject: Subject, trial: Trial, entries: np.ndarray, given: np.ndarray) -> np.ndarray:
     """Whether differences with smaller steps contradict ``given``, too: the derivatives of
-    <dy, y> by ``entries`` of all floating leaves as one vector."""
+    <dy, y> by ``entries`` of all floating leaves as one vector. Steps on the scale of an entry
+    itself, which may be tiny beside others, may also confirm ``given``."""
     stays = np.ones(len(entries), bool)
     direction = directional.scales(subject, trial.sample)
     for factor in SMALLER_STEPS:
         slope = _slopes(subject, trial, factor * direction, entries, entries + 1)
         stays &= contradicts(slope, given * factor * direction[entries])
-    return stays
+    own = np.abs(np.concatenate([np.ravel(f) for f in subject.floats(trial.sample)]))
+    slope = _slopes(subject, trial, own, entries, entries + 1)
+    return stays & ~agrees(slope, given * own[entries])
 
 
 def confirmed_along(
@@ -88,12 +92,44 @@ def confirmed_along(
     )
 
 
+def shares_a_triangle(subject: Subject, trial: Trial, leaf: int) -> bool:
+    """Whether forward reads one triangle of symmetric matrices, and backward shares its gradient
+    between both: it is right along every change that is symmetric, as that of JAX's Cholesky."""
+    floats, got = subject.floats(trial.sample), trial.got[leaf]
+    if got is None or not is_symmetric(floats[leaf]) or floats[leaf].shape[-1] < 2:
+        return False
+    rng = np.random.default_rng(subject.seed + 13)
+    change = typical(floats[leaf]) * rng.standard_normal(got.shape)
+    below = np.tril(np.ones(got.shape[-2:]), -1)
+    symmetric = change + np.swapaxes(change, -1, -2)
+    start = sum(f.size for f in floats[:leaf])
+    stop, whole = start + got.size, sum(f.size for f in floats)
+
+    def refuted(change: np.ndarray, given: float) -> bool:
+        direction = np.zeros(whole)
+        direction[start:stop] = np.ravel(change)
+        return confirmed_along(subject, trial, direction, start, stop, given)
+
+    is_unread = any(not refuted(triangle * change, 0.0) for triangle in (below, below.T))
+    return is_unread and not refuted(symmetric, float(np.sum(symmetric * got)))
+
+
 def contradicts(slope: differences.Slope, given: Any) -> np.ndarray:
     """Whether differences are sure of another derivative."""
+    sure, close = _compared(slope, given)
+    return np.asarray(sure & ~close)
+
+
+def agrees(slope: differences.Slope, given: Any) -> np.ndarray:
+    """Whether differences are sure of this derivative, which is not 0."""
+    sure, close = _compared(slope, given)
+    return np.asarray(sure & close & (given != 0))
+
+
+def _compared(slope: differences.Slope, given: Any) -> tuple[np.ndarray, np.ndarray]:
     size = np.fmax(np.abs(slope.value), np.abs(given))
     sure = slope.error <= np.where(np.isnan(given), 1e-6, 0.1 * size)
-    off = np.abs(given - slope.value)
-    return np.asarray(sure & ~(off <= 10 * slope.error + 1e-9 * size))
+    return sure, np.abs(given - slope.value) <= 10 * slope.error + 1e-9 * size
 
 
 def _slopes(
@@ -101,5 +137,5 @@ def _slopes(
 ) -> differences.Slope:
     values = directional.along(subject, trial.sample, direction, starts, stops)
     weights, still = flat_floats(trial.dy), flat_floats(trial.y)
-    terms = np.abs(values) @ np.abs(weights)
+    terms = (np.abs(values) + directional.rounded_terms(subject, trial)) @ np.abs(weights)
     return differences.both_sides(values @ weights, terms, still @ weights, subject.unit)

@@ -11,10 +11,11 @@ import numpy as np
 
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
-from fnn.check.report import SKIPPED, Problem, Result, verdict
-from fnn.check.rule import Sample, cached
-from fnn.check.subject import Cotangents, Subject, largest
-from fnn.check.trials import Trial, compare, in_one_line, raises
+from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
+from fnn.check.rule import Sample, cached, is_symmetric
+from fnn.check.subject import Cotangents, Subject, flat_floats, largest
+from fnn.check.suspicion import SMALLER_STEPS
+from fnn.check.trials import Trial, compare, in_one_line, noise, raises
 from fnn.compiling import jit_for_few_runs
 from fnn.pytrees import split_floats
 
@@ -103,27 +104,34 @@ def _forward_raises(run: Callable[[], Any]) -> bool:
 
 @cached
 def change_of_gradient(traced: Callable[..., Any]) -> Callable[..., Any]:
-    """The change of the gradient along a line: ``jax.jvp`` through forward and backward."""
+    """The change of the gradient along a line of inputs, and along one of dy: ``jax.jvp`` through
+    forward and backward."""
 
-    def change(floats: Any, line: Any, sample: Sample, dy: Any) -> Any:
-        def gradient(floats: Any) -> Any:
-            return split_floats(traced(*sample.with_floats(floats), dy)[1:])[0]
+    def change(floats: Any, line: Any, sample: Sample, dy: Any, other_dy: Any) -> Any:
+        def gradient(floats: Any, floats_of_dy: Any) -> Any:
+            return split_floats(traced(*sample.with_floats(floats), put(floats_of_dy))[1:])[0]
 
-        return jax.jvp(gradient, (floats,), (line,))[1]
+        given, put = split_floats(dy)
+        along_dy = split_floats(other_dy)[0]
+        by_inputs = jax.jvp(lambda floats: gradient(floats, given), (floats,), (line,))[1]
+        return by_inputs, jax.jvp(lambda dy: gradient(floats, dy), (given,), (along_dy,))[1]
 
     return jit_for_few_runs(change)
 
 
 @cached
 def change_of_product(traced: Callable[..., Any]) -> Callable[..., Any]:
-    """The derivative, by ``jax.vjp`` of the gradient, of its product with a vector."""
+    """The derivatives, by ``jax.vjp`` of the gradient, of its product with a vector: by the inputs
+    and by dy."""
 
     def change(floats: Any, vector: Any, sample: Sample, dy: Any) -> Any:
-        def product(floats: Any) -> Any:
-            gradient = split_floats(traced(*sample.with_floats(floats), dy)[1:])[0]
+        def product(floats: Any, floats_of_dy: Any) -> Any:
+            whole = traced(*sample.with_floats(floats), put(floats_of_dy))
+            gradient = split_floats(whole[1:])[0]
             return sum(jnp.sum(g * v) for g, v in zip(gradient, vector, strict=True))
 
-        return jax.grad(product)(floats)
+        given, put = split_floats(dy)
+        return jax.grad(product, (0, 1))(floats, given)
 
     return jit_for_few_runs(change)
 
@@ -134,6 +142,15 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     By ``jax.jvp`` through backward; for a function, whose custom rules have reverse mode only, by
     ``jax.vjp``.
     """
+    result = _second_order(subject, trials, 1.0)
+    for factor in SMALLER_STEPS:  # the first ones may be larger than the function's own scale
+        if result.status == WRONG and _second_order(subject, trials, factor).status == RIGHT:
+            return _second_order(subject, trials, factor)
+    return result
+
+
+def _second_order(subject: Subject, trials: Sequence[Trial], factor: float) -> Result:
+    """``factor``: the size of the steps."""
     trial = trials[0]
     floats = subject.floats(trial.sample)
     if subject.rule.of_jax and subject.rule.declared is not None:
@@ -143,7 +160,7 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
             "second order", SKIPPED, "inputs that are not finite, or whose squares are not"
         )
     rng = np.random.default_rng(subject.seed + 4)
-    lines = [[_direction(f, rng) for f in floats] for _ in range(2)]
+    lines = [[factor * _direction(f, rng) for f in floats] for _ in range(2)]
     gradients = []
     for t in differences.steps():
         moved = [f + t * d for f, d in zip(floats, lines[0], strict=True)]
@@ -151,20 +168,19 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
         gradients.append([c for c in subject.run(there, trial.dy)[1] if c is not None])
     here = [c for c in trial.got if c is not None]
     if subject.rule.of_jax:
-        return _by_reverse_mode(subject, trial, lines[0], gradients, here)
+        return _by_reverse_mode(subject, trials, factor, lines[0], gradients, here)
     change = change_of_gradient(subject.programs.traced)
     try:
-        by_jvp = [
-            [np.asarray(v) for v in change(floats, line, trial.sample, trial.dy)] for line in lines
-        ]
+        changes = [change(floats, line, trial.sample, trial.dy, trials[1].dy) for line in lines]
+        by_jvp = [[np.asarray(v) for v in by_inputs] for by_inputs, _ in changes]
     except Exception as error:
         return raises("second order", "jax.jvp through it raises", error)
     names = [n for n, c in zip(subject.names, trial.got, strict=True) if c is not None]
-    slopes = [
-        differences.both_sides(np.stack([g[i] for g in gradients]), None, now, subject.unit)
-        for i, now in enumerate(here)
-    ]
-    whole = max(largest([slope.value for slope in slopes]), largest(gradients[-1]))
+    slopes = []
+    for i, (now, terms) in enumerate(zip(here, _terms(subject, trial), strict=True)):
+        values = np.stack([g[i] for g in gradients])
+        slopes.append(differences.both_sides(values, np.abs(values) + terms, now, subject.unit))
+    whole = max(largest([slope.value for slope in slopes]), factor * largest(gradients[-1]))
     problems, worst = [], 0.0
     for i, name in enumerate(names):
         slope = slopes[i]
@@ -178,6 +194,7 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
             case = Case(by_jvp[0][i], np.where(certain, slope.value, by_jvp[0][i]))
             text = f"jax.jvp through backward {explain(case)}"
             problems.append(Problem(name, text, worst_entry(case)))
+    problems += _stopped_dy(subject, trials[1], names, changes[0][1])
     figure = f"Hessian-vector product: error {worst:.1e}"
     scalar = all(np.ndim(v) == 0 for v in jax.tree.leaves(trial.y))
     symmetric = subject.rule.declared is None and not subject.rule.surrogate
@@ -190,16 +207,44 @@ def second_order(subject: Subject, trials: Sequence[Trial]) -> Result:
     return verdict("second order", figure, problems)
 
 
+DY_IS_STOPPED = (
+    "the derivative of backward by dy is not backward: does it stop the gradient of dy? Then "
+    "second derivatives of what comes after it are lost"
+)
+
+
+def _stopped_dy(
+    subject: Subject, other: Trial, names: Sequence[str], changes: Sequence[Any]
+) -> list[Problem]:
+    """backward is linear in dy: its change along another dy is its value there."""
+    if subject.rule.declared is not None:
+        return []
+    there = [c for c in other.got if c is not None]
+    whole, rounding = largest(there), dict(zip(subject.names, noise(subject, other), strict=True))
+    problems = []
+    for name, change, want in zip(names, changes, there, strict=True):
+        allowed = subject.tolerance(1e-6) * whole + rounding[name] + subject.atol
+        if np.any(np.isfinite(want) & ~(np.abs(np.asarray(change) - want) <= allowed)):
+            problems.append(Problem(name, DY_IS_STOPPED))
+    return problems
+
+
 def _by_reverse_mode(
-    subject: Subject, trial: Trial, line: Cotangents, gradients: Sequence[Any], here: Cotangents
+    subject: Subject,
+    trials: Sequence[Trial],
+    factor: float,
+    line: Cotangents,
+    gradients: Sequence[Any],
+    here: Cotangents,
 ) -> Result:
     """<vector, gradient> along a line: by ``jax.vjp``, and by differences."""
-    rng = np.random.default_rng(subject.seed + 12)
-    vector = [rng.standard_normal(g.shape) for g in here]
+    trial, other = trials[:2]
+    rng, floats = np.random.default_rng(subject.seed + 12), subject.floats(trial.sample)
+    moving = [f for f, c in zip(floats, trial.got, strict=True) if c is not None]
+    vector = [_like(f, rng.standard_normal(f.shape)) for f in moving]
     change = change_of_product(subject.programs.traced)
-    floats = subject.floats(trial.sample)
     try:
-        derivative = change(floats, vector, trial.sample, trial.dy)
+        derivative, by_dy = change(floats, vector, trial.sample, trial.dy)
     except Exception as error:
         words = f"jax.vjp of the gradient raises {in_one_line(error)}"
         return Result("second order", SKIPPED, words)
@@ -212,19 +257,24 @@ def _by_reverse_mode(
 
     slope = differences.both_sides(
         np.array([product(g) for g in gradients]),
-        np.array([size(g) for g in gradients]),
+        np.array([size(g) + size(_terms(subject, trial)) for g in gradients]),
         np.asarray(product(here)),
         subject.unit,
     )
     terms = [np.asarray(d) * v for d, v in zip(derivative, line, strict=True)]
     got, whole = sum(float(np.sum(t)) for t in terms), sum(float(np.sum(np.abs(t))) for t in terms)
-    whole = max(whole, abs(float(slope.value)), 1e-6 * size(here))
+    whole = max(whole, abs(float(slope.value)), factor * 1e-6 * size(here))
     tolerance = max(1e-5, subject.tolerance(0))
-    if not (np.isfinite(got) and slope.error <= 0.1 * tolerance * whole):
+    problems, there = [], [c for c in other.got if c is not None]
+    along_dy = flat_floats(by_dy) @ flat_floats(other.dy)
+    rounding = 10 * subject.unit * size(_terms(subject, other))
+    limit = subject.tolerance(1e-6) * size(there) + rounding + subject.atol
+    if np.isfinite(product(there)) and not abs(along_dy - product(there)) <= limit:
+        problems.append(Problem("backward", DY_IS_STOPPED))
+    if not problems and not (np.isfinite(got) and slope.error <= 0.1 * tolerance * whole):
         words = "the gradient is not smooth enough here for differences of it"
         return Result("second order", SKIPPED, words)
     off = abs(got - float(slope.value))
-    problems = []
     if off > 10 * slope.error + tolerance * whole:
         text = (
             "the derivative of the gradient is wrong: along a line "
@@ -235,6 +285,17 @@ def _by_reverse_mode(
         problems.append(Problem("backward", text))
     figure = f"Hessian-vector product: error {off / (whole or 1.0):.1e}"
     return verdict("second order", figure, problems)
+
+
+def _terms(subject: Subject, trial: Trial) -> list[np.ndarray]:
+    """The size of terms whose rounding is a tenth of what :func:`noise` allows: of a confident
+    softmax the gradient is less than that of dy."""
+    changes = zip(noise(subject, trial), trial.got, strict=True)
+    return [
+        np.broadcast_to(change / (10 * subject.unit), got.shape)
+        for change, got in changes
+        if got is not None
+    ]
 
 
 def _asymmetry(
@@ -254,4 +315,11 @@ def _asymmetry(
 
 def _direction(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     scale = np.sqrt(np.mean(np.square(leaf))) + 1e-3 if leaf.size else 1.0
-    return 0.3 * scale * rng.uniform(-1, 1, leaf.shape)
+    if 0 < (spread := np.std(leaf)) < 1e-3 * scale:  # beside an offset
+        scale = spread
+    return _like(leaf, 0.3 * scale * rng.uniform(-1, 1, leaf.shape))
+
+
+def _like(leaf: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """A change that leaves symmetric matrices symmetric."""
+    return (change + np.swapaxes(change, -1, -2)) / 2 if is_symmetric(leaf) else change

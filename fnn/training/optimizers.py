@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import export
 
 from fnn.arguments import AnyOptimizer, Positive, Share, checked
-from fnn.arrays import is_array, is_floating
+from fnn.arrays import compute_dtype, is_array, is_floating
 from fnn.block import NOT_TRACEABLE, Params
 from fnn.optimizer import Optimizer
 from fnn.pytrees import flat
@@ -41,18 +41,29 @@ class OptimizerState(NamedTuple):
 Direction = Callable[[Params, tuple[Params, ...], jax.Array], tuple[Params, tuple[Params, ...]]]
 
 
+def _wide(a: jax.Array) -> jax.Array:
+    """In float32 at least: 16 bits do not hold the small changes of a running mean."""
+    return a.astype(compute_dtype(a.dtype)) if is_floating(a) else a
+
+
 def _descent(
-    name: str, learning_rate: LearningRate, moments: int, along: Direction, *more: Any
+    name: str,
+    learning_rate: LearningRate,
+    moments: int,
+    along: Direction,
+    *more: Any,
+    wide: bool = False,
 ) -> Optimizer:
     """w <- w - learning_rate * direction, where ``along`` finds the direction.
 
-    ``more``: the optimiser's other arguments.
+    ``more``: the optimiser's other arguments. ``wide``: whether moments are in float32 at least.
     """
 
     def init(params: Params) -> OptimizerState:
         rate = None if callable(learning_rate) else jnp.asarray(1.0 * learning_rate)
-        zeros = tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(moments))
-        return OptimizerState(jnp.zeros((), jnp.int32), rate, zeros)
+        zeros = [jax.tree.map(jnp.zeros_like, params) for _ in range(moments)]
+        kept = jax.tree.map(_wide, zeros) if wide else zeros
+        return OptimizerState(jnp.zeros((), jnp.int32), rate, tuple(kept))
 
     def update(
         grads: Params, state: OptimizerState, params: Params = None
@@ -137,7 +148,8 @@ def adam(
         m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
         w <- w - learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 
-    The same numbers as ``optax.adam``.
+    The same numbers as ``optax.adam``, but for parameters of 16 bits, whose moments are kept in
+    float32: g^2 would be 0 below 2e-4 in float16, and bfloat16 holds no 0.999.
 
     Args:
       learning_rate: a number above 0, or a schedule: a function of the number of steps taken,
@@ -162,18 +174,19 @@ def adam(
     def along(
         grads: Params, moments: tuple[Params, ...], steps: jax.Array
     ) -> tuple[Params, tuple[Params, ...]]:
-        m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, moments[0], grads)
-        v = jax.tree.map(lambda v, g: (1 - b2) * g**2 + b2 * v, moments[1], grads)
+        wide = jax.tree.map(lambda m, g: g.astype(m.dtype), moments[0], grads)
+        m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, moments[0], wide)
+        v = jax.tree.map(lambda v, g: (1 - b2) * g**2 + b2 * v, moments[1], wide)
         t = steps.astype(jnp.result_type(float))  # in 16 bits 0.999^t would be 1
         correct_m, correct_v = 1 - b1**t, 1 - b2**t
 
-        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
+        def direction(m: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
             root = jnp.sqrt(v / correct_v.astype(v.dtype))
-            return m / correct_m.astype(m.dtype) / (root + eps)
+            return (m / correct_m.astype(m.dtype) / (root + eps)).astype(g.dtype)
 
-        return jax.tree.map(direction, m, v), (m, v)
+        return jax.tree.map(direction, m, v, grads), (m, v)
 
-    return _descent("adam", learning_rate, 2, along, b1, b2, eps)
+    return _descent("adam", learning_rate, 2, along, b1, b2, eps, wide=True)
 
 
 class AveragedState(NamedTuple):
@@ -198,7 +211,7 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
         average <- average + (1 - d) / (1 - d^t) (params - average),
 
     without the pull towards 0 of a plain moving average. (Polyak and Juditsky 1992 have d = 1,
-    equal weights, which forgets the beginning late.)
+    equal weights, which forgets the beginning late.) Of 16-bit parameters it is kept in float32.
 
     Args:
       optimizer: one of fnn's or Optax's.
@@ -223,10 +236,12 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
     def moved(average: Params, params: Params, steps: jax.Array) -> Params:
         t = jnp.maximum(steps, 1).astype(jnp.result_type(float))
         weight = (1 - decay) / -jnp.expm1(t * math.log(decay)) if decay else jnp.ones(())
-        return jax.tree.map(lambda a, p: a + weight.astype(a.dtype) * (p - a), average, params)
+        return jax.tree.map(
+            lambda a, p: a + weight.astype(a.dtype) * (p.astype(a.dtype) - a), average, params
+        )
 
     def init(params: Params) -> AveragedState:
-        copy = jax.tree.map(jnp.array, params)  # a step may be given the memory of both
+        copy = jax.tree.map(lambda p: jnp.array(_wide(p)), params)  # a step may donate both
         return AveragedState(optimizer.init(params), copy, jnp.zeros((), jnp.int32))
 
     def update(
@@ -244,7 +259,8 @@ def averaged(optimizer: AnyOptimizer, decay: Share) -> Optimizer:
     def evaluated(state: AveragedState, params: Params) -> Params:
         require_state("averaged", AveragedState, state)
         _require_like("averaged", "params", params, state.average)
-        return moved(state.average, params, state.steps)
+        average = moved(state.average, params, state.steps)
+        return jax.tree.map(lambda a, p: a.astype(p.dtype), average, params)
 
     inner_scale = getattr(optimizer, "scale", None)
     scale = None if inner_scale is None else lambda state: inner_scale(state.inner)

@@ -64,7 +64,7 @@ def trace(
     True
     """
     # Python's 2 is an integer, without a gradient: as an array it is refused with a clear error.
-    require_held("trace", (params, x, target))
+    require_held("trace", {"params": params, "x": x, "target": target})
     x, target = jax.tree.map(lambda v: jnp.asarray(v) if type(v) is int else v, (x, target))
     if (target is None) != (loss is None):
         given, missing = ("loss", "target") if target is None else ("target", "loss")

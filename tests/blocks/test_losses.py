@@ -120,6 +120,22 @@ def test_binary_cross_entropy_of_infinite_logits(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "prediction", "target"),
+    [
+        (fnn.softmax_cross_entropy(), [[-np.inf, 0.0, 1.0]], [1]),
+        (fnn.softmax_cross_entropy(), [[-np.inf, 0.0, 1.0]], [[0.0, 0.5, 0.5]]),
+        (fnn.softmax_cross_entropy(), [[-np.inf, -np.inf]], [0]),
+        (fnn.binary_cross_entropy(from_logits=False), [0.0, 1.0, 0.5], [0, 1, 1]),
+    ],
+)
+def test_no_nan_on_the_way(loss: Block, prediction: Any, target: Any) -> None:
+    """Of masked and of sure predictions; run operation by operation."""
+    with jax.debug_nans(True):
+        value, slope = loss_and_slope(loss, np.array(prediction), np.array(target))
+    assert np.isfinite(value) and np.isfinite(slope).all()
+
+
 def test_a_row_of_padding_leaves_the_others_as_they_are() -> None:
     """A fully masked row among real ones, with weight 0: nothing becomes NaN."""
     z = np.array([[1.0, 2.0], [-INF, -INF], [0.5, -1.0]])
@@ -340,12 +356,13 @@ def test_equal_logits_have_autodiff_s_gradient_too(z, target):
     [
         (3, [1, 2, 3], "3 classes need labels from 0 to 2: give labels - 1"),
         (5, [0, 9], r"end the network in 10 outputs, such as linear\(10\)"),
+        (3, np.array([0, 255], np.uint8), r"end the network in 256 outputs"),
         (1, [0, 1], r"give two outputs, or binary_cross_entropy\(\)"),
         (3, [-1, 2], "number the classes from 0 on"),
     ],
 )
 def test_labels_out_of_range_are_refused_with_the_fix(
-    classes: int, labels: list[int], words: str
+    classes: int, labels: Any, words: str
 ) -> None:
     validate = fnn.softmax_cross_entropy().rules.validate
     assert validate is not None

@@ -56,6 +56,14 @@ def custom(f: Any, backward: Any) -> Any:
     return rule
 
 
+def softmax(x: Any) -> Any:
+    return (y := jax.nn.softmax(x)), y
+
+
+def sum_of(rows: Any) -> Any:
+    return jnp.sum(rows, -1, keepdims=True)
+
+
 def sine(x: Any) -> Any:
     return jnp.sin(x), x
 
@@ -342,6 +350,12 @@ CASES: dict[str, Case] = {
     "an integer output of a batch": Case(
         pair(with_index, of_first, X), "microbatches", "skipped", "not separate",
     ),
+    "a tiny number beside a large one": Case(
+        pair(lambda a, b: (a / b, (a, b)),
+             lambda kept, dy: (dy / kept[1], -dy * (kept[0] / kept[1]) / kept[1]),
+             np.array([1e-200, 1.0]), np.array([1e-200, 3.0])),
+        "differences", "right", "whole Jacobian",
+    ),
     # ---- second order
     "a gradient that cannot be differentiated forward": Case(
         block(lambda p, x: sine(x), lambda p, x, dy: ({}, custom(jnp.cos, lambda k, d: (
@@ -351,6 +365,18 @@ CASES: dict[str, Case] = {
     "a field that is no gradient": Case(
         block(lambda p, x: (jnp.sum(x**2), x), lambda p, x, dy: ({}, dy * x @ twisted), X[0]),
         "second order", "WRONG", "the Hessian is not symmetric",
+    ),
+    "one that loses its own": Case(
+        pair(softmax, lambda y, dy: jax.lax.stop_gradient(y) * (dy - sum_of(y * dy)), X),
+        "second order", "WRONG", "jax.jvp through backward",
+    ),
+    "of a confident softmax, which is less than the rounding of dy": Case(
+        pair(softmax, lambda y, dy: y * (dy - sum_of(y * dy)),
+             np.array([[700.0, 0.0, -700.0], [50.0, 0.0, 0.0]])),
+        "second order", "right", "error",
+    ),
+    "beside a large offset": Case(
+        function(jax.nn.standardize, 1e4 + X), "second order", "right", "error",
     ),
     "a declared gradient": Case(
         function(jnp.sin, X, declared=lambda x, dy: dy), "second order", "skipped", "declared",

@@ -52,6 +52,31 @@ def test_parameters_keep_their_dtype(optimizer: fnn.Optimizer) -> None:
     assert jax.tree.map(lambda p: p.dtype, new) == jax.tree.map(lambda p: p.dtype, params)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_small_and_zero_gradients_of_16_bits(dtype: str) -> None:
+    """optax#1754: their squares are 0 there, and so is 1e-8."""
+    grads = jnp.array([0.0, 1e-6, -1e-4, 1e-2], dtype)
+    optimizer, params = fnn.adam(0.25), jnp.ones(4, dtype)
+    updates, _ = optimizer.update(grads, optimizer.init(params))
+    assert updates.dtype == dtype
+    np.testing.assert_allclose(updates.astype(float), [0, -0.25, 0.25, -0.25], rtol=0.02)
+
+
+def test_an_average_of_16_bits_moves() -> None:
+    optimizer, params = fnn.averaged(fnn.sgd(1.0), 0.999), jnp.ones((), "bfloat16")
+    state = optimizer.init(params)
+    path = [params]
+    for _ in range(100):  # to 2, by what moves an average near 1 less than bfloat16 has there
+        updates, state = optimizer.update(jnp.asarray(-0.01, "bfloat16"), state, params)
+        params = fnn.apply_updates(params, updates)
+        path.append(params)
+    weights = 0.999 ** np.arange(100)[::-1]
+    wanted = np.sum(weights * np.asarray(path[1:], float)) / np.sum(weights)
+    got = optimizer.evaluated(state, params)
+    assert got.dtype == "bfloat16"
+    assert abs(float(got) - wanted) < 2**-8
+
+
 def test_the_learning_rate_changes_without_recompiling() -> None:
     traces = []
     optimizer = fnn.sgd(0.5)
