@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.arrays import is_floating
 from fnn.check import differences
 from fnn.check.diagnosis import Case, explain, worst_entry
 from fnn.check.report import RIGHT, SKIPPED, WRONG, Problem, Result, verdict
@@ -267,7 +268,7 @@ def _by_reverse_mode(
     tolerance = max(1e-5, subject.tolerance(0))
     problems, there = [], [c for c in other.got if c is not None]
     along_dy = flat_floats(by_dy) @ flat_floats(other.dy)
-    rounding = 10 * subject.unit * size(_terms(subject, other))
+    rounding = 1e3 * subject.unit * size(_terms(subject, other))
     limit = subject.tolerance(1e-6) * size(there) + rounding + subject.atol
     if np.isfinite(product(there)) and not abs(along_dy - product(there)) <= limit:
         problems.append(Problem("backward", DY_IS_STOPPED))
@@ -288,11 +289,12 @@ def _by_reverse_mode(
 
 
 def _terms(subject: Subject, trial: Trial) -> list[np.ndarray]:
-    """The size of terms whose rounding is a tenth of what :func:`noise` allows: of a confident
-    softmax the gradient is less than that of dy."""
+    """The size of terms whose rounding shows in the gradient, which may be less than that of dy:
+    that of a confident softmax is."""
+    size = largest([*filter(is_floating, jax.tree.leaves(trial.dy))])
     changes = zip(noise(subject, trial), trial.got, strict=True)
     return [
-        np.broadcast_to(change / (10 * subject.unit), got.shape)
+        np.broadcast_to(change / (1e3 * subject.unit) + size, got.shape)
         for change, got in changes
         if got is not None
     ]
