@@ -39,10 +39,11 @@ def is_floating(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether ``x`` has a shape and a dtype of NumPy's or JAX's: it may also be a
-    ``jax.ShapeDtypeStruct``, but no tensor of another library."""
+    ``jax.ShapeDtypeStruct``, but no tensor of another library, and no sparse matrix."""
     if isinstance(x, (jax.Array, jax.ShapeDtypeStruct)):
         return True
-    return isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "shape")
+    is_like_one = isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "shape")
+    return is_like_one and not hasattr(x, "toarray")
 
 
 def is_split(x: jax.Array) -> bool:

@@ -120,7 +120,8 @@ def require_array(name: str, what: str, x: Any) -> None:
     is_numpy = isinstance(x, (np.ndarray, np.generic))
     is_text = is_numpy and x.dtype.kind in "OUSMm"
     if not is_array(x) or is_text or jnp.issubdtype(x.dtype, jax.dtypes.extended):
-        fix = shape_hint(x) or "jax.numpy.asarray(...)"
+        to_array = ".toarray()" if hasattr(x, "toarray") else "jax.numpy.asarray(...)"
+        fix = shape_hint(x) or to_array
         raise BlockTypeError(name, f"{what} is {described(x)}, needs an array: {fix}")
     if is_numpy and not x.dtype.isnative:
         raise BlockTypeError(

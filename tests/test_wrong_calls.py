@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -190,6 +191,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
      r"linear: x has dtype >f4, .* another order than this machine's: convert it by .astype"),
     (lambda: fnn.make_step(NET, LOSS, SGD)(PARAMS, SGD.init(PARAMS), X, X.astype(">f4")),
      "make_step: target has dtype >f4"),
+    (lambda: NET.init(KEY, scipy.sparse.csr_array(X)), r"a scipy.csr_array of shape .* .toarray"),
+    (lambda: fnn.make_predict(NET)(PARAMS, scipy.sparse.csr_array(X)), r"make_predict: .*toarray"),
     (lambda: NET.forward(MappingProxyType(PARAMS), X),  # type: ignore[arg-type]
      "linear: params is a mappingproxy, which JAX does not know as a pytree: give dict"),
     (lambda: fnn.make_step(NET, LOSS, SGD)({"w": 2**70}, SGD.init(PARAMS), X, X),

@@ -197,7 +197,11 @@ def _moments(x: jax.Array, axes: Sequence[int]) -> Moments:
 
 
 def _rate(moments: Moments, epsilon: float) -> jax.Array:
-    return 1 / jnp.sqrt(moments[2] + epsilon)
+    spread = moments[2] + epsilon
+    if epsilon:
+        return 1 / jnp.sqrt(spread)
+    is_constant = spread == 0  # without epsilon z has no derivative there: y and dx are 0
+    return jnp.where(is_constant, 0, 1 / jnp.sqrt(jnp.where(is_constant, 1, spread)))
 
 
 def _standardised(x: jax.Array, moments: Moments, epsilon: float) -> jax.Array:
@@ -336,7 +340,8 @@ def batch_norm(*, momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Bloc
     Args:
       momentum: the weight of the old statistics, from 0 to 1, as in Flax and Keras; 1 minus
         PyTorch's.
-      epsilon: added to the variance, at least 0.
+      epsilon: added to the variance, at least 0. Without it, gradients of a channel that is
+        constant are 0, as its y before scale and bias is.
 
     Returns:
       A block. Residuals: ``x``, the batch's mean (in two parts) and variance. The derivation of its

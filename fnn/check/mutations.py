@@ -286,7 +286,8 @@ def _gradient_changes(subject: Subject, trial: Trial) -> bool:
     """Whether the gradient changes when all inputs grow by the same."""
     change = change_of_gradient(subject.programs.traced)
     floats = subject.floats(trial.sample)
-    slopes = change(floats, [np.ones_like(f) for f in floats], trial.sample, trial.dy)
+    line = [np.ones_like(f) for f in floats]
+    slopes, _ = change(floats, line, trial.sample, trial.dy, trial.dy)
     return any(bool(np.max(np.abs(d), initial=0) > 1e-3) for d in slopes)
 
 

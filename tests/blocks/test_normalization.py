@@ -158,6 +158,18 @@ def test_a_constant_becomes_exactly_0(norm: str, n: int) -> None:
         assert not np.any(y) and np.max(np.abs(dx)) < 1e-4, value
 
 
+def test_a_constant_channel_without_epsilon() -> None:
+    x = jnp.array([[1.0, 3.0], [2.0, 3.0], [3.0, 3.0]])
+    net = fnn.batch_norm(epsilon=0.0, momentum=0.0)
+    params = net.init(jax.random.key(0), x)
+    y, residuals = net.forward(params, x)
+    dx = net.backward(params, residuals, x)[1]
+    np.testing.assert_allclose(y, [[-(1.5**0.5), 0], [0, 0], [1.5**0.5, 0]], rtol=1e-12)
+    np.testing.assert_allclose(dx, 0, atol=1e-12)  # of z along itself, and of a constant
+    moved = net.rules.update_statistics(params, residuals)
+    np.testing.assert_allclose(fnn.inference(net).forward(moved, x)[0], y, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("norm", "mean"), [("layer_norm", 0), ("batch_norm", 0), ("layer_norm", 1e4)]
 )
