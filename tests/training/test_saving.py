@@ -52,6 +52,14 @@ class Stops:
             os.kill(os.getpid(), self.how)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Also where the tests run in the background, and inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def without_time(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{name: v for name, v in row.items() if name != "seconds"} for row in history]
 
