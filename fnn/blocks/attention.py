@@ -108,6 +108,10 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
         e, d = jnp.exp(scores(q, k, mask, first) - top), dy.astype(total.dtype) / _or_one(total)
         mean = jnp.sum(d * y.astype(d.dtype), -1, keepdims=True)
         ds = e * (_product("bgrte,bgse->bgrts", d, v, v.dtype) - mean)
+        # The ds of a row sum to 0. Where one key has most of the weight, its own is less than the
+        # rounding of the difference above, and is computed from the others'.
+        most = e > total / 2
+        ds = jnp.where(most, -jnp.sum(jnp.where(most, 0, ds), -1, keepdims=True), ds)
         dq = _product("bgrts,bgsd->bgrtd", ds, k, k.dtype) * factor(q)
         dk = _product("bgrtd,bgrts->bgds", q, ds, q.dtype) * factor(q)
         return (dq.astype(q.dtype),), (dk, _product("bgrte,bgrts->bges", d, e, v.dtype))

@@ -109,7 +109,13 @@ def _nan(subject: Subject, trial: Trial, leaf: int, place: int) -> str:
         return "forward turns a NaN into a number: NaN in must be NaN out"
     if d is None or np.isnan(d) or not any(other != probes[0][1] for _, other in probes[1:]):
         return ""
-    if not subject.no_autodiff and subject.rule.block is None:
+    block = subject.rule.block
+    if block is not None and block.rules.subgradient is not None:
+        at_nan = _with_entry(subject, trial, leaf, place, np.nan)
+        declared = jax.tree.leaves(block.rules.subgradient(at_nan.x, trial.dy))
+        if len(declared) == 1 and np.ravel(declared[0])[place] == d:
+            return ""  # the block's own choice where there is no derivative; the NaN shows in y
+    if not subject.no_autodiff and block is None:
         sample = _with_entry(subject, trial, leaf, place, np.nan)
         if np.ravel(subject.autodiff(sample, trial.dy)[leaf])[place] == d:
             return ""  # a branch of JAX's own, such as max: the NaN shows in y

@@ -115,7 +115,7 @@ def counted(name: str, split: str, by_hand: bool) -> Sent:
     )
 
 
-# On CPUs alone: a max-pool asks all devices whether one has a NaN, a byte for each pool; and where
+# On CPUs alone: a max-pool looks at a number of one device, four bytes for each pool; and where
 # the channels of a second convolution are split, the copies of its weight gradient are gathered.
 POOLS = {"cnn": 2, "batch norm": 1}
 GATHERED = ("cnn", "batch, layers")
@@ -128,7 +128,7 @@ def test_no_step_sends_more_than_autodiffs(step: tuple[str, str]) -> None:
     name, _ = step
     ours, theirs = (counted(*step, by_hand) for by_hand in (True, False))
     asked = POOLS.get(name, 0)
-    assert ours.bytes <= theirs.bytes + 2 * asked
+    assert ours.bytes <= theirs.bytes + 4 * asked
     assert ours.operations <= theirs.operations + 2 * (asked > 0)
 
 
