@@ -113,7 +113,7 @@ def _nan(subject: Subject, trial: Trial, leaf: int, place: int) -> str:
     if block is not None and block.rules.subgradient is not None:
         at_nan = _with_entry(subject, trial, leaf, place, np.nan)
         declared = jax.tree.leaves(block.rules.subgradient(at_nan.x, trial.dy))
-        if len(declared) == 1 and np.ravel(declared[0])[place] == d:
+        if len(declared) == 1 and np.isclose(np.ravel(declared[0])[place], d, 1e-9, 0):
             return ""  # the block's own choice where there is no derivative; the NaN shows in y
     if not subject.no_autodiff and block is None:
         sample = _with_entry(subject, trial, leaf, place, np.nan)
