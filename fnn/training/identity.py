@@ -16,6 +16,7 @@ from fnn.backprop import backpropagate
 from fnn.block import Block, Params
 from fnn.refusals import warn
 from fnn.training.arrays import Arrays
+from fnn.training.leaves import kinds
 from fnn.training.preparation import Settings
 from fnn.training.run import Run, seed_of
 from fnn.training.source import Rows
@@ -32,7 +33,7 @@ def identity(run: Run, settings: Settings, params: Params, state: Any) -> Facts:
         "the loss": "\n".join(_structure(run.loss)),
         "loss_at_inference": "\n".join(_structure(run.loss_at_inference)),
         "the number of examples": len(run.data),
-        "one example": str(run.data.like),
+        "one example": ", ".join(kinds(run.data.like).values()),
         "examples that lie on devices": run.data.is_split,  # which gives them another order
         "the number of validation examples": _count(settings.validation),
         "batch_size": run.batch_size,
@@ -86,22 +87,6 @@ def warn_of_others(now: Facts, saved: Facts, where: object) -> None:
             f"fit: {' and '.join(others)} changed since the checkpoint in {where} was saved. "
             "Training goes on, but the result is not that of one run"
         )
-
-
-def kinds(tree: Any) -> dict[str, str]:
-    """The dtypes and shapes of the leaves of a pytree by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): kind(leaf) for path, leaf in leaves}
-
-
-def kind(a: Any) -> str:
-    """Dtype and shape.
-
-    >>> kind(np.zeros((2, 3)))
-    'float64[2,3]'
-    """
-    dtype = a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
-    return f"{dtype}[{','.join(map(str, np.shape(a)))}]"
 
 
 def _structure(block: Block, label: str = "", depth: int = 0) -> Iterator[str]:

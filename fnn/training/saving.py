@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnn.refusals import described, warn
 from fnn.training.diagnostics.watch import Watch
-from fnn.training.identity import contents, identity, kind, require_same, warn_of_others
+from fnn.training.identity import contents, identity, require_same, warn_of_others
 from fnn.training.interrupts import Terminated
+from fnn.training.leaves import filled, kind, named, targets, zeros
 from fnn.training.loop import Best, Now
 from fnn.training.preparation import Settings
 from fnn.training.run import Row, Run
@@ -96,7 +96,7 @@ class Saver:
         self.place, self.number = place, self.number + 1
         self.due = time.monotonic() + self.every
         gathered = self._gathered()
-        arrays = _named(self._own(self.now.at_start)) | gathered
+        arrays = named(self._own(self.now.at_start)) | gathered
         facts = self._facts() | {"gathered": {name: kind(a) for name, a in gathered.items()}}
         items = ocp.args.Composite(
             # Orbax refuses arrays without a number in them.
@@ -179,10 +179,10 @@ class Saver:
             )
         evaluated = self.run.evaluated(now.state, now.params)
         own = self._own(evaluated if facts["at_start"] else None) | {"best": evaluated}
-        gathered = {name: _zeros(words) for name, words in facts["gathered"].items()}
-        wanted = {name: a for name, a in (_named(own, like=True) | gathered).items() if a.size}
+        gathered = {name: zeros(words) for name, words in facts["gathered"].items()}
+        wanted = {name: a for name, a in (targets(own) | gathered).items() if a.size}
         arrays = gathered | self._read("arrays", ocp.args.StandardRestore(wanted))
-        own = _as(own, arrays)
+        own = filled(own, arrays)
         now.params, now.state, now.at_start = own["params"], own["state"], own.get("at_start")
         now.history, now.used, now.seconds = facts["history"], facts["used"], facts["seconds"]
         if now.used:
@@ -277,52 +277,3 @@ def _plain(row: Row) -> dict[str, float]:
                 "checkpoint does not hold; needs a number"
             )
     return {name: v if type(v) in (int, float) else np.asarray(v).item() for name, v in row.items()}
-
-
-def _named(tree: Any, like: bool = False) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, as arrays that Orbax saves.
-
-    Args:
-      like: what they are to be read as: arrays laid out over devices as these are, or NumPy's.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path): _words(leaf) for path, leaf in leaves}
-    return {name: _spec(a) for name, a in named.items()} if like else named
-
-
-def _words(leaf: Any) -> Any:
-    """A typed key as its words, anything else as the array that it is."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _spec(a: jax.Array) -> Any:
-    # An array that was put nowhere is at home wherever the others are.
-    return (
-        jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding)
-        if a.committed
-        else _zeros(kind(a))
-    )
-
-
-def _zeros(words: str) -> np.ndarray:
-    """An array of a kind, such as 'float32[2,3]'."""
-    dtype, shape = words.removesuffix("]").split("[")
-    return np.zeros([int(size) for size in shape.split(",") if size], jnp.dtype(dtype))
-
-
-def _as(tree: Any, arrays: dict[str, Any]) -> Any:
-    """The pytree with the arrays of these names in place of its leaves."""
-
-    def one(path: Any, leaf: Any) -> Any:
-        like = _words(leaf)
-        a = jnp.asarray(arrays[jax.tree_util.keystr(path)]) if like.size else like
-        if _is_key(leaf):
-            return jax.random.wrap_key_data(a, impl=jax.random.key_impl(leaf))
-        # A number of Python's kind lets arrays of any dtype keep it.
-        return jnp.asarray(a.item()) if like.weak_type and not a.ndim else a
-
-    return jax.tree_util.tree_map_with_path(one, tree)

@@ -288,10 +288,11 @@ class Whiteboard {
   }
 
   // To the next figure of the page, or the previous one.
-  turn(by) {
+  async turn(by) {
     const other = boards[boards.indexOf(this) + by];
     if (!other) return;
-    if (document.fullscreenElement) other.root.requestFullscreen();
+    // Nothing outside of what fills the screen takes the focus: first the screen, then the focus.
+    if (document.fullscreenElement) await other.root.requestFullscreen();
     (other.root.closest("article") || other.root).scrollIntoView();
     other.root.focus({ preventScroll: true });
   }
@@ -398,10 +399,11 @@ addEventListener("afterprint", () => {
 // In a notebook the frame becomes as high as the page.
 if (frameElement) frameElement.style.height = `${document.documentElement.scrollHeight}px`;
 
-// Arrow keys work without a click: on the first visible whiteboard.
+// Arrow keys work without a click: on the whiteboard that fills the screen, or the first visible.
 document.addEventListener("keydown", (event) => {
   if (event.target !== document.body) return;
-  const seen = boards.find(({ root }) => {
+  const full = boards.find(({ root }) => root === document.fullscreenElement);
+  const seen = full ?? boards.find(({ root }) => {
     const box = root.getBoundingClientRect();
     return box.bottom > 120 && box.top < innerHeight - 120;
   });
