@@ -185,11 +185,21 @@ def _average(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return jnp.sum(x, axes, keepdims=True) / count_of(x, axes)
 
 
+def _subtrahend(mean: jax.Array) -> jax.Array:
+    """A mean with a bit less, which is the same number wherever it is subtracted.
+
+    XLA computes a mean again in each loop that subtracts it, and some of these loops fuse its last
+    product with the subtraction, without rounding in between: they would see another mean.
+    """
+    info = jnp.finfo(mean.dtype)
+    return lax.reduce_precision(mean, info.nexp, info.nmant - 1)
+
+
 def _moments(x: jax.Array, axes: Sequence[int]) -> Moments:
     x = x.astype(compute_dtype(x.dtype))
-    mean = _average(x, axes)
-    mean = mean + _average(x - mean, axes)
-    rest = _average(x - mean, axes)
+    mean = _subtrahend(_average(x, axes))
+    mean = mean + _subtrahend(_average(x - mean, axes))
+    rest = _subtrahend(_average(x - mean, axes))
     # rest is at most about a unit of the mean's last place: of the two terms the first is larger
     # by the variance, which is more than that of numbers that differ in that place.
     var = _average(jnp.square(x - mean), axes) - jnp.square(rest)
@@ -290,7 +300,7 @@ def layer_norm(
             dparams["scale"] = jnp.sum(g * z, others).astype(params["scale"].dtype)
             g = g * _spread(params["scale"], x, axes)
         rate, along = _rate(moments, epsilon), _average(g * z, axes)
-        r = g - _average(g, axes) - z * along
+        r = g - _subtrahend(_average(g, axes)) - z * along
         # mean(r) = 0 and mean(r z) = along epsilon rate^2, because mean(z z) = 1 - epsilon rate^2.
         # Where g is nearly a + b z, r is as small as the rounding errors in it: their parts along
         # 1 and z are taken out as well.
