@@ -3,6 +3,8 @@
 # make test-slow  the tests marked slow, which make test leaves out
 # make test-outside  against PyTorch, Optax and functions of other packages, which it installs;
 #                 with PART=20 every twentieth test
+# make test-accelerators  programs compiled for an H100 and a TPU, without either, move no more
+#                 than autodiff's; with ALL=1 every block and network compiles
 # make fuzz       wrong calls of every public function, CALLS of them (100000)
 # make lint       style and types
 # make coverage   the lines of fnn that no test runs
@@ -27,7 +29,7 @@ ifneq (,$(filter python3.%,$(notdir $(PYTHON))))
 export PYENV_VERSION ?= $(patsubst python%,%,$(notdir $(PYTHON)))
 endif
 
-.PHONY: demo test test-slow fuzz test-outside lint coverage docs wheel bench clean
+.PHONY: demo test test-slow fuzz test-outside test-accelerators lint coverage docs wheel bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments digits
@@ -57,6 +59,12 @@ test-slow: $(VENV)/.test
 PART ?= 1
 test-outside: $(VENV)/.outside
 	FNN_OUTSIDE_PART=$(PART) $(QUICK) tests/outside
+
+# Their compilers have an environment of their own: JAX would look for the devices.
+test-accelerators:
+	$(MAKE) .venv-accelerators/.accelerators VENV=.venv-accelerators
+	JAX_PLATFORMS=cpu .venv-accelerators/bin/python -m pytest -q tests/experiments/test_compiled.py \
+		$(if $(ALL),-m '')
 
 CALLS ?= 100000
 fuzz: $(VENV)/.test

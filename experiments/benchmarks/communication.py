@@ -4,7 +4,7 @@
     python -m experiments.benchmarks communication --chips 8 --only CNN
 
 Programs are compiled for real topologies of TPU v5e chips, of which none is needed; beside fnn's
-step is jax.grad's of the plain formula (pip install -e '.[experiments,accelerators]').
+step is jax.grad's of the plain formula (pip install -e '.[accelerators]').
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 import fnn
-from experiments.benchmarks import conv_cases, conv_peers, lab, report
-from experiments.benchmarks.accelerators import plain_mlp
+from experiments.benchmarks import conv_cases, conv_peers, hlo, lab, report
+from experiments.benchmarks.networks import plain_mlp
 from experiments.benchmarks.report import Recorded, Table
 
 TOPOLOGIES = {8: "v5e:2x4", 64: "v5e:8x8", 256: "v5e:16x16"}
@@ -78,11 +78,11 @@ def collectives(text: str) -> dict[str, Sent]:
         if (match := LINE.match(line)) is None:
             continue
         result, kind, starts = match.groups()
-        arrays = lab.ARRAY.findall(result)
+        arrays = hlo.ARRAY.findall(result)
         if starts and kind != "all-reduce":  # operands and results
             arrays = arrays[len(arrays) // 2 :]
         so_far = found.get(kind, Sent(0, 0.0))
-        found[kind] = Sent(so_far.operations + 1, so_far.bytes + sum(map(lab.size_of, arrays)))
+        found[kind] = Sent(so_far.operations + 1, so_far.bytes + sum(map(hlo.size_of, arrays)))
     return found
 
 
@@ -158,9 +158,7 @@ def main(options: Options) -> None:
     """Compiles, counts, prints the table and records it, unless only a part was asked for."""
     jax.config.update("jax_platforms", "cpu")  # the plugin would look for its device
     if not lab.installed("v5e"):
-        raise ValueError(
-            "the compiler for v5e is not installed: pip install -e '.[experiments,accelerators]'"
-        )
+        raise ValueError("the compiler for v5e is not installed: pip install -e '.[accelerators]'")
     if unknown := {*options.chips} - {*TOPOLOGIES}:
         raise ValueError(f"--chips {min(unknown)}: there are topologies of {[*TOPOLOGIES]} chips")
     work = [

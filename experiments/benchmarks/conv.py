@@ -21,7 +21,8 @@ from jax import lax
 from rich.progress import track
 
 from experiments.benchmarks import conv_peers, report, timing
-from experiments.benchmarks.conv_cases import Case, cases, passes
+from experiments.benchmarks.cases import Case, passes
+from experiments.benchmarks.conv_cases import cases
 from experiments.benchmarks.report import Recorded, Table
 from experiments.benchmarks.timing import compiled, ratio, ready
 

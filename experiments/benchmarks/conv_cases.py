@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 import fnn
+from experiments.benchmarks.cases import Case
 from fnn.block import Block
 from fnn.models.inception_v1 import INCEPTIONS
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-
-
-class Case(NamedTuple):
-    """A block, the shape of its input, and the plain formula in JAX."""
-
-    network: str
-    name: str
-    block: Block
-    shape: tuple[int, ...]
-    plain: Callable[[Any, Any], Any]
-
-
-Pass = Callable[[Any, Any, Any], Any]  # (params, x, dy) -> (y, (dparams, dx))
-
-
-def passes(case: Case) -> dict[str, Pass]:
-    """Forward and backward of a case together, by hand and by ``jax.vjp`` of its plain formula."""
-
-    def by_hand(params: Any, x: Any, dy: Any) -> Any:
-        y, residuals = case.block.forward(params, x)
-        return y, case.block.backward(params, residuals, dy)
-
-    def by_autodiff(params: Any, x: Any, dy: Any) -> Any:
-        y, pull_back = jax.vjp(case.plain, params, x)
-        return y, pull_back(dy)
-
-    return {"by hand": by_hand, "autodiff": by_autodiff}
 
 
 def plain_conv(params: Any, x: Any, stride: int = 1, padding: Any = "SAME") -> Any:
@@ -85,7 +58,7 @@ def cases(batch: int, pixels: int) -> list[Case]:
     distinct: dict[Any, Case] = {}
 
     def put(network: str, name: str, block: Block, shape: tuple[int, ...], plain: Any) -> None:
-        distinct.setdefault((block.kind, shape), Case(network, name, block, shape, plain))
+        distinct.setdefault((block.kind, shape), Case(network, name, block, (shape,), plain))
 
     def conv(network: str, name: str, size: int, i: int, o: int, k: int, n: int = batch) -> None:
         put(network, f"conv {k}x{k} {i}->{o}, {name}", fnn.conv(o, k), (n, size, size, i),
@@ -167,6 +140,39 @@ def plain_cnn(params: Any, x: Any) -> Any:
         x = plain_max_pool(jax.nn.relu(plain_conv(params[f"conv_{i}"], x)), 2, 2)
     out = params["out"]
     return x.reshape(len(x), -1) @ out["w"] + out["b"]
+
+
+def residual_cnn() -> Block:
+    """Convolution, two residual units and a classifier, with batch normalisation throughout."""
+
+    def convolved() -> dict[str, Block]:
+        return {"conv": fnn.conv(64, 3, use_bias=False), "norm": fnn.batch_norm()}
+
+    def unit() -> Block:
+        one, two = fnn.serial(**convolved(), relu=fnn.relu()), fnn.serial(**convolved())
+        return fnn.serial(unit=fnn.residual(fnn.serial(one=one, two=two)), relu=fnn.relu())
+
+    return fnn.serial(
+        stem=fnn.serial(**convolved(), relu=fnn.relu()), first=unit(), second=unit(),
+        mean=fnn.global_avg_pool(), out=fnn.linear(10),
+    )  # fmt: skip
+
+
+def plain_residual_cnn(params: Any, x: Any) -> Any:
+    """The network of ``residual_cnn``."""
+
+    def convolved(p: Any, x: Any) -> Any:
+        w = p["conv"]["w"].astype(x.dtype)
+        y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+        return plain_batch_norm(p["norm"], y)
+
+    x = jax.nn.relu(convolved(params["stem"], x))
+    for name in ("first", "second"):
+        p = params[name]["unit"]["block"]
+        inner = convolved(p["two"], jax.nn.relu(convolved(p["one"], x)))
+        x = jax.nn.relu(x + inner)
+    out = params["out"]
+    return jnp.mean(x, (1, 2)) @ out["w"].astype(x.dtype) + out["b"].astype(x.dtype)
 
 
 def plain_googlenet(params: Any, x: Any) -> Any:

@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments.benchmarks.hlo import Program
 from experiments.common.idx import cache
 
 # An H100's numbers, as NVIDIA publishes them, in the form of XLA's GpuTargetConfigProto.
@@ -44,22 +44,18 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 TARGETS = {"h100": "cuda", "v5e": "tpu"}
 PLUGINS = {"h100": ("jax_cuda13_plugin", "nvidia.cu13"), "v5e": ("libtpu",)}
-# Of the entry computation: what starts no kernel and moves nothing.
-FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all"}
-SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2,
-         "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
-LINE = re.compile(r"^\s*(?:ROOT )?(%?[\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)")
-ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
+FORM = "2"  # of what is kept in the cache
 
 
 class Figures(NamedTuple):
     """What a compiled program costs.
 
-    ``bytes``: read and written by its kernels. ``temporary``: bytes. ``flops``, ``seconds``: XLA's
-    estimates, for a TPU. ``kernels``: that it starts, on a GPU. ``compilation``: seconds.
+    ``bytes``: read and written by its kernels; None for a TPU's program with loops, of which XLA
+    counts one turn. ``temporary``: bytes. ``flops``, ``seconds``: XLA's estimates, for a TPU.
+    ``kernels``: that it starts, on a GPU. ``compilation``: seconds.
     """
 
-    bytes: float
+    bytes: float | None
     temporary: int
     flops: float | None
     seconds: float | None
@@ -118,7 +114,7 @@ def _options(target: str) -> dict[str, Any]:
 def kept(target: str, program: str) -> Path:
     """The file of a program's figures."""
     versions = [importlib.metadata.version(name) for name in ("jaxlib", package(target))]
-    key = hashlib.sha256("\n".join([target, *versions, program]).encode()).hexdigest()
+    key = hashlib.sha256("\n".join([FORM, target, *versions, program]).encode()).hexdigest()
     return cache("accelerators") / f"{key}.json"
 
 
@@ -129,43 +125,15 @@ def package(target: str) -> str:
 
 def _read(target: str, program: Any, seconds: float) -> Figures:
     temporary = program.memory_analysis().temp_size_in_bytes
+    text = program.as_text()
     if target == "h100":
-        kernels = entry_kernels(program.as_text())
-        return Figures(sum(kernels.values()), temporary, None, None, len(kernels), seconds)
+        kernels = Program(text).kernels()
+        return Figures(sum(kernels), temporary, None, None, len(kernels), seconds)
+    if " while(" in text:
+        return Figures(None, temporary, None, None, None, seconds)
     costs: Mapping[str, float] = program.cost_analysis()
     estimate = costs.get("optimal_seconds", -1.0)  # negative where something has none
     return Figures(
         costs["bytes accessed"], temporary, costs["flops"], estimate if estimate > 0 else None,
         None, seconds,
     )  # fmt: skip
-
-
-def entry_kernels(text: str) -> dict[str, float]:
-    """Kernel -> bytes of its operands and results, of the entry computation of an HLO module.
-
-    >>> entry_kernels('''
-    ... ENTRY %main (x: f32[4]) -> f32[4] {
-    ...   %x = f32[4]{0} parameter(0)
-    ...   ROOT %y = f32[4]{0} fusion(%x), kind=kLoop
-    ... }''')
-    {'%y': 32.0}
-    """
-    sizes: dict[str, float] = {}
-    kernels: dict[str, float] = {}
-    for line in text[text.index("ENTRY ") :].splitlines()[1:]:
-        if line.startswith("}"):
-            break
-        if (found := LINE.match(line)) is None:
-            continue
-        name, result, operation, operands = found.groups()
-        sizes[name] = sum(map(size_of, ARRAY.findall(result)))
-        if operation not in FREE:
-            read = sum(sizes.get(operand.strip(), 0.0) for operand in operands.split(","))
-            kernels[name] = sizes[name] + read
-    return kernels
-
-
-def size_of(array: tuple[str, str]) -> float:
-    """Bytes of an array, as ``ARRAY`` finds it in a program."""
-    dtype, axes = array
-    return SIZES.get(dtype, 0) * float(np.prod([int(n) for n in axes.split(",") if n]))

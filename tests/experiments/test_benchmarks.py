@@ -3,6 +3,7 @@
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 import fnn
 from experiments.benchmarks import __main__ as command
 from experiments.benchmarks import accelerators, mlp, profile, report
-from experiments.benchmarks.conv_cases import Case
+from experiments.benchmarks.cases import Case, Ids, passes
 from experiments.benchmarks.peers import CONTENDERS, Problem, Trainer, Weights, he_normal
 
 pytestmark = pytest.mark.as_users
@@ -128,24 +129,40 @@ CASES = accelerators.cases(accelerators.Options(batch=1, rows=3))
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_block_is_timed_beside_its_own_formula(case: Case) -> None:
-    size = [min(n, 15) for n in case.shape[1:-1]]  # smaller pictures, as many channels
-    x = jax.random.normal(jax.random.key(0), (2, *size, case.shape[-1]))
+    case = case._replace(inputs=tuple(map(smaller, case.inputs)))
+    x = case.drawn("float32")
     params = case.block.init(jax.random.key(1), x)
-    y, residuals = case.block.forward(params, x)
-    plain, pull_back = jax.vjp(case.plain, params, x)
-    dy = jax.random.normal(jax.random.key(2), y.shape)
-    expected = (plain, pull_back(dy))
-    got = (y, case.block.backward(params, residuals, dy))
+    y = jax.eval_shape(case.block.forward, params, x)[0]
+    dy = jax.tree.map(lambda v: jax.random.normal(jax.random.key(2), v.shape), y)
+    got, expected = (jax.jit(f)(params, x, dy) for f in passes(case).values())
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
     jax.tree.map(close, got, expected)
 
 
-def test_the_mlp_is_timed_beside_its_own_formula() -> None:
-    net = fnn.models.mlp((8, 8, 3))
-    x = jax.random.normal(jax.random.key(0), (4, 5))
-    params = net.init(jax.random.key(1), x)
-    expected = accelerators.plain_mlp(params, x)
-    np.testing.assert_allclose(net.forward(params, x)[0], expected, rtol=1e-5, atol=1e-6)
+def smaller(given: Any) -> Any:
+    """Pictures of fewer pixels, with as many channels."""
+    if isinstance(given, Ids):
+        return given
+    return (given[0], *(min(n, 15) for n in given[1:-1]), given[-1])
+
+
+SMALL = {
+    name: network
+    for name, network in accelerators.networks(4, 1).items()
+    if not name.startswith("GoogLeNet")  # which takes long
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_is_compared_with_its_own_formula(name: str) -> None:
+    network = SMALL[name]
+    (_, x, target), steps = accelerators.step_pair(network, "float32")
+    params = jax.jit(network.net.init)(jax.random.key(0), x)
+    x, target = jax.random.normal(jax.random.key(1), x.shape), jnp.zeros(target.shape, int)
+    got, expected = (jax.jit(step)(params, x, target) for step in steps)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, got, expected)
 
 
 def test_a_profile_names_the_kinds_of_work() -> None:

@@ -21,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 
 import fnn
 from experiments.benchmarks import communication, conv_cases, conv_peers, lab
-from experiments.benchmarks.accelerators import plain_mlp
 from experiments.benchmarks.communication import Sent, collectives, total
+from experiments.benchmarks.networks import plain_mlp
 from tests.slow import one_of
 
 pytestmark = pytest.mark.as_users

@@ -1,0 +1,75 @@
+"""Programs compiled for an H100 and a TPU v5e: what they move, beside autodiff's.
+
+They need compilers that are in an environment of their own: ``make test-accelerators``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from experiments.benchmarks import accelerators, lab
+from experiments.benchmarks.accelerators import Options
+
+pytestmark = pytest.mark.as_users
+
+DTYPES = ("float32", "bfloat16")
+SMALL = accelerators.both_programs(Options(batch=2, rows=8), "bfloat16")
+
+
+@pytest.fixture(params=lab.TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    if not lab.installed(request.param):
+        pytest.skip(f"the compiler for {request.param} is not installed: extra accelerators")
+    jax.config.update("jax_platforms", "cpu")  # the plugins would look for their devices
+    return str(request.param)
+
+
+def moved(target: str, make: Callable[[], Any]) -> float:
+    """Bytes, as a multiple of autodiff's."""
+    arguments, functions = make()
+    by_hand, autodiff = (lab.compiled_for(target, f, *arguments) for f in functions)
+    return float(by_hand.bytes / autodiff.bytes)
+
+
+def test_figures_are_compiled_once_and_kept(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x = jax.ShapeDtypeStruct((2000,), "float32")
+    figures = lab.compiled_for(target, lambda x: 2 * x, x)
+    assert figures.bytes == pytest.approx(2 * 4 * 2000, rel=0.1) and figures.compilation > 0
+    assert lab.compiled_for(target, lambda x: 2 * x, x) == figures  # to the same microsecond
+    assert len([*tmp_path.rglob("*.json")]) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_of_the_cnn(target: str, dtype: str) -> None:
+    """On a TPU, relu keeps one bit an element more than autodiff: that x is a NaN."""
+    pairs = accelerators.both_programs(Options(batch=2), dtype)
+    assert moved(target, pairs["step: CNN, batch 8"]) <= {"h100": 0.5, "v5e": 1.02}[target]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pool_convolution_and_linear_layer(target: str, dtype: str) -> None:
+    pairs = accelerators.both_programs(Options(batch=8, rows=512), dtype)
+    ratios = {
+        name: moved(target, make)
+        for name, make in pairs.items()
+        if name.startswith(("max_pool 2x2", "max_pool 3x3/1", "conv 3x3 1->32", "linear"))
+    }
+    assert len(ratios) == 4
+    for name, ratio in ratios.items():
+        assert ratio <= (0.6 if name.startswith("max_pool") and target == "h100" else 1.02), name
+
+
+# Of blocks with arrays of a real size, the figures are in experiments/benchmarks/RESULTS.md.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_block_and_step_compiles(target: str, name: str) -> None:
+    arguments, (by_hand, _) = SMALL[name]()
+    assert lab.compiled_for(target, by_hand, *arguments).compilation > 0
