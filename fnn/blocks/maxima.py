@@ -189,15 +189,21 @@ def _selected_and_scattered(
     place: jax.Array, x: jax.Array, dy: jax.Array, axes: Sequence[Axis]
 ) -> jax.Array:
     """The same with x instead of the places."""
-    # Between the barriers 16 bits become 32 and 16 again, within the operation. XLA would let
-    # float32 reach further, and keep x and dx in both, x as it was before it was rounded.
-    x, dy = lax.optimization_barrier((x, dy))
-    wide = compute_dtype(jnp.promote_types(x.dtype, dy.dtype))
     windows, strides, padding = _lying(axes)
-    dx = lax.select_and_scatter_add_p.bind(
-        dy.astype(wide), x.astype(wide), select_prim=_wins_p, window_dimensions=windows,
-        window_strides=strides, padding=padding,
-    )  # fmt: skip
+
+    def operation(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return lax.select_and_scatter_add_p.bind(
+            dy, x, select_prim=_wins_p, window_dimensions=windows, window_strides=strides,
+            padding=padding,
+        )  # fmt: skip
+
+    wide = compute_dtype(jnp.promote_types(x.dtype, dy.dtype))
+    if x.dtype == dy.dtype == wide:
+        return operation(x, dy)
+    # Between barriers 16 bits become 32 and 16 again, within the operation. XLA would let float32
+    # reach further, and keep x and dx in both, x as it was before it was rounded.
+    x, dy = lax.optimization_barrier((x, dy))
+    dx = operation(x.astype(wide), dy.astype(wide))
     return lax.optimization_barrier(dx.astype(x.dtype))
 
 
