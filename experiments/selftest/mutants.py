@@ -130,6 +130,7 @@ def main(options: Options) -> int:
                 judged.append(one)
                 if one.seed == options.seed or one.fails:
                     progress.console.out(str(one), highlight=False)
+            jax.clear_caches()  # a process may hold so many programs only
     rights = [one for one in judged if one.is_right]
     mutants = [one for one in judged if not one.is_right]
     escaped = [one for one in mutants if one.fails]
