@@ -25,7 +25,8 @@ from fnn.blocks.combinators import (
 from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout
 from fnn.blocks.elementwise import elementwise, straight_through
-from fnn.blocks.embedding import embedding
+from fnn.blocks.embedding import embedding, unembedding
+from fnn.blocks.gated import gated
 from fnn.blocks.gates import (
     add,
     divide,
@@ -44,6 +45,7 @@ from fnn.blocks.gates import (
     sum,
 )
 from fnn.blocks.gelu import gelu
+from fnn.blocks.heads import attention, causal_mask, merge_heads, split_heads
 from fnn.blocks.linear import layer, linear, neuron
 from fnn.blocks.losses import (
     binary_cross_entropy,
@@ -69,6 +71,7 @@ from fnn.blocks.nonlinearities import (
 )
 from fnn.blocks.normalization import batch_norm, layer_norm, local_response_norm
 from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
+from fnn.blocks.positions import position_embedding
 from fnn.blocks.rms_norm import rms_norm
 from fnn.blocks.rotary import rotary
 from fnn.blocks.smooth import mish, silu, softplus, softsign
@@ -115,10 +118,12 @@ __all__ = [
     "add",
     "apply_updates",
     "as_function",
+    "attention",
     "averaged",
     "avg_pool",
     "batch_norm",
     "binary_cross_entropy",
+    "causal_mask",
     "celu",
     "check",
     "concatenate",
@@ -136,6 +141,7 @@ __all__ = [
     "fit",
     "flatten",
     "freeze",
+    "gated",
     "gelu",
     "global_avg_pool",
     "graph",
@@ -161,12 +167,14 @@ __all__ = [
     "max_pool",
     "maximum",
     "mean",
+    "merge_heads",
     "minimum",
     "mish",
     "models",
     "multiply",
     "negate",
     "neuron",
+    "position_embedding",
     "power",
     "r2",
     "relu",
@@ -185,6 +193,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softplus",
     "softsign",
+    "split_heads",
     "sqrt",
     "square",
     "squared_error",
@@ -194,6 +203,7 @@ __all__ = [
     "sum",
     "summary",
     "tanh",
+    "unembedding",
     "value_and_grad",
     "whiteboard",
     "with_loss",

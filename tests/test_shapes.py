@@ -49,7 +49,7 @@ def fits(value: Any, written: str) -> bool:
     """Whether an array is as it is written, in the sizes of the axes so far (see jaxtyped)."""
     kind, axes = ARRAY.fullmatch(written).groups()
     # Quotients and sums are the reader's.
-    axes = " ".join("_" if re.search(r"[/+]", axis) else axis for axis in axes.split())
+    axes = " ".join("_" if re.search(r"[/+]|.\*", axis) else axis for axis in axes.split())
     if kind == "Target":
         return any(isinstance(value, k[Array, axes]) for k in (Num, Bool))
     return isinstance(value, KINDS[kind][Array, axes])

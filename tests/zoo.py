@@ -578,6 +578,83 @@ def attentions() -> list[Case]:
             attend("/padding", mask=In((1, 1, 4), looks), batches=((1,), (2, 2)), causal=True)),
         turn(""),
         *further(turn("/places", places=True), turn("/interleaved", interleaved=True)),
+        *projected_attentions(),
+    ]  # fmt: skip
+
+
+def projected_attentions() -> list[Case]:
+    def attend(
+        id: str, more: dict[str, Any] | None = None, mask: In | None = None, **options: Any
+    ) -> Case:
+        heads, groups = 2, options.get("key_heads", 2)
+
+        def plain(params: Any, x: Any) -> Any:
+            x, *others = x if isinstance(x, tuple) else (x,)
+            context = others[0] if options.get("cross") else x
+
+            def project(name: str, x: Any, n: int) -> Any:
+                y = jnp.einsum("...i,io->...o", x, params[name]["w"])
+                y = y + params[name].get("b", jnp.zeros(y.shape[-1])).reshape(
+                    (1,) * (y.ndim - 1) + (-1,)
+                )
+                return y.reshape(*y.shape[:-1], n, y.shape[-1] // n)
+
+            q = project("query", x, heads)
+            k, v = (
+                jnp.repeat(project(n, context, groups), heads // groups, -2)
+                for n in ("key", "value")
+            )
+            z = jnp.einsum("...thd,...shd->...hts", q, k) / np.sqrt(q.shape[-1])
+            looks = jnp.tril(jnp.ones(z.shape[-2:], bool)) if options.get("causal") else True
+            with jax.numpy_rank_promotion("allow"):
+                p = jax.nn.softmax(jnp.where(others[-1] & looks if mask else looks, z, -jnp.inf))
+            y = jnp.einsum("...hts,...shd->...thd", p, v)
+            return project("out", y.reshape(*y.shape[:-2], -1), 1)[..., 0, :]
+
+        options = options | ({"masked": True} if mask else {})
+        inputs = (
+            In((3, 4)),
+            *([In((5, 3))] if options.get("cross") else []),
+            *([mask] if mask else []),
+        )
+        settings: dict[str, Any] = {"batch": (2,), "batches": ((), (1,), (0,), (2, 2)), "ulps": 16}
+        turned = "query_key" in options
+        return Case(f"attention{id}", lambda: fnn.attention(4, heads, **options), inputs,
+                    plain=None if turned else plain, **(settings | (more or {})))  # fmt: skip
+
+    looks = lambda rng, shape: mask_of_one_at_least(shape)  # noqa: E731
+    turned = lambda: fnn.serial(fnn.rms_norm(), fnn.rotary())  # noqa: E731
+    ids = {"batch": (2,), "batches": ((), (0,), (2, 2))}
+
+    def placed(params: Any, x: Any) -> Any:
+        x, at = x if isinstance(x, tuple) else (x, jnp.arange(x.shape[-2]))
+        return x + params["w"][at].reshape((1,) * (x.ndim - 1 - at.ndim) + (*at.shape, x.shape[-1]))
+
+    def glu(params: Any, x: Any) -> Any:
+        return jax.nn.silu(x @ params["gate"]["w"]) * (x @ params["value"]["w"])
+
+    heads = {"batch": (2,), "batches": ANY}
+    rows = {"inputs": (In((4,)),), "batch": (2,), "batches": ((0,), (1, 2))}
+    return [
+        attend("", {"batches": ((0,),)}),
+        *further(
+            attend("/causal, grouped heads", causal=True, key_heads=1, use_bias=False),
+            attend("/cross, mask", {"batches": ()}, In((1, 3, 5), looks), cross=True),
+            attend("/turned", {"batches": ()}, query_key=turned())),
+        Case("split_heads", lambda: fnn.split_heads(2), (In((4,)),), **heads,
+             plain=lambda _, x: x.reshape(*x.shape[:-1], 2, 2)),
+        Case("merge_heads", fnn.merge_heads, (In((2, 3)),), **heads,
+             plain=lambda _, x: x.reshape(*x.shape[:-2], 6)),
+        Case("position_embedding", lambda: fnn.position_embedding(4), (In((3, 2)),), plain=placed,
+             **ids),
+        *further(
+            Case("position_embedding/places", lambda: fnn.position_embedding(4),
+                 (In((3, 2)), In((3,), labels(4))), plain=placed, **ids)),
+        Case("gated", lambda: fnn.gated(3, fnn.silu()), plain=glu, **rows),
+        Case("unembedding", lambda: fnn.unembedding(5), plain=lambda p, x: x @ p["w"].T, **rows),
+        *further(
+            Case("unembedding/factored", lambda: fnn.unembedding(5, factored=True), **rows,
+                 separable=None)),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Embedding: one learned row of numbers for each id of a vocabulary.
+"""Embedding: one learned row of numbers for each id of a vocabulary, and the way back to ids.
 
 Symbols: V ids in the vocabulary, F features, T ids given (any shape, flattened).
 """
@@ -13,13 +13,21 @@ import numpy as np
 from jax import lax
 
 from fnn.arguments import Count, checked
-from fnn.arrays import Spec, compute_dtype
+from fnn.arrays import Shape, Spec, compute_dtype
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, Rules, Value
-from fnn.blocks.linear import Initializer, initial
+from fnn.blocks.linear import Initializer, contract, initial
 from fnn.compiling import by_platform
-from fnn.refusals import as_array, as_cotangent, elementary, require_shapes, shape_hint
+from fnn.refusals import (
+    as_array,
+    as_cotangent,
+    elementary,
+    require_floating,
+    require_shapes,
+    shape_hint,
+)
 
 normal = jax.nn.initializers.normal(1.0)
+small = jax.nn.initializers.normal(0.02)  # as in GPT-2
 
 MAX_ONE_HOT_IDS = 4096  # of the vocabulary, for which a product with one-hot rows is fast
 
@@ -76,15 +84,15 @@ def embedding(vocabulary: Count, features: Count, *, w_init: Initializer = norma
         ids = as_array(name, "ids", ids)
         require_shapes(name, params, {"w": shape})
         w = jnp.asarray(params["w"])
-        return w.at[_rows(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan), ids
+        return w.at[rows_of(ids, vocabulary)].get(mode="fill", fill_value=jnp.nan), ids
 
     def backward(params: Params, ids: jax.Array, dy: jax.Array) -> tuple[Params, None]:
         # forward: y[t] = w[ids[t]], so dw[v] = the sum of dy[t] over the t with ids[t] = v.
         require_shapes(name, params, {"w": shape})
         dy = as_cotangent(name, dy, (*ids.shape, features))
-        rows = _rows(ids, vocabulary).reshape(-1)
+        rows = rows_of(ids, vocabulary).reshape(-1)
         wide = dy.reshape(-1, features).astype(compute_dtype(dy.dtype))
-        return {"w": _sums(rows, wide, vocabulary).astype(params["w"].dtype)}, None
+        return {"w": sums_by_id(rows, wide, vocabulary).astype(params["w"].dtype)}, None
 
     def check(ids: Spec) -> None:
         dtype = getattr(ids, "dtype", None)
@@ -107,17 +115,86 @@ def embedding(vocabulary: Count, features: Count, *, w_init: Initializer = norma
     return elementary(forward, backward, name, Kind(name, shape), rules, init)
 
 
-def _rows(ids: jax.Array, vocabulary: int) -> jax.Array:
+def rows_of(ids: jax.Array, vocabulary: int) -> jax.Array:
     """The ids as int32, and V where there is no such row; -1 does not mean the last one."""
     ids = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids  # int8 cannot hold V
     return jnp.where((ids >= 0) & (ids < vocabulary), ids, vocabulary).astype(jnp.int32)
+
+
+@checked
+def unembedding(vocabulary: Count, *, factored: bool = False, w_init: Initializer = small) -> Block:
+    """y = x w^T: how well x matches each row of an embedding; the head of a language model.
+
+    Its w (V, F) is laid out as that of :func:`embedding`, so both can be the same: in a graph,
+    ``("head", unembedding(V), "x", "embedding")`` uses the parameters of the node "embedding", and
+    the gradients of both add (Press and Wolf 2017, arXiv 1608.05859).
+
+    Args:
+      vocabulary: V, at least 1.
+      factored: y is the pair (x, w), not yet multiplied, for a loss that never has all of x w^T. At
+        inference it is multiplied.
+      w_init: from ``jax.nn.initializers``; of standard deviation 0.02 by default.
+
+    Returns:
+      A block from x (B..., F) to logits (B..., V), with parameter ``w``. Residuals: x; none where
+      ``factored``.
+
+    Raises:
+      BlockValueError: x has no features, or w has another shape.
+      BlockTypeError: x is not floating.
+
+    >>> import fnn, jax.numpy as jnp
+    >>> net, params = fnn.unembedding(2), {"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])}
+    >>> y, residuals = net.forward(params, jnp.array([3.0, 4.0]))
+    >>> y
+    Array([ 3., 11.], dtype=float32)
+    >>> net.backward(params, residuals, jnp.array([0.0, 1.0]))[1]
+    Array([1., 2.], dtype=float32)
+    """
+    name = "unembedding"
+
+    def shapes(x: Spec) -> dict[str, tuple[int, ...]]:
+        require_floating(name, "x", x)
+        if len(x.shape) == 0 or x.shape[-1] == 0:
+            raise BlockValueError(
+                name, f"x has shape {x.shape}, needs a last axis of at least one feature"
+            )
+        return {"w": (vocabulary, x.shape[-1])}
+
+    def init(key: jax.Array, x: Spec) -> Params:
+        return {"w": initial(name, "w_init", w_init, key, shapes(x)["w"], compute_dtype(x.dtype))}
+
+    def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[Value, Value]:
+        require_shapes(name, params, shapes(x), x)
+        w = jnp.asarray(params["w"])
+        if factored:
+            return (x, w), (Shape.of(x), Shape.of(w))
+        return contract(x, w.astype(x.dtype), ((x.ndim - 1,), (1,))).astype(x.dtype), x
+
+    def backward(params: Params, residuals: Value, dy: Value) -> tuple[Params, Value]:
+        if factored:
+            # forward: y = (x, w), so dx and dw are the two parts of dy.
+            parts = zip(dy, residuals, strict=True)
+            dx, dw = (None if d is None else as_cotangent(name, d, v.shape) for d, v in parts)
+            return {"w": dw}, dx
+        # forward: y = x w^T, so dx = dy w and dw = dy^T x, summed over the batch:
+        # (B, V) (V, F) = (B, F) and (V, B) (B, F) = (V, F).
+        x = residuals
+        require_shapes(name, params, shapes(x), x)
+        dy, w = as_cotangent(name, dy, (*x.shape[:-1], vocabulary)), params["w"]
+        batch = tuple(range(x.ndim - 1))
+        dx = contract(dy, w.astype(dy.dtype), ((dy.ndim - 1,), (0,)), like=x).astype(x.dtype)
+        return {"w": contract(dy, x, (batch, batch), like=w).astype(w.dtype)}, dx
+
+    rules = Rules(inference=lambda: unembedding(vocabulary)) if factored else Rules()
+    return elementary(forward, backward, name, Kind(name, (vocabulary, factored)), rules, init)
 
 
 # ---- sums by id ------------------------------------------------------------------------------
 # From rows (T,), where V means none, and dy (T, F) to (V, F).
 
 
-def _sums(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
+def sums_by_id(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
     """The sum of dy for each id, by the method that is fastest on the machine.
 
     On CPU a scatter-add is fastest for every vocabulary: 0.1 ms where a product with one-hot rows

@@ -69,7 +69,11 @@ def rotary(*, base: Positive = 10_000.0, interleaved: bool = False) -> Block:
         return y.astype(x.dtype)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        x, places = _inputs(name, x)
+        x, places = with_places(name, x, axes=("T", "heads", "D"))
+        if x.shape[-1] % 2:
+            raise BlockValueError(
+                name, f"x has shape {x.shape}, needs (B..., T, heads, D) with an even number D"
+            )
         return turned(x, places, 1), (Shape.of(x), places)
 
     def backward(params: Params, residuals: Residuals, dy: jax.Array) -> tuple[Params, Value]:
@@ -81,22 +85,28 @@ def rotary(*, base: Positive = 10_000.0, interleaved: bool = False) -> Block:
     return elementary(forward, backward, name, Kind(name, (base, interleaved)))
 
 
-def _inputs(name: str, x: Any) -> tuple[jax.Array, jax.Array | None]:
+def with_places(name: str, x: Any, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array | None]:
+    """x and the places of its steps, None where x comes alone; refused where they do not fit.
+
+    ``axes``: the last of x, of which the first is the sequence.
+    """
+    places: Any
     x, places = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x, None)
     require_floating(name, "x", x)
-    if x.ndim < 3 or x.shape[-1] % 2:
-        raise BlockValueError(
-            name, f"x has shape {x.shape}, needs (B..., T, heads, D) with an even number D"
-        )
+    if len(x.shape) < len(axes):
+        raise BlockValueError(name, f"x has shape {x.shape}, needs (B..., {', '.join(axes)})")
+    x = x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
     if places is None:
-        return jnp.asarray(x), None
+        return x, None
     require_array(name, "places", places)
     if not jnp.issubdtype(places.dtype, jnp.integer):
         raise BlockTypeError(
             name, f"places have dtype {places.dtype}, need integers: places.astype(jax.numpy.int32)"
         )
-    if places.shape != x.shape[:-2]:
+    if places.shape != x.shape[: 1 - len(axes)]:
         raise BlockValueError(
-            name, f"places have shape {places.shape}, need one for each step, {x.shape[:-2]}"
+            name,
+            f"places have shape {places.shape}, need one for each step, {x.shape[: 1 - len(axes)]}",
         )
-    return jnp.asarray(x), jnp.asarray(places)
+    places = places if isinstance(places, jax.ShapeDtypeStruct) else jnp.asarray(places)
+    return x, places

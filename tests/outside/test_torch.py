@@ -283,6 +283,68 @@ def attention(rng: Rng) -> Drawn:
     return Drawn(fnn.dot_product_attention(causal=causal, scale=scale), x, other)
 
 
+def projected_attention(rng: Rng) -> Drawn:
+    """nn.MultiheadAttention, of which fnn has no b of the keys: it changes nothing."""
+    heads, each, t, s, other_features = (int(n) for n in rng.integers(1, 5, 5))
+    causal, cross, bias = (bool(rng.integers(2)) for _ in range(3))
+    features, cross = heads * each, cross and not causal
+    x = rng.normal(size=(2, t, features))
+    context = rng.normal(size=(2, s, other_features)) if cross else x
+
+    def other(params: Any, x: Any) -> Any:
+        x, context = x if cross else (x, x)
+        of = torch.nn.MultiheadAttention(
+            features, heads, bias=bias, batch_first=True, dtype=torch.float64,
+            kdim=context.shape[-1], vdim=context.shape[-1],
+        )  # fmt: skip
+        own = {name: p["w"].T for name, p in params.items()}
+        zero = torch.zeros(features, dtype=torch.float64)
+        weights = {
+            "q_proj_weight": own["query"], "k_proj_weight": own["key"],
+            "v_proj_weight": own["value"], "out_proj.weight": own["out"],
+            "in_proj_weight": torch.cat([own["query"], own["key"], own["value"]])
+            if context.shape[-1] == features else None,
+        }  # fmt: skip
+        if bias:
+            b = params["query"]["b"], zero, params["value"]["b"]
+            weights |= {"in_proj_bias": torch.cat(b), "out_proj.bias": params["out"]["b"]}
+        names = dict(of.named_parameters())
+        weights = {name: w for name, w in weights.items() if name in names}
+        assert weights.keys() == names.keys()
+        looks = None if not causal else torch.ones(t, t, dtype=torch.bool).triu(1)
+        return torch.func.functional_call(
+            of, weights, (x, context, context), {"attn_mask": looks, "need_weights": False}
+        )[0]
+
+    block = fnn.attention(features, heads, causal=causal, cross=cross, use_bias=bias)
+    return Drawn(block, (x, context) if cross else x, other)
+
+
+def position_embedding(rng: Rng) -> Drawn:
+    b, t, with_places = batch(rng), int(rng.integers(1, 6)), bool(rng.integers(2))
+    x, places = rng.normal(size=(*b, t, 3)), rng.integers(0, 6, (*b, t))
+
+    def other(params: Any, x: Any) -> Any:
+        x, at = x if with_places else (x, torch.arange(t))
+        return x + F.embedding(at, params["w"])
+
+    return Drawn(fnn.position_embedding(6), (x, places) if with_places else x, other)
+
+
+def gated(rng: Rng) -> Drawn:
+    def other(params: Any, x: Any) -> Any:
+        gate, value = (affine(params[name], x) for name in ("gate", "value"))
+        return F.silu(gate) * value
+
+    block = fnn.gated(3, fnn.silu(), use_bias=bool(rng.integers(2)))
+    return Drawn(block, rng.normal(size=(*batch(rng), 4)), other)
+
+
+def unembedding(rng: Rng) -> Drawn:
+    x = rng.normal(size=(*batch(rng), 3))
+    return Drawn(fnn.unembedding(5), x, lambda params, x: F.linear(x, params["w"]))
+
+
 def rms_norm(rng: Rng) -> Drawn:
     epsilon, scaled = float(rng.choice([1e-6, 1e-3])), bool(rng.integers(2))
     x = rng.normal(size=(*batch(rng), int(rng.integers(1, 7)))) * rng.choice([1, 100])
@@ -548,6 +610,24 @@ LAYERS = [
     Row("local_response_norm", local_response_norm, 16),
     Row("layer_norm", layer_norm, 24),
     Row("dot_product_attention", attention, 24),
+    Row("attention", projected_attention, 16),
+    Row("position_embedding", position_embedding),
+    Row("gated", gated),
+    Row("unembedding", unembedding),
+    Row(
+        "split_heads",
+        lambda rng: Drawn(
+            fnn.split_heads(2), rng.normal(size=(2, 3, 4)), lambda _, x: x.unflatten(-1, (2, 2))
+        ),
+        2,
+    ),
+    Row(
+        "merge_heads",
+        lambda rng: Drawn(
+            fnn.merge_heads(), rng.normal(size=(2, 3, 2, 2)), lambda _, x: x.flatten(-2)
+        ),
+        2,
+    ),
     Row("rms_norm", rms_norm, 16),
     Row("embedding", embedding, 12),
     Row("dropout", dropout),
