@@ -18,7 +18,10 @@ Plain = Callable[[Any, Any], Any]
 # Makers of blocks that no row is about, and why.
 ELSEWHERE = {
     **dict.fromkeys(("serial", "graph", "with_loss"), "the steps are made of them"),
-    **dict.fromkeys(("identity", "flatten", "item"), "nothing is computed"),
+    **dict.fromkeys(
+        ("identity", "flatten", "item", "split_heads", "merge_heads"), "nothing is computed"
+    ),
+    "attention": "a graph of linear and dot_product_attention",
     **dict.fromkeys(("inference", "map_nodes"), "they change a network, and compute nothing"),
     "freeze": "a part of its block's backward pass is left out",
     **dict.fromkeys(("sigmoid", "heaviside"), "other names of logistic and step"),
@@ -163,12 +166,21 @@ def _attention(rows: int) -> list[Case]:
     def row(params: Any, ids: Any) -> Any:
         return params["w"][ids]
 
+    def swiglu(params: Any, x: Any) -> Any:
+        gate, value = (_cast(params[name]["w"], x) for name in ("gate", "value"))
+        return jax.nn.silu(x @ gate) * (x @ value)
+
     attention = fnn.dot_product_attention(causal=True)
     return [
         Case("attention", "dot_product_attention causal", attention, (shape,) * 3, attend),
         Case("attention", "rotary", fnn.rotary(), (shape,), turn),
+        Case("attention", "position_embedding", fnn.position_embedding(places),
+             ((4, places, heads * width),), lambda p, x: x + _cast(p["w"], x)),
+        Case("attention", "gated", fnn.gated(1024, fnn.silu()), ((rows, 512),), swiglu),
+        Case("attention", "unembedding", fnn.unembedding(4096), ((rows, 256),),
+             lambda p, x: x @ _cast(p["w"], x).T),
         Case("attention", "embedding", fnn.embedding(32768, 256), (Ids((rows,), 32768),), row),
-    ]
+    ]  # fmt: skip
 
 
 def _losses(rows: int) -> list[Case]:

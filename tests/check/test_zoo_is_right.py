@@ -17,6 +17,7 @@ FIRST = [case for case in CHECKED if not case.further]  # the others are in test
 NOTED = {
     "dot_product_attention": {"edges"},
     "dot_product_attention/grouped heads": {"edges", "float32"},
+    "attention": {"edges", "float32"},
 }
 
 

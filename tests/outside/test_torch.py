@@ -331,6 +331,22 @@ def position_embedding(rng: Rng) -> Drawn:
     return Drawn(fnn.position_embedding(6), (x, places) if with_places else x, other)
 
 
+def rotary(rng: Rng) -> Drawn:
+    """By complex numbers."""
+    b, t, half, interleaved = batch(rng), *(int(n) for n in rng.integers(1, 5, 2)), rng.integers(2)
+    x, places = rng.normal(size=(*b, t, 2, 2 * half)), rng.integers(0, 50, (*b, t))
+
+    def other(_: Any, x: Any) -> Any:
+        x, at = x
+        angle = at[..., None, None] * 100.0 ** (-torch.arange(half).double() / half)
+        pairs = x.unflatten(-1, (half, 2)) if interleaved else x.unflatten(-1, (2, half)).mT
+        z = torch.view_as_complex(pairs.contiguous()) * torch.polar(torch.ones_like(angle), angle)
+        y = torch.view_as_real(z)
+        return (y if interleaved else y.mT).flatten(-2)
+
+    return Drawn(fnn.rotary(base=100.0, interleaved=bool(interleaved)), (x, places), other)
+
+
 def gated(rng: Rng) -> Drawn:
     def other(params: Any, x: Any) -> Any:
         gate, value = (affine(params[name], x) for name in ("gate", "value"))
@@ -612,6 +628,7 @@ LAYERS = [
     Row("dot_product_attention", attention, 24),
     Row("attention", projected_attention, 16),
     Row("position_embedding", position_embedding),
+    Row("rotary", rotary),
     Row("gated", gated),
     Row("unembedding", unembedding),
     Row(
