@@ -287,6 +287,10 @@ def by_differences(subject: Subject, trials: Sequence[Trial]) -> Result:
     if subject.rule.declared is not None or subject.rule.surrogate:
         words = "backward is declared to be another derivative than forward's"
         return Result("differences", SKIPPED, words)
+    if subject.draws_gammas:
+        # A gamma is drawn by rejection, whose own derivative is of no use: JAX has that of the
+        # draw at a fixed value of the distribution function (Figurnov et al. 2018).
+        return Result("differences", SKIPPED, "a gamma's derivative is implicit, not the sampler's")
     outputs = flat_floats(trials[0].y).size
     inputs = sum(f.size for f in subject.floats(subject.sample))
     if not inputs or not outputs:

@@ -151,7 +151,12 @@ class Report:
         return preformatted(first) + table(rows) + (preformatted("\n".join(below)) if below else "")
 
     def _lines(self) -> Iterator[str]:
-        verdict = "right" if self.correct else f"WRONG in {', '.join(self.wrong)}"
+        derivative = [r.status for r in self.results if r.property in ("autodiff", "differences")]
+        verdict = "right"
+        if derivative and all(status == SKIPPED for status in derivative):
+            verdict = "nothing is wrong, but nothing was compared with its derivative"
+        if not self.correct:
+            verdict = f"WRONG in {', '.join(self.wrong)}"
         yield f"{self.name}: {verdict}"
         width = max((len(result.property) for result in self.results), default=0)
         for result in self.results:

@@ -18,7 +18,7 @@ from fnn.introspect.flops import jaxprs_inside
 from fnn.introspect.watch import watch
 from fnn.pytrees import flat, split_floats
 
-cached = functools.lru_cache(maxsize=64)  # for programs, so that another seed compiles nothing
+cached = functools.lru_cache(maxsize=8)  # programs of the last functions: another seed needs them
 
 
 class Rule(NamedTuple):

@@ -205,7 +205,13 @@ class Subject:
     def draws(self) -> bool:
         """Whether forward draws random numbers; in another dtype it draws others."""
         names = (equation.primitive.name for equation in self._equations)
-        return any(name.startswith(("random_bits", "threefry", "rng_")) for name in names)
+        draws = ("random_bits", "random_gamma", "threefry", "rng_")
+        return any(name.startswith(draws) for name in names)
+
+    @functools.cached_property
+    def draws_gammas(self) -> bool:
+        """Whether forward draws from a gamma distribution, as beta, dirichlet and t do, too."""
+        return any(equation.primitive.name == "random_gamma" for equation in self._equations)
 
     @functools.cached_property
     def unit(self) -> float:

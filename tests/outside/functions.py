@@ -442,6 +442,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
             r.normal(4),
             r.positive(4),
         ),
+        "dirichlet": lambda random, r: (lambda a: random.dirichlet(KEY, a), r.positive(4)),
         "dropout of a raw key": lambda random, r: (
             lambda key, x: jnp.where(random.bernoulli(key, 0.7, x.shape), x / 0.7, 0),
             raw_key(),
