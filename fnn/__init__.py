@@ -11,6 +11,7 @@ from fnn import check, curvature, models, whiteboard
 from fnn.backprop import as_function, value_and_grad, with_loss
 from fnn.block import Block, BlockError, Kind, Rules
 from fnn.blocks.attention import dot_product_attention
+from fnn.blocks.cells import gru_cell, lstm_cell, rnn_cell
 from fnn.blocks.combinators import (
     concatenate,
     fan_out,
@@ -72,6 +73,7 @@ from fnn.blocks.nonlinearities import (
 from fnn.blocks.normalization import batch_norm, layer_norm, local_response_norm
 from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
 from fnn.blocks.positions import position_embedding
+from fnn.blocks.recurrent import recurrent
 from fnn.blocks.rms_norm import rms_norm
 from fnn.blocks.rotary import rotary
 from fnn.blocks.smooth import mish, silu, softplus, softsign
@@ -145,6 +147,7 @@ __all__ = [
     "gelu",
     "global_avg_pool",
     "graph",
+    "gru_cell",
     "hard_sigmoid",
     "hard_tanh",
     "heaviside",
@@ -160,6 +163,7 @@ __all__ = [
     "log_softmax",
     "logistic",
     "loss_scaled",
+    "lstm_cell",
     "make_epoch",
     "make_predict",
     "make_step",
@@ -177,11 +181,13 @@ __all__ = [
     "position_embedding",
     "power",
     "r2",
+    "recurrent",
     "relu",
     "rematerialize",
     "repeat",
     "residual",
     "rms_norm",
+    "rnn_cell",
     "rotary",
     "scale",
     "selu",

@@ -658,6 +658,93 @@ def projected_attentions() -> list[Case]:
     ]  # fmt: skip
 
 
+def recurrences() -> list[Case]:
+    sigmoid = jax.nn.sigmoid
+
+    def rnn(params: Any, x: Any, state: Any) -> Any:
+        h = jnp.tanh(into(params, x) + state @ params["hidden"]["w"])
+        return h, h
+
+    def gru(params: Any, x: Any, h: Any) -> Any:
+        (zr, zu, zn), hidden = jnp.split(into(params, x), 3, -1), params["hidden"]
+        ur, uu, un = jnp.split(h @ hidden["w"], 3, -1)
+        r, u = sigmoid(zr + ur), sigmoid(zu + uu)
+        n = jnp.tanh(zn + r * (un + wide(hidden["b"], un)))
+        h = (1 - u) * n + u * h
+        return h, h
+
+    def lstm(params: Any, x: Any, state: Any) -> Any:
+        h, c = state
+        i, f, g, o = jnp.split(into(params, x) + h @ params["hidden"]["w"], 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+        h = sigmoid(o) * jnp.tanh(c)
+        return h, (h, c)
+
+    def into(params: Any, x: Any) -> Any:
+        z = x @ params["input"]["w"]
+        return z + wide(params["input"]["b"], z)
+
+    def wide(b: Any, like: Any) -> Any:
+        return b.reshape((1,) * (like.ndim - 1) + b.shape)
+
+    def over(step: Any, reverse: bool = False) -> Any:
+        def run(params: Any, x: Any) -> Any:
+            x, state = x if isinstance(x, tuple) else (x, None)
+            zeros = jnp.zeros((*x.shape[:-2], 3), x.dtype)
+            start = state if state is not None else (zeros, zeros) if step is lstm else zeros
+
+            def body(state: Any, x: Any) -> Any:
+                y, state = step(params, x, state)
+                return state, y
+
+            last, ys = lax.scan(body, start, jnp.moveaxis(x, -2, 0), reverse=reverse)
+            y = jnp.moveaxis(ys, 0, -2)
+            return y if state is None else (y, last)
+
+        return run
+
+    def with_pair() -> Block:
+        """The cell of x, h and c as three inputs and outputs."""
+        nodes = [
+            ("state", fnn.serial(), ("h", "c")), ("cell", fnn.lstm_cell(3), ("x", "state")),
+            ("y", fnn.item(0), "cell"), ("pair", fnn.item(1), "cell"),
+            ("h2", fnn.item(0), "pair"), ("c2", fnn.item(1), "pair"),
+        ]  # fmt: skip
+        return fnn.graph(("x", "h", "c"), nodes, ("y", "h2", "c2"))
+
+    def of_three(params: Any, x: Any) -> Any:
+        y, (h, c) = lstm(params["cell"], x[0], x[1:])
+        return y, h, c
+
+    def composed() -> Block:
+        """A cell of gates: parts of it read x alone, and its steps cannot be taken for a batch."""
+        nodes = [
+            ("input", fnn.linear(3), "x"), ("hidden", fnn.linear(3, use_bias=False), "h"),
+            ("sum", fnn.add(), ("input", "hidden")), ("new", fnn.tanh(), "sum"),
+        ]  # fmt: skip
+        return fnn.graph(("x", "h"), nodes, ("new", "new"))
+
+    step = {"batch": (2,), "batches": ((), (0,)), "ulps": 16}
+    steps = {"inputs": (In((5, 4)),), "batch": (2,), "ulps": 32}
+    state = In((5, 4)), In((3,))
+    plain = lambda f: lambda params, x: f(params, *x)  # noqa: E731
+    return [
+        Case("rnn_cell", lambda: fnn.rnn_cell(3), (In((4,)), In((3,))), plain=plain(rnn), **step),
+        Case("gru_cell", lambda: fnn.gru_cell(3), (In((4,)), In((3,))), plain=plain(gru), **step),
+        Case("lstm_cell", with_pair, (In((4,)), In((3,)), In((3,))), plain=of_three, **step),
+        Case("recurrent", lambda: fnn.recurrent(fnn.lstm_cell(3)), plain=over(lstm), **steps,
+             batches=((0,), (1, 2))),
+        *further(
+            Case("recurrent/gru, state", lambda: fnn.recurrent(fnn.gru_cell(3)), plain=over(gru),
+                 **steps | {"inputs": state}),
+            Case("recurrent/reverse, rematerialize",
+                 lambda: fnn.recurrent(fnn.rnn_cell(3), reverse=True, rematerialize=2),
+                 plain=over(rnn, reverse=True), **steps),
+            Case("recurrent/composed", lambda: fnn.recurrent(composed()), plain=over(rnn),
+                 **steps | {"inputs": state})),
+    ]  # fmt: skip
+
+
 def mask_of_one_at_least(shape: Shape) -> np.ndarray:
     """True and False, and the first key always True."""
     some = mask(np.random.default_rng(0), shape)
@@ -902,7 +989,7 @@ def networks() -> list[Case]:
 
 CASES: list[Case] = [
     *nonlinearities(), *gates(), *layers(), *convolutions(), *pools(), *normalizations(),
-    *attentions(), *embeddings(), *losses(), *combinators(), *networks(),
+    *attentions(), *recurrences(), *embeddings(), *losses(), *combinators(), *networks(),
 ]  # fmt: skip
 
 

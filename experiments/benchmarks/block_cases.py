@@ -21,6 +21,8 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("identity", "flatten", "item", "split_heads", "merge_heads"), "nothing is computed"
     ),
+    **dict.fromkeys(("rnn_cell", "gru_cell"), "like lstm_cell, the cell of recurrent"),
+    "lstm_cell": "in recurrent",
     "attention": "a graph of linear and dot_product_attention",
     **dict.fromkeys(("inference", "map_nodes"), "they change a network, and compute nothing"),
     "freeze": "a part of its block's backward pass is left out",
@@ -170,12 +172,26 @@ def _attention(rows: int) -> list[Case]:
         gate, value = (_cast(params[name]["w"], x) for name in ("gate", "value"))
         return jax.nn.silu(x @ gate) * (x @ value)
 
+    def lstm(params: Any, x: Any) -> Any:
+        def step(state: Any, x: Any) -> Any:
+            h, c = state
+            a = _affine(params["input"], x) + h @ _cast(params["hidden"]["w"], x)
+            i, f, g, o = jnp.split(a, 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        zeros = jnp.zeros_like(x[:, 0])
+        return jnp.moveaxis(lax.scan(step, (zeros, zeros), jnp.moveaxis(x, 1, 0))[1], 0, 1)
+
     attention = fnn.dot_product_attention(causal=True)
     return [
         Case("attention", "dot_product_attention causal", attention, (shape,) * 3, attend),
         Case("attention", "rotary", fnn.rotary(), (shape,), turn),
         Case("attention", "position_embedding", fnn.position_embedding(places),
              ((4, places, heads * width),), lambda p, x: x + _cast(p["w"], x)),
+        Case("attention", "recurrent", fnn.recurrent(fnn.lstm_cell(256)),
+             ((4, places, 256),), lstm),
         Case("attention", "gated", fnn.gated(1024, fnn.silu()), ((rows, 512),), swiglu),
         Case("attention", "unembedding", fnn.unembedding(4096), ((rows, 256),),
              lambda p, x: x @ _cast(p["w"], x).T),

@@ -9,6 +9,7 @@ graph, serial, ...  node by node  none      node by node       none         none
 map_nodes           node by node  kept      node by node       none         none
 freeze              frozen        kept      none               kept         none
 repeat              repeated      kept      each its own       none         none
+recurrent           of the cell   none      none               none         none
 rematerialize       rebuilt       kept      run again          kept         run again
 straight_through    of both       block's   block's            surrogate's  none
 ==================  ============  ========  =================  ===========  =========

@@ -204,6 +204,19 @@ FORMULAS: dict[str, Formula] = {
     "merge_heads": Formula("{y} = heads of {0}, side by side", ("d{0}: d{y} in heads",)),
     "position_embedding": Formula("{y} = {0} + W at its place", ("d{0} = d{y}",),
                                   {"w": "dW = Σ d{y} of each place"}),
+    "rnn_step": Formula(
+        "{y} = tanh({0} + {1} U)", ("d{0} = d{y} tanh′", "d{1} = d{0} Uᵀ"), {"w": "dU = {1}ᵀ d{0}"}
+    ),
+    "gru_step": Formula(
+        "{y} = (1 − u) n + u {1},  n = tanh({0} + r ({1} U + b))",
+        ("d{0} = (dr, du, dn),  dn = d{y} (1 − u) tanh′", "d{1} = u d{y} + (dr, du, dn r) Uᵀ"),
+        {"w": "dU = {1}ᵀ (dr, du, dn r)", "b": "db = Σ dn r"},
+    ),
+    "lstm_step": Formula(
+        "{y} = o tanh c′,  c′ = f c + i g,  (i, f, g, o) of {0} + h U",
+        ("d{0} = (di, df, dg, do),  dc′ = d{y} o tanh′", "dh = d{0} Uᵀ,  dc = f dc′"),
+        {"w": "dU = hᵀ d{0}"},
+    ),
     "unembedding": Formula("{y} = {0} Wᵀ", ("d{0} = d{y} W",), {"w": "dW = d{y}ᵀ {0}"}),
     "rotary": Formula("{y} = {0} turned by u,  u ~ its place",
                       ("d{0} = d{y} turned by −u", "no derivative: whole numbers")),
@@ -258,6 +271,7 @@ _NOTES = {
     "freeze": "its parameters are not trained",
     "rematerialize": "keeps only its input; backward runs forward again",
     "repeat": "several blocks in a row, their parameters stacked",
+    "recurrent": "the same cell at every step",
     "straight_through": "on purpose the gradient of another function",
 }
 
@@ -293,7 +307,7 @@ def formula_of(kind: Described) -> Formula | None:
                 (f"{slope}, of {_literal(surrogate.name)}",),
                 elementwise=bool(formula and formula.elementwise),
             )
-        case Described(maker="repeat" | "rematerialize"):
+        case Described(maker="repeat" | "rematerialize" | "recurrent"):
             return Formula("{y} = f({0})", ("d{0}: the chain rule through f",))
     formula = FORMULAS.get(kind.maker)
     return formula and formula.filled(kind.args)

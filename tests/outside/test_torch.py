@@ -41,6 +41,7 @@ class Row(NamedTuple):
     name: str
     draw: Callable[[Rng], Drawn]
     cases: int = 8
+    tolerance: float = 1e-10
 
     def __str__(self) -> str:
         return self.name
@@ -347,6 +348,39 @@ def rotary(rng: Rng) -> Drawn:
     return Drawn(fnn.rotary(base=100.0, interleaved=bool(interleaved)), (x, places), other)
 
 
+def recurrent(kind: str) -> Callable[[Rng], Drawn]:
+    """nn.RNN, nn.GRU and nn.LSTM, with their weights; of a state that is given, too."""
+    make = {"RNN": fnn.rnn_cell, "GRU": fnn.gru_cell, "LSTM": fnn.lstm_cell}[kind]
+
+    def draw(rng: Rng) -> Drawn:
+        b, t, i, f = (int(n) for n in rng.integers(1, 6, 4))
+        reverse, part = bool(rng.integers(2)), [None, 1, 2, 3][int(rng.integers(4))]
+        x = rng.normal(size=(b, t, i))
+        h, c = (np.round(rng.normal(size=(b, f)), 3) for _ in range(2))
+        state = [None, (h, c) if kind == "LSTM" else h][int(rng.integers(2))]
+
+        def other(params: Any, x: Any) -> Any:
+            x, state = (x, None) if isinstance(x, torch.Tensor) else x
+            of = getattr(torch.nn, kind)(i, f, batch_first=True, dtype=torch.float64)
+            second = torch.zeros_like(params["input"]["b"])
+            if kind == "GRU":
+                second = torch.cat([second[: 2 * f], params["hidden"]["b"]])
+            weights = {
+                "weight_ih_l0": params["input"]["w"].T, "weight_hh_l0": params["hidden"]["w"].T,
+                "bias_ih_l0": params["input"]["b"], "bias_hh_l0": second,
+            }  # fmt: skip
+            first = None if state is None else jax.tree.map(lambda s: s[None], state)
+            x = x.flip(1) if reverse else x
+            y, last = torch.func.functional_call(of, weights, (x, first))
+            y = y.flip(1) if reverse else y
+            return y if state is None else (y, jax.tree.map(lambda s: s[0], last))
+
+        block = fnn.recurrent(make(f), reverse=reverse, rematerialize=part)
+        return Drawn(block, x if state is None else (x, state), other)
+
+    return draw
+
+
 def gated(rng: Rng) -> Drawn:
     def other(params: Any, x: Any) -> Any:
         gate, value = (affine(params[name], x) for name in ("gate", "value"))
@@ -628,6 +662,7 @@ LAYERS = [
     Row("dot_product_attention", attention, 24),
     Row("attention", projected_attention, 16),
     Row("position_embedding", position_embedding),
+    *(Row(f"recurrent/{kind}", recurrent(kind), 12, 1e-12) for kind in ("RNN", "GRU", "LSTM")),
     Row("rotary", rotary),
     Row("gated", gated),
     Row("unembedding", unembedding),
@@ -758,7 +793,7 @@ ROWS = [*LAYERS, *FUNCTIONS, *LOSSES, Row("graph/random networks", random_networ
 def test_value_and_gradients_are_those_of_pytorch(row: Row) -> None:
     for case in range(row.cases):
         rng = np.random.default_rng((zlib.crc32(row.name.encode()), case))
-        compare(row.draw(rng), rng)
+        compare(row.draw(rng), rng, row.tolerance)
 
 
 # ---- batch_norm: running statistics, inference -------------------------------------------------
@@ -923,7 +958,7 @@ ELSEWHERE = {
 # They add nothing of their own to backward, or compose what has rows.
 COMPOSED = {
     "with_loss", "inference", "map_nodes", "deep_supervision", "inception", "logistic_regression",
-    "mlp", "cnn",
+    "mlp", "cnn", "rnn_cell", "gru_cell", "lstm_cell",
 }  # fmt: skip
 
 

@@ -1,0 +1,391 @@
+"""A recurrent network: one cell, applied to each step of a sequence, and its state passed on.
+
+    (y_t, s_t) = cell(x_t, s_{t-1}),  t = 1 ... T
+
+Backward through time: the state of step t is read by step t + 1 and by y_t, so, from the last step
+to the first, the cell's own backward turns the cotangents of y_t and s_t into those of x_t and
+s_{t-1}, and the gradients of the parameters, which all steps share, add.
+
+Only what depends on the state has to go step by step. Layers of the cell that read x alone run
+before the scan, on all steps at once. Going back, the cells of this library need the scan for the
+cotangents of the states alone; all else is one more call of the same backward, with all steps as a
+batch: three products over all steps in place of three a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnn.arguments import Count, checked
+from fnn.arrays import Shape, compute_dtype
+from fnn.block import (
+    Block,
+    BlockTypeError,
+    BlockValueError,
+    Key,
+    Kind,
+    Params,
+    Residuals,
+    Rules,
+    Value,
+)
+from fnn.blocks.combinators import rematerialize as rematerialized
+from fnn.executor import graph, inference, is_network
+from fnn.refusals import (
+    as_cotangent,
+    as_held,
+    described,
+    require_floating,
+    require_key,
+    require_numbers,
+)
+
+# Blocks that take every leading axis for a batch, and so all steps at once.
+_BY_ROWS = ("linear", "rnn_step", "gru_step", "lstm_step")
+
+
+@checked
+def recurrent(
+    cell: Block,
+    *,
+    reverse: bool = False,
+    truncate: Count | None = None,
+    rematerialize: Count | None = None,
+) -> Block:
+    """The cell at every step of a sequence, one after another, as one ``lax.scan``.
+
+    Werbos 1990, "Backpropagation through time". Two layers are ``serial(recurrent(a),
+    recurrent(b))``; both directions ``serial(fan_out(recurrent(a), recurrent(b, reverse=True)),
+    concatenate())``.
+
+    Args:
+      cell: a block of (x_t, state) to (y_t, state), such as :func:`lstm_cell`; a state is an array
+        or a tuple of arrays, and keeps its shapes and dtypes. One of your own that takes None for
+        its first state can be used without one.
+      reverse: whether it goes from the last step to the first.
+      truncate: the gradient of the state is cut after every so many steps (truncated
+        backpropagation; Williams and Peng 1990). Forward is the same.
+      rematerialize: keep the state of every so many steps only, and run forward again between them
+        going back: memory of T / k states and k steps, for the time of one more forward.
+
+    Returns:
+      A block from x (B..., T, I) to y (B..., T, F), the state None at first; or from ``(x, state)``
+      to ``(y, last state)``, for a sequence in parts (what ``truncate`` is within one part). The
+      parameters are the cell's. Residuals: the cell's, with an axis of steps.
+
+    Raises:
+      BlockValueError: a sequence without steps; a state of another batch, or that the cell changes
+        in shape or dtype.
+      BlockTypeError: x is not floating; a cell that needs a first state and got none.
+
+    >>> import fnn, jax, jax.numpy as jnp
+    >>> net = fnn.recurrent(fnn.rnn_cell(1))
+    >>> params = {"input": {"w": jnp.array([[1.0]]), "b": jnp.zeros(1)},
+    ...           "hidden": {"w": jnp.array([[1.0]])}}
+    >>> y, residuals = net.forward(params, jnp.array([[0.5], [0.0], [0.0]]))
+    >>> [round(v, 3) for v in y.ravel().tolist()]
+    [0.462, 0.432, 0.407]
+    >>> dy = jnp.array([[0.0], [0.0], [1.0]])  # back through three tanh
+    >>> [round(v, 3) for v in net.backward(params, residuals, dy)[1].ravel().tolist()]
+    [0.534, 0.679, 0.834]
+    """
+    over = _scanned(cell, truncate or 0)
+    name = "recurrent"
+    if rematerialize is not None:
+        if truncate is not None:
+            raise BlockValueError(
+                name, f"got truncate={truncate} and rematerialize={rematerialize}, needs one of "
+                "them: give a sequence in parts, (x, state), to truncate its gradient",
+            )  # fmt: skip
+        over = _in_parts(cell, rematerialize)
+
+    def split(x: Value) -> tuple[Any, Any, bool]:
+        has_state = isinstance(x, (tuple, list))
+        if has_state and len(x) != 2:
+            raise BlockTypeError(name, f"x is {described(x)}, needs x or (x, state)")
+        x, state = x if has_state else (x, None)
+        require_floating(name, "x", x)
+        if len(x.shape) < 2 or x.shape[-2] == 0:
+            raise BlockValueError(
+                name, f"x has shape {tuple(x.shape)}, needs (B..., T, features) with a step or more"
+            )
+        return x, state, has_state
+
+    def init(key: jax.Array, x: Value) -> Params:
+        require_key(name, key, "init(key, x)")
+        x, state, _ = split(x)
+        one = jax.ShapeDtypeStruct((*x.shape[:-2], x.shape[-1]), x.dtype)
+        with _asking_for_a_state(cell, state):
+            return cell.init(key, (one, state))
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        require_numbers(name, "x", x)
+        x, state, has_state = split(as_held(x))
+        if key is not None:
+            require_key(name, key)
+        xs = in_time(jnp.asarray(x))
+        state = _first_state(cell, params, xs, state, key)
+        (ys, last), residuals = over.forward(params, (xs, state), key)
+        y = jax.tree.map(out_of_time, ys)
+        return ((y, last), {"with state": residuals}) if has_state else (y, {"alone": residuals})
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        ((kind, residuals),) = residuals.items()
+        has_state = kind == "with state"
+        dys, d_last = dy if has_state else (dy, None)
+        dys = jax.tree.map(lambda d: in_time(as_cotangent(name, d)), dys)
+        dparams, (dxs, d_state) = over.backward(params, residuals, (dys, d_last))
+        dx = out_of_time(dxs)
+        return dparams, ((dx, d_state) if has_state else dx)
+
+    def in_time(a: jax.Array) -> jax.Array:
+        """(B..., T, F) as (T, B..., F), the first step first."""
+        a = jnp.moveaxis(a, -2, 0)
+        return jnp.flip(a, 0) if reverse else a
+
+    def out_of_time(a: jax.Array) -> jax.Array:
+        return jnp.moveaxis(jnp.flip(a, 0) if reverse else a, 0, -2)
+
+    options = (reverse, truncate, rematerialize)
+    rules = Rules(
+        inference=lambda: recurrent(
+            inference(cell), reverse=reverse, truncate=truncate, rematerialize=rematerialize
+        )
+    )
+    return Block(init, forward, backward, name, Kind(name, options, (cell,)), rules=rules)
+
+
+@contextmanager
+def _asking_for_a_state(cell: Block, state: Value) -> Iterator[None]:
+    """Says of a cell that fails at None that it needs a first state."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        if state is not None:
+            raise
+        raise BlockTypeError(
+            "recurrent",
+            f"the cell {cell.name} got None as its first state, and does not take it ({error}): "
+            "it needs a state: give (x, state) in place of x",
+        ) from error
+
+
+def _first_state(cell: Block, params: Params, xs: jax.Array, state: Value, key: Key) -> Value:
+    """The state before the first step, of the shapes and dtypes that the cell passes on."""
+
+    def after(state: Value) -> Value:
+        one = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+        return jax.eval_shape(
+            lambda p, x, k: cell.forward(p, (x, state), k)[0][1], params, one, key
+        )
+
+    if state is None:
+        with _asking_for_a_state(cell, state):
+            shapes = after(None)
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    got, needed = (jax.tree.map(Shape.of, s) for s in (after(state), state))
+    if got != needed:
+        raise BlockValueError(
+            "recurrent",
+            f"the cell {cell.name} makes a state {_words(got)} of one {_words(needed)}, needs the "
+            "same shapes and dtypes",
+        )
+    return jax.tree.map(jnp.asarray, state)
+
+
+def _words(shapes: Any) -> str:
+    leaves = jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, Shape))
+    return ", ".join(f"{s.dtype}{list(s.shape)}" for s in leaves)
+
+
+class _Halves(NamedTuple):
+    """A cell in two: ``early`` reads x alone, ``late`` all else; None where nothing is early."""
+
+    early: Block | None
+    late: Block
+    names: tuple[str, ...]  # of the nodes of early
+    by_rows: bool  # whether late takes all steps at once
+
+
+def _halves(cell: Block) -> _Halves:
+    """Which part of a cell can run before the scan: its linear layers of x."""
+    whole = cell.graph
+    if whole is None or not is_network(cell) or len(whole.inputs) != 2:
+        return _Halves(None, cell, (), False)
+    x, state = whole.inputs
+    shared = {node.params_of for node in whole.nodes if node.params_of != node.name}
+    early = [
+        node for node in whole.nodes
+        if node.block.kind.maker == "linear" and node.inputs == (x,) and node.name not in shared
+        and node.params_of == node.name and node.name not in whole.outputs
+    ]  # fmt: skip
+    late = [node for node in whole.nodes if node not in early]
+    by_rows = all(node.block.kind.maker in _BY_ROWS for node in late)
+    if not early:
+        return _Halves(None, cell, (), by_rows)
+    names = tuple(node.name for node in early)
+    own = (x,) if any(x in node.inputs for node in late) or x in whole.outputs else ()
+    return _Halves(
+        graph(x, [(node.name, node.block, node.inputs) for node in early], names),
+        graph(
+            (*names, *own, state),
+            [(n.name, n.block, n.inputs, n.params_of) for n in late],
+            whole.outputs,
+            name=cell.name,
+        ),
+        names,
+        by_rows and not own,
+    )
+
+
+def _scanned(cell: Block, truncate: int) -> Block:
+    """The block of (xs, state) to (ys, last state), with the axis of steps first."""
+    early, late, names, by_rows = _halves(cell)
+    reads_x = early is None or len(late.graph.inputs) > len(names) + 1  # type: ignore[union-attr]
+
+    def parted(params: Params) -> tuple[Params, Params]:
+        if early is None:
+            return {}, params
+        first = {name: params[name] for name in names if name in params}
+        return first, {name: p for name, p in params.items() if name not in first}
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        xs, state = x
+        first, rest = parted(params)
+        inputs: tuple[Value, ...] = (xs,) * reads_x
+        kept_early: Residuals = ()
+        if early is not None:
+            zs, kept_early = early.forward(first, xs)
+            inputs = (*(zs if len(names) > 1 else (zs,)), *inputs)
+        keys = None if key is None else jax.random.split(key, xs.shape[0])
+
+        def body(state: Value, step: tuple[Value, Key]) -> tuple[Value, tuple[Value, Residuals]]:
+            (y, state), residuals = late.forward(rest, (*step[0], state), step[1])
+            return state, (y, residuals)
+
+        last, (ys, kept) = lax.scan(body, state, (inputs, keys))
+        like = jax.tree.map(Shape.of, (ys, last))
+        return (ys, last), (kept_early, kept, like)
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        # forward: (y_t, s_t) = cell(x_t, s_{t-1}), so ds_{t-1} is what the cell's backward makes of
+        # dy_t and ds_t, from the last step to the first.
+        kept_early, kept, (like_y, like_state) = residuals
+        first, rest = parted(params)
+        dys, d_last = (
+            jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like, is_leaf=_is_shape)
+            if d is None else jax.tree.map(as_like, like, d, is_leaf=_is_shape)
+            for d, like in zip(dy, (like_y, like_state), strict=True)
+        )  # fmt: skip
+        steps = jax.tree.leaves(dys)[0].shape[0]
+        wide = jax.tree.map(lambda p: jnp.zeros(p.shape, compute_dtype(p.dtype)), rest)
+        start = None if by_rows else _none_where_frozen(late, rest, kept, dys, d_last, wide)
+
+        def body(carry: Value, step: Value) -> tuple[Value, Value]:
+            (d_state, total), (t, d_y, residuals) = carry, step
+            dparams, (*d_inputs, before) = late.backward(rest, residuals, (d_y, d_state))
+            if truncate:
+                cut = (t % truncate == 0) & (t > 0)
+                before = jax.tree.map(lambda d: jnp.where(cut, 0, d), before)
+            if by_rows:  # all but this cotangent is computed below, for all steps at once
+                return (before, None), d_state
+            total = jax.tree.map(lambda a, d: a + d.astype(a.dtype), total, dparams)
+            return (before, total), tuple(d_inputs)
+
+        order = jnp.arange(steps, dtype=jnp.int32)
+        (d_state, total), found = lax.scan(
+            body, (d_last, start), (order, dys, kept), reverse=True, length=steps
+        )
+        if by_rows:
+            dlate, (*d_inputs, _) = late.backward(rest, kept, (dys, found))
+        else:
+            dlate = jax.tree.map(lambda d, p: d.astype(p.dtype), total, _matching(rest, total))
+            d_inputs = list(found)
+        if early is None:
+            return dlate, (d_inputs[0], d_state)
+        d_early = tuple(d_inputs[: len(names)])
+        dearly, dxs = early.backward(first, kept_early, d_early if len(names) > 1 else d_early[0])
+        if reads_x:
+            dxs = dxs + d_inputs[-1]
+        return {**dearly, **dlate}, (dxs, d_state)
+
+    def as_like(like: Shape, d: Any) -> jax.Array:
+        return as_cotangent("recurrent", d, like.shape, like.dtype)
+
+    def init(key: jax.Array, x: Value) -> Params:
+        xs, state = x
+        return cell.init(key, (jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), state))
+
+    return Block(init, forward, backward, cell.name)
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, Shape)
+
+
+def _none_where_frozen(
+    late: Block, rest: Params, kept: Residuals, dys: Value, d_last: Value, zeros: Params
+) -> Params:
+    """Zeros to sum gradients in, and None for those that the cell does not compute."""
+
+    def one(tree: Value) -> Value:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)
+
+    def run(rest: Params, residuals: Residuals, d: Value) -> Params:
+        return late.backward(rest, residuals, d)[0]
+
+    found = jax.eval_shape(run, rest, one(kept), (one(dys), d_last))
+    return jax.tree.map(lambda d, zero: zero, found, _matching(zeros, found))
+
+
+def _matching(tree: Any, like: Any) -> Any:
+    """The tree with None where the other one has it."""
+    return jax.tree.map(
+        lambda d, p: None if d is None else p, like, tree, is_leaf=lambda d: d is None
+    )
+
+
+def _in_parts(cell: Block, size: int) -> Block:
+    """The same, of which only the states between parts of ``size`` steps are kept.
+
+    A scan of rematerialised scans; the steps that are left over come first, in a part of their own.
+    """
+    inner = _scanned(cell, 0)
+    outer = _scanned(rematerialized(inner), 0)
+
+    def head_of(xs: Value) -> Value:
+        return jax.tree.map(lambda a: a[: a.shape[0] % size], xs)
+
+    def tail_of(xs: Value) -> Value:
+        return jax.tree.map(lambda a: a[a.shape[0] % size :].reshape(-1, size, *a.shape[1:]), xs)
+
+    def joined(head: Value, tail: Value) -> Value:
+        return jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])]), head, tail
+        )
+
+    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
+        xs, state = x
+        head, tail = head_of(xs), tail_of(xs)
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        (first, state), kept_head = rematerialized(inner).forward(params, (head, state), keys[0])
+        (rest, state), kept = outer.forward(params, (tail, state), keys[1])
+        return (joined(first, rest), state), (kept_head, kept)
+
+    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
+        (kept_head, kept), (dys, d_state) = residuals, dy
+        d_head, d_tail = head_of(dys), tail_of(dys)
+        dparams, (dxs, d_state) = outer.backward(params, kept, (d_tail, d_state))
+        more, (dxs_head, d_state) = rematerialized(inner).backward(
+            params, kept_head, (d_head, d_state)
+        )
+        summed = jax.tree.map(jnp.add, dparams, more)
+        return summed, (joined(dxs_head, dxs), d_state)
+
+    return Block(cell.init, forward, backward, cell.name)
