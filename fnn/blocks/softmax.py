@@ -19,19 +19,46 @@ import jax.numpy as jnp
 from fnn.arguments import checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, Key, Kind, Params
+from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, axes_of, elementary, require_floating
 
 
-def _below_top(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """x minus the row's maximum, with inf - inf = 0, and where x is that maximum.
+def _below_top(x: jax.Array, axis: int) -> jax.Array:
+    """x minus the row's maximum: 0 where x is that maximum, also where it is inf.
 
-    A fully masked row has no maximum: it stays -inf, and none of its entries is the top. For
+    A fully masked row has no maximum: it stays -inf. For
     ``jax.jvp`` the maximum is a constant: which one is subtracted changes nothing, and at a tie it
     has no derivative.
     """
     top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
-    top = jnp.where(top == -jnp.inf, 0.0, top)
-    return jnp.where(x == jnp.inf, 0.0, x - top), x == top
+    top = jnp.maximum(top, jnp.finfo(x.dtype).min)
+    return jnp.where(x == jnp.inf, 0.0, x - top)
+
+
+def _shares(e: jax.Array, axis: int) -> jax.Array:
+    """e divided by its sum, and 0 where that is 0."""
+    total = jnp.sum(e, axis=axis, keepdims=True)
+    return e / jnp.maximum(total, jnp.finfo(e.dtype).tiny)
+
+
+def _in_one_kernel(p: jax.Array, axis: int) -> jax.Array:
+    """Probabilities, in the dtype to compute in, as backward begins with them.
+
+    XLA for NVIDIA's GPUs keeps a row on the chip from the first sum that divides it to the last
+    result. Without such a sum it reads the row again for each sum, and again for the result. So p
+    is divided by its sum there, which changes it by rounding alone; the barrier keeps XLA from
+    computing forward's division again instead.
+    """
+
+    def divided(p: jax.Array) -> jax.Array:
+        return _shares(jax.lax.optimization_barrier(p).astype(compute_dtype(p.dtype)), axis)
+
+    def as_it_is(p: jax.Array) -> jax.Array:
+        return p.astype(compute_dtype(p.dtype))
+
+    if axis % p.ndim != p.ndim - 1:  # rows that do not lie together are not kept
+        return as_it_is(p)
+    return by_platform(p, cuda=divided, default=as_it_is)
 
 
 @checked
@@ -64,16 +91,14 @@ def softmax(axis: int = -1) -> Block:
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating("softmax", "x", x)
         axes_of("softmax", axis, x)
-        shifted, _ = _below_top(x.astype(compute_dtype(x.dtype)), axis)
-        e = jnp.exp(shifted)
-        total = jnp.sum(e, axis=axis, keepdims=True)
-        y = (e / jnp.where(total == 0, 1.0, total)).astype(x.dtype)
+        shifted = _below_top(x.astype(compute_dtype(x.dtype)), axis)
+        y = _shares(jnp.exp(shifted), axis).astype(x.dtype)
         return y, y
 
     def backward(params: Params, y: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = softmax(x), so dx = y (dy - mean) with the mean of dy weighted by y.
-        wide = compute_dtype(y.dtype)
-        p, d = y.astype(wide), as_cotangent("softmax", dy, y.shape).astype(wide)
+        p = _in_one_kernel(y, axis)
+        d = as_cotangent("softmax", dy, y.shape).astype(p.dtype)
         for _ in range(2):
             d = d - jnp.sum(p * d, axis=axis, keepdims=True)
         return {}, (p * d).astype(y.dtype)
@@ -114,8 +139,9 @@ def log_softmax(axis: int = -1) -> Block:
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating("log_softmax", "x", x)
         axes_of("log_softmax", axis, x)
-        shifted, is_top = _below_top(x.astype(compute_dtype(x.dtype)), axis)
+        shifted = _below_top(x.astype(compute_dtype(x.dtype)), axis)
         e = jnp.exp(shifted)
+        is_top = shifted == 0
         tops = jnp.sum(is_top.astype(e.dtype), axis=axis, keepdims=True)
         # All but one of those at the maximum; 0 is e - e there, which keeps e's derivative.
         below = jnp.where(is_top, e - jax.lax.stop_gradient(e), e)
@@ -124,8 +150,8 @@ def log_softmax(axis: int = -1) -> Block:
 
     def backward(params: Params, p: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = x - ln sum exp x, so dx = dy - p sum(dy), without cancelling where p > 1/2.
-        wide = compute_dtype(p.dtype)
-        p_wide, d = p.astype(wide), as_cotangent("log_softmax", dy, p.shape).astype(wide)
+        p_wide = _in_one_kernel(p, axis)
+        d = as_cotangent("log_softmax", dy, p.shape).astype(p_wide.dtype)
         likely = p_wide > 0.5
         total = jnp.sum(d, axis=axis, keepdims=True)
         other_p = jnp.sum(jnp.where(likely, 0.0, p_wide), axis=axis, keepdims=True)

@@ -21,7 +21,8 @@ from tests.zoo import CASES, Case
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Blocks of which a platform has a way of its own, and one that has them inside.
-BRANCHING = ("conv", "max_pool", "avg_pool", "linear", "embedding", "rematerialize", "cnn")
+BRANCHING = ("conv", "max_pool", "avg_pool", "linear", "softmax", "log_softmax", "embedding",
+             "rematerialize", "cnn")  # fmt: skip
 ROWS = [case for case in CASES if case.name in BRANCHING]
 FIRST = [case for case in ROWS if not case.further]  # the others are in tests/outside
 
@@ -97,6 +98,7 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
     assert branching == {
         "attention", "combinators", "compiling", "conv", "embedding", "linear", "maxima", "pooling",
+        "softmax",
     }  # fmt: skip
 
 
