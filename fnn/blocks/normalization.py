@@ -51,6 +51,7 @@ from jax import lax
 from fnn.arguments import Count, Needs, NonNegative, Positive, checked
 from fnn.arrays import Spec, compute_dtype, count_of
 from fnn.block import Block, BlockValueError, Init, Key, Kind, Params, Residuals, Rules
+from fnn.blocks.sums import sums
 from fnn.refusals import as_cotangent, axes_of, elementary, require_floating, require_shapes
 
 Momentum = Annotated[float, Needs("0 <= momentum <= 1", lambda m: 0 <= m <= 1)]
@@ -293,11 +294,12 @@ def layer_norm(
         dy = as_cotangent(name, dy, x.shape)
         others = tuple(a for a in range(x.ndim) if a not in axes)
         z, g = _standardised(x, moments, epsilon), dy.astype(compute_dtype(x.dtype))
-        dparams = {}
-        if use_bias:
-            dparams["bias"] = jnp.sum(g, others).astype(params["bias"].dtype)
+        shares = [g * z if leaf == "scale" else g for leaf in leaves]
+        dparams = {
+            leaf: total.astype(params[leaf].dtype)
+            for leaf, total in zip(leaves, sums(shares, others), strict=True)
+        }
         if use_scale:
-            dparams["scale"] = jnp.sum(g * z, others).astype(params["scale"].dtype)
             g = g * _spread(params["scale"], x, axes)
         rate, along = _rate(moments, epsilon), _average(g * z, axes)
         r = g - _subtrahend(_average(g, axes)) - z * along

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from fnn.arguments import Positive, checked
 from fnn.arrays import Spec, compute_dtype
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals
+from fnn.blocks.sums import sums
 from fnn.refusals import as_cotangent, elementary, require_floating, require_shapes
 
 
@@ -95,7 +96,7 @@ def rms_norm(*, epsilon: Positive = 1e-6, use_scale: bool = True) -> Block:
         dx = (rate * (rest - z * error)).astype(x.dtype)
         if not use_scale:
             return {}, dx
-        dscale = jnp.sum(d * z, tuple(range(x.ndim - 1)))
+        (dscale,) = sums([d * z], range(x.ndim - 1))
         return {"scale": dscale.astype(params["scale"].dtype)}, dx
 
     return elementary(forward, backward, name, Kind(name, (epsilon, use_scale)), init=init)
