@@ -1,6 +1,6 @@
 # make demo       a network learns to read digits
 # make test       the test suite; with FAST=1 its core, in under a minute
-# make test-slow  the tests marked slow, which make test leaves out
+# make test-slow  the tests marked slow, which make test leaves out; with PART=3 a third of them
 # make test-outside  against PyTorch, Optax and functions of other packages, which it installs;
 #                 with PART=20 every twentieth test
 # make test-accelerators  programs compiled for an H100 and a TPU, without either, move no more
@@ -52,13 +52,13 @@ else
 	$(PYTEST) $(AS_COMPILED)
 endif
 
-test-slow: $(VENV)/.test
-	$(QUICK) tests -m slow
-
 # One test out of PART.
 PART ?= 1
+test-slow: $(VENV)/.test
+	FNN_PART=$(PART) $(QUICK) tests -m slow
+
 test-outside: $(VENV)/.outside
-	FNN_OUTSIDE_PART=$(PART) $(QUICK) tests/outside
+	FNN_PART=$(PART) $(QUICK) tests/outside
 
 # Their compilers have an environment of their own: JAX would look for the devices.
 test-accelerators:

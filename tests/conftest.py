@@ -4,6 +4,7 @@ tests marked ``as_users`` (of experiments and benchmarks, which run other librar
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
 
 import jax
@@ -11,6 +12,18 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)  # for test_transformations.py
 gc.set_threshold(50_000, 20, 100)  # JAX keeps many objects: walking them all takes its time
+
+
+PART = int(os.environ.get("FNN_PART", "1"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of slow tests, and of those beside other libraries, one out of FNN_PART stays."""
+    many = [i for i in items if i.get_closest_marker("slow") or "outside" in i.path.parts]
+    left_out = {item for number, item in enumerate(many) if number % PART}
+    if left_out:
+        config.hook.pytest_deselected(items=[*left_out])
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
