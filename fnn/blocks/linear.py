@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from fnn.arguments import Count, checked
 from fnn.arrays import Spec, compute_dtype, is_array, is_floating
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, unwrapped
+from fnn.blocks.sums import sums
 from fnn.compiling import by_platform
 from fnn.executor import graph
 from fnn.refusals import (
@@ -290,7 +291,7 @@ def _affine(
             dx = dy[..., None] * w.astype(dy.dtype).reshape((1,) * dy.ndim + w.shape)
         dparams = {"w": contract(x, dy, (batch, batch), like=w).astype(w.dtype)}
         if use_bias:
-            db = jnp.sum(dy.astype(compute_dtype(dy.dtype)), batch)
+            (db,) = sums([dy.astype(compute_dtype(dy.dtype))], batch)
             dparams["b"] = db.astype(params["b"].dtype)
         return dparams, dx
 

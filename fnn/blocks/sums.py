@@ -12,14 +12,14 @@ from jax import lax
 from fnn.arrays import is_split
 from fnn.compiling import by_platform
 
-PART = 64  # rows
+PART = 256  # rows, or 128 or 64 where only these divide the batch
 
 
 def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array]:
     """Each array's sum over ``axes``. The arrays have one shape.
 
     XLA for NVIDIA's GPUs writes a product to memory before it sums its columns. What it does not
-    write are sums of 64 rows each, if a barrier keeps them from those sums' sum: it computes them
+    write are sums of some rows each, if a barrier keeps them from their sum: it computes them
     where the product is, those of all arrays in one reading of what these are made of.
 
     >>> [y.tolist() for y in sums([jnp.ones((2, 3))], [0])]
@@ -30,13 +30,19 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array
         return [jnp.sum(x, axes) for x in arrays]
 
     def in_parts(*arrays: jax.Array) -> Sequence[jax.Array]:
-        parts = [jnp.sum(x.reshape(-1, PART, x.shape[-1]), 1) for x in arrays]
+        parts = [jnp.sum(x.reshape(-1, _rows(x), x.shape[-1]), 1) for x in arrays]
         return [jnp.sum(x, 0) for x in lax.optimization_barrier(parts)]
 
     def has_parts(x: jax.Array) -> bool:
         of_columns = tuple(axes) == tuple(range(x.ndim - 1))
-        return of_columns and math.prod(x.shape[:-1]) % PART == 0 and not is_split(x)
+        return of_columns and _rows(x) >= 64 and not is_split(x)
 
     if not arrays or not all(map(has_parts, arrays)):
         return whole(*arrays)
     return by_platform(*arrays, cuda=in_parts, default=whole)
+
+
+def _rows(x: jax.Array) -> int:
+    """In a part of x; 1 of a symbolic batch (jax.export), which any number may divide."""
+    rows = math.prod(x.shape[:-1])
+    return math.gcd(rows, PART) if isinstance(rows, int) else 1

@@ -24,8 +24,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 BRANCHING = ("conv", "max_pool", "avg_pool", "linear", "softmax", "log_softmax", "embedding",
              "rematerialize", "cnn")  # fmt: skip
 ROWS = [case for case in CASES if case.name in BRANCHING]
-# Sums of columns are computed in parts of 64 rows there.
-LONG = [c._replace(batch=(2, 64)) for c in CASES if c.id in ("layer_norm", "rms_norm")]
+# Sums of columns are computed in parts of 64 rows or more there.
+SUMMING = ("layer_norm", "rms_norm", "linear")
+LONG = [c._replace(batch=(2, 64)) for c in CASES if c.id in SUMMING]
 FIRST = [case for case in ROWS if not case.further] + LONG  # the others are in tests/outside
 
 
