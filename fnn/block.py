@@ -7,6 +7,7 @@ A gate, a layer, a loss, a whole network, a network with its loss: each has an `
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
@@ -236,15 +237,18 @@ def _outline(block: Block, label: str) -> Iterator[str]:
       hidden: linear(16)
       act: tanh()
     """
-    if block.graph is not None:
-        yield label if block.kind.maker in (label, "graph") else f"{label}: {block.kind.maker}"
-        inside = [(node.name, node.block) for node in block.graph.nodes]
-    else:
-        own = f"{block.kind.call:.80}"
-        yield own if label in (block.kind.maker, own) else f"{label}: {own}"
-        inside = [(part.name, part) for part in block.kind.of]
-    for name, part in inside:
-        yield from (f"  {line}" for line in _outline(part, name))
+    waiting = [("", label, block)]
+    while waiting:
+        indent, label, block = waiting.pop()
+        if block.graph is not None:
+            own = label if block.kind.maker in (label, "graph") else f"{label}: {block.kind.maker}"
+            inside = [(node.name, node.block) for node in block.graph.nodes]
+        else:
+            own = f"{block.kind.call:.80}"
+            own = own if label in (block.kind.maker, own) else f"{label}: {own}"
+            inside = [(part.name, part) for part in block.kind.of]
+        yield indent + own
+        waiting += [(indent + "  ", name, part) for name, part in reversed(inside)]
 
 
 def unwrapped(block: Block) -> Block:
@@ -335,3 +339,16 @@ def located(name: str) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         error.add_note(f"in block {name!r}")
         raise
+    except RecursionError as error:
+        explain_depth(error)
+        raise
+
+
+def explain_depth(error: RecursionError) -> None:
+    """Says what helps where graphs are nested more deeply than Python calls within calls."""
+    if not hasattr(error, "__notes__"):
+        error.add_note(
+            f"networks are nested too deeply for Python's {sys.getrecursionlimit()} calls within "
+            "calls: give serial all blocks in a row, not serial within serial; fnn.repeat for many "
+            "alike; or raise sys.setrecursionlimit"
+        )

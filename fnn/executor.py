@@ -29,6 +29,7 @@ from fnn.block import (
     Rules,
     ValidateRule,
     Value,
+    explain_depth,
     located,
 )
 from fnn.contract import RULES, run_backward, run_forward, run_init
@@ -255,12 +256,16 @@ def inference(block: Block) -> Block:
     >>> y
     Array([1., 1., 1.], dtype=float32)
     """
+    return _at_inference(block)
+
+
+def _at_inference(block: Block) -> Block:
     if block.rules.inference is not None:
         return block.rules.inference()
     if block.graph is None:
         return block
-    mapped = _mapped(block, lambda _, inner: inference(inner))
-    return _rebuilt(block, mapped._replace(outputs=mapped.at_inference))
+    structure = mapped(block, lambda _, inner: _at_inference(inner))
+    return rebuilt(block, structure._replace(outputs=structure.at_inference))
 
 
 @checked
@@ -287,10 +292,12 @@ def map_nodes(block: Block, change: Callable[[str, Block], Block]) -> Block:
     >>> float(negated.forward({}, 3.0)[0])
     -9.0
     """
-    return _rebuilt(block, _mapped(block, change))
+    return rebuilt(block, mapped(block, change))
 
 
-def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
+def mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
+    """The structure of :func:`map_nodes`: what calls itself for the blocks inside goes by this and
+    :func:`rebuilt`, with fewer of Python's calls within calls, of which there may be 1000."""
     structure = block.graph
     if structure is None:
         raise BlockTypeError(
@@ -303,13 +310,19 @@ def _mapped(block: Block, change: Callable[[str, Block], Block]) -> Graph:
             "has a forward or backward that is not its graph's and would be lost when it is "
             "rebuilt: detach the graph with block._replace(graph=None), or change a node instead",
         )
-    nodes = tuple(node._replace(block=change(node.name, node.block)) for node in structure.nodes)
-    for node in nodes:
-        require_block(block.name, f"what node {node.name!r} is changed to", node.block)
-    return structure._replace(nodes=nodes)
+    nodes = []
+    for node in structure.nodes:
+        try:
+            changed = change(node.name, node.block)
+        except RecursionError as error:
+            explain_depth(error)
+            raise
+        require_block(block.name, f"what node {node.name!r} is changed to", changed)
+        nodes.append(node._replace(block=changed))
+    return structure._replace(nodes=tuple(nodes))
 
 
-def _rebuilt(block: Block, structure: Graph) -> Block:
+def rebuilt(block: Block, structure: Graph) -> Block:
     """The block with another graph; an init of the user's own stays."""
     new = _Executor(structure, block.name).block(block.kind, block.rules.validate)
     return new if _owner(block.init) else new._replace(init=block.init)

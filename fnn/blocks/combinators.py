@@ -44,7 +44,7 @@ from fnn.block import (
 )
 from fnn.blocks.gates import add
 from fnn.compiling import by_platform, certain
-from fnn.executor import Entry, graph, inference, map_nodes
+from fnn.executor import Entry, graph, inference, mapped, rebuilt
 from fnn.refusals import (
     as_array,
     as_cotangent,
@@ -398,9 +398,12 @@ def freeze(block: Block) -> Block:
     >>> net.backward(params, residuals, jnp.ones((2, 1)))[0]["body"]["w"] is None
     True
     """
+    return _frozen(block)
 
+
+def _frozen(block: Block) -> Block:
     if block.graph is not None:
-        return map_nodes(block, lambda _, inner: freeze(inner))
+        return rebuilt(block, mapped(block, lambda _, inner: _frozen(inner)))
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
         _, dx = block.backward(params, residuals, dy)
@@ -411,7 +414,7 @@ def freeze(block: Block) -> Block:
         name=f"freeze_{block.name}",
         kind=Kind("freeze", (), (block,)),
         rules=Rules(
-            inference=lambda: freeze(inference(block)),
+            inference=lambda: _frozen(inference(block)),
             validate=block.rules.validate,
             subgradient=block.rules.subgradient,
         ),

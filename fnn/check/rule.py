@@ -178,11 +178,14 @@ _INLINE = (*_CUSTOM, "jit", "pjit", "closed_call", "remat", "checkpoint", "remat
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a program, and of what it calls."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_inside(equation.params):
-            yield from equations(inner)
+    """Every equation of a program, and of what it calls, however often."""
+    waiting, seen = [jaxpr], {id(jaxpr)}
+    for program in waiting:
+        for equation in program.eqns:
+            yield equation
+            inner = [part for part in jaxprs_inside(equation.params) if id(part) not in seen]
+            seen.update(map(id, inner))
+            waiting += inner
 
 
 def custom_rule(jaxpr: Any) -> str:

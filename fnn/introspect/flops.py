@@ -47,20 +47,24 @@ def flops(f: Callable[..., Any], *args: Any) -> int:
     >>> flops(lambda a, b: jnp.exp(a @ b), a, b)  # 2*2*3*5 of the product, 2*5 of exp
     70
     """
-    return _count(jax.make_jaxpr(f)(*args).jaxpr)
+    return _count(jax.make_jaxpr(f)(*args).jaxpr, {})
 
 
-def _count(jaxpr: Any) -> int:
-    return sum(_of(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Any, known: dict[int, int]) -> int:
+    """``known``: of programs, by their ids. What is called in several places counts in each, and is
+    looked at once: calls within calls would double at every level."""
+    if id(jaxpr) not in known:
+        known[id(jaxpr)] = sum(_of(equation, known) for equation in jaxpr.eqns)
+    return known[id(jaxpr)]
 
 
-def _of(equation: Any) -> int:
+def _of(equation: Any, known: dict[int, int]) -> int:
     name, params = equation.primitive.name, equation.params
     out, into = equation.outvars[0].aval, [v.aval for v in equation.invars]
     if name == "cond":
-        return max(_count(branch.jaxpr) for branch in params["branches"])
+        return max(_count(branch.jaxpr, known) for branch in params["branches"])
     if inner := list(jaxprs_inside(params)):
-        return params.get("length", 1) * sum(map(_count, inner))
+        return params.get("length", 1) * sum(_count(jaxpr, known) for jaxpr in inner)
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         return 2 * out.size * math.prod(into[0].shape[axis] for axis in contracted)

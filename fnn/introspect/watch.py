@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fnn.block import Block, Key, Params, Residuals, Value
-from fnn.executor import is_network, map_nodes
+from fnn.executor import is_network, mapped, rebuilt
 
 
 def watch(net: Block, wrap: Callable[[str, Block], Block]) -> Block:
@@ -37,7 +37,7 @@ def watch(net: Block, wrap: Callable[[str, Block], Block]) -> Block:
     def wrapped(path: str, block: Block) -> Block:
         if is_network(block):
             inside = f"{path}/" if path else ""
-            block = map_nodes(block, lambda name, inner: wrapped(inside + name, inner))
+            block = rebuilt(block, mapped(block, lambda name, inner: wrapped(inside + name, inner)))
         return wrap(path, block)
 
     return wrapped("", net)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.block import Block, Key, Params, Value
-from fnn.executor import is_network, map_nodes
+from fnn.executor import is_network, mapped, rebuilt
 from fnn.introspect.autodiff import by_autodiff, compared, relative_error
 from fnn.pytrees import split_floats
 from fnn.whiteboard.formulas import LOSSES, described, is_elementwise
@@ -51,7 +51,7 @@ def _differentiable(block: Block) -> Block:
     corner is often exactly there.)
     """
     if is_network(block):
-        return map_nodes(block, lambda _, inner: _differentiable(inner))
+        return rebuilt(block, mapped(block, lambda _, inner: _differentiable(inner)))
     if block.kind.maker in _LINEAR:
         return _ruled(block, _by_target)
     if block.rules.subgradient is None or block.kind.maker in _ALIKE:

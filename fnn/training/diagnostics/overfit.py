@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fnn.block import Block, Key, Params, Value
-from fnn.executor import map_nodes
+from fnn.executor import mapped, rebuilt
 from fnn.introspect.flops import flops
 from fnn.training.optimizers import adam
 from fnn.training.steps import epoch_with
@@ -85,7 +85,7 @@ def overfit_small_batch(
 def _without_dropout(block: Block) -> Block:
     """The network with dropout as at inference, and batch norm as in training."""
     if block.graph is not None:
-        return map_nodes(block, lambda name, inner: _without_dropout(inner))
+        return rebuilt(block, mapped(block, lambda _, inner: _without_dropout(inner)))
     rules = block.rules
     keeps_statistics = rules.update_statistics is not None
     return block if keeps_statistics or rules.inference is None else rules.inference()
