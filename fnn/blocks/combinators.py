@@ -360,20 +360,16 @@ def _unmerged(
     if first is None:
         return again(params, residuals, dy)
 
-    once = jax.jit(again)  # traced once, for all branches: they would double at every nesting
+    # In one place only, whatever the platform: in two the program would double at every nesting.
+    once, arguments = jax.jit(again), lax.optimization_barrier((params, residuals, dy))
+    like = once.eval_shape(*arguments)  # also how the results are split, and under shard_map vary
 
-    def behind_a_barrier(*arguments: Value) -> tuple[Params, Value]:
-        return once(*lax.optimization_barrier(arguments))
+    def never(*_: Value) -> tuple[Params, Value]:
+        return jax.tree.map(jnp.zeros_like, like)
 
-    def behind_a_condition(*arguments: Value) -> tuple[Params, Value]:
-        def never(*arguments: Value) -> tuple[Params, Value]:
-            # The zeros have all that the types of a branch's results need, under shard_map too;
-            # what they are like is dead code.
-            return jax.tree.map(jnp.zeros_like, once(*arguments))
-
-        return lax.cond(certain(first), once, never, *arguments)
-
-    return by_platform(params, residuals, dy, cpu=behind_a_condition, default=behind_a_barrier)
+    # XLA drops a condition that is True, which leaves the barrier.
+    known = by_platform(first, cpu=certain, default=lambda _: jnp.array(True))
+    return lax.cond(known, once, never, *arguments)
 
 
 @checked

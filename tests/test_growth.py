@@ -1,0 +1,126 @@
+"""Nothing grows faster than its work: calls and equations, counted at one size and at twice it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import pytest
+
+import fnn
+from fnn.block import Block
+from fnn.introspect.flops import jaxprs_inside
+
+X = jax.ShapeDtypeStruct((2, 3), "float32")
+
+
+def row(n: int) -> Block:
+    return fnn.serial(*[fnn.negate() for _ in range(n)])
+
+
+def within(n: int) -> Block:
+    """A chain in a chain in a chain."""
+    net = fnn.serial(fnn.negate())
+    for _ in range(n - 1):
+        net = fnn.serial(fnn.negate(), net)
+    return net
+
+
+def spread(n: int) -> Block:
+    return fnn.fan_out(*[fnn.negate() for _ in range(n)])
+
+
+def wrapped(n: int) -> Block:
+    net = fnn.negate()
+    for _ in range(n):
+        net = fnn.serial(net)
+    return net
+
+
+MADE = {"row": row, "within": within, "spread": spread}
+
+
+def run(net: Block) -> Any:
+    def both(x: Any) -> Any:
+        y, residuals = net.forward({}, x)
+        return net.backward({}, residuals, y)
+
+    return jax.make_jaxpr(both)(X)
+
+
+DONE: dict[str, Callable[[Block], Any]] = {
+    "init": lambda net: net.init(jax.random.key(0), X),
+    "there and back": run,
+    "inference": fnn.inference,
+    "freeze": fnn.freeze,
+    "summary": lambda net: str(fnn.summary(net, X)),
+    "repr": repr,
+}
+
+
+def calls(f: Callable[[], Any]) -> int:
+    """How many functions ``f`` calls, in Python and in C."""
+    count = 0
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        f()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("what", DONE)
+@pytest.mark.parametrize("made", MADE)
+def test_calls_are_in_proportion(made: str, what: str) -> None:
+    few, many = MADE[made](8), MADE[made](16)
+    DONE[what](MADE[made](2))  # what JAX does once
+    once, twice = (calls(lambda net=net: DONE[what](net)) for net in (few, many))
+    assert twice < 2.1 * once
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_building_is_in_proportion(made: str) -> None:
+    once, twice = (calls(lambda n=n: MADE[made](n)) for n in (50, 100))
+    assert twice < 2.1 * once
+
+
+def test_thirty_thousand_nodes() -> None:
+    net = fnn.serial(*[fnn.negate()] * 30_000)
+    assert len(repr(fnn.inference(net)).splitlines()) == 30_001
+
+
+@pytest.mark.parametrize("what", DONE)
+def test_two_hundred_within_each_other(what: str) -> None:
+    DONE[what](wrapped(200))
+
+
+@pytest.mark.parametrize("what", ["there and back", "inference"])
+def test_too_many_within_each_other(what: str) -> None:
+    with pytest.raises(RecursionError) as error:
+        DONE[what](wrapped(sys.getrecursionlimit()))
+    assert "nested too deeply" in error.value.__notes__[0]
+
+
+def equations(jaxpr: Any) -> int:
+    """Of a program and of all that it calls, as often as it calls it."""
+    return sum(1 + sum(map(equations, jaxprs_inside(equation.params))) for equation in jaxpr.eqns)
+
+
+def test_rematerialize_within_rematerialize() -> None:
+    """Each level runs again all that is below: the square of the depth."""
+
+    def program(depth: int) -> int:
+        net = fnn.rematerialize(fnn.square())
+        for _ in range(depth - 1):
+            net = fnn.rematerialize(fnn.serial(net, fnn.square()))
+        return equations(run(net).jaxpr)
+
+    assert program(8) < 4 * program(4)
