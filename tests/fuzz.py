@@ -298,6 +298,7 @@ def words(value: Any) -> Iterator[str]:
     if isinstance(value, fnn.Block):
         yield from _names(value)
         yield from (value.name, str(len(value)), "nothing", "function")
+        yield "prediction"  # which a network makes
     elif isinstance(value, dict):
         yield str(sorted(value, key=str))
         for key, inner in value.items():

@@ -609,7 +609,7 @@ def projected_attentions() -> list[Case]:
             with jax.numpy_rank_promotion("allow"):
                 p = jax.nn.softmax(jnp.where(others[-1] & looks if mask else looks, z, -jnp.inf))
             y = jnp.einsum("...hts,...shd->...thd", p, v)
-            return project("out", y.reshape(*y.shape[:-2], -1), 1)[..., 0, :]
+            return project("out", y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1]), 1)[..., 0, :]
 
         options = options | ({"masked": True} if mask else {})
         inputs = (
