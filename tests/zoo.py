@@ -91,7 +91,7 @@ class Case(NamedTuple):
     lower precision low-precision results may be off, relative to the largest in their array.
     ``unused``: residuals that backward does not use, with the reason. ``bytes_over``: why more
     residual bytes are kept than jax.vjp would keep. ``step``: of finite differences, small where
-    many kinks are near.
+    many kinks are near. ``noted``: what fnn.check notes of it in other dtypes or at infinity.
     """
 
     id: str
@@ -108,6 +108,7 @@ class Case(NamedTuple):
     unused: str = ""
     bytes_over: str = ""
     step: float = 0.01
+    noted: tuple[str, ...] = ()
     further: bool = False
 
     @property
@@ -519,6 +520,11 @@ def normalizations() -> list[Case]:
     ]  # fmt: skip
 
 
+# A key that is infinite has weight 0, and 0 times infinity is NaN, as in plain JAX. Scores of
+# thousands (inputs times 30) are rounded by 1e-4, and so is what they are the exponents of.
+NOTED_OF_ATTENTION = ("edges", "float32")
+
+
 def attentions() -> list[Case]:
     def attend(
         id: str, t: int = 3, s: int = 4, heads: int = 2, groups: int = 2, mask: Any = None,
@@ -540,6 +546,7 @@ def attentions() -> list[Case]:
             "batch": (2,),
             "batches": ((), (1,), (0,), (2, 2)),
             "ulps": 8,
+            "noted": NOTED_OF_ATTENTION,
         }
         make = lambda: fnn.dot_product_attention(causal=causal, scale=scale)  # noqa: E731
         return Case(f"dot_product_attention{id}", make, inputs, plain=plain, **(settings | options))
@@ -617,7 +624,12 @@ def projected_attentions() -> list[Case]:
             *([In((5, 3))] if options.get("cross") else []),
             *([mask] if mask else []),
         )
-        settings: dict[str, Any] = {"batch": (2,), "batches": ((), (1,), (0,), (2, 2)), "ulps": 16}
+        settings: dict[str, Any] = {
+            "batch": (2,),
+            "batches": ((), (1,), (0,), (2, 2)),
+            "ulps": 16,
+            "noted": NOTED_OF_ATTENTION,
+        }
         turned = "query_key" in options
         return Case(f"attention{id}", lambda: fnn.attention(4, heads, **options), inputs,
                     plain=None if turned else plain, **(settings | (more or {})))  # fmt: skip

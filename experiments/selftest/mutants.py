@@ -157,11 +157,11 @@ def _judged(row: Row, options: Options) -> Iterator[Judged]:
     as it changes nothing at those inputs, is left out.
     """
     subjects = [*row.subjects(range(options.seed, options.seed + options.seeds))]
-    right = control(subjects[0])
+    right, noted = control(subjects[0]), getattr(row.case, "noted", ())
     # The right block runs through every property, under every seed.
     with many_runs() if options.seeds >= MANY else nullcontext():
         for subject in subjects:
-            yield Judged(row.id, subject.seed, judge(subject, right))
+            yield Judged(row.id, subject.seed, judge(subject, right, noted=noted))
     wrong = [] if options.right else make_mutants(subjects[0])
     for mutant in wrong:
         likely = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -306,14 +306,15 @@ def _check(subject: Subject, options: Options) -> Report:
     return Report(report.name, report.results, inside)
 
 
-def first_wrong(subject: Subject, likely: str = "") -> Result | None:
+def first_wrong(subject: Subject, likely: str = "", noted: Collection[str] = ()) -> Result | None:
     """The first property that does not hold, with every note as a mistake; None if all hold.
 
-    ``likely``: the property that is looked at before the others, if any.
+    ``likely``: the property that is looked at before the others, if any. ``noted``: properties
+    whose notes are no mistakes.
     """
     with precisely(subject.in_float32):
         _refuse(subject)
-    options = Options(frozenset(NOTES), frozenset(["cost"]), np.inf, False)
+    options = Options(frozenset(NOTES) - {*noted}, frozenset(["cost"]), np.inf, False)
     run = Run(subject, options)
     results = itertools.chain([run[likely]] if likely else [], run)
     return next((result for result in results if result.status == WRONG), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -124,10 +124,13 @@ def control(subject: Subject) -> Mutant:
     return Mutant(CONTROL, _changed(_block(subject), lambda cotangents, dy: cotangents))
 
 
-def judge(subject: Subject, mutant: Mutant, likely: str = "") -> Verdict:
-    """Checks a mutant up to the first property that fails, ``likely`` first."""
+def judge(
+    subject: Subject, mutant: Mutant, likely: str = "", noted: Collection[str] = ()
+) -> Verdict:
+    """Checks a mutant up to the first property that fails, ``likely`` first; what is noted of the
+    properties in ``noted`` is no mistake."""
     checked = rule.of_block(mutant.block, subject.rule.name)
-    wrong = first_wrong(Subject(checked, subject.sample, subject.seed), likely)
+    wrong = first_wrong(Subject(checked, subject.sample, subject.seed), likely, noted)
     if wrong is None:
         return Verdict(mutant.name, "", "")
     words = str(wrong.problems[0]).split("\n")[0] if wrong.problems else wrong.figure

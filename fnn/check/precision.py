@@ -78,6 +78,8 @@ def precision(
             return Result(dtype_name, SKIPPED, f"does not run in a loop: {in_one_line(error)}")
         terms = [*truth, *filter(is_floating, jax.tree.leaves(wide_dy))]
         floor = unit * largest([t for t in terms if t is not None])
+        # Below the smallest number a term is 0; what it is then multiplied by is at most an input.
+        tiny = float(jnp.finfo(dtype).tiny) * max(1.0, largest(subject.floats(low)))
         for i, (name, at) in enumerate(zip(subject.names, subject.floats(low), strict=True)):
             if got[i] is None or truth[i] is None or not got[i].size:
                 continue
@@ -89,7 +91,7 @@ def precision(
                 continue
             inner = narrow.tiny or name.startswith("params")
             scale = spread[i] + floor if inner else spread[i]
-            units, share, place = _worst_entry(got[i], truth[i], scale, unit, dtype)
+            units, share, place = _worst_entry(got[i], truth[i], scale, unit, dtype, tiny)
             worst, relative = max(worst, min(units, 1e12)), max(relative, share)
             factor = _constant_factor(got[i], truth[i], unit)
             if units <= (MAX_UNITS_OF_A_FACTOR if factor else MAX_UNITS):
@@ -111,7 +113,7 @@ def precision(
                 autodiff = _by_autodiff(subject, low, dy, i, got[i])
                 theirs = 0.0
                 if autodiff is not None and autodiff.shape == truth[i].shape:
-                    theirs = _worst_entry(autodiff, truth[i], scale, unit, dtype)[0]
+                    theirs = _worst_entry(autodiff, truth[i], scale, unit, dtype, tiny)[0]
                 if units <= 2 * theirs:
                     words = f"{problem.diagnosis} (as jax.vjp of forward)"
                     problem = problem._replace(diagnosis=words, note=True)
@@ -204,12 +206,11 @@ def _finite_where(low: Any, wide: Any) -> bool:
 
 
 def _worst_entry(
-    got: np.ndarray, truth: np.ndarray, spread: np.ndarray, unit: float, dtype: Any
+    got: np.ndarray, truth: np.ndarray, spread: np.ndarray, unit: float, dtype: Any, tiny: float
 ) -> tuple[float, float, Any]:
     """(units, relative error, place) of the worst entry; a unit is rounding plus conditioning."""
     info = jnp.finfo(dtype)
     got = np.asarray(got, np.float64)
-    tiny = float(info.tiny)
     units = np.abs(got - truth) / (unit * np.abs(truth) + spread + tiny)
     # What the dtype cannot hold is no error, nor is an infinity that is right.
     holds = np.isfinite(truth) & (np.abs(truth) < float(info.max) / 4)

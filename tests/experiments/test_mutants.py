@@ -70,7 +70,7 @@ def test_every_seed_is_checked_and_those_that_fail_are_named(
     caught = {("sign", 3): "autodiff", ("sign", 4): "autodiff", (CONTROL, 4): "kinks"}
     tried = []
 
-    def judge(subject: Subject, mutant: Mutant, likely: str = "") -> Verdict:
+    def judge(subject: Subject, mutant: Mutant, likely: str = "", noted: object = ()) -> Verdict:
         tried.append(likely)
         return Verdict(mutant.name, caught.get((mutant.name, subject.seed), ""), "at 0")
 
