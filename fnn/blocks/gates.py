@@ -139,11 +139,12 @@ def add() -> Block:
     """
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
-        first, *rest = arrays = _as_arrays("add", x)
-        total = first.astype(compute_dtype(first.dtype))
+        first, *rest = _as_arrays("add", x)
+        # Two are rounded once either way, and XLA would keep a wider sum wide, in memory too.
+        total = first if len(rest) == 1 else first.astype(compute_dtype(first.dtype))
         for term in rest:
             total = total + term.astype(total.dtype)
-        return total.astype(arrays[0].dtype), _shapes(x)
+        return total.astype(first.dtype), _shapes(x)
 
     def backward(params: Params, shapes: Residuals, dy: jax.Array) -> tuple[Params, Value]:
         dy = _wide_cotangent("add", dy, shapes)

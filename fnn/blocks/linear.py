@@ -5,6 +5,7 @@ Symbols: B batch (any number of leading axes), I features in, O features out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -183,27 +184,40 @@ def contract(
     b: jax.Array,
     axes: tuple[Sequence[int], Sequence[int]],
     like: jax.Array | None = None,
+    narrow: bool = False,
 ) -> jax.Array:
     """The matrix product over ``axes``, its sums in float32 at least.
 
     ``like``: an array that the product is sharded like, where axes of a mesh are explicit and it
-    is a sum over one of them.
+    is a sum over one of them. ``narrow``: the sums are rounded to a's dtype.
     """
     wide = compute_dtype(a.dtype)
     sharding = None if like is None else jax.typeof(like).sharding
 
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    def product(a: jax.Array, b: jax.Array, dtype: DTypeLike = wide) -> jax.Array:
         return lax.dot_general(
-            a, b, (axes, ((), ())), preferred_element_type=wide, out_sharding=sharding
+            a, b, (axes, ((), ())), preferred_element_type=dtype, out_sharding=sharding
         )
 
     if a.dtype == wide:
         return product(a, b)
+    result = a.dtype if narrow else wide
+    sizes = [
+        math.prod(n for i, n in enumerate(v.shape) if i not in summed)
+        for v, summed in zip((a, b), axes, strict=True)
+    ]
+    is_of_matrices = all(isinstance(n, int) and n > 1 for n in sizes)  # not symbolic
     # XLA on CPU has no batched product of bfloat16 with float32 sums (vmap makes one); products
     # of widened bfloat16 are the same numbers. On GPU and TPU 16-bit operands are the fast ones.
+    # NVIDIA's libraries sum in float32 whatever the result is; XLA would write one that is rounded
+    # afterwards as float32, where what comes next computes in that. (A product with one row or
+    # column is XLA's own: there it would round each term.)
     return by_platform(
-        a, b, cpu=lambda a, b: product(a.astype(wide), b.astype(wide)), default=product
-    )
+        a, b,
+        cpu=lambda a, b: product(a.astype(wide), b.astype(wide)).astype(result),
+        cuda=lambda a, b: product(a, b, result if is_of_matrices else wide).astype(result),
+        default=lambda a, b: product(a, b).astype(result),
+    )  # fmt: skip
 
 
 def initial(
@@ -272,7 +286,8 @@ def _affine(
                 "these with init(key, x)",
             )
         require_shapes(name, params, shapes(x), x)
-        y = contract(x, w.astype(x.dtype), ((x.ndim - 1,), (0,)))
+        narrow = bool(out) and not use_bias
+        y = contract(x, w.astype(x.dtype), ((x.ndim - 1,), (0,)), narrow=narrow)
         if use_bias:
             b = params["b"].astype(y.dtype)
             y = y + b.reshape((1,) * (y.ndim - b.ndim) + b.shape)
@@ -286,13 +301,13 @@ def _affine(
         batch = tuple(range(x.ndim - 1))
         if out:
             columns = w.astype(dy.dtype)
-            dx = contract(dy, columns, ((dy.ndim - 1,), (1,)), like=x).astype(x.dtype)
+            dx = contract(dy, columns, ((dy.ndim - 1,), (1,)), like=x, narrow=True)
         else:
             dx = dy[..., None] * w.astype(dy.dtype).reshape((1,) * dy.ndim + w.shape)
         dparams = {"w": contract(x, dy, (batch, batch), like=w).astype(w.dtype)}
         if use_bias:
             (db,) = sums([dy.astype(compute_dtype(dy.dtype))], batch)
             dparams["b"] = db.astype(params["b"].dtype)
-        return dparams, dx
+        return dparams, dx.astype(x.dtype)
 
     return elementary(forward, backward, name, Kind(name, (*(out or (None,)), use_bias)), init=init)
