@@ -27,6 +27,7 @@ from fnn.blocks.conv import conv
 from fnn.blocks.dropout import dropout
 from fnn.blocks.elementwise import elementwise, straight_through
 from fnn.blocks.embedding import embedding, unembedding
+from fnn.blocks.fused_loss import linear_softmax_cross_entropy
 from fnn.blocks.gated import gated
 from fnn.blocks.gates import (
     add,
@@ -158,6 +159,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_softmax_cross_entropy",
     "local_response_norm",
     "log",
     "log_softmax",

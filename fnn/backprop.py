@@ -16,7 +16,13 @@ from fnn.pytrees import in_form_of, with_zeros
 from fnn.refusals import require_key, require_real
 
 # What the losses' makers are called, to tell a loss from a network.
-LOSSES = ("squared_error", "binary_cross_entropy", "softmax_cross_entropy", "cross_entropy")
+LOSSES = (
+    "squared_error",
+    "binary_cross_entropy",
+    "softmax_cross_entropy",
+    "cross_entropy",
+    "linear_softmax_cross_entropy",
+)
 
 
 @checked

@@ -492,6 +492,7 @@ def makers() -> list[Call]:
         makes(fnn.global_avg_pool, x=IMAGE),
         makes(fnn.squared_error, x=PAIR),
         makes(fnn.softmax_cross_entropy, x=(ROWS, LABELS)),
+        makes(fnn.linear_softmax_cross_entropy, 0, 0.1, 1e-4, x=((ROWS, ROWS), LABELS)),
         makes(fnn.cross_entropy, x=(abs(ROWS), LABELS)),
         makes(fnn.binary_cross_entropy, True, x=PAIR),
         makes(fnn.linear, 3, True, init, bias),

@@ -822,6 +822,42 @@ def losses() -> list[Case]:
         t = t.astype(q.dtype)
         return -t * jnp.log(q) - (1 - t) * jnp.log1p(-q)
 
+    def fused(
+        id: str, *more: In, words: Draw | None = None, of_logits: bool = False, **options: Any
+    ) -> Case:
+        """The pair (h, w) as two inputs."""
+        ignored, s = options.get("ignore_label"), options.get("label_smoothing", 0.0)
+
+        def make() -> Block:
+            E, data = (
+                fnn.linear_softmax_cross_entropy(**options),
+                ("labels", *("weights",) * len(more)),
+            )
+            if of_logits:
+                return E
+            nodes = [("pair", fnn.serial(), ("h", "w")), ("loss", E, ("pair", *data))]
+            return fnn.graph(("h", "w", *data), nodes, "loss")
+
+        def plain(params: Any, x: Any) -> Any:
+            z, (t, *w) = (x[0], x[1:]) if of_logits else (x[0] @ x[1].T, x[2:])
+            logs = jax.nn.log_softmax(z)
+            target = (1 - s) * hot(t, z) + s / z.shape[-1]
+            values = -jnp.sum(target * logs, -1)
+            values = values + options.get("z_loss", 0.0) * jax.nn.logsumexp(z, -1) ** 2
+            w = w[0].astype(z.dtype) if w else jnp.ones_like(values)
+            w = w if ignored is None else jnp.where(t == ignored, 0, w)
+            total = jnp.sum(w)
+            return jnp.sum(jnp.where(w == 0, 0, w * values)) / jnp.where(total == 0, 1, total)
+
+        first = (In((5,), away_from(scale=2)),) if of_logits else (In((3,)), fixed(5, 3))
+        inputs = (*first, In((), words or labels(5)), *more)
+        batch = {"batch": (5,) if more else (2,), "batches": ((0,), (2, 2))} | (
+            {"batches": ()} if more else {}
+        )
+        return Case(f"linear_softmax_cross_entropy{id}", make, inputs, plain=plain, separable=None,
+                    ulps=16, noted=("edges",), **batch)  # fmt: skip
+
+    from_minus_one = lambda rng, shape: labels(6)(rng, shape) - 1  # noqa: E731
     squared, softmax, bce = fnn.squared_error, fnn.softmax_cross_entropy, fnn.binary_cross_entropy
     of_p = lambda: fnn.binary_cross_entropy(from_logits=False)  # noqa: E731
     three, one = In((3,)), In()
@@ -859,6 +895,15 @@ def losses() -> list[Case]:
                  f=entropy, batches=()),
             loss("softmax_cross_entropy/probabilities, weights", softmax, logits, p, weights,
                  f=entropy, batches=())),
+        fused(""),
+        *further(
+            fused("/smoothed, z-loss, ignored", words=from_minus_one, ignore_label=-1,
+                  label_smoothing=0.1, z_loss=0.01),
+            fused("/weights, smoothed", weights, label_smoothing=0.2),
+            fused("/mask", some),
+            fused("/logits", of_logits=True, z_loss=0.01),
+            fused("/logits, weights, ignored", weights, words=from_minus_one, of_logits=True,
+                  ignore_label=-1, label_smoothing=0.1)),
         loss("cross_entropy", fnn.cross_entropy, p, In((), labels(4)), f=plain_entropy),
         *further(
             loss("cross_entropy/probabilities, weights", fnn.cross_entropy, p, p, weights,

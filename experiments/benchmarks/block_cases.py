@@ -215,9 +215,21 @@ def _losses(rows: int) -> list[Case]:
     def binary(z: Any, t: Any) -> Any:
         return jnp.sum(jax.nn.softplus(z) - z * t.astype(z.dtype), -1)
 
+    # With a head of its own, whose w is a parameter.
+    pair = fnn.unembedding(32768, factored=True)
+    nodes = [("head", pair, "x"), ("loss", fnn.linear_softmax_cross_entropy(), ("head", "t"))]
+    head = fnn.graph(("x", "t"), nodes, "loss")
+
+    def fused(params: Any, x: Any) -> Any:
+        h, t = x
+        z = (h @ _cast(params["head"]["w"], h).T).astype(jnp.float32)
+        return jnp.mean(chosen(jax.nn.log_softmax(z), t))
+
     return [
         case("softmax_cross_entropy", fnn.softmax_cross_entropy(), labels,
              lambda z, t: chosen(jax.nn.log_softmax(z), t)),
+        Case("losses", "linear_softmax_cross_entropy", head,
+             ((rows, 256), Ids((rows,), 32768)), fused),
         case("cross_entropy", fnn.cross_entropy(), labels, lambda p, t: chosen(jnp.log(p), t)),
         case("binary_cross_entropy", fnn.binary_cross_entropy(), Ids((rows, classes), 2), binary),
         case("squared_error", fnn.squared_error(), (rows, classes),

@@ -131,8 +131,8 @@ def unembedding(vocabulary: Count, *, factored: bool = False, w_init: Initialize
 
     Args:
       vocabulary: V, at least 1.
-      factored: y is the pair (x, w), not yet multiplied, for a loss that never has all of x w^T. At
-        inference it is multiplied.
+      factored: y is the pair (x, w), not yet multiplied, for :func:`linear_softmax_cross_entropy`,
+        which never has all of x w^T. At inference it is multiplied.
       w_init: from ``jax.nn.initializers``; of standard deviation 0.02 by default.
 
     Returns:

@@ -225,6 +225,10 @@ FORMULAS: dict[str, Formula] = {
     # losses: the mean over n examples
     "squared_error": Formula("{y} = Σ ½({0} − {1})² / n", ("({0} − {1})/n", "({1} − {0})/n")),
     "binary_cross_entropy": Formula(_BINARY, ("(p − t)/n,  p = σ({0})", "−{0}/n")),
+    "linear_softmax_cross_entropy": Formula(
+        "{y} = −Σ ln p_{1} / n,  p = softmax(h Wᵀ)",
+        ("dh = dz W,  dW = dzᵀ h,  dz = (p − [j = {1}])/n", "none"),
+    ),
     "softmax_cross_entropy": Formula(
         "{y} = −Σ ln p[t] / n,  p = softmax({0})", ("(p − t)/n", "−ln p / n")
     ),

@@ -381,6 +381,26 @@ def recurrent(kind: str) -> Callable[[Rng], Drawn]:
     return draw
 
 
+def fused_loss(rng: Rng) -> Drawn:
+    n, v, f = (int(n) for n in rng.integers(1, 8, 3))
+    smoothing, z_loss = float(rng.choice([0, 0.1])), float(rng.choice([0, 0.01]))
+    h, w, t = 3 * rng.normal(size=(n, f)), rng.normal(size=(v, f)), rng.integers(0, v, n)
+    counts = rng.random(n) < 0.7
+    counts[0] = True
+    t = np.where(counts, t, -100)
+
+    def other(_: Any, x: Any) -> Any:
+        (h, w), t = x
+        z = h @ w.T
+        top = torch.logsumexp(z, -1)[torch.from_numpy(counts)]
+        return F.cross_entropy(z, t, label_smoothing=smoothing) + z_loss * (top**2).mean()
+
+    E = fnn.linear_softmax_cross_entropy(
+        ignore_label=-100, label_smoothing=smoothing, z_loss=z_loss
+    )
+    return Drawn(E, ((h, w), t), other)
+
+
 def gated(rng: Rng) -> Drawn:
     def other(params: Any, x: Any) -> Any:
         gate, value = (affine(params[name], x) for name in ("gate", "value"))
@@ -749,6 +769,7 @@ FUNCTIONS = [
 ]
 
 LOSSES = [
+    Row("linear_softmax_cross_entropy", fused_loss, 16),
     Row(
         "squared_error", loss(fnn.squared_error, lambda y, t: (y - t) ** 2 / 2, logits, logits), 16
     ),
