@@ -1006,6 +1006,7 @@ def networks() -> list[Case]:
     mean = {"batch": (2,), "separable": "mean"}
     logistic = fnn.models.logistic_regression
     images = {"inputs": (In((6, 5, 2)),), "batch": (2,), "step": 1e-5}
+    ids = {"inputs": (In((3,), labels(5)),), "batch": (2,), "step": 1e-3, "ulps": 64}
 
     def batch_normed() -> Block:
         return fnn.serial(fnn.linear(3, use_bias=False), fnn.batch_norm(), fnn.tanh())
@@ -1022,6 +1023,11 @@ def networks() -> list[Case]:
                  ulps=16,
                  frozen=("1_batch_norm/statistics/",))),
         Case("deep_supervision", two_heads, (In((4,)), In((3,))), **mean, ulps=8),
+        Case("transformer", lambda: fnn.models.transformer(5, 4, 1, 2, length=3), **ids),
+        *further(
+            Case("transformer/llama, scanned", lambda: fnn.models.transformer(
+                5, 4, 2, 2, style="llama", key_heads=1, tied=False, scanned=True), **ids)),
+        Case("microgpt", lambda: fnn.models.microgpt(5, length=3), **ids),
         Case("logistic_regression", logistic, **features, batches=((1,), (0,))),
         *further(
             Case("logistic_regression/3 classes", lambda: logistic(3), **features)),

@@ -7,6 +7,8 @@ from fnn.models.inception_v1 import deep_supervision as deep_supervision
 from fnn.models.inception_v1 import googlenet as googlenet
 from fnn.models.inception_v1 import googlenet_batch_norm as googlenet_batch_norm
 from fnn.models.inception_v1 import inception as inception
+from fnn.models.transformers import microgpt as microgpt
+from fnn.models.transformers import transformer as transformer
 from fnn.models.weights import load_weights as load_weights
 from fnn.models.weights import save_weights as save_weights
 from fnn.models.weights import torch_names as torch_names
@@ -19,7 +21,9 @@ __all__ = [
     "inception",
     "load_weights",
     "logistic_regression",
+    "microgpt",
     "mlp",
     "save_weights",
     "torch_names",
+    "transformer",
 ]

@@ -979,7 +979,7 @@ ELSEWHERE = {
 # They add nothing of their own to backward, or compose what has rows.
 COMPOSED = {
     "with_loss", "inference", "map_nodes", "deep_supervision", "inception", "logistic_regression",
-    "mlp", "cnn", "rnn_cell", "gru_cell", "lstm_cell",
+    "mlp", "cnn", "transformer", "microgpt", "rnn_cell", "gru_cell", "lstm_cell",
 }  # fmt: skip
 
 
