@@ -666,6 +666,8 @@ def functions() -> list[Call]:
     key = jax.random.key(0)
     x, t, w = jnp.asarray(ROWS), jnp.asarray(ROWS[:, :3]), jnp.ones(3)
     params = net.init(key, x)
+    gpt = fnn.models.microgpt(5)
+    gpt_params = gpt.init(key, IDS)
     state, adam = sgd.init(params), fnn.adam(0.1)
     average, scaled = fnn.averaged(sgd, 0.9), fnn.loss_scaled(sgd)
     grads, order = jax.tree.map(jnp.ones_like, params), np.arange(3)
@@ -755,6 +757,7 @@ def functions() -> list[Call]:
         called("loss_scaled.update", scaled.update, (grads, scaled.init(params), params)),
         called("averaged.evaluated", average.evaluated, (average.init(params), params)),
         Call("apply_updates", fnn.apply_updates, (params, grads), {}, updated),
+        Call("generate", fnn.models.generate, (gpt, gpt_params, IDS, 2, key), {"temperature": 0.5}),
         Call("causal_mask", fnn.causal_mask, (4,), {"window": 2}),
         called("accuracy", fnn.accuracy, (np.asarray(ROWS), LABELS, 0.5)),
         called("r2", fnn.r2, (ROWS[0], ROWS[1])),

@@ -3,6 +3,7 @@
 from fnn.models.convolutional import cnn as cnn
 from fnn.models.fully_connected import logistic_regression as logistic_regression
 from fnn.models.fully_connected import mlp as mlp
+from fnn.models.generation import generate as generate
 from fnn.models.inception_v1 import deep_supervision as deep_supervision
 from fnn.models.inception_v1 import googlenet as googlenet
 from fnn.models.inception_v1 import googlenet_batch_norm as googlenet_batch_norm
@@ -16,6 +17,7 @@ from fnn.models.weights import torch_names as torch_names
 __all__ = [
     "cnn",
     "deep_supervision",
+    "generate",
     "googlenet",
     "googlenet_batch_norm",
     "inception",

@@ -51,6 +51,35 @@ def test_dropout_is_in_every_layer_and_gone_at_inference() -> None:
     assert jax.jit(lambda: fnn.inference(net).forward(params, ids)[0])().shape == (1, 3, 7)
 
 
+@pytest.mark.parametrize("options", [{}, {"style": "llama", "key_heads": 1, "scanned": True}])
+def test_what_is_generated_with_a_cache_is_what_the_network_says(options: Any) -> None:
+    net = transformer(7, 8, 2, 2, length=9, **options)
+    ids = jnp.array([[1, 2, 3], [4, 5, 6]])
+    params = jax.tree.map(
+        lambda p: jnp.asarray(np.random.default_rng(0).normal(size=p.shape)),
+        jax.eval_shape(net.init, jax.random.key(0), ids),
+    )
+    key, generate = jax.random.key(0), fnn.models.generate
+    wrote = jax.jit(lambda ids: generate(net, params, ids, 6, key, temperature=0))(ids)
+    said = jax.jit(lambda ids: net.forward(params, ids)[0])(wrote).argmax(-1)
+    np.testing.assert_array_equal(wrote[:, :3], ids)
+    np.testing.assert_array_equal(wrote[:, 3:], said[:, 2:-1])
+    assert len(np.unique(wrote)) > 3
+
+
+def test_what_cannot_be_generated_is_refused() -> None:
+    net, key = transformer(7, 8, 1, 2, length=4), jax.random.key(0)
+    ids = np.array([[1, 2]])
+    params = jax.jit(net.init)(key, ids)
+    with pytest.raises(BlockError, match="2 ids and 3 more are 5, needs at most 4"):
+        fnn.models.generate(net, params, ids, 3, key)
+    with pytest.raises(BlockError, match=r"needs integers \(B, T\)"):
+        fnn.models.generate(net, params, ids[0], 1, key)
+    both_ways = fnn.serial(fnn.embedding(7, 8), fnn.attention(8, 2))
+    with pytest.raises(BlockError, match="needs causal=True"):
+        fnn.models.generate(both_ways, {}, ids, 1, key)
+
+
 @pytest.mark.slow
 def test_microgpt_is_drawn_whole() -> None:
     net, ids = fnn.models.microgpt(5, length=3), np.array([[1, 2, 3]])
