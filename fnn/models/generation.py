@@ -36,8 +36,8 @@ def generate(
     ``jax.jit`` it is one program, with one ``lax.scan`` over the new ids.
 
     Args:
-      net: a network from ids (B..., T) to logits (B..., T, V), :func:`~fnn.models.transformer` or one of
-        your own. Its blocks keep places apart, except for attention to itself, which has to be causal.
+      net: a network from ids (B..., T) to logits (B..., T, V): :func:`~fnn.models.transformer`, or
+        one of your own. Its blocks keep places apart, except for causal attention to itself.
       params: its parameters.
       ids: integers (B, T), the beginning; T is 1 or more.
       new: how many more.
