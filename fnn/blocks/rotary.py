@@ -59,14 +59,14 @@ def rotary(*, base: Positive = 10_000.0, interleaved: bool = False) -> Block:
         angle = at.astype(wide)[..., None, None] * speed.reshape((1,) * (at.ndim + 1) + speed.shape)
         angle = angle.reshape((1,) * (x.ndim - angle.ndim) + angle.shape)
         cos, sin = jnp.cos(angle), sign * jnp.sin(angle)
+        # Halves are widened, not x: XLA for TPUs would keep a wider x, which both halves are of.
         if interleaved:
-            pairs = x.astype(wide).reshape(*x.shape[:-1], d // 2, 2)
-            a, b = pairs[..., 0], pairs[..., 1]
+            pairs = x.reshape(*x.shape[:-1], d // 2, 2)
+            a, b = pairs[..., 0].astype(wide), pairs[..., 1].astype(wide)
         else:
-            a, b = jnp.split(x.astype(wide), 2, -1)
-        parts = a * cos - b * sin, a * sin + b * cos
-        y = jnp.stack(parts, -1).reshape(x.shape) if interleaved else jnp.concatenate(parts, -1)
-        return y.astype(x.dtype)
+            a, b = (half.astype(wide) for half in jnp.split(x, 2, -1))
+        parts = [v.astype(x.dtype) for v in (a * cos - b * sin, a * sin + b * cos)]
+        return jnp.stack(parts, -1).reshape(x.shape) if interleaved else jnp.concatenate(parts, -1)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         x, places = with_places(name, x, axes=("T", "heads", "D"))
