@@ -39,6 +39,23 @@ ABOUT_COMPILED = """\
 - Moved: H100, the operands and results of the kernels, as often as they run; v5e, XLA's "bytes
   accessed", which counts one turn of a loop, so that none is given for programs with loops. Two
   figures are fnn's and autodiff's. "-": the compiler does not say."""
+# What moves more than 1.02 times autodiff's bytes, or keeps more than 1.02 times its memory.
+CAUSES = {
+    "h100": """\
+- More than autodiff's, and why. log_softmax: y, and the probabilities that are kept for their
+  digits, are two kernels that each read x. dot_product_attention: blocks of queries and keys are
+  read once for each other, which takes a quarter of the memory. In bfloat16: what is computed in
+  float32 is written as float32 (softmax_cross_entropy, local_response_norm, rematerialize; neuron:
+  the products, before they are summed); mish: a comparison is a kernel of its own; residual CNN:
+  the last sum is written, not computed twice. conv 1x1, memory of the MLP's step: not known.""",
+    "v5e": """\
+- More than autodiff's, and why. softmax, layer_norm, rms_norm: what rounding left in a mean is
+  subtracted as well, which is another pass over a row. log_softmax: probabilities are kept for
+  their digits. In bfloat16: relu and the other piecewise functions: values in float32 and slopes in
+  bfloat16 are two kernels that both read x (alone; in a network they are apart for autodiff too);
+  max_pool 3x3/2 and local_response_norm: sums are in float32, autodiff's in bfloat16. conv 1x1,
+  residual CNN: not known.""",
+}
 ABOUT = f"""\
 - Blocks: forward and backward together, {timed.SCANNED} times in `lax.scan`, each from the last
   one's results; the time of one. jax.vjp of the plain formula with the same parameters, which are
@@ -122,7 +139,7 @@ def compiled_only(options: Options) -> None:
         versions = report.versions(["jaxlib", lab.package(target)]) + "."
         report.record(
             None if options.only else options.out, f"accelerators, compiled for {target}", versions,
-            table.markdown(), ABOUT_COMPILED,
+            table.markdown(), ABOUT_COMPILED + "\n" + CAUSES[target],
         )  # fmt: skip
         if not finished:
             return
