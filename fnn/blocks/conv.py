@@ -27,6 +27,7 @@ batch change places as well, because the sum is over the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ from fnn.refusals import as_cotangent, elementary, require_shapes, warn
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-MAX_COPY_ELEMENTS = 2**21  # of x, that one matrix product of a weight gradient reads on CPU
+MAX_COPY_ELEMENTS = 2**20  # of x, that one matrix product of a weight gradient reads on CPU
 
 Image = tuple[Axis, Axis]  # height and width
 
@@ -283,28 +284,34 @@ def _by_matmul(x: jax.Array, dy: jax.Array, axes: Image) -> jax.Array:
     rows = _divisor(height, MAX_COPY_ELEMENTS // row) if images == 1 else height
     across, down = sw * (width - 1) + 1, sh * (rows - 1) + 1
     around = [(low, high, 0) for low, high in _read_padding(axes)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
-    def strip(b: int | jax.Array, h: int | jax.Array) -> jax.Array:
-        size = (images, down + dh * (kh - 1), *x.shape[2:])
-        part = lax.dynamic_slice(x, (b, sh * h, 0, 0), size).transpose(3, 0, 1, 2)
-        # Stacked, not joined along the channels: these may be split over devices.
-        columns = jnp.stack([part[..., j * dw :][..., :across:sw] for j in range(kw)])
-        columns = jnp.stack([columns[..., i * dh :, :][..., :down:sh, :] for i in range(kh)])
-        dy_part = lax.dynamic_slice(dy, (b, h, 0, 0), (images, rows, width, features))
-        return contract(columns, dy_part, ((3, 4, 5), (0, 1, 2)))
+    def of_images(b: int | jax.Array) -> jax.Array:
+        # Padded here, in the loop: XLA would pad all of x in forward, and keep that as well.
+        some = lax.dynamic_slice(x, (b * images, 0, 0, 0), (images, *x.shape[1:]))
+        some = lax.pad(some, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
-    if (images, rows) == (batch, height):
-        total = strip(0, 0)
-    else:
-        strips = height // rows
-        total = lax.fori_loop(
-            0,
-            batch // images * strips,
-            lambda n, total: total + strip(n // strips * images, n % strips * rows),
-            jnp.zeros_like(strip(0, 0)),  # of its type under shard_map, too; the strip is not run
-        )
-    return total
+        def of_strip(n: int | jax.Array) -> jax.Array:
+            h = n * rows
+            size = (images, down + dh * (kh - 1), *some.shape[2:])
+            part = lax.dynamic_slice(some, (0, sh * h, 0, 0), size).transpose(3, 0, 1, 2)
+            # Stacked, not joined along the channels: these may be split over devices.
+            columns = jnp.stack([part[..., j * dw :][..., :across:sw] for j in range(kw)])
+            columns = jnp.stack([columns[..., i * dh :, :][..., :down:sh, :] for i in range(kh)])
+            size = (images, rows, width, features)
+            dy_part = lax.dynamic_slice(dy, (b * images, h, 0, 0), size)
+            return contract(columns, dy_part, ((3, 4, 5), (0, 1, 2)))
+
+        return _sum(height // rows, of_strip)
+
+    return _sum(batch // max(images, 1), of_images)
+
+
+def _sum(count: int, term: Callable[[int | jax.Array], jax.Array]) -> jax.Array:
+    """term(0) + term(1) + ... + term(count - 1), one at a time."""
+    if count <= 1:
+        return term(0)  # also of no examples
+    zero = jnp.zeros_like(jax.eval_shape(lambda: term(0)))  # varies as it does under shard_map
+    return lax.fori_loop(0, count, lambda n, total: total + term(n), zero)
 
 
 def _by_convolution(

@@ -270,6 +270,20 @@ def test_large_weight_gradients_are_a_loop(
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_a_loop_of_a_weight_gradient_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many operations, and images are padded as they are read: no padded copy of all is kept."""
+    net, x = fnn.conv(8, 3), jax.ShapeDtypeStruct((32, 8, 8, 4), np.float32)
+    once = fnn.summary(net, x)
+    monkeypatch.setattr(sys.modules["fnn.blocks.conv"], "MAX_COPY_ELEMENTS", 2**13)
+    loop = fnn.summary(net, x)
+    sums = 16 * 8 * 4 * 9  # of dW, two images at a time
+    assert loop.backward_flops <= once.backward_flops + sums
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    y = jax.eval_shape(lambda *a: net.forward(*a)[0], params, x)
+    program = str(jax.make_jaxpr(lambda *a: net.backward(*a))(params, x, y))
+    assert "f32[2,10,10,4] = pad" in program and "f32[32,10,10,4] = pad" not in program
+
+
 def test_an_even_kernel_with_same_keeps_the_size() -> None:
     y = jax.eval_shape(
         lambda x: fnn.conv(2, 2).forward({"w": jnp.zeros((2, 2, 1, 2)), "b": jnp.zeros(2)}, x)[0],
