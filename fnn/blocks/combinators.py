@@ -368,7 +368,7 @@ def _unmerged(
         return jax.tree.map(jnp.zeros_like, like)
 
     # XLA drops a condition that is True, which leaves the barrier.
-    known = by_platform(first, cpu=certain, default=lambda _: jnp.array(True))
+    known = by_platform(first, cpu=certain, default=lambda a: jnp.ones_like(certain(a)))
     return lax.cond(known, once, never, *arguments)
 
 

@@ -14,7 +14,7 @@ batch: three products over all steps in place of three a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -120,7 +120,8 @@ def recurrent(
     def init(key: jax.Array, x: Value) -> Params:
         require_key(name, key, "init(key, x)")
         x, state, _ = split(x)
-        one = jax.ShapeDtypeStruct((*x.shape[:-2], x.shape[-1]), x.dtype)
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        one = jax.ShapeDtypeStruct((*x.shape[:-2], x.shape[-1]), dtype)
         with _asking_for_a_state(cell, state):
             return cell.init(key, (one, state))
 
@@ -180,15 +181,12 @@ def _first_state(cell: Block, params: Params, xs: jax.Array, state: Value, key: 
     """The state before the first step, of the shapes and dtypes that the cell passes on."""
 
     def after(state: Value) -> Value:
-        one = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
-        return jax.eval_shape(
-            lambda p, x, k: cell.forward(p, (x, state), k)[0][1], params, one, key
-        )
+        return _types(lambda p, x, k: cell.forward(p, (x[0], state), k)[0][1], params, xs, key)
 
     if state is None:
         with _asking_for_a_state(cell, state):
             shapes = after(None)
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.tree.map(jnp.zeros_like, shapes)
     got, needed = (jax.tree.map(Shape.of, s) for s in (after(state), state))
     if got != needed:
         raise BlockValueError(
@@ -197,6 +195,11 @@ def _first_state(cell: Block, params: Params, xs: jax.Array, state: Value, key: 
             "same shapes and dtypes",
         )
     return jax.tree.map(jnp.asarray, state)
+
+
+def _types(f: Callable[..., Value], *arguments: Any) -> Value:
+    """The shapes and dtypes of f's results, how they are split, and under shard_map vary."""
+    return jax.jit(f).eval_shape(*arguments)
 
 
 def _words(shapes: Any) -> str:
@@ -284,8 +287,19 @@ def _scanned(cell: Block, truncate: int) -> Block:
             for d, like in zip(dy, (like_y, like_state), strict=True)
         )  # fmt: skip
         steps = jax.tree.leaves(dys)[0].shape[0]
-        wide = jax.tree.map(lambda p: jnp.zeros(p.shape, compute_dtype(p.dtype)), rest)
-        start = None if by_rows else _none_where_frozen(late, rest, kept, dys, d_last, wide)
+
+        def at_a_step(rest: Params, kept: Residuals, dys: Value) -> tuple[Params, Value]:
+            first, d = jax.tree.map(lambda a: a[0], (kept, dys))
+            return late.backward(rest, first, (d, d_last))
+
+        like_params, (*_, like_before) = _types(at_a_step, rest, kept, dys)
+        if dy[1] is None:
+            d_last = jax.tree.map(jnp.zeros_like, like_before)
+        start = None  # of the sums over steps; None for a parameter that has no gradient
+        if not by_rows:
+            start = jax.tree.map(
+                lambda p: jnp.zeros_like(p, dtype=compute_dtype(p.dtype)), like_params
+            )
 
         def body(carry: Value, step: Value) -> tuple[Value, Value]:
             (d_state, total), (t, d_y, residuals) = carry, step
@@ -305,7 +319,7 @@ def _scanned(cell: Block, truncate: int) -> Block:
         if by_rows:
             dlate, (*d_inputs, _) = late.backward(rest, kept, (dys, found))
         else:
-            dlate = jax.tree.map(lambda d, p: d.astype(p.dtype), total, _matching(rest, total))
+            dlate = jax.tree.map(lambda d, like: d.astype(like.dtype), total, like_params)
             d_inputs = list(found)
         if early is None:
             return dlate, (d_inputs[0], d_state)
@@ -327,28 +341,6 @@ def _scanned(cell: Block, truncate: int) -> Block:
 
 def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, Shape)
-
-
-def _none_where_frozen(
-    late: Block, rest: Params, kept: Residuals, dys: Value, d_last: Value, zeros: Params
-) -> Params:
-    """Zeros to sum gradients in, and None for those that the cell does not compute."""
-
-    def one(tree: Value) -> Value:
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)
-
-    def run(rest: Params, residuals: Residuals, d: Value) -> Params:
-        return late.backward(rest, residuals, d)[0]
-
-    found = jax.eval_shape(run, rest, one(kept), (one(dys), d_last))
-    return jax.tree.map(lambda d, zero: zero, found, _matching(zeros, found))
-
-
-def _matching(tree: Any, like: Any) -> Any:
-    """The tree with None where the other one has it."""
-    return jax.tree.map(
-        lambda d, p: None if d is None else p, like, tree, is_leaf=lambda d: d is None
-    )
 
 
 def _in_parts(cell: Block, size: int) -> Block:
