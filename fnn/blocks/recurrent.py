@@ -46,6 +46,8 @@ from fnn.refusals import (
     require_numbers,
 )
 
+Piece = tuple[Block, Callable[[Value], Value]]
+
 # Blocks that take every leading axis for a batch, and so all steps at once.
 _BY_ROWS = ("linear", "rnn_step", "gru_step", "lstm_step")
 
@@ -348,36 +350,46 @@ def _in_parts(cell: Block, size: int) -> Block:
 
     A scan of rematerialised scans; the steps that are left over come first, in a part of their own.
     """
-    inner = _scanned(cell, 0)
-    outer = _scanned(rematerialized(inner), 0)
+    inner = rematerialized(_scanned(cell, 0))
+    outer = _scanned(inner, 0)
 
-    def head_of(xs: Value) -> Value:
-        return jax.tree.map(lambda a: a[: a.shape[0] % size], xs)
+    def pieces(steps: int) -> list[Piece]:
+        """What runs, and what it takes of all steps: a part that is smaller, and all others."""
+        left_over = steps % size
 
-    def tail_of(xs: Value) -> Value:
-        return jax.tree.map(lambda a: a[a.shape[0] % size :].reshape(-1, size, *a.shape[1:]), xs)
+        def first(xs: Value) -> Value:
+            return jax.tree.map(lambda a: a[:left_over], xs)
 
-    def joined(head: Value, tail: Value) -> Value:
-        return jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])]), head, tail
-        )
+        def others(xs: Value) -> Value:
+            return jax.tree.map(lambda a: a[left_over:].reshape(-1, size, *a.shape[1:]), xs)
+
+        return [(inner, first)] * (left_over > 0) + [(outer, others)] * (steps >= size)
+
+    def joined(parts: list[Value], run: list[Piece]) -> Value:
+        whole = [
+            jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) if over is outer else part
+            for part, (over, _) in zip(parts, run, strict=True)
+        ]
+        return jax.tree.map(lambda *a: jnp.concatenate(a), *whole)
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         xs, state = x
-        head, tail = head_of(xs), tail_of(xs)
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        (first, state), kept_head = rematerialized(inner).forward(params, (head, state), keys[0])
-        (rest, state), kept = outer.forward(params, (tail, state), keys[1])
-        return (joined(first, rest), state), (kept_head, kept)
+        run = pieces(xs.shape[0])
+        keys = [None] * len(run) if key is None else [*jax.random.split(key, len(run))]
+        ys, kept = list[Value](), list[Residuals]()
+        for (over, of), own in zip(run, keys, strict=True):
+            (y, state), residuals = over.forward(params, (of(xs), state), own)
+            ys, kept = [*ys, y], [*kept, residuals]
+        return (joined(ys, run), state), kept
 
-    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        (kept_head, kept), (dys, d_state) = residuals, dy
-        d_head, d_tail = head_of(dys), tail_of(dys)
-        dparams, (dxs, d_state) = outer.backward(params, kept, (d_tail, d_state))
-        more, (dxs_head, d_state) = rematerialized(inner).backward(
-            params, kept_head, (d_head, d_state)
-        )
-        summed = jax.tree.map(jnp.add, dparams, more)
-        return summed, (joined(dxs_head, dxs), d_state)
+    def backward(params: Params, kept: Residuals, dy: Value) -> tuple[Params, Value]:
+        # forward: each piece starts with the state that the one before it ended with.
+        dys, d_state = dy
+        run = pieces(jax.tree.leaves(dys)[0].shape[0])
+        dxs, found = list[Value](), list[Params]()
+        for (over, of), residuals in reversed([*zip(run, kept, strict=True)]):
+            dparams, (dx, d_state) = over.backward(params, residuals, (of(dys), d_state))
+            dxs, found = [dx, *dxs], [*found, dparams]
+        return jax.tree.map(lambda *d: sum(d[1:], d[0]), *found), (joined(dxs, run), d_state)
 
     return Block(cell.init, forward, backward, cell.name)
