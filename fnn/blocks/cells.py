@@ -11,7 +11,7 @@ Symbols: B... batch axes, I features in, F features of the state; s is the logis
 A cell is a graph of two nodes: ``input``, the :func:`~fnn.linear` layer z = x W + b, and
 ``hidden``, all the rest, so that a network over time can run the first for all steps at once. What
 is kept of a step are its a, from which each slope is computed where it has not saturated,
-s'(a) = s(a) s(-a) and tanh'(a) = 4 s'(2a), and the state before it.
+s'(a) = e / (1 + e)^2 with e = exp(-|a|) and tanh'(a) = 4 s'(2a), and the state before it.
 """
 
 from __future__ import annotations
@@ -274,8 +274,7 @@ def _hidden(
         return (y, states_out[0] if states == 1 else states_out), (kept, state, Shape((), z.dtype))
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        # forward: u = h U + b, so dU = h^T du, db = du, summed over the batch, and h gets du U^T:
-        # (F, B) (B, P) = (F, P) and (B, P) (P, F) = (B, F).
+        # forward: u = h U + b, so h gets du U^T: (B, P) (P, F) = (B, F).
         require_shapes(name, params, shapes)
         kept, state, like = residuals
         narrow, wide = like.dtype, compute_dtype(like.dtype)
@@ -292,11 +291,7 @@ def _hidden(
         d_h, *others = map(cotangent, d_states + (None,) * (states - len(d_states)))
         dz, du, direct = back(kept, old, (d_h + cotangent(d_y), *others))
         dz, du, h, w = dz.astype(narrow), du.astype(narrow), old[0].astype(narrow), params["w"]
-        batch = tuple(range(du.ndim - 1))
-        dparams = {"w": contract(h, du, (batch, batch), like=w).astype(w.dtype)}
-        if bias:
-            db = jnp.sum(du[..., -features:].astype(wide), batch)
-            dparams["b"] = db.astype(params["b"].dtype)
+        dparams = _weights_back(params, h, du)
         if state is None:
             return dparams, (dz, None)
         through = contract(du, w.astype(narrow), ((du.ndim - 1,), (1,))).astype(wide)
@@ -307,9 +302,31 @@ def _hidden(
     return elementary(forward, backward, name, Kind(name, (features,)), init=init)
 
 
+def gradients_of(block: Block, params: Params, residuals: Residuals, dz: jax.Array) -> Params:
+    """Those of the parameters of a cell's ``hidden``, from dz; also of many steps at once, which
+    then are one product over all of them."""
+    kept, (h, *_), like = residuals
+    if block.kind.maker == "gru_step":  # n = tanh(z_n + r u_n), so du_n = r dz_n
+        *rest, last = jnp.split(dz, 3, -1)
+        dz = jnp.concatenate([*rest, (last * sigmoid(kept[0])).astype(dz.dtype)], -1)
+    return _weights_back(params, h.astype(like.dtype), dz)
+
+
+def _weights_back(params: Params, h: jax.Array, du: jax.Array) -> Params:
+    # forward: u = h U + b, so dU = h^T du, db = du, summed over the batch: (F, B) (B, P) = (F, P).
+    batch, w = tuple(range(du.ndim - 1)), params["w"]
+    dparams = {"w": contract(h, du, (batch, batch), like=w).astype(w.dtype)}
+    if "b" in params:
+        b = params["b"]
+        last = du[..., du.shape[-1] - b.shape[0] :]
+        dparams["b"] = jnp.sum(last.astype(compute_dtype(du.dtype)), batch).astype(b.dtype)
+    return dparams
+
+
 def _sigmoid_slope(a: jax.Array) -> jax.Array:
-    return sigmoid(a) * sigmoid(-a)
+    e = jnp.exp(-jnp.abs(a))
+    return e / jnp.square(1 + e)
 
 
 def _tanh_slope(a: jax.Array) -> jax.Array:
-    return 4 * sigmoid(2 * a) * sigmoid(-2 * a)
+    return 4 * _sigmoid_slope(2 * a)

@@ -7,9 +7,8 @@ to the first, the cell's own backward turns the cotangents of y_t and s_t into t
 s_{t-1}, and the gradients of the parameters, which all steps share, add.
 
 Only what depends on the state has to go step by step. Layers of the cell that read x alone run
-before the scan, on all steps at once. Going back, the cells of this library need the scan for the
-cotangents of the states alone; all else is one more call of the same backward, with all steps as a
-batch: three products over all steps in place of three a step.
+before the scan, on all steps at once, and going back after it. So do the products that make the
+weights' gradients in this library's cells: they are one over all steps, not one a step.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from fnn.block import (
     Rules,
     Value,
 )
+from fnn.blocks.cells import gradients_of
 from fnn.blocks.combinators import rematerialize as rematerialized
 from fnn.executor import graph, inference, is_network
 from fnn.refusals import (
@@ -48,8 +48,7 @@ from fnn.refusals import (
 
 Piece = tuple[Block, Callable[[Value], Value]]
 
-# Blocks that take every leading axis for a batch, and so all steps at once.
-_BY_ROWS = ("linear", "rnn_step", "gru_step", "lstm_step")
+_STEPS = ("rnn_step", "gru_step", "lstm_step")
 
 
 @checked
@@ -215,14 +214,14 @@ class _Halves(NamedTuple):
     early: Block | None
     late: Block
     names: tuple[str, ...]  # of the nodes of early
-    by_rows: bool  # whether late takes all steps at once
+    step: str  # the node of late that is one of this library's steps, and all of it, or ""
 
 
 def _halves(cell: Block) -> _Halves:
     """Which part of a cell can run before the scan: its linear layers of x."""
     whole = cell.graph
     if whole is None or not is_network(cell) or len(whole.inputs) != 2:
-        return _Halves(None, cell, (), False)
+        return _Halves(None, cell, (), "")
     x, state = whole.inputs
     shared = {node.params_of for node in whole.nodes if node.params_of != node.name}
     early = [
@@ -231,9 +230,8 @@ def _halves(cell: Block) -> _Halves:
         and node.params_of == node.name and node.name not in whole.outputs
     ]  # fmt: skip
     late = [node for node in whole.nodes if node not in early]
-    by_rows = all(node.block.kind.maker in _BY_ROWS for node in late)
     if not early:
-        return _Halves(None, cell, (), by_rows)
+        return _Halves(None, cell, (), "")
     names = tuple(node.name for node in early)
     own = (x,) if any(x in node.inputs for node in late) or x in whole.outputs else ()
     return _Halves(
@@ -245,13 +243,13 @@ def _halves(cell: Block) -> _Halves:
             name=cell.name,
         ),
         names,
-        by_rows and not own,
+        late[0].name if len(late) == 1 and late[0].block.kind.maker in _STEPS else "",
     )
 
 
 def _scanned(cell: Block, truncate: int) -> Block:
     """The block of (xs, state) to (ys, last state), with the axis of steps first."""
-    early, late, names, by_rows = _halves(cell)
+    early, late, names, own_step = _halves(cell)
     reads_x = early is None or len(late.graph.inputs) > len(names) + 1  # type: ignore[union-attr]
 
     def parted(params: Params) -> tuple[Params, Params]:
@@ -298,7 +296,7 @@ def _scanned(cell: Block, truncate: int) -> Block:
         if dy[1] is None:
             d_last = jax.tree.map(jnp.zeros_like, like_before)
         start = None  # of the sums over steps; None for a parameter that has no gradient
-        if not by_rows:
+        if not own_step:
             start = jax.tree.map(
                 lambda p: jnp.zeros_like(p, dtype=compute_dtype(p.dtype)), like_params
             )
@@ -309,23 +307,23 @@ def _scanned(cell: Block, truncate: int) -> Block:
             if truncate:
                 cut = (t % truncate == 0) & (t > 0)
                 before = jax.tree.map(lambda d: jnp.where(cut, 0, d), before)
-            if by_rows:  # all but this cotangent is computed below, for all steps at once
-                return (before, None), d_state
-            total = jax.tree.map(lambda a, d: a + d.astype(a.dtype), total, dparams)
+            if not own_step:
+                total = jax.tree.map(lambda a, d: a + d.astype(a.dtype), total, dparams)
             return (before, total), tuple(d_inputs)
 
         order = jnp.arange(steps, dtype=jnp.int32)
-        (d_state, total), found = lax.scan(
+        (d_state, total), d_inputs = lax.scan(
             body, (d_last, start), (order, dys, kept), reverse=True, length=steps
         )
-        if by_rows:
-            dlate, (*d_inputs, _) = late.backward(rest, kept, (dys, found))
+        if own_step:
+            (node,) = late.graph.nodes  # type: ignore[union-attr]
+            own = gradients_of(node.block, rest[own_step], kept[own_step], d_inputs[0])
+            dlate = {own_step: own}
         else:
             dlate = jax.tree.map(lambda d, like: d.astype(like.dtype), total, like_params)
-            d_inputs = list(found)
         if early is None:
             return dlate, (d_inputs[0], d_state)
-        d_early = tuple(d_inputs[: len(names)])
+        d_early = d_inputs[: len(names)]
         dearly, dxs = early.backward(first, kept_early, d_early if len(names) > 1 else d_early[0])
         if reads_x:
             dxs = dxs + d_inputs[-1]

@@ -3,8 +3,8 @@
 In causal attention a place reads the keys and values of those before it, which do not depend on
 what comes after: they are kept (the "cache"), and a new id costs one place in place of all. The
 network needs nothing for that. Its blocks are walked as the executor walks them, and only three
-kinds are run in another way: positions are told which place it is, and attention adds its keys and
-values to those that were kept.
+kinds are run in another way: positions are told which place it is, attention adds its keys and
+values to those that were kept, and a recurrent block goes on from the state that was kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def generate(
 
     Args:
       net: a network from ids (B..., T) to logits (B..., T, V): :func:`~fnn.models.transformer`, or
-        one of your own. Its blocks keep places apart, except for causal attention to itself.
+        one of your own. Its blocks keep places apart, except for causal attention to itself
+        and :func:`~fnn.recurrent` ones.
       params: its parameters.
       ids: integers (B, T), the beginning; T is 1 or more.
       new: how many more.
@@ -72,10 +73,10 @@ def generate(
                 name, f"{ids.shape[1]} ids and {new} more are {length}, needs at most {args[0]}, "
                 "the network's positions: give fewer, or the last of them",
             )  # fmt: skip
-        if maker == "dot_product_attention" and not args[0]:
+        if (maker, args[:1]) in (("dot_product_attention", (False,)), ("recurrent", (True,))):
             raise BlockValueError(
-                name, "the network has attention that is not causal, needs causal=True: what it "
-                "reads later would change what was read",
+                name, f"the network has {block.kind.call}, needs blocks that read what was before "
+                "alone: attention with causal=True, recurrent without reverse",
             )  # fmt: skip
 
     def draw(logits: jax.Array, key: jax.Array) -> jax.Array:
@@ -118,6 +119,9 @@ def cached(
     if maker in _PLACED:
         places = jnp.broadcast_to(place + jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
         return block.forward(params, (x, places))[0], {}
+    if maker == "recurrent":
+        y, state = block.forward(params, (x, cache.get("state")))[0]
+        return y, {"state": state}
     if maker == "repeat":
         (inner,) = block.kind.of
 

@@ -51,9 +51,15 @@ def test_dropout_is_in_every_layer_and_gone_at_inference() -> None:
     assert jax.jit(lambda: fnn.inference(net).forward(params, ids)[0])().shape == (1, 3, 7)
 
 
-@pytest.mark.parametrize("options", [{}, {"style": "llama", "key_heads": 1, "scanned": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"style": "llama", "key_heads": 1, "scanned": True}, "lstm"]
+)
 def test_what_is_generated_with_a_cache_is_what_the_network_says(options: Any) -> None:
-    net = transformer(7, 8, 2, 2, length=9, **options)
+    net = (
+        transformer(7, 8, 2, 2, length=9, **options)
+        if options != "lstm"
+        else fnn.serial(fnn.embedding(7, 8), fnn.recurrent(fnn.lstm_cell(8)), fnn.linear(7))
+    )
     ids = jnp.array([[1, 2, 3], [4, 5, 6]])
     params = jax.tree.map(
         lambda p: jnp.asarray(np.random.default_rng(0).normal(size=p.shape)),
@@ -76,7 +82,7 @@ def test_what_cannot_be_generated_is_refused() -> None:
     with pytest.raises(BlockError, match=r"needs integers \(B, T\)"):
         fnn.models.generate(net, params, ids[0], 1, key)
     both_ways = fnn.serial(fnn.embedding(7, 8), fnn.attention(8, 2))
-    with pytest.raises(BlockError, match="needs causal=True"):
+    with pytest.raises(BlockError, match="attention with causal=True"):
         fnn.models.generate(both_ways, {}, ids, 1, key)
 
 

@@ -1,0 +1,106 @@
+"""The experiments with sequences, small: language, names and recurrent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import fnn
+from experiments import language, names, recurrent
+from experiments.__main__ import main
+from experiments.common import texts
+from experiments.common.idx import DataError
+
+
+def run(name: str, out: Path, *options: str) -> dict[str, float]:
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes
+        assert main([name, *options, "--out", str(out)]) == 0
+    assert "<pre>" in (out / "report.html").read_text() or name == "recurrent"
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["transformer", "lstm"])
+def test_language_learns_something(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--layers", "1", "--heads", "2", "--width", "16", "--length", "8")
+    results = run(
+        "language", tmp_path, *small, "--steps", "60", "--evaluate-every", "30", "--warmup", "10",
+        "--learning-rate", "0.01", "--characters", "30", "--model", model,
+    )  # fmt: skip
+    assert results["validation loss"] < 3.6  # by chance 4.17
+    printed = capsys.readouterr().out
+    assert "step 30" in printed and "step 60" in printed
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_names_are_made_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "_draw", lambda *_: None)  # tests/models/test_transformers.py draws
+    results = run("names", tmp_path, "--steps", "40", "--evaluate-every", "40", "--warmup", "5")
+    assert results["validation loss"] < 2.9 < results["by chance"]
+    assert "4192 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_recurrent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "CELLS", {"gru": fnn.gru_cell})
+    results = run("recurrent", tmp_path, "--length", "8", "--width", "8", "--steps", "20")
+    assert len(results) == 2 and all(map(np.isfinite, results.values()))
+
+
+def test_the_adding_problem() -> None:
+    x, t = jax.jit(lambda key: recurrent.problem(key, 50, 10))(jax.random.key(0))
+    numbers, marks = np.moveaxis(np.asarray(x), -1, 0)
+    np.testing.assert_allclose((numbers * marks).sum(1), t[:, 0])
+    np.testing.assert_array_equal(marks[:, :5].sum(1), 1)
+    np.testing.assert_array_equal(marks[:, 5:].sum(1), 1)
+
+
+def test_the_last_step_s_backward() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 4))
+    report = fnn.check.block(recurrent.last(), x)
+    assert report.ok, str(report)
+
+
+def test_windows_cover_the_text_once() -> None:
+    windows = language._windows(np.arange(21), 5)
+    np.testing.assert_array_equal(windows[:, 1:].ravel(), np.arange(1, 21))
+    np.testing.assert_array_equal(windows[1:, 0], windows[:-1, -1])
+
+
+def test_characters_are_ids_and_back() -> None:
+    alphabet = texts.Alphabet.of("to be")
+    assert alphabet.characters == " beot"
+    assert alphabet.written(alphabet.ids("toe")) == "toe"
+
+
+def test_another_text_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names" / "names.txt").write_text("emma")
+    monkeypatch.setenv("FNN_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"names.txt: found SHA-256 .* needs SHA-256 0a30"):
+        texts.text("names")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["language", "--steps", "0"], "--steps is 0"),
+        (["language", "--heads", "3"], "features is 128 and heads is 3"),
+        (["recurrent", "--length", "2"], "--length is 2, needs at least 4"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*options, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
