@@ -34,23 +34,15 @@ from fnn.block import Block
 
 
 @dataclass
-class Options:
+class Learning:
+    """How a language model is trained, and how often it is looked at."""
+
     seed: int = 0
-    """seeds the initial weights, the windows, dropout and what is written"""
+    """seeds the initial weights, what is drawn from the data, dropout and what is written"""
     steps: int = 2000
     """updates of the weights"""
     batch_size: int = 12
     """windows of the text in each step"""
-    length: int = 64
-    """characters of a window"""
-    model: Literal["transformer", "lstm"] = "transformer"
-    layers: int = 4
-    heads: int = 4
-    width: int = 128
-    """features of each character"""
-    style: Literal["gpt2", "llama"] = "gpt2"
-    dropout: float = 0.0
-    """fraction of features dropped at random in each step, in a transformer"""
     learning_rate: float = 3e-3
     """the largest, after the warm-up; it falls to a tenth along a half cosine"""
     warmup: int = 100
@@ -64,16 +56,35 @@ class Options:
     characters: int = 300
     """how many are written at each of them"""
     out: Path = Path("results/language")
-    """folder for report.html, history.csv and figures"""
+    """folder for report.html, history.csv, the parameters and figures"""
     command: Annotated[str, tyro.conf.Suppress] = ""
 
     def prepare(self) -> None:
         seeded(self)
-        at_least(self, 1, "steps", "batch_size", "layers", "heads", "evaluate_every", "warmup")
+        at_least(self, 1, "steps", "batch_size", "evaluate_every", "warmup", "characters")
+        at_least(self, 1, "layers", "heads")
         at_least(self, 2, "length", "width")
         positive_rate(self)
         fractions(self, "dropout")
         writable(self.out)
+
+
+@dataclass
+class Options(Learning):
+    model: Literal["transformer", "lstm"] = "transformer"
+    """what reads the text"""
+    length: int = 64
+    """characters of a window"""
+    layers: int = 4
+    """how many"""
+    heads: int = 4
+    """of a transformer's attention"""
+    width: int = 128
+    """features of each character"""
+    style: Literal["gpt2", "llama"] = "gpt2"
+    """the shape of a transformer"""
+    dropout: float = 0.0
+    """fraction of features dropped at random in each step, in a transformer"""
 
 
 def main(options: Options) -> int:
@@ -124,7 +135,7 @@ def network(options: Options, characters: int) -> Block:
 
 
 def learn(
-    options: Any,
+    options: Learning,
     net: Block,
     loss: Block,
     draw: Callable[[jax.Array], Any],
@@ -134,7 +145,7 @@ def learn(
     """Trains the network; prints its loss and what it writes, every so many steps.
 
     Args:
-      options: those of :class:`Options` that are about training.
+      options: how.
       draw: from a key to ``(x, target)``.
       evaluate: from parameters to the validation loss.
       write: from parameters and a key to a text.
@@ -184,7 +195,7 @@ def learn(
     return rows, written, params
 
 
-def descent(options: Any) -> Any:
+def descent(options: Learning) -> Any:
     """AdamW with a warm-up, a half cosine and clipped gradients, all Optax's."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, options.learning_rate, options.warmup, max(options.steps, options.warmup + 1),

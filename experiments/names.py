@@ -26,7 +26,7 @@ LENGTH = 16  # places: the longest name has 15 letters
 
 
 @dataclass
-class Options(language.Options):
+class Options(language.Learning):
     steps: int = 2000
     batch_size: int = 32
     """names in each step"""
