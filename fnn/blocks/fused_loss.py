@@ -140,10 +140,10 @@ def linear_softmax_cross_entropy(
             losses, dz = of_rows(contract(h, w, ((1,), (1,))).astype(wide), y)
             dz = jnp.where(share[:, None] == 0, 0, share[:, None] * dz)
             dh = contract(dz.astype(h.dtype), w, ((1,), (0,)))
-            dw = dw + contract(dz.astype(h.dtype), h, ((0,), (0,)))
+            dw = dw + contract(dz.astype(h.dtype), h, ((0,), (0,)), like=w)
             return dw, (losses, dh.astype(h.dtype))
 
-        start = jnp.zeros(w.shape, wide)
+        start = jnp.zeros_like(w, dtype=wide)
         if some is count or some == count:
             dw, (losses, dh) = part(start, (h, y, share))
             return losses, dh, dw
