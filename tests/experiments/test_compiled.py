@@ -60,7 +60,7 @@ def test_pool_convolution_and_linear_layer(target: str, dtype: str) -> None:
     ratios = {
         name: moved(target, make)
         for name, make in pairs.items()
-        if name.startswith(("max_pool 2x2", "conv 3x3 1->32", "linear"))
+        if name.startswith(("max_pool 2x2", "conv 3x3 1->32", "linear 1024"))
     }
     assert len(ratios) == 3
     for name, ratio in ratios.items():
