@@ -62,6 +62,7 @@ def check_files(out: Path, pictures: list[str], trained: list[str]) -> None:
     assert {*json.loads((out / "results.json").read_text())} <= {*facts}
 
 
+@pytest.mark.slow
 def test_digits_reaches_0_97(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = run("digits", tmp_path)
     assert results["test accuracy"] >= 0.97

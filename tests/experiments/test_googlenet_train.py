@@ -254,7 +254,14 @@ def test_divergence_says_what_to_do_and_leaves_finite_parameters(
 # ---- the network -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("strides", "least"), [((2, 2, 2), 79), ((2, 1, 1), 27), ((1, 2, 1), 24)])
+@pytest.mark.parametrize(
+    ("strides", "least"),
+    [
+        pytest.param((2, 2, 2), 79, marks=pytest.mark.slow),
+        ((2, 1, 1), 27),
+        pytest.param((1, 2, 1), 24, marks=pytest.mark.slow),
+    ],
+)
 def test_the_smallest_pictures(strides: tuple[int, int, int], least: int) -> None:
     net = fnn.models.googlenet(3, width=0.0625, stem_strides=strides)
 

@@ -30,7 +30,7 @@ WRITTEN = ("y (1 - y)", "1 - y^2", "p - t", "sum in the narrow dtype", "a tie to
 CONTROLS = ("linear", "maximum", "mlp", "softmax_cross_entropy")
 
 
-@pytest.mark.parametrize("row", one_of(20, ROWS, lambda row: row.id))
+@pytest.mark.parametrize("row", one_of(24, ROWS, lambda row: row.id))
 def test_mutants_are_caught(row: Row) -> None:
     subject = row.subject()
     made = make_mutants(subject)
