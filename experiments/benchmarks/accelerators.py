@@ -44,10 +44,12 @@ CAUSES = {
     "h100": """\
 - More than autodiff's, and why. log_softmax: y, and the probabilities that are kept for their
   digits, are two kernels that each read x. dot_product_attention: blocks of queries and keys are
-  read once for each other, which takes a quarter of the memory. In bfloat16: what is computed in
-  float32 is written as float32 (softmax_cross_entropy, local_response_norm, rematerialize; neuron:
-  the products, before they are summed); mish: a comparison is a kernel of its own; residual CNN:
-  the last sum is written, not computed twice. conv 1x1, memory of the MLP's step: not known.""",
+  read once for each other, in a quarter of the memory. linear_softmax_cross_entropy: weights and
+  their gradient are read for each part of the rows, in a fourteenth of the memory or less. In
+  bfloat16: what is computed in float32 is written as float32 (softmax_cross_entropy, rematerialize,
+  local_response_norm; neuron: the products, before they are summed); mish: a comparison is a kernel
+  of its own; residual CNN: the last sum is written, not computed twice. conv 1x1, memory of the
+  MLP's step: not known.""",
     "v5e": """\
 - More than autodiff's, and why. softmax, layer_norm, rms_norm: what rounding left in a mean is
   subtracted as well, which is another pass over a row. log_softmax: probabilities are kept for
