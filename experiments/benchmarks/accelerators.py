@@ -48,15 +48,15 @@ CAUSES = {
   their gradient are read for each part of the rows, in a fourteenth of the memory or less. In
   bfloat16: what is computed in float32 is written as float32 (softmax_cross_entropy, rematerialize,
   local_response_norm; neuron: the products, before they are summed); mish: a comparison is a kernel
-  of its own; residual CNN: the last sum is written, not computed twice. conv 1x1, memory of the
-  MLP's step: not known.""",
+  of its own; residual CNN: the last sum is written, not computed twice. conv 1x1, memory of
+  embedding, of recurrent and of the MLP's step: not known.""",
     "v5e": """\
 - More than autodiff's, and why. softmax, layer_norm, rms_norm: what rounding left in a mean is
   subtracted as well, which is another pass over a row. log_softmax: probabilities are kept for
   their digits. In bfloat16: relu and the other piecewise functions: values in float32 and slopes in
   bfloat16 are two kernels that both read x (alone; in a network they are apart for autodiff too);
-  max_pool 3x3/2 and local_response_norm: sums are in float32, autodiff's in bfloat16. conv 1x1,
-  residual CNN: not known.""",
+  max_pool 3x3/2 and local_response_norm: sums are in float32, autodiff's in bfloat16. conv 1x1
+  and 7x7/2, residual CNN: not known.""",
 }
 ABOUT = f"""\
 - Blocks: forward and backward together, {timed.SCANNED} times in `lax.scan`, each from the last
