@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from fnn.arguments import AnyOptimizer, Count, Positive, checked
 from fnn.block import Params
@@ -26,6 +27,9 @@ class ScaledState(NamedTuple):
     inner: Any
     scale: jax.Array
     good: jax.Array
+
+
+export.register_namedtuple_serialization(ScaledState, serialized_name="fnn.ScaledState")
 
 
 @checked

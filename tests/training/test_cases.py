@@ -17,6 +17,7 @@ import fnn
 from fnn.block import Block, BlockError
 from fnn.refusals import described
 from fnn.training.arrays import checked_arrays
+from fnn.training.loss_scale import ScaledState
 from fnn.training.optimizers import AveragedState, OptimizerState
 from tests.zoo import CASES, Case, sample
 
@@ -416,7 +417,7 @@ def test_fit_under_debug_nans_and_without_jit(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("state", [OptimizerState, AveragedState])
+@pytest.mark.parametrize("state", [OptimizerState, AveragedState, ScaledState])
 def test_optimizer_states_are_registered_with_jax_export(state: type) -> None:
     """So that a program that takes one can be written to a file (for which flatbuffers is needed).
 
