@@ -10,6 +10,7 @@ from experiments.common.command import run_command
 BENCHMARKS = {
     "mlp": "multilayer perceptrons on MNIST beside JAX, Equinox, Flax, PyTorch, scikit-learn",
     "conv": "blocks and steps of convolutional networks beside jax.grad, Flax and PyTorch",
+    "sequences": "attention, recurrence and language models beside jax.grad and PyTorch",
     "communication": "what chips send each other in a step, beside jax.grad's",
     "accelerators": "blocks and steps on a GPU or TPU beside jax.vjp and jax.grad",
     "profile": "where the time of those steps goes: convolutions, products, copies, pools",

@@ -13,6 +13,7 @@ import pytest
 import fnn
 from experiments import language, names, recurrent
 from experiments.__main__ import main
+from experiments.benchmarks import sequences
 from experiments.common import texts
 from experiments.common.idx import DataError
 
@@ -104,3 +105,33 @@ def test_what_cannot_work_is_refused(
 ) -> None:
     assert main([*options, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+SMALL = {
+    "attention": lambda: sequences.attention(1, 8),
+    "head": lambda: sequences.head_and_loss(6, 11, 4),
+    "lstm": lambda: sequences.lstm(2, 4, 3),
+    "language": lambda: sequences.language("language", 11, 8, 1, 2, 2, 4),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_timed_is_the_same_for_all(name: str) -> None:
+    task = SMALL[name]()
+    arguments = task.arguments(np.random.default_rng(0))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        ours, plain = jax.jit(lambda a: (task.fnn(*a), task.plain(*a)))(arguments)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sequences, "tasks", lambda: [SMALL["attention"]()])
+    monkeypatch.setattr(sequences.timing, "PAUSE_SECONDS", 0.0)
+    sequences.main(sequences.Options(repeats=2, out=None))
+    printed = capsys.readouterr().out
+    assert "causal attention, batch 1, T 8" in printed and "jax.grad" in printed
