@@ -267,7 +267,7 @@ def language(
                 q, k, v = (affine(reads[n], h).reshape(batch, length, heads, -1) for n in parts)
                 y = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
                 x = x + affine(reads["out"], y)
-                h = affine(p["mlp"]["0_linear"], norm(p["norm_2"], x))
+                h = affine(p["mlp"]["hidden"], norm(p["norm_2"], x))
                 x = x + affine(p["mlp"]["out"], jax.nn.gelu(h, approximate=True))
             return _entropy(norm(params["norm"], x) @ params["embedding"]["w"].T, labels)
 
@@ -294,7 +294,7 @@ def language(
                 )
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
                 x = x + affine(reads["out"], y.reshape(x.shape))
-                h = affine(p["mlp"]["0_linear"], norm(p["norm_2"], x))
+                h = affine(p["mlp"]["hidden"], norm(p["norm_2"], x))
                 x = x + affine(p["mlp"]["out"], F.gelu(h, approximate="tanh"))
             z = norm(params["norm"], x) @ params["embedding"]["w"].T
             value = F.cross_entropy(z.flatten(0, 1), labels.flatten())

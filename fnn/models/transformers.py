@@ -105,13 +105,12 @@ def transformer(
         use_bias=use_bias, w_init=start, out_init=last,
     )  # fmt: skip
     if is_gpt2:
-        inner = [
-            linear(hidden or 4 * width, use_bias=use_bias, w_init=start), gelu(approximate=True),
-        ]  # fmt: skip
+        first = linear(hidden or 4 * width, use_bias=use_bias, w_init=start)
+        inner = {"hidden": first, "act": gelu(approximate=True)}
     else:
         features = hidden or -(-8 * width // 24) * 8
-        inner = [gated(features, silu(), use_bias=use_bias, w_init=start)]
-    mlp = serial(*inner, out=linear(width, use_bias=use_bias, w_init=last))
+        inner = {"hidden": gated(features, silu(), use_bias=use_bias, w_init=start)}
+    mlp = serial(**inner, out=linear(width, use_bias=use_bias, w_init=last))
     layer = _layer(norm, reads, mlp, dropout)
 
     nodes: list[Entry] = [("embedding", embedding(vocabulary, width, w_init=start), "ids")]

@@ -45,7 +45,7 @@ def torch_gpt2(p: Any, ids: Any) -> Any:
         )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2)
         x = x + affine(reads["out"], y)
-        inner = affine(layer["mlp"]["0_linear"], norm(layer["norm_2"], x))
+        inner = affine(layer["mlp"]["hidden"], norm(layer["norm_2"], x))
         x = x + affine(layer["mlp"]["out"], F.gelu(inner, approximate="tanh"))
     return norm(p["norm"], x) @ p["embedding"]["w"].T
 
