@@ -12,13 +12,14 @@ import pytest
 import fnn
 from fnn.block import BlockError, BlockValueError
 from fnn.blocks import fused_loss
+from tests.slow import one_of
 
 RNG = np.random.default_rng(0)
 H, W = RNG.normal(size=(7, 4)), RNG.normal(size=(6, 4))
 T = np.array([0, 5, 2, -1, 3, 3, 1])
 
 
-@pytest.mark.parametrize("entries", [6, 20, 1000])
+@pytest.mark.parametrize("entries", one_of(3, [20, 6, 1000]))
 def test_it_is_the_loss_of_the_product_however_it_is_cut(entries: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(fused_loss, "ENTRIES", entries)
     net = fnn.linear_softmax_cross_entropy(ignore_label=-1)
@@ -52,21 +53,32 @@ def test_no_array_of_tokens_times_words() -> None:
 def test_a_confident_row_keeps_its_digits() -> None:
     net, pair = fnn.linear_softmax_cross_entropy(), (np.ones((1, 1), np.float32),)
     pair = (*pair, np.array([[40], [0]], np.float32))
-    value, residuals = net.forward({}, (pair, np.array([0])))
-    dw = net.backward({}, residuals, 1.0)[1][0][1]
+
+    @jax.jit
+    def run() -> Any:
+        value, residuals = net.forward({}, (pair, np.array([0])))
+        return value, net.backward({}, residuals, 1.0)[1][0][1]
+
+    value, dw = run()
     np.testing.assert_allclose([value, -dw[0, 0], dw[1, 0]], np.exp(-40.0), rtol=1e-6)
 
 
 def test_tokens_that_do_not_count_may_be_anything() -> None:
     net = fnn.linear_softmax_cross_entropy(ignore_label=-1)
     h = np.where(T[:, None] >= 0, H, np.nan)
-    value, residuals = net.forward({}, ((h, W), T))
-    (dh, dw), _ = net.backward({}, residuals, 1.0)[1]
+
+    @jax.jit
+    def run(h: Any, t: Any) -> Any:
+        value, residuals = net.forward({}, ((h, W), t))
+        return value, *net.backward({}, residuals, 1.0)[1][0]
+
+    value, dh, dw = run(h, T)
     assert np.isfinite(value) and np.isfinite(dh).all() and np.isfinite(dw).all()
-    nothing, residuals = net.forward({}, ((H, W), np.full(7, -1)))
-    assert nothing == 0 and not net.backward({}, residuals, 1.0)[1][0][1].any()
+    nothing, _, dw = run(H, np.full(7, -1))
+    assert nothing == 0 and not dw.any()
 
 
+@pytest.mark.slow
 def test_a_language_model_is_fitted_with_it() -> None:
     """With its head tied to the embedding, and evaluated at inference, where there are logits."""
     nodes: list[Any] = [
@@ -103,7 +115,7 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 
 def test_labels_out_of_range() -> None:
     net = fnn.linear_softmax_cross_entropy()
-    assert np.isnan(net.forward({}, ((H, W), T))[0])
+    assert np.isnan(jax.jit(lambda: net.forward({}, ((H, W), T))[0])())
     assert net.rules.validate is not None
     with pytest.raises(BlockValueError, match=r"from -1 to 5; .* give ignore_label"):
         net.rules.validate(((H, W), T))

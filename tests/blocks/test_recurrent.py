@@ -56,6 +56,7 @@ def test_a_sequence_in_parts_is_the_whole() -> None:
     np.testing.assert_array_equal(state, parts[-1][:, -1])
 
 
+@pytest.mark.slow
 def test_both_directions() -> None:
     both = fnn.fan_out(a=fnn.recurrent(CELL), b=fnn.recurrent(CELL, reverse=True))
     net = fnn.serial(both=both, joined=fnn.concatenate())
@@ -75,6 +76,7 @@ def test_a_rematerialised_one_keeps_the_states_between_parts_alone() -> None:
     assert kept(fnn.recurrent(CELL, rematerialize=20)) <= 400 * 4 + 21 * 3
 
 
+@pytest.mark.slow
 def test_dropout_between_steps_has_a_key_for_each() -> None:
     nodes: list[Any] = [
         ("cell", CELL, ("x", "h")), ("y", fnn.item(0), "cell"), ("s", fnn.item(1), "cell"),

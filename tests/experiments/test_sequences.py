@@ -66,6 +66,7 @@ def test_the_adding_problem() -> None:
     np.testing.assert_array_equal(marks[:, 5:].sum(1), 1)
 
 
+@pytest.mark.slow
 def test_the_last_step_s_backward() -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 4))
     report = fnn.check.block(recurrent.last(), x)

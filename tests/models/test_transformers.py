@@ -12,11 +12,12 @@ import pytest
 
 import fnn
 from fnn.block import Block, BlockError
+from tests.slow import one_of
 
 transformer = fnn.models.transformer
 
 
-@pytest.mark.parametrize("style", ["gpt2", "llama"])
+@pytest.mark.parametrize("style", one_of(2, ["gpt2", "llama"]))
 def test_a_place_sees_those_before_it_alone(style: Any) -> None:
     net = transformer(7, 8, 1, 2, length=6, style=style, key_heads=1)
     ids = np.array([[1, 2, 3, 4, 5, 6]])
@@ -30,6 +31,7 @@ def test_a_place_sees_those_before_it_alone(style: Any) -> None:
     assert (abs(y[:, 3] - other[:, 3]) > 1e-3).any()
 
 
+@pytest.mark.slow
 def test_scanned_layers_are_the_same_network() -> None:
     ids = np.array([[1, 2, 3]])
     one, other = (transformer(7, 8, 2, 2, length=6, scanned=scanned) for scanned in (False, True))
@@ -41,6 +43,7 @@ def test_scanned_layers_are_the_same_network() -> None:
     np.testing.assert_allclose(y, scanned, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_dropout_is_in_every_layer_and_gone_at_inference() -> None:
     net, ids = transformer(7, 8, 1, 2, length=6, dropout=0.5), np.array([[1, 2, 3]])
     params = jax.jit(net.init)(jax.random.key(0), ids)
@@ -52,7 +55,7 @@ def test_dropout_is_in_every_layer_and_gone_at_inference() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"style": "llama", "key_heads": 1, "scanned": True}, "lstm"]
+    "options", one_of(3, [{}, {"style": "llama", "key_heads": 1, "scanned": True}, "lstm"])
 )
 def test_what_is_generated_with_a_cache_is_what_the_network_says(options: Any) -> None:
     net = (
