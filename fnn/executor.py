@@ -153,7 +153,7 @@ class _Executor:
         return self.start(key, x)[0]
 
     def forward(self, params: Params, x: Value = None, key: Key = None) -> tuple[Value, Residuals]:
-        _check_params(self.graph, params, self.name)
+        check_params(self.graph, params, self.name)
         if key is not None:
             require_key(self.name, key)
         values = _bind(self.graph.inputs, as_held(x), self.name)
@@ -173,7 +173,7 @@ class _Executor:
     ) -> tuple[Params, Value]:
         # forward: every value goes to its readers, so a node's upstream cotangent is the sum of
         # what its readers send back. In reverse order all of them have been run before it.
-        _check_params(self.graph, params, self.name)
+        check_params(self.graph, params, self.name)
         self.check_residuals(residuals)
         if dy is _MISSING:
             raise BlockTypeError(self.name, f"got no dy, needs that of y: {_BACKWARD}")
@@ -450,7 +450,7 @@ def _check(g: Graph, block: str) -> None:
             raise BlockValueError(block, f"no node reads the input {name!r}; remove it")
 
 
-def _check_params(g: Graph, params: Params, block: str) -> None:
+def check_params(g: Graph, params: Params, block: str) -> None:
     """Refuses parameters of another network by their names; the blocks check shapes."""
     require_no_model(block, params)
     if not isinstance(params, Mapping):

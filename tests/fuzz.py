@@ -53,6 +53,7 @@ SLOW = 30.0  # seconds, that no call may take
 FIX = re.compile(
     r"\b(needs?|give|make|cast|call|convert|pad|remove|rename|use|pass|switch|save|missing)\b", re.I
 )
+INSIDE = re.compile(r"[\w/]+ \(\w+\): ")  # the path of a block in a network, and its name
 FILES = ("load_weights", "save_weights", "torch_names")
 BINDING = (fnn.arguments.__file__, fnn.check.options.__file__)
 ARITY = re.compile(r"\(\) (got|missing|takes)\b.* argument")
@@ -253,6 +254,8 @@ def unclear(call: Call, got: list[Any], error: Exception) -> str:
         return f"names no function: {where}: {message[:60]}"
     if not FIX.search(message):
         return f"says no fix: {where}: {message[:60]}"
+    if INSIDE.match(message):
+        return ""  # what a block inside got is what those before made of it
     if not any(_in(word, message) for value in got for word in words(value)):
         return f"does not say what it got: {where}: {message[:60]}"
     return ""

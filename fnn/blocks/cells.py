@@ -198,7 +198,8 @@ def lstm_cell(
         return joined, joined, (None, dc * f)
 
     def biases(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
-        return b_init(key, shape, dtype).at[features : 2 * features].add(forget_bias)
+        b = initial("lstm_cell", "b_init", b_init, key, shape, dtype)
+        return b.at[features : 2 * features].add(forget_bias)
 
     hidden = _hidden("lstm_step", features, 2, 4, step, back, u_init)
     return _cell("lstm_cell", features, 4, hidden, w_init, biases)
@@ -279,7 +280,9 @@ def _hidden(
         kept, state, like = residuals
         narrow, wide = like.dtype, compute_dtype(like.dtype)
         old = widened(kept[0].shape[:-1], narrow, state)
-        d_y, d_state = dy
+        d_y, d_state = pair_of_cotangents(name, dy)
+        if states > 1 and d_state is not None:
+            d_state = pair_of_cotangents(name, d_state, "(h', c'), its state")
         d_states = (d_state,) if states == 1 or d_state is None else tuple(d_state)
 
         def cotangent(d: Any) -> jax.Array:
@@ -300,6 +303,13 @@ def _hidden(
         return dparams, (dz, d_old[0] if states == 1 else d_old)
 
     return elementary(forward, backward, name, Kind(name, (features,)), init=init)
+
+
+def pair_of_cotangents(name: str, dy: Value, of: str = "(y, state)") -> tuple[Value, Value]:
+    """dy, refused where it is no pair."""
+    if not isinstance(dy, (tuple, list)) or len(dy) != 2:
+        raise BlockTypeError(name, f"dy is {described(dy)}, needs a pair, the cotangents of {of}")
+    return dy[0], dy[1]
 
 
 def gradients_of(block: Block, params: Params, residuals: Residuals, dz: jax.Array) -> Params:

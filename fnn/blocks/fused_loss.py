@@ -167,15 +167,20 @@ def linear_softmax_cross_entropy(
             for what, a in zip("hw", prediction, strict=True):
                 require_floating(name, what, a)
             h, w = map(jnp.asarray, prediction)
-            if not h.ndim or w.ndim != 2 or h.shape[-1] != w.shape[-1]:
+            if not h.ndim or w.ndim != 2 or h.shape[-1] != w.shape[-1] or not w.shape[0]:
                 raise BlockValueError(
                     name, f"h has shape {h.shape} and w {w.shape}, needs h (B..., features) and "
-                    "w (vocabulary, features)",
+                    "w (vocabulary, features) of one id or more",
                 )  # fmt: skip
             prediction, batch = (h, w), h.shape[:-1]
         else:
             require_floating(name, "prediction", prediction)
             prediction = jnp.asarray(prediction)
+            if not prediction.ndim or not prediction.shape[-1]:
+                raise BlockValueError(
+                    name,
+                    f"prediction has shape {prediction.shape}, needs logits (B..., vocabulary)",
+                )
             batch = prediction.shape[:-1]
         labels = as_array(name, "labels", labels)
         if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != batch:

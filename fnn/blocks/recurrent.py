@@ -34,9 +34,9 @@ from fnn.block import (
     Rules,
     Value,
 )
-from fnn.blocks.cells import gradients_of
+from fnn.blocks.cells import gradients_of, pair_of_cotangents
 from fnn.blocks.combinators import rematerialize as rematerialized
-from fnn.executor import graph, inference, is_network
+from fnn.executor import check_params, graph, inference, is_network
 from fnn.refusals import (
     as_cotangent,
     as_held,
@@ -140,11 +140,19 @@ def recurrent(
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
         ((kind, residuals),) = residuals.items()
         has_state = kind == "with state"
-        dys, d_last = dy if has_state else (dy, None)
-        dys = jax.tree.map(lambda d: in_time(as_cotangent(name, d)), dys)
+        dys, d_last = pair_of_cotangents(name, dy) if has_state else (dy, None)
+        dys = jax.tree.map(cotangent_in_time, dys)
         dparams, (dxs, d_state) = over.backward(params, residuals, (dys, d_last))
         dx = out_of_time(dxs)
         return dparams, ((dx, d_state) if has_state else dx)
+
+    def cotangent_in_time(dy: Value) -> jax.Array:
+        dy = as_cotangent(name, dy)
+        if dy.ndim < 2:
+            raise BlockValueError(
+                name, f"dy has shape {dy.shape}, needs that of y, (B..., T, features)"
+            )
+        return in_time(dy)
 
     def in_time(a: jax.Array) -> jax.Array:
         """(B..., T, F) as (T, B..., F), the first step first."""
@@ -255,6 +263,8 @@ def _scanned(cell: Block, truncate: int) -> Block:
     def parted(params: Params) -> tuple[Params, Params]:
         if early is None:
             return {}, params
+        check_params(cell.graph, params, cell.name)  # type: ignore[arg-type]
+        require_numbers(cell.name, "params", params)
         first = {name: params[name] for name in names if name in params}
         return first, {name: p for name, p in params.items() if name not in first}
 

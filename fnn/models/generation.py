@@ -19,7 +19,7 @@ from jax import lax
 from fnn.arguments import Count, NonNegative, RandomKey, checked
 from fnn.block import Block, BlockTypeError, BlockValueError, Params, Value, located
 from fnn.blocks.attention import dot_product_attention
-from fnn.executor import inference, is_network
+from fnn.executor import check_params, inference, is_network
 from fnn.refusals import described, require_array
 
 Cache = Mapping[str, Any]  # by node: keys and values of attention, or the cache inside
@@ -132,6 +132,7 @@ def cached(
     if block.graph is None or not is_network(block):
         return block.forward(params, x)[0], {}
     whole = block.graph
+    check_params(whole, params, block.name)
     values = dict(zip(whole.inputs, (x,) if len(whole.inputs) == 1 else x, strict=True))
     kept = {}
     for node in whole.nodes:

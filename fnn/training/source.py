@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -258,6 +258,7 @@ def opened(what: str, data: Any, dtype: Any) -> Arrays | Stream:
     is_class = isinstance(data, type)
     if (
         is_class
+        or isinstance(data, Mapping)
         or hasattr(data, "shape")
         or not (hasattr(data, "__len__") and hasattr(data, "__getitem__"))
     ):
