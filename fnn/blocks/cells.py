@@ -29,7 +29,14 @@ from fnn.arrays import Shape, compute_dtype
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, Residuals, Value
 from fnn.blocks.linear import Initializer, contract, glorot, initial, linear, zeros
 from fnn.executor import graph
-from fnn.refusals import as_cotangent, described, elementary, require_floating, require_shapes
+from fnn.refusals import (
+    as_cotangent,
+    as_held,
+    described,
+    elementary,
+    require_floating,
+    require_shapes,
+)
 
 orthogonal = jax.nn.initializers.orthogonal()
 
@@ -319,7 +326,7 @@ def gradients_of(block: Block, params: Params, residuals: Residuals, dz: jax.Arr
     if block.kind.maker == "gru_step":  # n = tanh(z_n + r u_n), so du_n = r dz_n
         *rest, last = jnp.split(dz, 3, -1)
         dz = jnp.concatenate([*rest, (last * sigmoid(kept[0])).astype(dz.dtype)], -1)
-    return _weights_back(params, h.astype(like.dtype), dz)
+    return _weights_back(as_held(params), h.astype(like.dtype), dz)
 
 
 def _weights_back(params: Params, h: jax.Array, du: jax.Array) -> Params:
