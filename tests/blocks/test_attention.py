@@ -104,6 +104,7 @@ def test_no_array_of_queries_times_keys() -> None:
     assert compiled.memory_analysis().temp_size_in_bytes < t * t * 4 / 2  # of one of two heads
 
 
+@pytest.mark.slow
 def test_large_scores_keep_their_digits() -> None:
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(40, 2, 8)) for _ in range(3))

@@ -67,6 +67,7 @@ def test_exact_steps() -> None:
     np.testing.assert_allclose(got, wanted, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_krylov_step() -> None:
     """Of a few vectors: |H| within their span, as Dauphin et al. have it."""
     gradient, params = problem()

@@ -252,6 +252,7 @@ def test_a_failure_while_saving_keeps_the_earlier_parameters(
     np.testing.assert_array_equal(read_params(tmp_path)["w"], np.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("listening")
 def test_an_interrupt_ends_a_run_of_several_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

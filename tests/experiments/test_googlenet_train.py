@@ -24,7 +24,6 @@ from experiments.googlenet import train as train_googlenet
 from experiments.googlenet.image_folder import image_folder
 from experiments.googlenet.images import PictureError, View, batches, read_part, read_picture
 from fnn.block import BlockError, BlockValueError
-from tests.slow import one_of
 
 pytestmark = pytest.mark.as_users
 COLORS = ("blue", "green", "red")
@@ -224,8 +223,9 @@ def listening() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small", "listening")
-@pytest.mark.parametrize("at", one_of(2, [(1, 8 / 27), (2, 16 / 27)]))
+@pytest.mark.parametrize("at", [(1, 8 / 27), (2, 16 / 27)])
 def test_ctrl_c_keeps_what_was_learned(
     at: tuple[int, float], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

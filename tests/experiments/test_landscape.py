@@ -33,7 +33,6 @@ from experiments.landscape.surface import (
     root,
     surface,
 )
-from tests.slow import one_of
 
 pytestmark = pytest.mark.as_users
 
@@ -106,6 +105,7 @@ def test_known_values_are_critical_and_have_their_index() -> None:
             assert (curvature < -1e-9).mean() == pytest.approx(indices[place])
 
 
+@pytest.mark.slow
 def test_critical_points_of_the_autoencoder_are_the_known_ones(tmp_path: Path) -> None:
     options = Linear(hidden=2, networks=1, starts=6, steps=40, noise=0.1, out=tmp_path)
     options.prepare()
@@ -233,7 +233,8 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", one_of(3, NETWORKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_units_are_put_in_another_order_and_found_again(name: str) -> None:
     net, shape, expected = NETWORKS[name]
     rng = np.random.default_rng(0)

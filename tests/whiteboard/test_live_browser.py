@@ -196,7 +196,7 @@ def assert_same(page: Page, t: Trace) -> None:
                                    err_msg=reference)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", one_of(6, EXAMPLES))
+@pytest.mark.parametrize("name", one_of(12, EXAMPLES))
 def test_the_page_computes_what_fnn_does(page: Page, name: str) -> None:
     """Forward, every gradient, after a change, and after a step of gradient descent."""
     net, params, x, target, loss = EXAMPLES[name]
@@ -267,6 +267,7 @@ def test_every_block_that_python_calls_known_is_known_to_the_script(page: Page) 
     assert set(KNOWN) == set(page.run("return Object.keys(OPS)")) - {"copy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -358,6 +358,7 @@ def test_on_a_phone_every_wire_has_a_line_of_its_own(page: Page) -> None:
                     assert start == other or b <= c or d <= a
 
 
+@pytest.mark.slow
 def test_it_is_read_from_the_last_row_and_on_a_phone(page: Page) -> None:
     """Small boards grow with the window, up to its height; wide ones say that they go on."""
     letters = """return [...document.querySelectorAll("svg.wb text")]
