@@ -25,10 +25,12 @@ from fnn.arguments import Count, checked
 from fnn.arrays import Shape, compute_dtype
 from fnn.block import (
     Block,
+    BlockError,
     BlockTypeError,
     BlockValueError,
     Key,
     Kind,
+    Node,
     Params,
     Residuals,
     Rules,
@@ -176,6 +178,10 @@ def _asking_for_a_state(cell: Block, state: Value) -> Iterator[None]:
     """Says of a cell that fails at None that it needs a first state."""
     try:
         yield
+    except BlockError as error:
+        if state is None:
+            error.add_note("the first state was None; if the cell needs a state: give (x, state)")
+        raise
     except (TypeError, AttributeError) as error:
         if state is not None:
             raise
@@ -222,14 +228,16 @@ class _Halves(NamedTuple):
     early: Block | None
     late: Block
     names: tuple[str, ...]  # of the nodes of early
-    step: str  # the node of late that is one of this library's steps, and all of it, or ""
+    reads_x: bool  # whether late does, besides what early makes of it
+    step: Node | None  # of late, where it is all of it and one of this library's steps
 
 
 def _halves(cell: Block) -> _Halves:
     """Which part of a cell can run before the scan: its linear layers of x."""
     whole = cell.graph
+    alone = _Halves(None, cell, (), True, None)
     if whole is None or not is_network(cell) or len(whole.inputs) != 2:
-        return _Halves(None, cell, (), "")
+        return alone
     x, state = whole.inputs
     shared = {node.params_of for node in whole.nodes if node.params_of != node.name}
     early = [
@@ -239,7 +247,7 @@ def _halves(cell: Block) -> _Halves:
     ]  # fmt: skip
     late = [node for node in whole.nodes if node not in early]
     if not early:
-        return _Halves(None, cell, (), "")
+        return alone
     names = tuple(node.name for node in early)
     own = (x,) if any(x in node.inputs for node in late) or x in whole.outputs else ()
     return _Halves(
@@ -251,19 +259,19 @@ def _halves(cell: Block) -> _Halves:
             name=cell.name,
         ),
         names,
-        late[0].name if len(late) == 1 and late[0].block.kind.maker in _STEPS else "",
+        bool(own),
+        late[0] if len(late) == 1 and late[0].block.kind.maker in _STEPS else None,
     )
 
 
 def _scanned(cell: Block, truncate: int) -> Block:
     """The block of (xs, state) to (ys, last state), with the axis of steps first."""
-    early, late, names, own_step = _halves(cell)
-    reads_x = early is None or len(late.graph.inputs) > len(names) + 1  # type: ignore[union-attr]
+    early, late, names, reads_x, own_step = _halves(cell)
 
     def parted(params: Params) -> tuple[Params, Params]:
-        if early is None:
+        if early is None or cell.graph is None:
             return {}, params
-        check_params(cell.graph, params, cell.name)  # type: ignore[arg-type]
+        check_params(cell.graph, params, cell.name)
         require_numbers(cell.name, "params", params)
         first = {name: params[name] for name in names if name in params}
         return first, {name: p for name, p in params.items() if name not in first}
@@ -326,9 +334,8 @@ def _scanned(cell: Block, truncate: int) -> Block:
             body, (d_last, start), (order, dys, kept), reverse=True, length=steps
         )
         if own_step:
-            (node,) = late.graph.nodes  # type: ignore[union-attr]
-            own = gradients_of(node.block, rest[own_step], kept[own_step], d_inputs[0])
-            dlate = {own_step: own}
+            step, at = own_step.block, own_step.name
+            dlate = {at: gradients_of(step, rest[at], kept[at], d_inputs[0])}
         else:
             dlate = jax.tree.map(lambda d, like: d.astype(like.dtype), total, like_params)
         if early is None:
