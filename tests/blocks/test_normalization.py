@@ -260,3 +260,22 @@ def test_misfits_are_refused() -> None:
     for epsilon in (0, -1, float("nan"), float("inf")):
         with pytest.raises(BlockValueError, match="epsilon is"):
             fnn.layer_norm(epsilon=epsilon)
+
+
+def test_a_mean_is_the_same_wherever_it_is_subtracted() -> None:
+    """XLA computes it once more in each loop; where one fused its last product with the
+    subtraction, this entry was wrong by 165 units of its row's largest."""
+    net, seed, entry = fnn.layer_norm(1), 78, (0, 1, 1, 2)
+    x = np.random.default_rng(seed).standard_normal((2, 3, 2, 4)).astype(np.float32)
+    params = {"scale": np.float32([0.85, 0.42, -0.53]), "bias": np.zeros(3, np.float32)}
+    dy = np.zeros_like(x)
+    dy[:, 1] = 1
+
+    def dx(params: Any, x: Any, dy: Any) -> Any:
+        return net.backward(params, net.forward(params, x)[1], dy)[1]
+
+    full = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    got = jax.jit(dx, compiler_options=full)(params, x, dy)
+    want = dx(*jax.tree.map(np.float64, (params, x, dy)))
+    unit = np.finfo(np.float32).eps / 2 * np.abs(want[0, :, 1, 2]).max()
+    assert abs(np.float64(got)[entry] - want[entry]) < 4 * unit
