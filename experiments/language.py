@@ -173,26 +173,31 @@ def learn(
     console.print(f"{count} parameters\n")
     keys, rows, written = jax.random.split(ways, options.steps), [], []
     seconds, done, compiled = 0.0, 0, dict[int, Any]()
-    while done < options.steps:
-        some = keys[done : done + options.evaluate_every]
-        if len(some) not in compiled:  # which is not counted: of at most two lengths
-            compiled[len(some)] = run.lower(params, state, some).compile()
-        begin = time.perf_counter()
-        params, state, mean = jax.block_until_ready(compiled[len(some)](params, state, some))
-        seconds, done = seconds + time.perf_counter() - begin, done + len(some)
-        value, key = float(evaluate(params)), jax.random.fold_in(samples, done)
-        rows.append(
-            {"step": done, "loss": float(mean), "validation_loss": value, "seconds": seconds}
-        )
-        written.append(write(params, key))
-        console.print(
-            f"[bold]step {done}[/bold]: loss {float(mean):.3f}, validation {value:.3f}, "
-            f"{1000 * seconds / done:.1f} ms a step"
-        )
-        console.print(written[-1].strip() + "\n", markup=False, highlight=False)
-        if not math.isfinite(value):
-            break
-    return rows, written, params
+    try:
+        while done < options.steps:
+            some = keys[done : done + options.evaluate_every]
+            if len(some) not in compiled:  # which is not counted: of at most two lengths
+                compiled[len(some)] = run.lower(params, state, some).compile()
+            begin = time.perf_counter()
+            params, state, mean = jax.block_until_ready(compiled[len(some)](params, state, some))
+            seconds, done = seconds + time.perf_counter() - begin, done + len(some)
+            value, key = float(evaluate(params)), jax.random.fold_in(samples, done)
+            written.append(write(params, key))
+            rows.append(
+                {"step": done, "loss": float(mean), "validation_loss": value, "seconds": seconds}
+            )
+            console.print(
+                f"[bold]step {done}[/bold]: loss {float(mean):.3f}, validation {value:.3f}, "
+                f"{1000 * seconds / done:.1f} ms a step"
+            )
+            console.print(written[-1].strip() + "\n", markup=False, highlight=False)
+            if not math.isfinite(value):
+                break
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        console.print(f"interrupted: what was learned until step {done} is kept")
+    return rows, written[: len(rows)], params
 
 
 def descent(options: Learning) -> Any:

@@ -42,6 +42,25 @@ def test_language_learns_something(
 
 
 @pytest.mark.slow
+def test_an_interrupt_keeps_what_was_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([1.0])
+
+    def evaluate(params: Any) -> float:
+        for value in looks:
+            return value
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(language, "_evaluation", lambda *_: evaluate)
+    small = ("--layers", "1", "--heads", "2", "--width", "16", "--length", "8")
+    run("language", tmp_path, *small, "--steps", "9", "--evaluate-every", "3", "--characters", "9")
+    assert "interrupted: what was learned until step 6 is kept" in capsys.readouterr().out
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+    assert any((tmp_path / "params").iterdir())
+
+
+@pytest.mark.slow
 def test_names_are_made_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
