@@ -207,7 +207,10 @@ def descent(options: Learning) -> Any:
         0.0, options.learning_rate, options.warmup, max(options.steps, options.warmup + 1),
         options.learning_rate / 10,
     )  # fmt: skip
-    decays = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+
+    def decays(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
     return optax.chain(
         optax.clip_by_global_norm(options.clip),
         optax.adamw(rate, b2=0.99, weight_decay=options.weight_decay, mask=decays),
