@@ -10,14 +10,18 @@ Symbols: B... batch axes, I features in, F features of the state; s is the logis
 
 A cell is a graph of two nodes: ``input``, the :func:`~fnn.linear` layer z = x W + b, and
 ``hidden``, all the rest, so that a network over time can run the first for all steps at once. What
-is kept of a step are its a, from which each slope is computed where it has not saturated,
+is kept of a step are its a, from which each slope is computed without cancellation,
 s'(a) = e / (1 + e)^2 with e = exp(-|a|) and tanh'(a) = 4 s'(2a), and the state before it.
+
+Going back is in two halves. The slopes, what each cotangent is multiplied by, depend on what was
+kept alone: a network over time computes those of many steps at once. What is left for each step are
+products with the cotangents, and du U^T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +45,17 @@ from fnn.refusals import (
 orthogonal = jax.nn.initializers.orthogonal()
 
 Arrays = tuple[jax.Array, ...]
-# step(z, u, state) -> (next state, what back needs), with u = h U + b and the state as a tuple, h
-# first; back(kept, state, dstate) -> (dz, du, what goes to the state other than through u).
-Step = Callable[[jax.Array, jax.Array, Arrays], tuple[Arrays, Arrays]]
-Back = Callable[[Arrays, Arrays, Arrays], tuple[jax.Array, jax.Array, tuple[Any, ...]]]
+
+
+class Rule(NamedTuple):
+    """What is different from cell to cell, with u = h U + b and the state as a tuple, h first."""
+
+    step: Callable[[jax.Array, jax.Array, Arrays], tuple[Arrays, Arrays]]
+    """(z, u, state) to the next state, and what is kept."""
+    slopes: Callable[[Arrays, Arrays], Arrays]
+    """(what was kept, state) to what the cotangents are multiplied by."""
+    back: Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array, tuple[Any, ...]]]
+    """(slopes, cotangents of the next state) to dz, du, and what the state gets besides du U^T."""
 
 
 @checked
@@ -78,17 +89,22 @@ def rnn_cell(
     >>> y  # tanh(1 + 2/2)
     Array([0.9640276], dtype=float32)
     """
-
-    def step(z: jax.Array, u: jax.Array, state: Arrays) -> tuple[Arrays, Arrays]:
-        return (jnp.tanh(z + u),), (z + u,)
-
-    def back(kept: Arrays, state: Arrays, d: Arrays) -> tuple[jax.Array, jax.Array, Any]:
-        # forward: h' = tanh(a), a = z + u, so dz = du = tanh'(a) dh'.
-        da = _tanh_slope(kept[0]) * d[0]
-        return da, da, (None,)
-
-    hidden = _hidden("rnn_step", features, 1, 1, step, back, u_init)
+    hidden = _hidden("rnn_step", features, 1, 1, u_init)
     return _cell("rnn_cell", features, 1, hidden, w_init, b_init)
+
+
+def _rnn_step(z: jax.Array, u: jax.Array, state: Arrays) -> tuple[Arrays, Arrays]:
+    return (jnp.tanh(z + u),), (z + u,)
+
+
+def _rnn_slopes(kept: Arrays, state: Arrays) -> Arrays:
+    return (_tanh_slope(kept[0]),)
+
+
+def _rnn_back(slopes: Arrays, d: Arrays) -> tuple[jax.Array, jax.Array, Any]:
+    # forward: h' = tanh(a), a = z + u, so dz = du = tanh'(a) dh'.
+    da = slopes[0] * d[0]
+    return da, da, (None,)
 
 
 @checked
@@ -123,28 +139,35 @@ def gru_cell(
     >>> jax.tree.map(jnp.shape, params)
     {'hidden': {'b': (2,), 'w': (2, 6)}, 'input': {'b': (6,), 'w': (3, 6)}}
     """
-
-    def step(z: jax.Array, u: jax.Array, state: Arrays) -> tuple[Arrays, Arrays]:
-        (h,), (zr, zu, zn), (ur, uu, un) = state, jnp.split(z, 3, -1), jnp.split(u, 3, -1)
-        kept = zr + ur, zu + uu, zn, un
-        reset, update = sigmoid(kept[0]), sigmoid(kept[1])
-        new = jnp.tanh(zn + reset * un)
-        return (new + update * (h - new),), kept
-
-    def back(kept: Arrays, state: Arrays, d: Arrays) -> tuple[jax.Array, jax.Array, Any]:
-        # forward: h' = n + u (h - n), so du = dh' (h - n), dn = dh' (1 - u), and h gets dh' u;
-        # n = tanh(a_n), a_n = z_n + r u_n, so dr = da_n u_n, and u_n gets da_n r.
-        (ar, au, zn, un), (h,), (dh,) = kept, state, d
-        reset = sigmoid(ar)
-        an = zn + reset * un
-        dan = _tanh_slope(an) * (dh * sigmoid(-au))
-        dar = _sigmoid_slope(ar) * (dan * un)
-        dau = _sigmoid_slope(au) * (dh * (h - jnp.tanh(an)))
-        dz, du = ((dar, dau, last) for last in (dan, dan * reset))
-        return jnp.concatenate(dz, -1), jnp.concatenate(du, -1), (dh * sigmoid(au),)
-
-    hidden = _hidden("gru_step", features, 1, 3, step, back, u_init, bias=True)
+    hidden = _hidden("gru_step", features, 1, 3, u_init, bias=True)
     return _cell("gru_cell", features, 3, hidden, w_init, b_init)
+
+
+def _gru_step(z: jax.Array, u: jax.Array, state: Arrays) -> tuple[Arrays, Arrays]:
+    (h,), (zr, zu, zn), (ur, uu, un) = state, jnp.split(z, 3, -1), jnp.split(u, 3, -1)
+    kept = zr + ur, zu + uu, zn, un
+    reset, update = sigmoid(kept[0]), sigmoid(kept[1])
+    new = jnp.tanh(zn + reset * un)
+    return (new + update * (h - new),), kept
+
+
+def _gru_slopes(kept: Arrays, state: Arrays) -> Arrays:
+    # forward: h' = n + u (h - n), so du = dh' (h - n), dn = dh' (1 - u), and h gets dh' u;
+    # n = tanh(a_n), a_n = z_n + r u_n, so dr = da_n u_n, and u_n gets da_n r.
+    (ar, au, zn, un), (h,) = kept, state
+    reset = sigmoid(ar)
+    an = zn + reset * un
+    of_r, of_u = _sigmoid_slope(ar) * un, _sigmoid_slope(au) * (h - jnp.tanh(an))
+    return reset, sigmoid(au), _tanh_slope(an) * sigmoid(-au), of_r, of_u
+
+
+def _gru_back(slopes: Arrays, d: Arrays) -> tuple[jax.Array, jax.Array, Any]:
+    reset, update, new, of_r, of_u = slopes
+    (dh,) = d
+    dan = new * dh
+    dar, dau = of_r * dan, of_u * dh
+    dz, du = ((dar, dau, last) for last in (dan, dan * reset))
+    return jnp.concatenate(dz, -1), jnp.concatenate(du, -1), (dh * update,)
 
 
 @checked
@@ -183,33 +206,39 @@ def lstm_cell(
     Array([0., 0., 1., 1., 0., 0., 0., 0.], dtype=float32)
     """
 
-    def step(z: jax.Array, u: jax.Array, state: Arrays) -> tuple[Arrays, Arrays]:
-        a, (_, c) = z + u, state
-        i, f, g, o = jnp.split(a, 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-        return (sigmoid(o) * jnp.tanh(c), c), (a,)
-
-    def back(kept: Arrays, state: Arrays, d: Arrays) -> tuple[jax.Array, jax.Array, Any]:
-        # forward: h' = o tanh(c'), so do = dh' tanh(c'), and c' gets dh' o tanh'(c') besides dc';
-        # c' = f c + i g, so di = dc' g, df = dc' c, dg = dc' i, and c gets dc' f.
-        (_, c), (dh, dc) = state, d
-        ai, af, ag, ao = jnp.split(kept[0], 4, -1)
-        i, f, g, o = sigmoid(ai), sigmoid(af), jnp.tanh(ag), sigmoid(ao)
-        new = f * c + i * g
-        dc = dc + dh * o * _tanh_slope(new)
-        da = (
-            _sigmoid_slope(ai) * (dc * g), _sigmoid_slope(af) * (dc * c),
-            _tanh_slope(ag) * (dc * i), _sigmoid_slope(ao) * (dh * jnp.tanh(new)),
-        )  # fmt: skip
-        joined = jnp.concatenate(da, -1)
-        return joined, joined, (None, dc * f)
-
     def biases(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
         b = initial("lstm_cell", "b_init", b_init, key, shape, dtype)
         return b.at[features : 2 * features].add(forget_bias)
 
-    hidden = _hidden("lstm_step", features, 2, 4, step, back, u_init)
+    hidden = _hidden("lstm_step", features, 2, 4, u_init)
     return _cell("lstm_cell", features, 4, hidden, w_init, biases)
+
+
+def _lstm_step(z: jax.Array, u: jax.Array, state: Arrays) -> tuple[Arrays, Arrays]:
+    # s of all columns at once, also of g's, which is not used: XLA on CPU vectorises one loop
+    # over a, and does not where one loop reads three of its parts (a quarter of the time).
+    a, (_, c) = z + u, state
+    (i, f, _, o), g = jnp.split(sigmoid(a), 4, -1), jnp.split(a, 4, -1)[2]
+    c = f * c + i * jnp.tanh(g)
+    return (o * jnp.tanh(c), c), (a,)
+
+
+def _lstm_slopes(kept: Arrays, state: Arrays) -> Arrays:
+    # forward: h' = o tanh(c'), so do = dh' tanh(c'), and c' gets dh' o tanh'(c') besides dc';
+    # c' = f c + i g, so di = dc' g, df = dc' c, dg = dc' i, and c gets dc' f.
+    (_, c), (ai, af, ag, ao) = state, jnp.split(kept[0], 4, -1)
+    i, f, g, o = sigmoid(ai), sigmoid(af), jnp.tanh(ag), sigmoid(ao)
+    new = f * c + i * g
+    of_i, of_f, of_g = _sigmoid_slope(ai) * g, _sigmoid_slope(af) * c, _tanh_slope(ag) * i
+    return of_i, of_f, of_g, _sigmoid_slope(ao) * jnp.tanh(new), o * _tanh_slope(new), f
+
+
+def _lstm_back(slopes: Arrays, d: Arrays) -> tuple[jax.Array, jax.Array, Any]:
+    of_i, of_f, of_g, of_o, of_c, f = slopes
+    dh, dc = d
+    dc = dc + of_c * dh
+    da = jnp.concatenate([of_i * dc, of_f * dc, of_g * dc, of_o * dh], -1)
+    return da, da, (None, f * dc)
 
 
 def _cell(
@@ -222,13 +251,12 @@ def _cell(
 
 
 def _hidden(
-    name: str, features: int, states: int, parts: int, step: Step, back: Back,
-    u_init: Initializer, bias: bool = False,
-) -> Block:  # fmt: skip
-    """The block of (z, state) to (y, state) around a step: the product h U, and its gradients.
+    name: str, features: int, states: int, parts: int, u_init: Initializer, bias: bool = False
+) -> Block:
+    """The block of (z, state) to (y, state) around a rule: the product h U, and its gradients.
 
-    ``states``: how many arrays the state is; alone it is no tuple. ``bias``: whether the last of
-    the parts of h U has a b.
+    ``name``: of the rule in RULES. ``states``: how many arrays the state is; alone it is no tuple.
+    ``bias``: whether the last of the parts of h U has a b.
     """
     shapes = {"w": (features, parts * features), **({"b": (features,)} if bias else {})}
 
@@ -275,7 +303,7 @@ def _hidden(
         if bias:
             b = params["b"].astype(wide).reshape((1,) * (z.ndim - 1) + (features,))
             u = jnp.concatenate([u[..., :-features], u[..., -features:] + b], -1)
-        new, kept = step(z.astype(wide), u, old)
+        new, kept = RULES[name].step(z.astype(wide), u, old)
         like = new if state is None else state
         states_out = tuple(n.astype(s.dtype) for n, s in zip(new, like, strict=True))
         y = new[0].astype(z.dtype)
@@ -286,7 +314,9 @@ def _hidden(
         require_shapes(name, params, shapes)
         kept, state, like = residuals
         narrow, wide = like.dtype, compute_dtype(like.dtype)
-        old = widened(kept[0].shape[:-1], narrow, state)
+        arrays = kept.arrays if isinstance(kept, Slopes) else kept
+        old = widened(arrays[0].shape[:-1], narrow, state)
+        slopes = arrays if isinstance(kept, Slopes) else RULES[name].slopes(arrays, old)
         d_y, d_state = pair_of_cotangents(name, dy)
         if states > 1 and d_state is not None:
             d_state = pair_of_cotangents(name, d_state, "(h', c'), its state")
@@ -299,7 +329,7 @@ def _hidden(
             )
 
         d_h, *others = map(cotangent, d_states + (None,) * (states - len(d_states)))
-        dz, du, direct = back(kept, old, (d_h + cotangent(d_y), *others))
+        dz, du, direct = RULES[name].back(slopes, (d_h + cotangent(d_y), *others))
         dz, du, h, w = dz.astype(narrow), du.astype(narrow), old[0].astype(narrow), params["w"]
         dparams = _weights_back(params, h, du)
         if state is None:
@@ -319,14 +349,27 @@ def pair_of_cotangents(name: str, dy: Value, of: str = "(y, state)") -> tuple[Va
     return dy[0], dy[1]
 
 
+class Slopes(NamedTuple):
+    """In place of what a step kept: its local slopes, of one step or of many."""
+
+    arrays: Arrays
+
+
+def with_slopes(block: Block, residuals: Residuals) -> Residuals:
+    """The residuals of a cell's ``hidden``, also of many steps at once, with its slopes."""
+    kept, state, like = residuals
+    old = tuple(a.astype(compute_dtype(like.dtype)) for a in jax.tree.leaves(state))
+    return Slopes(RULES[block.kind.maker].slopes(kept, old)), state, like
+
+
 def gradients_of(block: Block, params: Params, residuals: Residuals, dz: jax.Array) -> Params:
     """Those of the parameters of a cell's ``hidden``, from dz; also of many steps at once, which
     then are one product over all of them."""
-    kept, (h, *_), like = residuals
+    slopes, state, like = residuals
     if block.kind.maker == "gru_step":  # n = tanh(z_n + r u_n), so du_n = r dz_n
         *rest, last = jnp.split(dz, 3, -1)
-        dz = jnp.concatenate([*rest, (last * sigmoid(kept[0])).astype(dz.dtype)], -1)
-    return _weights_back(as_held(params), h.astype(like.dtype), dz)
+        dz = jnp.concatenate([*rest, (last * slopes.arrays[0]).astype(dz.dtype)], -1)
+    return _weights_back(as_held(params), jax.tree.leaves(state)[0].astype(like.dtype), dz)
 
 
 def _weights_back(params: Params, h: jax.Array, du: jax.Array) -> Params:
@@ -347,3 +390,10 @@ def _sigmoid_slope(a: jax.Array) -> jax.Array:
 
 def _tanh_slope(a: jax.Array) -> jax.Array:
     return 4 * _sigmoid_slope(2 * a)
+
+
+RULES = {
+    "rnn_step": Rule(_rnn_step, _rnn_slopes, _rnn_back),
+    "gru_step": Rule(_gru_step, _gru_slopes, _gru_back),
+    "lstm_step": Rule(_lstm_step, _lstm_slopes, _lstm_back),
+}

@@ -7,13 +7,16 @@ to the first, the cell's own backward turns the cotangents of y_t and s_t into t
 s_{t-1}, and the gradients of the parameters, which all steps share, add.
 
 Only what depends on the state has to go step by step. Layers of the cell that read x alone run
-before the scan, on all steps at once, and going back after it. So do the products that make the
-weights' gradients in this library's cells: they are one over all steps, not one a step.
+before the scan, on many steps at once, and going back after it. In this library's cells, so do the
+local slopes, and the products that make the weights' gradients: one over many steps, not one a
+step. Many, not all: a sequence goes in parts, whose arrays between stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, checked
-from fnn.arrays import Shape, compute_dtype
+from fnn.arrays import Shape
 from fnn.block import (
     Block,
     BlockError,
@@ -30,15 +33,14 @@ from fnn.block import (
     BlockValueError,
     Key,
     Kind,
-    Node,
     Params,
     Residuals,
     Rules,
     Value,
 )
-from fnn.blocks.cells import gradients_of, pair_of_cotangents
-from fnn.blocks.combinators import rematerialize as rematerialized
-from fnn.executor import check_params, graph, inference, is_network
+from fnn.blocks.cells import pair_of_cotangents
+from fnn.blocks.steps import rounded, steps_of, types
+from fnn.executor import inference
 from fnn.refusals import (
     as_cotangent,
     as_held,
@@ -48,9 +50,10 @@ from fnn.refusals import (
     require_numbers,
 )
 
-Piece = tuple[Block, Callable[[Value], Value]]
-
-_STEPS = ("rnn_step", "gru_step", "lstm_step")
+# About how many vectors, of all its steps and the batch, a part has, and how many steps at least.
+# 512 are fastest on CPU (LSTM, 32 x 256 steps, 128 wide): they stay in the cache, and make products
+# that are large enough.
+ROWS, FEWEST = 512, 8
 
 
 @checked
@@ -98,15 +101,7 @@ def recurrent(
     >>> [round(v, 3) for v in net.backward(params, residuals, dy)[1].ravel().tolist()]
     [0.534, 0.679, 0.834]
     """
-    over = _scanned(cell, truncate or 0)
-    name = "recurrent"
-    if rematerialize is not None:
-        if truncate is not None:
-            raise BlockValueError(
-                name, f"got truncate={truncate} and rematerialize={rematerialize}, needs one of "
-                "them: give a sequence in parts, (x, state), to truncate its gradient",
-            )  # fmt: skip
-        over = _in_parts(cell, rematerialize)
+    name, steps = "recurrent", steps_of(cell, truncate or 0)
 
     def split(x: Value) -> tuple[Any, Any, bool]:
         has_state = isinstance(x, (tuple, list))
@@ -128,41 +123,69 @@ def recurrent(
         with _asking_for_a_state(cell, state):
             return cell.init(key, (one, state))
 
+    def turned(tree: Value) -> Value:
+        """Sequences in the order of the steps, and back."""
+        return jax.tree.map(lambda a: jnp.flip(a, -2), tree) if reverse else tree
+
+    def keys_of(key: Key, piece: _Piece, first: Any, count: int) -> Any:
+        if key is None:
+            return None
+        return lax.dynamic_slice_in_dim(jax.random.split(key, count), first, piece.size)
+
     def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
         require_numbers(name, "x", x)
         x, state, has_state = split(as_held(x))
         if key is not None:
             require_key(name, key)
-        xs = in_time(jnp.asarray(x))
-        state = _first_state(cell, params, xs, state, key)
-        (ys, last), residuals = over.forward(params, (xs, state), key)
-        y = jax.tree.map(out_of_time, ys)
-        return ((y, last), {"with state": residuals}) if has_state else (y, {"alone": residuals})
+        x = jnp.asarray(x)
+        state, xs, count = _first_state(cell, params, x, state, key), turned(x), x.shape[-2]
+
+        def some(piece: _Piece, state: Value, first: Any, _: None) -> tuple[Value, Any]:
+            keys = keys_of(key, piece, first, count)
+            (ys, last), kept = steps.forward(params, piece.of(xs, first), state, keys)
+            return last, (_batch_first(ys), state if rematerialize else kept)
+
+        made = []
+        for piece in _pieces(x, rematerialize):
+            state, (ys, kept) = piece.run(functools.partial(some, piece), state, None)
+            made.append((piece.joined(ys), kept))
+        y = turned(_concatenated([ys for ys, _ in made]))
+        like = jax.tree.map(Shape.of, (y, state))
+        residuals = (x, [kept for _, kept in made], key if rematerialize else None, like)
+        return ((y, state), {"with state": residuals}) if has_state else (y, {"alone": residuals})
 
     def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        ((kind, residuals),) = residuals.items()
-        has_state = kind == "with state"
-        dys, d_last = pair_of_cotangents(name, dy) if has_state else (dy, None)
-        dys = jax.tree.map(cotangent_in_time, dys)
-        dparams, (dxs, d_state) = over.backward(params, residuals, (dys, d_last))
-        dx = out_of_time(dxs)
-        return dparams, ((dx, d_state) if has_state else dx)
+        # forward: one part after another, so back from the last to the first; the gradients of the
+        # parameters, which all share, add.
+        ((kind, (x, kept, key, (like_y, like_state))),) = residuals.items()
+        dy, dlast = pair_of_cotangents(name, dy) if kind == "with state" else (dy, None)
+        dlast = None if dlast is None else _cotangents(like_state, dlast)
+        xs, dys, count = turned(x), turned(_cotangents(like_y, dy)), x.shape[-2]
 
-    def cotangent_in_time(dy: Value) -> jax.Array:
-        dy = as_cotangent(name, dy)
-        if dy.ndim < 2:
-            raise BlockValueError(
-                name, f"dy has shape {dy.shape}, needs that of y, (B..., T, features)"
+        def some(piece: _Piece, carry: Any, first: Any, kept: Residuals) -> tuple[Any, Any]:
+            (dlast, total), part = carry, piece.of(xs, first)
+            if rematerialize:
+                keys = keys_of(key, piece, first, count)
+                kept = steps.forward(params, part, kept, keys)[1]
+            (sums, like), dxs, dstate = steps.backward(
+                params, part, kept, piece.of(dys, first), dlast, first
             )
-        return in_time(dy)
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+            return (dstate, total), (_batch_first(dxs), like)
 
-    def in_time(a: jax.Array) -> jax.Array:
-        """(B..., T, F) as (T, B..., F), the first step first."""
-        a = jnp.moveaxis(a, -2, 0)
-        return jnp.flip(a, 0) if reverse else a
-
-    def out_of_time(a: jax.Array) -> jax.Array:
-        return jnp.moveaxis(jnp.flip(a, 0) if reverse else a, 0, -2)
+        carry: Any = (dlast, None)
+        dxs = list[Value]()
+        for piece, own in reversed([*zip(_pieces(x, rematerialize), kept, strict=True)]):
+            back = functools.partial(some, piece)
+            if piece.parts > 1 and carry[1] is None:  # a scan starts with sums
+                of_one = jax.tree.map(lambda a: a[0], own)
+                start = jax.tree.map(jnp.zeros_like, types(back, carry, 0, of_one)[0])
+                carry = start if dlast is None else (dlast, start[1])
+            carry, (d, like) = piece.run(back, carry, own, reverse=True)
+            dxs = [piece.joined(d), *dxs]
+        dstate, total = carry
+        dx = turned(_concatenated(dxs))
+        return rounded(total, like), ((dx, dstate) if kind == "with state" else dx)
 
     options = (reverse, truncate, rematerialize)
     rules = Rules(
@@ -192,11 +215,13 @@ def _asking_for_a_state(cell: Block, state: Value) -> Iterator[None]:
         ) from error
 
 
-def _first_state(cell: Block, params: Params, xs: jax.Array, state: Value, key: Key) -> Value:
+def _first_state(cell: Block, params: Params, x: jax.Array, state: Value, key: Key) -> Value:
     """The state before the first step, of the shapes and dtypes that the cell passes on."""
 
     def after(state: Value) -> Value:
-        return _types(lambda p, x, k: cell.forward(p, (x[0], state), k)[0][1], params, xs, key)
+        return types(
+            lambda p, x, k: cell.forward(p, (x, state), k)[0][1], params, x[..., 0, :], key
+        )
 
     if state is None:
         with _asking_for_a_state(cell, state):
@@ -212,199 +237,81 @@ def _first_state(cell: Block, params: Params, xs: jax.Array, state: Value, key: 
     return jax.tree.map(jnp.asarray, state)
 
 
-def _types(f: Callable[..., Value], *arguments: Any) -> Value:
-    """The shapes and dtypes of f's results, how they are split, and under shard_map vary."""
-    return jax.jit(f).eval_shape(*arguments)
-
-
 def _words(shapes: Any) -> str:
-    leaves = jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, Shape))
+    leaves = jax.tree.leaves(shapes, is_leaf=_is_shape)
     return ", ".join(f"{s.dtype}{list(s.shape)}" for s in leaves)
-
-
-class _Halves(NamedTuple):
-    """A cell in two: ``early`` reads x alone, ``late`` all else; None where nothing is early."""
-
-    early: Block | None
-    late: Block
-    names: tuple[str, ...]  # of the nodes of early
-    reads_x: bool  # whether late does, besides what early makes of it
-    step: Node | None  # of late, where it is all of it and one of this library's steps
-
-
-def _halves(cell: Block) -> _Halves:
-    """Which part of a cell can run before the scan: its linear layers of x."""
-    whole = cell.graph
-    alone = _Halves(None, cell, (), True, None)
-    if whole is None or not is_network(cell) or len(whole.inputs) != 2:
-        return alone
-    x, state = whole.inputs
-    shared = {node.params_of for node in whole.nodes if node.params_of != node.name}
-    early = [
-        node for node in whole.nodes
-        if node.block.kind.maker == "linear" and node.inputs == (x,) and node.name not in shared
-        and node.params_of == node.name and node.name not in whole.outputs
-    ]  # fmt: skip
-    late = [node for node in whole.nodes if node not in early]
-    if not early:
-        return alone
-    names = tuple(node.name for node in early)
-    own = (x,) if any(x in node.inputs for node in late) or x in whole.outputs else ()
-    return _Halves(
-        graph(x, [(node.name, node.block, node.inputs) for node in early], names),
-        graph(
-            (*names, *own, state),
-            [(n.name, n.block, n.inputs, n.params_of) for n in late],
-            whole.outputs,
-            name=cell.name,
-        ),
-        names,
-        bool(own),
-        late[0] if len(late) == 1 and late[0].block.kind.maker in _STEPS else None,
-    )
-
-
-def _scanned(cell: Block, truncate: int) -> Block:
-    """The block of (xs, state) to (ys, last state), with the axis of steps first."""
-    early, late, names, reads_x, own_step = _halves(cell)
-
-    def parted(params: Params) -> tuple[Params, Params]:
-        if early is None or cell.graph is None:
-            return {}, params
-        check_params(cell.graph, params, cell.name)
-        require_numbers(cell.name, "params", params)
-        first = {name: params[name] for name in names if name in params}
-        return first, {name: p for name, p in params.items() if name not in first}
-
-    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        xs, state = x
-        first, rest = parted(params)
-        inputs: tuple[Value, ...] = (xs,) * reads_x
-        kept_early: Residuals = ()
-        if early is not None:
-            zs, kept_early = early.forward(first, xs)
-            inputs = (*(zs if len(names) > 1 else (zs,)), *inputs)
-        keys = None if key is None else jax.random.split(key, xs.shape[0])
-
-        def body(state: Value, step: tuple[Value, Key]) -> tuple[Value, tuple[Value, Residuals]]:
-            (y, state), residuals = late.forward(rest, (*step[0], state), step[1])
-            return state, (y, residuals)
-
-        last, (ys, kept) = lax.scan(body, state, (inputs, keys))
-        like = jax.tree.map(Shape.of, (ys, last))
-        return (ys, last), (kept_early, kept, like)
-
-    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        # forward: (y_t, s_t) = cell(x_t, s_{t-1}), so ds_{t-1} is what the cell's backward makes of
-        # dy_t and ds_t, from the last step to the first.
-        kept_early, kept, (like_y, like_state) = residuals
-        first, rest = parted(params)
-        dys, d_last = (
-            jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like, is_leaf=_is_shape)
-            if d is None else jax.tree.map(as_like, like, d, is_leaf=_is_shape)
-            for d, like in zip(dy, (like_y, like_state), strict=True)
-        )  # fmt: skip
-        steps = jax.tree.leaves(dys)[0].shape[0]
-
-        def at_a_step(rest: Params, kept: Residuals, dys: Value) -> tuple[Params, Value]:
-            first, d = jax.tree.map(lambda a: a[0], (kept, dys))
-            return late.backward(rest, first, (d, d_last))
-
-        like_params, (*_, like_before) = _types(at_a_step, rest, kept, dys)
-        if dy[1] is None:
-            d_last = jax.tree.map(jnp.zeros_like, like_before)
-        start = None  # of the sums over steps; None for a parameter that has no gradient
-        if not own_step:
-            start = jax.tree.map(
-                lambda p: jnp.zeros_like(p, dtype=compute_dtype(p.dtype)), like_params
-            )
-
-        def body(carry: Value, step: Value) -> tuple[Value, Value]:
-            (d_state, total), (t, d_y, residuals) = carry, step
-            dparams, (*d_inputs, before) = late.backward(rest, residuals, (d_y, d_state))
-            if truncate:
-                cut = (t % truncate == 0) & (t > 0)
-                before = jax.tree.map(lambda d: jnp.where(cut, 0, d), before)
-            if not own_step:
-                total = jax.tree.map(lambda a, d: a + d.astype(a.dtype), total, dparams)
-            return (before, total), tuple(d_inputs)
-
-        order = jnp.arange(steps, dtype=jnp.int32)
-        (d_state, total), d_inputs = lax.scan(
-            body, (d_last, start), (order, dys, kept), reverse=True, length=steps
-        )
-        if own_step:
-            step, at = own_step.block, own_step.name
-            dlate = {at: gradients_of(step, rest[at], kept[at], d_inputs[0])}
-        else:
-            dlate = jax.tree.map(lambda d, like: d.astype(like.dtype), total, like_params)
-        if early is None:
-            return dlate, (d_inputs[0], d_state)
-        d_early = d_inputs[: len(names)]
-        dearly, dxs = early.backward(first, kept_early, d_early if len(names) > 1 else d_early[0])
-        if reads_x:
-            dxs = dxs + d_inputs[-1]
-        return {**dearly, **dlate}, (dxs, d_state)
-
-    def as_like(like: Shape, d: Any) -> jax.Array:
-        return as_cotangent("recurrent", d, like.shape, like.dtype)
-
-    def init(key: jax.Array, x: Value) -> Params:
-        xs, state = x
-        return cell.init(key, (jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), state))
-
-    return Block(init, forward, backward, cell.name)
 
 
 def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, Shape)
 
 
-def _in_parts(cell: Block, size: int) -> Block:
-    """The same, of which only the states between parts of ``size`` steps are kept.
+def _cotangents(like: Any, d: Value) -> Value:
+    """Those of arrays like these; None for zeros."""
+    if d is None:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like, is_leaf=_is_shape)
+    return jax.tree.map(
+        lambda s, d: as_cotangent("recurrent", d, s.shape, s.dtype), like, d, is_leaf=_is_shape
+    )
 
-    A scan of rematerialised scans; the steps that are left over come first, in a part of their own.
-    """
-    inner = rematerialized(_scanned(cell, 0))
-    outer = _scanned(inner, 0)
 
-    def pieces(steps: int) -> list[Piece]:
-        """What runs, and what it takes of all steps: a part that is smaller, and all others."""
-        left_over = steps % size
+# ---- a sequence in parts ---------------------------------------------------------------------
 
-        def first(xs: Value) -> Value:
-            return jax.tree.map(lambda a: a[:left_over], xs)
 
-        def others(xs: Value) -> Value:
-            return jax.tree.map(lambda a: a[left_over:].reshape(-1, size, *a.shape[1:]), xs)
+class _Piece(NamedTuple):
+    """``parts`` parts of ``size`` steps, from step ``first``."""
 
-        return [(inner, first)] * (left_over > 0) + [(outer, others)] * (steps >= size)
+    first: int
+    size: int
+    parts: int
 
-    def joined(parts: list[Value], run: list[Piece]) -> Value:
-        whole = [
-            jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) if over is outer else part
-            for part, (over, _) in zip(parts, run, strict=True)
-        ]
-        return jax.tree.map(lambda *a: jnp.concatenate(a), *whole)
+    def of(self, xs: Value, first: Any) -> Value:
+        """A part of sequences, (B..., T, F) each, as (size, B..., F)."""
 
-    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        xs, state = x
-        run = pieces(xs.shape[0])
-        keys = [None] * len(run) if key is None else [*jax.random.split(key, len(run))]
-        ys, kept = list[Value](), list[Residuals]()
-        for (over, of), own in zip(run, keys, strict=True):
-            (y, state), residuals = over.forward(params, (of(xs), state), own)
-            ys, kept = [*ys, y], [*kept, residuals]
-        return (joined(ys, run), state), kept
+        def part(a: jax.Array) -> jax.Array:
+            if a.shape[-2] != self.size:
+                a = lax.dynamic_slice_in_dim(a, first, self.size, a.ndim - 2)
+            return jnp.moveaxis(a, -2, 0)
 
-    def backward(params: Params, kept: Residuals, dy: Value) -> tuple[Params, Value]:
-        # forward: each piece starts with the state that the one before it ended with.
-        dys, d_state = dy
-        run = pieces(jax.tree.leaves(dys)[0].shape[0])
-        dxs, found = list[Value](), list[Params]()
-        for (over, of), residuals in reversed([*zip(run, kept, strict=True)]):
-            dparams, (dx, d_state) = over.backward(params, residuals, (of(dys), d_state))
-            dxs, found = [dx, *dxs], [*found, dparams]
-        return jax.tree.map(lambda *d: sum(d[1:], d[0]), *found), (joined(dxs, run), d_state)
+        return jax.tree.map(part, xs)
 
-    return Block(cell.init, forward, backward, cell.name)
+    def run(self, f: Any, carry: Value, given: Value, reverse: bool = False) -> tuple[Value, Any]:
+        """``f(carry, first step, given) -> (carry, made)`` for each part."""
+        if self.parts == 1:
+            return f(carry, self.first, given)
+
+        def body(carry: Value, part: tuple[jax.Array, Value]) -> tuple[Value, Any]:
+            return f(carry, self.first + self.size * part[0], part[1])
+
+        order = jnp.arange(self.parts, dtype=jnp.int32)
+        return lax.scan(body, carry, (order, given), reverse=reverse)
+
+    def joined(self, made: Value) -> Value:
+        """What the parts made, (B..., size, F) each, as (B..., T, F)."""
+
+        def join(a: jax.Array) -> jax.Array:
+            a = jnp.moveaxis(a, 0, -3)
+            return a.reshape(*a.shape[:-3], self.parts * self.size, a.shape[-1])
+
+        return made if self.parts == 1 else jax.tree.map(join, made)
+
+
+def _pieces(x: jax.Array, size: int | None) -> list[_Piece]:
+    """The parts of x (B..., T, F); those steps that are left over come last."""
+    count, batch = x.shape[-2], math.prod(x.shape[:-2])
+    if size is None:
+        size = max(ROWS // max(batch, 1), FEWEST) if isinstance(batch, int) else FEWEST
+        fits = (n for n in range(size, size // 2, -1) if count % n == 0)
+        size = count if count <= size else next(fits, size)
+    parts, left_over = divmod(count, size)
+    pieces = [_Piece(0, size, parts), _Piece(parts * size, left_over, 1)]
+    return [piece for piece in pieces if piece.size * piece.parts]
+
+
+def _batch_first(tree: Value) -> Value:
+    """(N, B..., F) as (B..., N, F)."""
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), tree)
+
+
+def _concatenated(parts: list[Value]) -> Value:
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a, -2), *parts)

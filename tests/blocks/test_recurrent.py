@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +23,10 @@ PARAMS = jax.tree.map(
 )
 
 
-def test_a_truncated_gradient_stops_at_every_so_many_steps() -> None:
-    net, dy = fnn.recurrent(CELL, truncate=3), RNG.normal(size=(2, 7, 3))
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_truncated_gradient_stops_at_every_so_many_steps(size: int | None) -> None:
+    net = fnn.recurrent(CELL, truncate=3, rematerialize=size)
+    dy = RNG.normal(size=(2, 7, 3))
 
     def plain(params: Any, x: Any) -> Any:
         def body(h: Any, step: Any) -> Any:
@@ -54,6 +57,43 @@ def test_a_sequence_in_parts_is_the_whole() -> None:
         parts.append(y)
     np.testing.assert_allclose(np.concatenate(parts, 1), run(X), rtol=1e-13)
     np.testing.assert_array_equal(state, parts[-1][:, -1])
+
+
+@pytest.mark.parametrize("case", ["lstm", "gru, reverse", "composed", "truncate"])
+def test_a_long_sequence_goes_in_parts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 6 steps in two, and of 7 with one left over."""
+    net = {
+        "lstm": lambda: fnn.recurrent(fnn.lstm_cell(3)),
+        "gru, reverse": lambda: fnn.recurrent(fnn.gru_cell(3), reverse=True),
+        "composed": lambda: fnn.recurrent(composed()),
+        "truncate": lambda: fnn.recurrent(CELL, truncate=2),
+    }[case]()
+
+    def run(count: int) -> Any:
+        x, state = X[:, :count], (H, H) if case == "lstm" else H
+        params = jax.tree.map(lambda p: p + 0.1, net.init(jax.random.key(0), (x, state)))
+
+        @jax.jit
+        def both(params: Any, x: Any, state: Any) -> Any:
+            (y, last), residuals = net.forward(params, (x, state))
+            return y, last, net.backward(params, residuals, (y, last))
+
+        return both(params, x, state)
+
+    whole = [run(count) for count in (6, 7)]
+    monkeypatch.setattr("fnn.blocks.recurrent.ROWS", 6)
+    monkeypatch.setattr("fnn.blocks.recurrent.FEWEST", 1)
+    for wanted, got in zip(whole, [run(count) for count in (6, 7)], strict=True):
+        chex.assert_trees_all_close(got, wanted, rtol=1e-12)
+
+
+def composed() -> fnn.Block:
+    """A cell of gates, with a state that goes with it."""
+    nodes: list[Any] = [
+        ("input", fnn.linear(3), "x"), ("hidden", fnn.linear(3, use_bias=False), "h"),
+        ("sum", fnn.add(), ("input", "hidden")), ("new", fnn.tanh(), "sum"),
+    ]  # fmt: skip
+    return fnn.graph(("x", "h"), nodes, ("new", "new"))
 
 
 @pytest.mark.slow
@@ -143,8 +183,3 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
     net, x, message = WRONG[case]
     with pytest.raises(BlockError, match=message):
         net.forward(net.init(jax.random.key(0), x), x)
-
-
-def test_one_way_to_save_memory() -> None:
-    with pytest.raises(BlockError, match="needs one of them"):
-        fnn.recurrent(CELL, truncate=2, rematerialize=2)
