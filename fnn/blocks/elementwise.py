@@ -118,8 +118,11 @@ def piecewise_linear(
     """A block from a function made of straight pieces.
 
     forward: y = value(x), where x is on piece ``piece(x)`` (0, 1, ...); backward:
-    dx = slopes[piece] * dy, and NaN where x was NaN. ``kinks``: the slope declared at each point
-    between two pieces. Where a slope is 0, dx is 0 whatever dy is, as in jax.nn.relu.
+    dx = slopes[piece] * dy, and NaN where x was NaN. ``value`` has y in x's dtype: of 16 bits it
+    chooses among numbers of 16 bits, of which those that are products are :func:`widened`. So XLA
+    for TPUs computes y and dx in one kernel, and no array of float32 is left between two layers.
+    ``kinks``: the slope declared at each point between two pieces. Where a slope is 0, dx is 0
+    whatever dy is, as in jax.nn.relu.
 
     Residuals: the piece, one byte an element. NaN is a piece of its own, ``len(slopes)``, so that
     it does not become a silent 0 on the way back.
@@ -128,7 +131,7 @@ def piecewise_linear(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating(name, "x", x)
         code = jnp.where(jnp.isnan(x), len(slopes), piece(x).astype(jnp.uint8))
-        return value(x.astype(compute_dtype(x.dtype))).astype(x.dtype), code
+        return value(x), code
 
     def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y is linear in x on each piece, so dx = dy times the slope of the piece.
@@ -148,6 +151,11 @@ def piecewise_linear(
 
     rules = Rules(subgradient=subgradient_at(kinks))
     return elementary(forward, backward, name, kind, rules)
+
+
+def widened(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """f computed in float32 at least, and rounded once."""
+    return lambda x: f(x.astype(compute_dtype(x.dtype))).astype(x.dtype)
 
 
 def subgradient_at(kinks: Mapping[float, float]) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from fnn.arguments import Positive, checked
 from fnn.block import Block, Key, Kind, Params, Rules, Value
-from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at
+from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at, widened
 from fnn.blocks.numerics import (
     FAR_EXPONENT,
     exp_of_sum,
@@ -194,9 +194,10 @@ def leaky_relu(slope: float = 0.01) -> Block:
     >>> leaky_relu(0.1).forward({}, jnp.array([-1.0, 2.0]))[0]
     Array([-0.1,  2. ], dtype=float32)
     """
+    below = widened(lambda x: slope * x)
     return piecewise_linear(
         "leaky_relu",
-        lambda x: jnp.where(x > 0, x, slope * x) if slope else jnp.maximum(x, 0),
+        lambda x: jnp.where(x > 0, x, below(x)) if slope else jnp.maximum(x, 0),
         lambda x: x > 0,
         (slope, 1.0),
         {0.0: slope},
@@ -249,9 +250,10 @@ def hard_sigmoid() -> Block:
     >>> hard_sigmoid().forward({}, jnp.array([-4.0, 0.0, 4.0]))[0]
     Array([0. , 0.5, 1. ], dtype=float32)
     """
+    above = widened(lambda x: jnp.minimum(x + 3, 6) / 6)
     return piecewise_linear(
         "hard_sigmoid",
-        lambda x: jnp.clip(x + 3, 0, 6) / 6,
+        lambda x: jnp.where(x > -3, above(x), jnp.maximum(x, -3) + 3),
         lambda x: jnp.abs(x) < 3,
         (0.0, 1 / 6),
         {-3.0: 0.0, 3.0: 0.0},

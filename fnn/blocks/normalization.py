@@ -38,10 +38,8 @@ over the channels j whose windows hold i: those of the window turned around.
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import jax
@@ -52,6 +50,7 @@ from fnn.arguments import Count, Needs, NonNegative, Positive, checked
 from fnn.arrays import Spec, compute_dtype, count_of
 from fnn.block import Block, BlockValueError, Init, Key, Kind, Params, Residuals, Rules
 from fnn.blocks.sums import sums
+from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, axes_of, elementary, require_floating, require_shapes
 
 Momentum = Annotated[float, Needs("0 <= momentum <= 1", lambda m: 0 <= m <= 1)]
@@ -98,30 +97,30 @@ def local_response_norm(
     scale = math.sqrt(alpha / size)  # before squaring: x^2 leaves the range where this does not
     cancels = abs(2 * beta - 1) < 0.4
 
-    def u(scaled: jax.Array) -> jax.Array:
-        return k + _window_sum(jnp.square(scaled), below, above)
+    def squares(x: jax.Array) -> jax.Array:
+        return jnp.square(x.astype(compute_dtype(x.dtype)) * scale)
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating(name, "x", x)
         if x.ndim == 0:
             raise BlockValueError(name, "x has shape (), needs a last axis of channels")
-        wide = x.astype(compute_dtype(x.dtype))
-        return _divided(wide, u(wide * scale), beta).astype(x.dtype), x
+        u = k + _window_sum(x, below, above, squares)
+        return _divided(x.astype(u.dtype), u, beta).astype(x.dtype), x
 
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y_j = x_j u_j^-beta, and u_j depends on x_i where the window of j holds i: for
         # the j in the window of i turned around.
         wide = compute_dtype(x.dtype)
         d, scaled = as_cotangent(name, dy, x.shape).astype(wide), x.astype(wide) * scale
-        power, steeper = _powers(u(scaled), beta)
+        power, steeper = _powers(k + _window_sum(x, below, above, squares), beta)
         term = d * scaled * steeper
         if not cancels:
             through_u = _window_sum(term, above, below)
             return {}, (d * power - 2 * beta * scaled * through_u).astype(x.dtype)
         # Of j = i the two terms nearly cancel where x_i is most of its window: so they are one,
         # dy_i u_i^-beta (the others' part of u_i + (1 - 2 beta) x_i's own) / u_i.
-        own, through_others = jnp.square(scaled), _window_sum(term, above, below, skip=above)
-        others = k + _window_sum(own, below, above, skip=below)
+        own, through_others = squares(x), _window_sum(term, above, below, skip=above)
+        others = k + _window_sum(x, below, above, squares, skip=below)
         whole = others + own
         share = jnp.where(whole < jnp.inf, (others + (1 - 2 * beta) * own) / whole, 0)
         return {}, (d * power * share - 2 * beta * scaled * through_others).astype(x.dtype)
@@ -129,19 +128,34 @@ def local_response_norm(
     return elementary(forward, backward, name, Kind(name, (size, alpha, beta, k)))
 
 
-def _window_sum(x: jax.Array, below: int, above: int, skip: int | None = None) -> jax.Array:
-    """The sum over a window of the last axis, by shifted slices of x with zeros around it.
+def _window_sum(
+    x: jax.Array,
+    below: int,
+    above: int,
+    of: Callable[[jax.Array], jax.Array] = lambda x: x,
+    skip: int | None = None,
+) -> jax.Array:
+    """The sum of ``of(x)``, 0 at 0, over a window of the last axis, by slices with zeros around.
 
     ``skip``: the number of a slice that is left out.
 
     A product with a banded matrix is slower (measured), and one infinite entry would make
     all channels NaN.
     """
-    around = [(0, 0, 0)] * (x.ndim - 1) + [(below, above, 0)]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), around)
-    shifts = (i for i in range(below + above + 1) if i != skip)
-    slices = (lax.slice_in_dim(padded, i, i + x.shape[-1], 1, -1) for i in shifts)
-    return functools.reduce(operator.add, slices, jnp.zeros_like(x))
+
+    def shifted(x: jax.Array) -> list[jax.Array]:
+        around = [(0, 0, 0)] * (x.ndim - 1) + [(below, above, 0)]
+        padded = lax.pad(x, jnp.zeros((), x.dtype), around)
+        shifts = (i for i in range(below + above + 1) if i != skip)
+        return [lax.slice_in_dim(padded, i, i + x.shape[-1], 1, -1) for i in shifts]
+
+    # XLA for TPUs writes what is shifted to memory: that is x itself there, in 16 bits where it has
+    # them. Elsewhere it does not, and each number is squared once.
+    return by_platform(
+        x,
+        tpu=lambda x: sum(map(of, shifted(x)), jnp.zeros_like(of(x))),
+        default=lambda x: sum(shifted(of(x)), jnp.zeros_like(of(x))),
+    )
 
 
 def _divided(x: jax.Array, u: jax.Array, beta: float) -> jax.Array:
