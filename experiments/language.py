@@ -126,7 +126,7 @@ def network(options: Options, characters: int) -> Block:
     if options.model == "transformer":
         return fnn.models.transformer(
             characters, options.width, options.layers, options.heads, length=options.length,
-            style=options.style, dropout=options.dropout, use_bias=False,
+            style=options.style, dropout=options.dropout, use_bias=False, keep="products",
         )  # fmt: skip
     cells = {
         f"lstm_{i + 1}": fnn.recurrent(fnn.lstm_cell(options.width)) for i in range(options.layers)

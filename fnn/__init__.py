@@ -18,7 +18,6 @@ from fnn.blocks.combinators import (
     flatten,
     freeze,
     item,
-    rematerialize,
     repeat,
     residual,
     serial,
@@ -75,6 +74,7 @@ from fnn.blocks.normalization import batch_norm, layer_norm, local_response_norm
 from fnn.blocks.pooling import avg_pool, global_avg_pool, max_pool
 from fnn.blocks.positions import position_embedding
 from fnn.blocks.recurrent import recurrent
+from fnn.blocks.rematerialized import rematerialize
 from fnn.blocks.rms_norm import rms_norm
 from fnn.blocks.rotary import rotary
 from fnn.blocks.smooth import mish, silu, softplus, softsign

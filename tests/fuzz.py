@@ -545,6 +545,7 @@ def makers() -> list[Call]:
         makes(fnn.residual, lin, act),
         makes(fnn.repeat, lin, 2),
         makes(fnn.rematerialize, lin),
+        makes(fnn.rematerialize, net, "products"),
         makes(fnn.freeze, lin),
         makes(fnn.freeze, net),
         makes(fnn.inference, fnn.dropout(0.5)),

@@ -985,6 +985,9 @@ def combinators() -> list[Case]:
         Case("rematerialize", lambda: fnn.rematerialize(fnn.serial(hidden(), fnn.square())),
              **empty, ulps=8),
         *further(
+            Case("rematerialize/products", lambda: fnn.rematerialize(
+                fnn.serial(fnn.square(), hidden(), fnn.square(), d=fnn.linear(2)), keep="products"),
+                 **features, ulps=8),
             Case("rematerialize/dropout", lambda: fnn.rematerialize(noisy()), needs_key=True,
                  **(features | {"separable": None})),
             Case("rematerialize/repeat", lambda: fnn.rematerialize(fnn.repeat(hidden(), 2)),

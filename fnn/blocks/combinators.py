@@ -29,9 +29,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, Natural, checked
-from fnn.arrays import Shape, is_floating
+from fnn.arrays import Shape
 from fnn.block import (
-    Backward,
     Block,
     BlockTypeError,
     BlockValueError,
@@ -43,7 +42,6 @@ from fnn.block import (
     Value,
 )
 from fnn.blocks.gates import add
-from fnn.compiling import by_platform, certain
 from fnn.executor import Entry, graph, inference, mapped, rebuilt
 from fnn.refusals import (
     as_array,
@@ -55,7 +53,6 @@ from fnn.refusals import (
     require_block,
     require_floating,
     require_key,
-    require_numbers,
 )
 
 
@@ -281,95 +278,6 @@ def repeat(block: Block, n: Count) -> Block:
 
 def _describe(x: Value) -> str:
     return ", ".join(f"{v.dtype}{list(v.shape)}" for v in jax.tree.leaves(x))
-
-
-@checked
-def rematerialize(block: Block) -> Block:
-    """The same function with less memory: keeps only the input, and runs forward again going back.
-
-    Args:
-      block: any block.
-
-    Returns:
-      A block with the same parameters. Residuals: ``x`` and the key, in place of all inside.
-
-    >>> import fnn, jax.numpy as jnp
-    >>> y, residuals = fnn.rematerialize(fnn.serial(fnn.exp(), fnn.square())).forward(
-    ...     {}, jnp.ones(3))
-    >>> residuals
-    (Array([1., 1., 1.], dtype=float32), None)
-    """
-
-    def forward(params: Params, x: Value, key: Key = None) -> tuple[Value, Residuals]:
-        if key is not None:
-            require_key(block.name, key)
-        again = None if key is None else jax.random.clone(key)  # used again on purpose
-        return block.forward(params, x, key)[0], (x, again)
-
-    def backward(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-        def again(params: Params, residuals: Residuals, dy: Value) -> tuple[Params, Value]:
-            x, key = residuals
-            return block.backward(params, block.forward(params, x, key)[1], dy)
-
-        require_numbers(block.name, "params", params)
-        dy = jax.tree.map(lambda d: as_cotangent(block.name, d), dy)
-        return _unmerged(again, params, residuals, dy)
-
-    statistics, factors = block.rules.update_statistics, block.rules.factors
-
-    def update_statistics(params: Params, residuals: Residuals) -> Params:
-        assert statistics is not None
-        x, key = residuals
-        return statistics(params, block.forward(params, x, key)[1])
-
-    def factors_again(params: Params, residuals: Residuals, dy: Value) -> tuple[Value, Value]:
-        assert factors is not None
-        x, key = residuals
-        return factors(params, block.forward(params, x, key)[1], dy)
-
-    rules = Rules(
-        inference=lambda: rematerialize(inference(block)),
-        validate=block.rules.validate,
-        update_statistics=update_statistics if statistics else None,
-        subgradient=block.rules.subgradient,
-        factors=factors_again if factors else None,
-    )
-    kind = Kind("rematerialize", (), (block,))
-    return Block(block.init, forward, backward, f"rematerialize_{block.name}", kind, rules=rules)
-
-
-def _unmerged(
-    again: Backward, params: Params, residuals: Residuals, dy: Value
-) -> tuple[Params, Value]:
-    """``again(params, residuals, dy)``, not merged by the compiler with the first forward.
-
-    XLA would see the same forward twice, run it once, and keep everything in memory after all. A
-    barrier that ties the arguments to dy prevents that on GPU and TPU. XLA on CPU removes barriers
-    before it merges (so ``jax.checkpoint`` saves little there), but does not merge across
-    a conditional: one branch is ``again``, the other is never taken.
-    """
-    traced = [
-        leaf
-        for leaf in jax.tree.leaves((params, dy, residuals))
-        if isinstance(leaf, jax.core.Tracer)
-    ]
-    if not traced:
-        return again(params, residuals, dy)  # not compiled, so nothing is merged
-    # A parameter rather than dy, which several devices may share: they would have to agree.
-    first = next((leaf for leaf in traced if jnp.size(leaf) and is_floating(leaf)), None)
-    if first is None:
-        return again(params, residuals, dy)
-
-    # In one place only, whatever the platform: in two the program would double at every nesting.
-    once, arguments = jax.jit(again), lax.optimization_barrier((params, residuals, dy))
-    like = once.eval_shape(*arguments)  # also how the results are split, and under shard_map vary
-
-    def never(*_: Value) -> tuple[Params, Value]:
-        return jax.tree.map(jnp.zeros_like, like)
-
-    # XLA drops a condition that is True, which leaves the barrier.
-    known = by_platform(first, cpu=certain, default=lambda a: jnp.ones_like(certain(a)))
-    return lax.cond(known, once, never, *arguments)
 
 
 @checked

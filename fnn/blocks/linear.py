@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from fnn.arguments import Count, checked
-from fnn.arrays import Spec, compute_dtype, is_array, is_floating
+from fnn.arrays import Spec, compute_dtype, is_array, is_floating, is_split
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, unwrapped
 from fnn.blocks.sums import sums
 from fnn.compiling import by_platform
@@ -220,6 +220,25 @@ def contract(
     )  # fmt: skip
 
 
+def _summed(x: jax.Array, dy: jax.Array, batch: tuple[int, ...], w: jax.Array) -> jax.Array:
+    """x^T dy, summed over the batch.
+
+    On CPU, XLA copies the first operand of such a product to turn it. Where x is the wider one it
+    is quicker to turn dy, and then the product, in 0.65 to 0.9 of the time (784 to 128, 128 to 64,
+    512 to 128 features); XLA would turn the operands of a product back without a barrier.
+    """
+
+    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return contract(x, dy, (batch, batch), like=w)
+
+    def turned(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return lax.optimization_barrier(contract(dy, x, (batch, batch))).T
+
+    if w.ndim < 2 or w.shape[0] < 2 * w.shape[1] or any(map(is_split, (x, dy, w))):
+        return plain(x, dy)
+    return by_platform(x, dy, cpu=turned, default=plain)
+
+
 def initial(
     name: str, what: str, start: Initializer, key: jax.Array, shape: Sequence[int], dtype: DTypeLike
 ) -> jax.Array:
@@ -304,7 +323,7 @@ def _affine(
             dx = contract(dy, columns, ((dy.ndim - 1,), (1,)), like=x, narrow=True)
         else:
             dx = dy[..., None] * w.astype(dy.dtype).reshape((1,) * dy.ndim + w.shape)
-        dparams = {"w": contract(x, dy, (batch, batch), like=w).astype(w.dtype)}
+        dparams = {"w": _summed(x, dy, batch, w).astype(w.dtype)}
         if use_bias:
             (db,) = sums([dy.astype(compute_dtype(dy.dtype))], batch)
             dparams["b"] = db.astype(params["b"].dtype)

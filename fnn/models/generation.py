@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arguments import Count, NonNegative, RandomKey, checked
-from fnn.block import Block, BlockTypeError, BlockValueError, Params, Value, located
+from fnn.block import Block, BlockTypeError, BlockValueError, Params, Value, located, unwrapped
 from fnn.blocks.attention import dot_product_attention
 from fnn.executor import check_params, inference, is_network
 from fnn.refusals import described, require_array
@@ -113,6 +113,7 @@ def cached(
 
     ``cache``: {} at first, and then what the last call returned. ``length``: of the whole sequence.
     """
+    block = unwrapped(block)
     maker = block.kind.maker
     if maker == "dot_product_attention":
         return _attend(block, x, cache, place, length)

@@ -28,6 +28,7 @@ from fnn.blocks.linear import Initializer, linear
 from fnn.blocks.nonlinearities import relu
 from fnn.blocks.normalization import layer_norm
 from fnn.blocks.positions import position_embedding
+from fnn.blocks.rematerialized import rematerialize
 from fnn.blocks.rms_norm import rms_norm
 from fnn.blocks.rotary import rotary
 from fnn.blocks.smooth import silu
@@ -50,6 +51,7 @@ def transformer(
     tied: bool = True,
     factored: bool = False,
     scanned: bool = False,
+    keep: Literal["all", "products", "input"] = "all",
 ) -> Block:
     """A causal language model: ids to the logits of the next id, at every place.
 
@@ -75,6 +77,9 @@ def transformer(
         product, the logits.
       scanned: whether the layers are one :func:`repeat`, which compiles in the time of one layer,
         in place of nodes that can be drawn and changed one by one.
+      keep: of each layer for the way back: "all" for a layer whose blocks can be drawn, or as
+        :func:`~fnn.rematerialize` has it: with "products" a layer of "gpt2" keeps 11 numbers for
+        each place and feature in place of 17, with "input" one.
 
     Returns:
       A graph from ids (B..., T) to logits (B..., T, vocabulary), for ``softmax_cross_entropy`` of
@@ -112,6 +117,8 @@ def transformer(
         inner = {"hidden": gated(features, silu(), use_bias=use_bias, w_init=start)}
     mlp = serial(**inner, out=linear(width, use_bias=use_bias, w_init=last))
     layer = _layer(norm, reads, mlp, dropout)
+    if keep != "all":
+        layer = rematerialize(layer, keep=keep)
 
     nodes: list[Entry] = [("embedding", embedding(vocabulary, width, w_init=start), "ids")]
     if is_gpt2:

@@ -273,7 +273,7 @@ LOSSES = tuple(name for name in FORMULAS if name == "squared_error" or "cross_en
 
 _NOTES = {
     "freeze": "its parameters are not trained",
-    "rematerialize": "keeps only its input; backward runs forward again",
+    "rematerialize": "keeps little; backward runs forward again",
     "repeat": "several blocks in a row, their parameters stacked",
     "recurrent": "the same cell at every step",
     "straight_through": "on purpose the gradient of another function",

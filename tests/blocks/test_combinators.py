@@ -132,6 +132,35 @@ def test_rematerialize_needs_less_memory() -> None:
     assert less < 0.5 * plain, (less, plain)
 
 
+def test_of_a_transformers_layer_11_numbers_are_kept_for_each_place_and_feature() -> None:
+    """llm.c keeps 16, and 12 where it computes GELU again."""
+
+    def kept(layers: int) -> float:
+        net = fnn.models.transformer(9, 64, layers, 2, length=32, keep="products")
+        params = jax.eval_shape(net.init, jax.random.key(0), IDS)
+        residuals = jax.eval_shape(net.forward, params, IDS)[1]
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals)) / (IDS.size * 64)
+
+    assert 10 < kept(2) - kept(1) < 11.5
+
+
+IDS = np.zeros((2, 32), np.int32)
+
+
+def test_products_are_not_computed_again() -> None:
+    net = fnn.serial(fnn.tanh(), fnn.linear(4), fnn.exp(), fnn.linear(4))
+    products = [count(b) for b in (net, fnn.rematerialize(net, keep="products"))]
+    assert products[0] == products[1] < count(fnn.rematerialize(net))
+
+
+def count(net: Block) -> int:
+    """Of the matrix products in the compiled backward pass."""
+    params = net.init(jax.random.key(0), X)
+    residuals = net.forward(params, X)[1]
+    program = jax.jit(net.backward).lower(params, residuals, DY).compile().as_text()
+    return program.count(" dot(")
+
+
 def test_rematerialize_keeps_input_and_key_only() -> None:
     net = fnn.rematerialize(fnn.serial(fnn.linear(4), fnn.exp(), fnn.exp()))
     params = net.init(jax.random.key(0), X)
