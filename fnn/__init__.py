@@ -23,6 +23,7 @@ from fnn.blocks.combinators import (
     serial,
 )
 from fnn.blocks.conv import conv
+from fnn.blocks.conv_transpose import conv_transpose
 from fnn.blocks.dropout import dropout
 from fnn.blocks.elementwise import elementwise, straight_through
 from fnn.blocks.embedding import embedding, unembedding
@@ -131,6 +132,7 @@ __all__ = [
     "check",
     "concatenate",
     "conv",
+    "conv_transpose",
     "cross_entropy",
     "curvature",
     "divide",

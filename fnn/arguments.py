@@ -150,7 +150,7 @@ def _array_or_none(value: Any) -> Any:
 
 
 # Other libraries' makers of these take the number of inputs first.
-_KNOWS_ITS_INPUTS = ("linear", "layer", "conv", "batch_norm")
+_KNOWS_ITS_INPUTS = ("linear", "layer", "conv", "conv_transpose", "batch_norm")
 
 
 def _misuse(
@@ -179,7 +179,7 @@ def _misuse(
     right = spelled(args)
     if name in _KNOWS_ITS_INPUTS and all(type(part) is int for part in args):
         inputs_first = f"{spelled(args[1:])} if {args[0]} is the number of inputs, which x tells"
-        right = f"{inputs_first}; else {right}" if name == "conv" else inputs_first
+        right = f"{inputs_first}; else {right}" if name.startswith("conv") else inputs_first
     takes = f"{', '.join(by_place)} by position, the rest" if by_place else "its arguments"
     got = f"{len(args)} positional arguments" if len(args) > 1 else "a positional argument"
     if not parameters:

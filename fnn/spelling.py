@@ -10,6 +10,9 @@ from typing import Any
 
 _NAMES = {
     "dense": "linear", "fc": "linear", "conv1d": "conv", "conv2d": "conv", "convolution": "conv",
+    "conv3d": "conv", "convtranspose1d": "conv_transpose", "convtranspose2d": "conv_transpose",
+    "convtranspose3d": "conv_transpose", "conv2dtranspose": "conv_transpose",
+    "deconvolution": "conv_transpose", "deconv": "conv_transpose",
     "maxpool1d": "max_pool", "maxpool2d": "max_pool", "avgpool1d": "avg_pool",
     "avgpool2d": "avg_pool", "averagepooling2d": "avg_pool", "maxpooling2d": "max_pool",
     "adaptiveavgpool2d": "global_avg_pool", "globalaveragepooling2d": "global_avg_pool",

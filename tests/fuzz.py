@@ -503,6 +503,8 @@ def makers() -> list[Call]:
         makes(fnn.layer, 3, act, True, init, bias),
         makes(fnn.conv, 4, 3, 1, "SAME", 1, 2, True, init, bias, x=IMAGE),
         makes(fnn.conv, 4, (3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), 1, x=IMAGE),
+        makes(fnn.conv_transpose, 4, 3, 2, "VALID", 1, 1, 2, True, init, bias, x=IMAGE),
+        makes(fnn.conv_transpose, 4, (3, 2), (1, 2), ((1, 1), (0, 1)), (0, 1), (1, 2), 1, x=IMAGE),
         makes(fnn.max_pool, 2, 2, "VALID", None, x=IMAGE),
         makes(fnn.max_pool, (3, 2), (2, 1), ((1, 0), (0, 1)), "torch", x=IMAGE),
         makes(fnn.avg_pool, 2, 2, 1, None, True, x=IMAGE),

@@ -36,6 +36,8 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "inputs first, linear": (lambda: fnn.linear(6, 32), r"linear\(32\) if 6 is the number of inp"),
     "inputs first, conv": (lambda: fnn.conv(1, 16, 3), r"conv\(16, 3\) if 1 is the number of inpu"),
     "a stride by place": (lambda: fnn.conv(16, 3, 2), r"else conv\(16, 3, stride=2\)"),
+    "inputs first, transposed": (
+        lambda: fnn.conv_transpose(1, 16, 3), r"conv_transpose\(16, 3\) if 1 is the number of inp"),
     "inputs of a norm": (lambda: fnn.batch_norm(10), r"by name: batch_norm\(\) if 10 is the num"),
     "a flag by place": (lambda: fnn.linear(6, False), r"linear\(6, use_bias=False\)"),
     "a flag of a layer": (lambda: fnn.layer(6, fnn.relu(), False), r"nonlinearity, use_bias=False"),
@@ -123,7 +125,7 @@ def test_a_step_with_the_state_of_another_optimiser() -> None:
         ("crossentropy", "softmax_cross_entropy (of logits) or cross_entropy"), ("Adam", "adam"),
         ("MSELoss", "squared_error"), ("Sequential", "serial"), ("BatchNorm2d", "batch_norm"),
         ("save", "models.save_weights"), ("nn", "fnn.linear, fnn.relu, "),
-        ("whiteborad", "whiteboard"),
+        ("whiteborad", "whiteboard"), ("ConvTranspose2d", "conv_transpose"), ("Conv3d", "conv"),
     ],
 )  # fmt: skip
 def test_another_librarys_name(name: str, here: str) -> None:
@@ -144,6 +146,10 @@ def test_a_name_that_nothing_is_close_to_has_no_hint() -> None:
     [
         (np.zeros((2, 1, 28, 28)), "1 x 28 pixels with 28 channels.*channels come first"),
         (np.zeros((2, 3, 32, 32)), r"move them last: x\.transpose\(0, 2, 3, 1\)"),
+        (
+            np.zeros((2, 3, 8, 8, 8)),
+            r"3 x 8 x 8 pixels .* them last: x\.transpose\(0, 2, 3, 4, 1\)",
+        ),
         (np.zeros((8, 8, 1)), r"8 sequences of 8 steps; one image needs .* examples: x\[None\]"),
         (np.zeros((2, 28, 28)), r"sequences of 28 steps .* axis of channels: x\[\.\.\., None\]"),
     ],

@@ -22,7 +22,7 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fnn
-import fnn.blocks.conv
+import fnn.blocks.convolutions
 from fnn.arrays import is_floating
 from fnn.block import Block
 from fnn.introspect.autodiff import by_autodiff
@@ -364,7 +364,7 @@ def test_gradients_in_shard_map(check_vma: bool, monkeypatch: pytest.MonkeyPatch
     )  # fmt: skip
     params, f = net.init(jax.random.key(0), X), fnn.value_and_grad(net, LOSS)
     wanted = jax.jit(f)(params, X, LABELS)
-    monkeypatch.setattr(fnn.blocks.conv, "MAX_COPY_ELEMENTS", 1024)
+    monkeypatch.setattr(fnn.blocks.convolutions, "MAX_COPY_ELEMENTS", 1024)
 
     def mean(params: Any, x: Any, t: Any) -> Any:
         params = jax.lax.pcast(params, "d", to="varying") if check_vma else params

@@ -301,23 +301,61 @@ def layers() -> list[Case]:
 
 
 def convolutions() -> list[Case]:
-    def row(id: str, shape: Shape, features: int, kernel: Any, **options: Any) -> Case:
-        stride, dilation = options.get("stride", 1), options.get("dilation", 1)
-        padding, groups = options.get("padding", "SAME"), options.get("groups", 1)
+    def settings(shape: Shape, options: Any) -> tuple[Any, ...]:
+        """Stride, dilation, padding for each axis, groups, and how arrays are laid out."""
         axes = len(shape) - 1
         each = lambda v: (v,) * axes if isinstance(v, int) else tuple(v)  # noqa: E731
+        stride, dilation = each(options.get("stride", 1)), each(options.get("dilation", 1))
+        padding, space = options.get("padding", "SAME"), "DHW"[-axes:]
         pads = [(padding, padding)] * axes if isinstance(padding, int) else padding
-        letters = ("NHWC", "HWIO", "NHWC") if axes == 2 else ("NWC", "WIO", "NWC")
+        layout = (f"N{space}C", f"{space}IO", f"N{space}C")
+        return stride, dilation, pads, options.get("groups", 1), layout
+
+    def row(id: str, shape: Shape, features: int, kernel: Any, **options: Any) -> Case:
+        stride, dilation, pads, groups, layout = settings(shape, options)
 
         def plain(params: Any, x: Any) -> Any:
             with jax.numpy_rank_promotion("allow"):
                 y = jax.lax.conv_general_dilated(
-                    x, params["w"], each(stride), pads, rhs_dilation=each(dilation),
-                    dimension_numbers=letters, feature_group_count=groups,
+                    x, params["w"], stride, pads, rhs_dilation=dilation,
+                    dimension_numbers=layout, feature_group_count=groups,
                 )  # fmt: skip
                 return y + params.get("b", 0)
 
         make = lambda: fnn.conv(features, kernel, **options)  # noqa: E731
+        return Case(id, make, (In(shape),), batch=(2,), batches=((1,), (0,)), plain=plain)
+
+    def transposed(id: str, shape: Shape, features: int, kernel: Any, **options: Any) -> Case:
+        """The plain formula: x with zeros between, convolved with W turned around."""
+        stride, dilation, pads, groups, layout = settings(shape, options)
+        more = options.get("output_padding", 0)
+
+        def plain(params: Any, x: Any) -> Any:
+            w = params["w"]
+            spans = [d * (k - 1) + 1 for d, k in zip(dilation, w.shape, strict=False)]
+            cut = pads
+            if pads == "SAME":
+                wide = [n * s for n, s in zip(x.shape[1:], stride, strict=False)]
+                cut = lax.padtype_to_pads(wide, spans, stride, "SAME")
+                rest = [n - ((n // s - 1) * s + k - sum(p))
+                        for n, s, k, p in zip(wide, stride, spans, cut, strict=True)]  # fmt: skip
+            else:
+                cut = [(0, 0)] * len(spans) if pads == "VALID" else pads
+                rest = [more] * len(spans) if isinstance(more, int) else more
+            around = [(k - 1 - low, k - 1 - high + r)
+                      for k, (low, high), r in zip(spans, cut, rest, strict=True)]  # fmt: skip
+            *k, o, i = w.shape
+            w = jnp.flip(w, range(len(k))).reshape(*k, o, groups, i // groups)
+            w = jnp.swapaxes(w, -3, -1).reshape(*k, i // groups, groups * o)
+            with jax.numpy_rank_promotion("allow"):
+                y = lax.conv_general_dilated(
+                    x, w, (1,) * len(k), around, lhs_dilation=stride, rhs_dilation=dilation,
+                    dimension_numbers=layout, feature_group_count=groups,
+                )  # fmt: skip
+                return y + params.get("b", 0)
+
+        make = lambda: fnn.conv_transpose(features, kernel, **options)  # noqa: E731
+        id = f"conv_transpose{id}"
         return Case(id, make, (In(shape),), batch=(2,), batches=((1,), (0,)), plain=plain)
 
     return [
@@ -337,7 +375,32 @@ def convolutions() -> list[Case]:
             row("conv/depthwise", (4, 4, 3), 3, 3, groups=3),
             row("conv/kernel of the input's size", (3, 4, 2), 2, (3, 4), padding="VALID"),
             row("conv/sequence", (6, 2), 3, 3, stride=2),
-            row("conv/sequence, dilation, groups", (7, 4), 4, 2, dilation=3, groups=2, padding=2)),
+            row("conv/sequence, dilation, groups", (7, 4), 4, 2, dilation=3, groups=2, padding=2),
+            row("conv/volume", (3, 4, 2, 2), 2, (2, 3, 2), stride=(1, 2, 1)),
+            row("conv/volume, 1x1, stride", (3, 2, 4, 2), 2, 1, stride=2),
+            row("conv/volume, dilation, groups", (3, 4, 3, 4), 2, 2, dilation=(1, 2, 1), groups=2,
+                padding=((1, 0), (0, 0), (0, 2)))),
+        transposed("", (3, 2, 2), 3, 3, stride=2),
+        *further(
+            transposed("/stride 1", (3, 4, 2), 2, (3, 2)),
+            transposed("/even kernel", (3, 2, 1), 2, 4, stride=2, padding=1, use_bias=False),
+            transposed("/output padding", (2, 3, 2), 2, 3, stride=(2, 3), padding=1,
+                       output_padding=(1, 2)),
+            transposed("/valid, stride beyond the kernel", (2, 3, 2), 2, 2, stride=3,
+                       padding="VALID"),
+            transposed("/same, stride beyond the kernel", (2, 3, 2), 2, (1, 2), stride=3),
+            transposed("/1x1", (2, 3, 2), 3, 1, padding="VALID"),
+            transposed("/1x1, stride", (2, 3, 2), 3, 1, stride=2, padding=0, output_padding=1),
+            transposed("/pairs", (3, 4, 2), 2, 3, stride=2, padding=((2, 0), (1, 3))),
+            transposed("/padding beyond the kernel", (5, 5, 1), 2, 2, stride=2, padding=3),
+            transposed("/dilation", (3, 2, 2), 2, (3, 2), dilation=(2, 3), stride=(1, 2),
+                       padding=1),
+            transposed("/groups", (2, 3, 4), 6, (3, 2), groups=2, stride=(1, 2)),
+            transposed("/depthwise", (2, 2, 3), 3, 3, groups=3, stride=2),
+            transposed("/sequence", (4, 2), 3, 3, stride=2),
+            transposed("/sequence, dilation, groups", (4, 4), 2, 2, dilation=3, groups=2, stride=2,
+                       padding="VALID"),
+            transposed("/volume", (2, 3, 2, 2), 2, (2, 3, 2), stride=(1, 2, 2))),
     ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from jax import lax
 from fnn.arguments import Count, Natural
 from fnn.arrays import Spec
 from fnn.block import BlockValueError
-from fnn.refusals import require_floating
+from fnn.refusals import require_floating, warn
 
 Sizes = Count | Sequence[Count]
 Padding = Literal["SAME", "VALID"] | Natural | Sequence[tuple[Natural, Natural]]
@@ -93,7 +93,7 @@ class Windows:
         self.size, self.stride, self.dilation, self.padding = size, stride, dilation, padding
 
     def over(self, x: Spec) -> tuple[Axis, ...]:
-        """The spatial axes of x, of shape (B, H, W, C) or (B, W, C), with their windows.
+        """The spatial axes of x, those between its first and its last, with their windows.
 
         Raises:
           BlockTypeError: x is not floating.
@@ -101,9 +101,9 @@ class Windows:
         """
         require_image(self.name, x)
         sizes = x.shape[1:-1]
-        windows = self._each(self.window, self.size, x)
-        strides = self._each("stride", self.stride, x)
-        dilations = self._each("dilation", self.dilation, x)
+        windows = self.each(self.window, self.size, x)
+        strides = self.each("stride", self.stride, x)
+        dilations = self.each("dilation", self.dilation, x)
         spans = [d * (k - 1) + 1 for k, d in zip(windows, dilations, strict=True)]
         pads: Pads
         if isinstance(self.padding, str):
@@ -111,7 +111,7 @@ class Windows:
         elif isinstance(self.padding, int):
             pads = ((self.padding, self.padding),) * len(sizes)
         else:
-            pads = self._each("padding", self.padding, x)
+            pads = self.each("padding", self.padding, x)
         axes = []
         for i, (n, k, s, d, (low, high)) in enumerate(
             zip(sizes, windows, strides, dilations, pads, strict=True)
@@ -129,7 +129,7 @@ class Windows:
             axes.append(Axis(n, k, s, d, low, high, room // s + 1))
         return tuple(axes)
 
-    def _each(self, what: str, value: T | Sequence[T], x: Spec) -> tuple[T, ...]:
+    def each(self, what: str, value: T | Sequence[T], x: Spec) -> tuple[T, ...]:
         """What was given for all axes, or for each, as a tuple with one for each."""
         rank = len(x.shape) - 2
         if not isinstance(value, (tuple, list)):
@@ -149,14 +149,40 @@ def where(dim: int, x: Spec) -> str:
 
 
 def require_image(name: str, x: Any) -> None:
-    """Refuses what is neither a batch of images nor of sequences."""
+    """Refuses what is no batch of sequences, images or volumes."""
     require_floating(name, "x", x)
-    if len(x.shape) not in (3, 4):
+    if len(x.shape) not in (3, 4, 5):
         raise BlockValueError(
             name,
-            f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels) or (batch, "
-            "width, channels): add axes of one with x[None] or x[..., None]",
+            f"x has shape {tuple(x.shape)}, needs (batch, height, width, channels), (batch, width, "
+            "channels) or (batch, depth, height, width, channels): add axes of one with x[None] or "
+            "x[..., None]",
         )
+
+
+def warn_if_misread(name: str, x: Spec, kernel: Sizes) -> None:
+    """Warns where x is probably not what it is taken for."""
+    shape, rank_is_given = tuple(x.shape), not isinstance(kernel, int)
+    is_square, words = shape[-1] == shape[-2] > 4, ""
+    if len(shape) > 3 and is_square and shape[1] in (1, 3):
+        kind, last = ("images", "0, 2, 3") if len(shape) == 4 else ("volumes", "0, 2, 3, 4")
+        pixels = " x ".join(map(str, shape[1:-1]))
+        words = (
+            f"{kind} of {pixels} pixels with {shape[-1]} channels; if the channels come first, "
+            f"move them last: x.transpose({last}, 1)"
+        )
+    elif len(shape) == 3 and is_square and not rank_is_given:
+        words = (
+            f"sequences of {shape[1]} steps with {shape[2]} channels; images need an axis of "
+            "channels: x[..., None]; for sequences give the kernel as a tuple, (3,)"
+        )
+    elif len(shape) == 3 and shape[0] == shape[1] > 4 and shape[2] in (1, 3) and not rank_is_given:
+        words = (
+            f"{shape[0]} sequences of {shape[1]} steps; one image needs an axis of examples: "
+            "x[None]; for sequences give the kernel as a tuple, (3,)"
+        )
+    if words:
+        warn(f"{name}: x of shape {shape} is taken for {words}")
 
 
 # ---- slices of windows: entries of all of them at once --------------------------------------

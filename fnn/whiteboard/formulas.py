@@ -178,6 +178,8 @@ FORMULAS: dict[str, Formula] = {
     "linear": _AFFINE,
     "conv": Formula("{y} = {0} ∗ W + b", ("d{0} = d{y} ∗ flipped W",),
                     {"w": "dW = {0} ∗ d{y}", "b": "db = Σ d{y}"}),
+    "conv_transpose": Formula("{y} = {0} ∗ᵀ W + b", ("d{0} = d{y} ∗ W",),
+                              {"w": "dW = d{y} ∗ {0}", "b": "db = Σ d{y}"}),
     "dropout": Formula("{y} = mask {0} / (1 − {rate})", ("d{0} = mask d{y} / (1 − {rate})",),
                        arguments=("rate",)),
     "max_pool": Formula("{y} = max of each window", ("d{0}: d{y} to the winner of each window",)),
@@ -266,7 +268,7 @@ _GELU_TANH = _curve("gelu", "{0} (1 + tanh u)/2,  u = √(2/π)({0} + 0.0447 {0}
                     "(1 + tanh u)/2 + {0} sech²u u′/2")  # fmt: skip
 _OF_PROBABILITIES = Formula(_BINARY, ("(p − t)/(n p(1−p)),  p = {0}", "(ln(1−p) − ln p)/n"))
 
-AFFINE = ("linear", "conv")
+AFFINE = ("linear", "conv", "conv_transpose")
 _NAMES = tuple(FORMULAS)
 NONLINEARITIES = _NAMES[_NAMES.index("identity") : _NAMES.index("linear")]
 LOSSES = tuple(name for name in FORMULAS if name == "squared_error" or "cross_entropy" in name)

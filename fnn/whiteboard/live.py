@@ -231,6 +231,12 @@ def _conv(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
     return [_over(node, xs[0], size, stride, padding, dilation), groups]
 
 
+def _conv_transpose(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    """Its windows lie over y."""
+    _, size, stride, padding, _, dilation, groups, _ = node.block.args
+    return [_over(node, node.y, size, stride, padding, dilation), groups]
+
+
 def _pool(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
     size, stride, padding = node.block.args[:3]
     return [_over(node, xs[0], size, stride, padding)]
@@ -277,6 +283,7 @@ KNOWN: dict[str, Rule] = {
     "linear": _affine,
     "flatten": lambda node, xs: [],
     "conv": _conv,
+    "conv_transpose": _conv_transpose,
     **dict.fromkeys(("max_pool", "avg_pool"), _pool),
     "global_avg_pool": _over_places,
     "layer_norm": _layer_norm,

@@ -2,21 +2,21 @@
 // of these axes, args have {window, stride, dilation, low}; pools of means also counts.
 "use strict";
 
+// The indices of an array's entries in row-major order, and the number of the one at an index.
+const indicesOf = (shape) =>
+  shape.reduce((all, n) => all.flatMap((at) => Array.from({ length: n }, (_, i) => [...at, i])), [[]]);
+const numberOf = (at, shape) => at.reduce((number, i, d) => number * shape[d] + i, 0);
+
 // visit(pixel of x, pixel of y, place in the window, where in y) for all that are in x; of one y the
 // places come in row-major order.
 function eachPlace(x, y, axes, visit) {
-  const two = (list, one) => (list.length > 1 ? list : [one, ...list]); // a sequence has height 1
-  const still = { window: 1, stride: 1, dilation: 1, low: 0 };
-  const [rows, columns] = two(axes, still);
-  const [high, wide] = two(x.shape.slice(1, -1), 1), [outHigh, outWide] = two(y.shape.slice(1, -1), 1);
-  for (let b = 0; b < x.shape[0]; b++) for (let r = 0; r < outHigh; r++) for (let c = 0; c < outWide; c++) {
-    for (let i = 0; i < rows.window; i++) for (let j = 0; j < columns.window; j++) {
-      const h = r * rows.stride + i * rows.dilation - rows.low;
-      const w = c * columns.stride + j * columns.dilation - columns.low;
-      if (h < 0 || h >= high || w < 0 || w >= wide) continue;
-      visit((b * high + h) * wide + w, (b * outHigh + r) * outWide + c, i * columns.window + j, [r, c]);
-    }
-  }
+  const [from, to] = [x, y].map(({ shape }) => shape.slice(1, -1));
+  const places = indicesOf(axes.map(({ window }) => window)), wheres = indicesOf(to);
+  for (let b = 0; b < x.shape[0]; b++) for (const where of wheres) places.forEach((place, k) => {
+    const at = axes.map((a, d) => where[d] * a.stride + place[d] * a.dilation - a.low);
+    if (at.some((i, d) => i < 0 || i >= from[d])) return;
+    visit(b * sizeOf(from) + numberOf(at, from), b * sizeOf(to) + numberOf(where, to), k, where);
+  });
 }
 
 // visit(entry of x, of y, of w) for all products of a convolution.
@@ -48,29 +48,36 @@ function winners(x, y, axes) {
 function eachShare(x, y, axes, visit) {
   const channels = x.shape.at(-1);
   eachPlace(x, y, axes, (p, q, _, where) => {
-    const at = where.slice(-axes.length), count = axes.reduce((n, { counts }, d) => n * counts[at[d]], 1);
+    const count = axes.reduce((n, { counts }, d) => n * counts[where[d]], 1);
     for (let c = 0; c < channels; c++) visit(p * channels + c, q * channels + c, 1 / count);
   });
 }
 
-Object.assign(OPS, {
-  conv: {
+// Both ways of a convolution: products(x, y, w, ...) visits as eachProduct does.
+function convolution(products) {
+  return {
     forward: ([x], { w, b }, [axes, groups], { shape }) => {
       const outputs = shape.at(-1);
       const data = Array.from({ length: sizeOf(shape) }, (_, i) => (b ? b.data[i % outputs] : 0));
-      eachProduct(x, { shape }, w, axes, groups, (i, k, j) => { data[k] += x.data[i] * w.data[j]; });
+      products(x, { shape }, w, axes, groups, (i, k, j) => { data[k] += x.data[i] * w.data[j]; });
       return { shape, data };
     },
     backward: ([x], { w, b }, y, dy, [axes, groups]) => {
       const dx = zeros(x), dw = zeros(w), outputs = y.shape.at(-1);
-      eachProduct(x, y, w, axes, groups, (i, k, j) => {
+      products(x, y, w, axes, groups, (i, k, j) => {
         dx.data[i] += dy.data[k] * w.data[j];
         dw.data[j] += dy.data[k] * x.data[i];
       });
       const db = b && collected(b, dy.data.map((_, i) => i % outputs), dy.data);
       return { dxs: [dx], dparams: b ? { w: dw, b: db } : { w: dw } };
     },
-  },
+  };
+}
+
+Object.assign(OPS, {
+  conv: convolution(eachProduct),
+  conv_transpose: convolution((x, y, w, axes, groups, visit) =>
+    eachProduct(y, x, w, axes, groups, (i, k, j) => visit(k, i, j))),
   max_pool: {
     forward: ([x], _, [axes], { shape }) =>
       ({ shape, data: winners(x, { shape }, axes).map((i) => x.data[i]) }),

@@ -219,6 +219,31 @@ def test_outputs_at_inference_have_to_exist() -> None:
         (lambda: fnn.conv(2, 0), (1, 3, 3, 1), "kernel is 0"),
         (lambda: fnn.conv(2, 3, stride=0), (1, 3, 3, 1), "stride is 0"),
         (lambda: fnn.conv(2, 3), (1, 3, 3, 0), "0 channels"),
+        (lambda: fnn.conv(2, 3), (1, 2, 3, 3, 3, 1), "depth, height, width"),
+        (
+            lambda: fnn.conv_transpose(2, 3, stride=2, output_padding=1),
+            (1, 3, 3, 1),
+            "needs 0 with padding='SAME'",
+        ),
+        (
+            lambda: fnn.conv_transpose(2, 3, stride=2, padding=1, output_padding=2),
+            (1, 3, 3, 1),
+            "output_padding is 2, needs less than the stride, 2, along axis 1",
+        ),
+        (
+            lambda: fnn.conv_transpose(2, 3, padding=2, output_padding=(0, 0)),
+            (1, 2, 5, 1),
+            "axis 1 of x .* makes a y without places",
+        ),
+        (lambda: fnn.conv_transpose(2, 3), (1, 0, 5, 1), "y without places: give a larger x"),
+        (
+            lambda: fnn.conv_transpose(2, 3, padding=0, output_padding=(0, 0)),
+            (1, 5, 1),
+            "output_padding .0, 0. has 2 entries, and x",
+        ),
+        (lambda: fnn.conv_transpose(4, 3, groups=2), (1, 3, 3, 3), "3 channels .* 2 equal groups"),
+        (lambda: fnn.conv_transpose(3, 3, groups=2), (1, 3, 3, 2), "multiple of groups, 2"),
+        (lambda: fnn.conv_transpose(2, 3, padding="same"), (1, 3, 3, 1), "'SAME' or 'VALID'"),
     ],
 )
 def test_misfits_are_refused(make: Any, shape: tuple[int, ...], words: str) -> None:
@@ -253,7 +278,9 @@ def test_large_weight_gradients_are_a_loop(
 
     once = program()
     copied = 3 * 2 * 2 * y[..., 0].size
-    monkeypatch.setattr(sys.modules["fnn.blocks.conv"], "MAX_COPY_ELEMENTS", copied // parts)
+    monkeypatch.setattr(
+        sys.modules["fnn.blocks.convolutions"], "MAX_COPY_ELEMENTS", copied // parts
+    )
     assert "scan" in program() and "scan" not in once
     line = jax.tree.map(lambda v: np.sin(5 * v), (params, x))
 
@@ -274,7 +301,7 @@ def test_a_loop_of_a_weight_gradient_costs_no_more(monkeypatch: pytest.MonkeyPat
     """As many operations, and images are padded as they are read: no padded copy of all is kept."""
     net, x = fnn.conv(8, 3), jax.ShapeDtypeStruct((32, 8, 8, 4), np.float32)
     once = fnn.summary(net, x)
-    monkeypatch.setattr(sys.modules["fnn.blocks.conv"], "MAX_COPY_ELEMENTS", 2**13)
+    monkeypatch.setattr(sys.modules["fnn.blocks.convolutions"], "MAX_COPY_ELEMENTS", 2**13)
     loop = fnn.summary(net, x)
     sums = 16 * 8 * 4 * 9  # of dW, two images at a time
     assert loop.backward_flops <= once.backward_flops + sums

@@ -185,13 +185,38 @@ def conv(rng: Rng, axes: int) -> Drawn:
         use_bias=bool(rng.integers(2)),
     )  # fmt: skip
     pads = pads_of(padding, space, kernel, stride, dilation)
-    convolve = (F.conv1d, F.conv2d)[axes - 1]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
 
     def other(params: Any, x: Any) -> Any:
         w = params["w"].permute(-1, -2, *range(axes)).contiguous()
         x = padded(first(x), pads).contiguous()
         y = convolve(x, w, params.get("b"), stride, 0, dilation, groups)
         return last(y)
+
+    return Drawn(block, rng.normal(size=(int(rng.integers(1, 4)), *space, inputs)), other)
+
+
+def conv_transpose(rng: Rng, axes: int) -> Drawn:
+    groups, kernel = int(rng.integers(1, 4)), sizes(rng, axes, 1, 4)
+    stride, dilation = sizes(rng, axes, 1, 3), sizes(rng, axes, 1, 3)
+    padding = int(rng.integers(3))
+    more = tuple(int(rng.integers(s)) for s in stride)
+    width = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    space = tuple(
+        int(1 + max(0, -(-(2 * padding + 1 - w) // s)) + rng.integers(0, 4 if axes < 3 else 2))
+        for w, s in zip(width, stride, strict=True)
+    )
+    inputs, outputs = groups * int(rng.integers(1, 3)), groups * int(rng.integers(1, 3))
+    block = fnn.conv_transpose(
+        outputs, kernel, stride=stride, padding=padding, output_padding=more, dilation=dilation,
+        groups=groups, use_bias=bool(rng.integers(2)),
+    )  # fmt: skip
+    convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+
+    def other(params: Any, x: Any) -> Any:
+        w = params["w"].permute(-1, -2, *range(axes)).contiguous()
+        x = first(x).contiguous()
+        return last(convolve(x, w, params.get("b"), stride, padding, more, groups, dilation))
 
     return Drawn(block, rng.normal(size=(int(rng.integers(1, 4)), *space, inputs)), other)
 
@@ -666,6 +691,10 @@ LAYERS = [
     Row("layer", layer),
     Row("conv/1-D", lambda rng: conv(rng, 1), 24),
     Row("conv/2-D", lambda rng: conv(rng, 2), 32),
+    Row("conv/3-D", lambda rng: conv(rng, 3), 12, 1e-12),
+    Row("conv_transpose/1-D", lambda rng: conv_transpose(rng, 1), 24, 1e-12),
+    Row("conv_transpose/2-D", lambda rng: conv_transpose(rng, 2), 32, 1e-12),
+    Row("conv_transpose/3-D", lambda rng: conv_transpose(rng, 3), 12, 1e-12),
     Row("max_pool/1-D", lambda rng: pool(rng, 1, True), 12),
     Row("max_pool/2-D", lambda rng: pool(rng, 2, True), 20),
     Row("max_pool/ties", lambda rng: pool(rng, 2, True, ties=True), 12),

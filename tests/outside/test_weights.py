@@ -55,6 +55,17 @@ PAIRS = {
         RNG.normal(size=(5, 7, 9, 2)),
         flattened={"fc": (2, 2, 6)},
     ),
+    "decoder": Pair(
+        lambda: fnn.serial(
+            up=fnn.conv_transpose(6, 3, stride=2, padding=1, output_padding=1, groups=2),
+            act=fnn.relu(), out=fnn.conv_transpose(1, (4, 2), padding=1, stride=(2, 1)),
+        ),
+        lambda: _named(
+            up=nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), act=nn.ReLU(),
+            out=nn.ConvTranspose2d(6, 1, (4, 2), (2, 1), 1),
+        ),
+        RNG.normal(size=(2, 3, 4, 4)),
+    ),
     "sequence": Pair(
         lambda: fnn.serial(conv=fnn.conv(4, 3, padding=1, dilation=1), pool=fnn.avg_pool(2)),
         lambda: _named(conv=nn.Conv1d(2, 4, 3, padding=1), pool=nn.AvgPool1d(2)),

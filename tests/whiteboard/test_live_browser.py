@@ -113,6 +113,14 @@ def examples() -> dict[str, Example]:
         "conv, valid": with_params(
             fnn.serial(c=fnn.conv(1, 2, padding="VALID"), s=fnn.square()), random(1, 3, 4, 2)
         ),
+        "conv, volume": with_params(
+            fnn.serial(c=fnn.conv(2, (2, 1, 2)), s=fnn.square()), random(1, 2, 2, 3, 1)
+        ),
+        "conv_transpose": with_params(
+            fnn.serial(c=fnn.conv_transpose(4, (3, 2), stride=(2, 1), padding=((1, 0), (0, 0)),
+                                            output_padding=(1, 0), groups=2), s=fnn.square()),
+            random(2, 2, 2, 2),
+        ),
         "max_pool, ties": (fnn.serial(p=fnn.max_pool(2, 1, padding="SAME"), s=fnn.square()), {},
                            np.array([1.0, 1, 0, 2, 2, 2, 0, 1, 1]).reshape(1, 3, 3, 1), None, None),
         "max_pool, ceil_mode": with_params(

@@ -1,0 +1,382 @@
+"""The three convolutions of a layer: forward, and the gradients of x and of W.
+
+Symbols: B batch, I channels in, O channels out, g groups; S and S' the sizes of one to three
+spatial axes, of x and of y, and K those of the kernel. x is (B, S, I), y (B, S', O), and W is
+(K, I / g, O): NWC, NHWC or NDHWC, with weights WIO, HWIO or DHWIO.
+
+From the definition to the rule, along one axis of stride s, dilation d and padding p (further
+axes, channels and batch are summed over likewise):
+
+    y[o] = sum_i x[s o + d i - p] W[i]
+
+Every y[o] in which x[t] occurs, with t = s o + d i - p, adds dy[o] W[i] to its gradient:
+
+    dx[t] = sum over i, o with s o = t + p - d i of dy[o] W[i]
+
+With u[s o] = dy[o] and zeros between (dy dilated by s), dx[t] = sum_i u[t + p - d i] W[i], and
+with i turned around, i = k - 1 - j, it is again a convolution, of stride 1 and dilation d:
+
+    dx[t] = sum_j u[t + d j - (d (k - 1) - p)] W[k - 1 - j]
+
+And W[i] occurs in every y[o], times x[s o + d i - p]:
+
+    dW[i] = sum_o x[s o + d i - p] dy[o]
+
+a convolution of x in which dy is the kernel, stride and dilation changing places; channels and
+batch change places as well, because the sum is over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnn.arrays import Spec, compute_dtype, is_split
+from fnn.block import BlockValueError
+from fnn.blocks.linear import contract
+from fnn.blocks.windows import Axis
+from fnn.compiling import by_platform
+
+MAX_COPY_ELEMENTS = 2**20  # of x, that one matrix product of a weight gradient reads on CPU
+
+Axes = Sequence[Axis]
+
+
+def require_groups(name: str, features: int, groups: int, *x: Spec) -> None:
+    """Refuses features, and channels of x if it is given, that cannot be split into groups."""
+    if features % groups:
+        raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
+    for channels, shape in ((v.shape[-1], tuple(v.shape)) for v in x):
+        if channels == 0 or channels % groups:
+            raise BlockValueError(
+                name,
+                f"x has {channels} channels (shape {shape}), which cannot be split into {groups} "
+                "equal groups",
+            )
+
+
+def convolved(
+    x: jax.Array,
+    w: jax.Array,
+    axes: Axes,
+    groups: int,
+    b: jax.Array | None = None,
+    like: jax.Array | None = None,
+) -> jax.Array:
+    """(B, S, I) * (K, I/g, O) + (O,) -> (B, S', O); ``like``: an array that it is sharded like."""
+    if _is_matmul(axes, groups):
+        product = contract(_subsample(x, axes), _only(w, axes), ((x.ndim - 1,), (0,)), like)
+        return _plus(product, b)
+    return _convolve(
+        x,
+        w,
+        b,
+        window_strides=_strides(axes),
+        padding=tuple((a.low, a.high) for a in axes),
+        rhs_dilation=_dilations(axes),
+        feature_group_count=groups,
+        out_sharding=_sharding(like),
+    )
+
+
+def input_gradient(
+    dy: jax.Array,
+    w: jax.Array,
+    axes: Axes,
+    groups: int,
+    b: jax.Array | None = None,
+    like: jax.Array | None = None,
+) -> jax.Array:
+    """(B, S', O) * (K, O/g, I), turned around -> (B, S, I); ``b``: what is added, (I,)."""
+    if _is_matmul(axes, groups):
+        thin = None if like is None else _subsample(like, axes)
+        product = contract(dy, _only(w, axes), ((dy.ndim - 1,), (1,)), thin)
+        return _plus(_dilate(product, axes), b)
+
+    def dilated(dy: jax.Array, w: jax.Array) -> jax.Array:
+        return _by_dilation(dy, w, axes, groups, b, like)
+
+    def phased(dy: jax.Array, w: jax.Array) -> jax.Array:
+        return _plus(_by_phases(dy, w, axes, groups), b)
+
+    if is_split(dy) or is_split(w) or not _needs_phases(axes):
+        return dilated(dy, w)
+    return by_platform(dy, w, cpu=phased, default=dilated)
+
+
+def weight_gradient(
+    x: jax.Array, dy: jax.Array, w: jax.Array, axes: Axes, groups: int
+) -> jax.Array:
+    """x (B, S, I), dy (B, S', O) -> (K, I/g, O), like w"""
+    if _is_matmul(axes, groups):
+        batch = tuple(range(x.ndim - 1))
+        dw = contract(_subsample(x, axes), dy, (batch, batch), _only(w, axes))
+        return dw.reshape(w.shape)
+    if groups > 1 or is_split(x) or not isinstance(x.shape[0], int):  # jax.export left it open
+        return _by_convolution(x, dy, w, axes, groups)
+    return by_platform(
+        x,
+        dy,
+        # On CPU XLA's convolutions are slow where the kernel, here dy, is large.
+        cpu=lambda x, dy: _by_matmul(x, dy, w, axes),
+        default=lambda x, dy: _by_convolution(x, dy, w, axes, groups),
+    )
+
+
+# ---- a kernel of one entry -------------------------------------------------------------------
+
+
+def _is_matmul(axes: Axes, groups: int) -> bool:
+    """Such a kernel without padding is a matrix product at every place (of a grid)."""
+    return groups == 1 and all(a.window == 1 and a.low == a.high == 0 for a in axes)
+
+
+def _only(w: jax.Array, axes: Axes) -> jax.Array:
+    """The one matrix of such a kernel."""
+    return w[(0,) * len(axes)]
+
+
+def _subsample(x: jax.Array, axes: Axes) -> jax.Array:
+    """The entries of x at multiples of the strides."""
+    if all(a.stride == 1 for a in axes):
+        return x
+    return x[(slice(None), *(slice(None, None, a.stride) for a in axes))]
+
+
+def _dilate(dx: jax.Array, axes: Axes) -> jax.Array:
+    """The transpose of :func:`_subsample`: zeros between, and up to the shape of x."""
+    if all(a.stride == 1 for a in axes):
+        return dx
+    zeros = [(0, a.size - (a.out - 1) * a.stride - 1, a.stride - 1) for a in axes]
+    return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *zeros, (0, 0, 0)])
+
+
+# ---- the gradient of x -----------------------------------------------------------------------
+
+
+def _by_dilation(
+    dy: jax.Array,
+    w: jax.Array,
+    axes: Axes,
+    groups: int,
+    b: jax.Array | None,
+    like: jax.Array | None,
+) -> jax.Array:
+    """The convolution of dy with zeros between."""
+    n = len(axes)
+    space = "DHW"[-n:]
+    if groups == 1:  # as XLA for GPUs knows the gradient of a convolution
+        turned, layout = lax.rev(w, range(n)), f"{space}OI"
+    else:
+        *k, i, o = w.shape
+        turned = lax.rev(w, range(n)).reshape(*k, i, groups, o // groups)
+        turned = jnp.swapaxes(turned, -3, -1).reshape(*k, o // groups, groups * i)
+        layout = f"{space}IO"
+    return _convolve(
+        dy,
+        turned,
+        b,
+        window_strides=(1,) * n,
+        padding=_padding_of_dy(axes),
+        lhs_dilation=_strides(axes),
+        rhs_dilation=_dilations(axes),
+        layout=layout,
+        feature_group_count=groups,
+        out_sharding=_sharding(like),
+    )
+
+
+def _padding_of_dy(axes: Axes) -> list[tuple[int, int]]:
+    """dx[t] starts at t = 0 and reads dilated dy from -(d (k - 1) - p) on, up to t = n - 1."""
+    return [(a.span - 1 - a.low, a.size + a.low - a.stride * (a.out - 1) - 1) for a in axes]
+
+
+def _needs_phases(axes: Axes) -> bool:
+    """Whether XLA for CPUs had better not see zeros between the numbers of dy.
+
+    In three dimensions it has a slow loop for them (75 times as slow for a kernel of 3 and stride
+    2, as measured). And along an axis with a kernel and a stride of 2, without padding, its
+    algebraic simplifier takes such a convolution for a grouped one, and ends the process where the
+    whole kernel is larger than dy.
+    """
+    is_mistaken = (
+        a.window == a.stride == 2 and a.dilation == 1 and pad == (0, 0)
+        for a, pad in zip(axes, _padding_of_dy(axes), strict=True)
+    )
+    return any(is_mistaken) or (len(axes) == 3 and any(a.stride > 1 for a in axes))
+
+
+def _by_phases(dy: jax.Array, w: jax.Array, axes: Axes, groups: int) -> jax.Array:
+    """The entries of dx at each phase of the stride by a convolution of their own.
+
+    With t + p = s q + r and i = r + s j (a dilated kernel has zeros between for this), the sum for
+    dx[t] is over j and o = q - j: of stride 1 for each r. All of these are one convolution, whose
+    channels, r among them, are put in their places afterwards.
+    """
+    n, (*_, i, o) = len(axes), w.shape
+    per = [-(-a.span // a.stride) for a in axes]  # entries of the kernel for a phase
+    first = [a.low // a.stride for a in axes]  # q of t = 0
+    last = [(a.low + a.size - 1) // a.stride for a in axes]
+    fill = [(0, k * a.stride - a.span, a.dilation - 1) for k, a in zip(per, axes, strict=True)]
+    w = lax.pad(w, jnp.zeros((), w.dtype), [*fill, (0, 0, 0), (0, 0, 0)])
+    split = [size for k, a in zip(per, axes, strict=True) for size in (k, a.stride)]
+    w = lax.rev(w.reshape(*split, i, groups, o // groups), range(0, 2 * n, 2))
+    w = w.transpose(*range(0, 2 * n, 2), 2 * n + 2, 2 * n + 1, *range(1, 2 * n, 2), 2 * n)
+    dx = _convolve(
+        dy,
+        w.reshape(*per, o // groups, -1),
+        window_strides=(1,) * n,
+        padding=[
+            (k - 1 - q, end - a.out + 1)
+            for k, q, end, a in zip(per, first, last, axes, strict=True)
+        ],
+        feature_group_count=groups,
+    )
+    batch, *blocks, _ = dx.shape
+    dx = dx.reshape(batch, *blocks, groups, *_strides(axes), i)
+    in_place = [axis for d in range(n) for axis in (1 + d, n + 2 + d)]
+    dx = dx.transpose(0, *in_place, n + 1, 2 * n + 2)
+    dx = dx.reshape(batch, *(q * a.stride for q, a in zip(blocks, axes, strict=True)), groups * i)
+    for dim, (q, a) in enumerate(zip(first, axes, strict=True), 1):
+        skip = a.low - a.stride * q
+        dx = lax.slice_in_dim(dx, skip, skip + a.size, 1, dim)
+    return dx
+
+
+# ---- the gradient of W -----------------------------------------------------------------------
+
+
+def _read_padding(axes: Axes) -> list[tuple[int, int]]:
+    """x's padding as far as windows read it: the last stride may leave some of it out."""
+    return [(a.low, a.stride * (a.out - 1) + a.span - a.size - a.low) for a in axes]
+
+
+def _by_matmul(x: jax.Array, dy: jax.Array, w: jax.Array, axes: Axes) -> jax.Array:
+    """im2col: dW[(i, c), o] = sum over b, t of columns[(i, c), b, t] dy[b, t, o].
+
+    The columns are copies of x, as many as the kernel has entries, each shifted to where the
+    kernel's entry i reads. With channels first they are the rows of a matrix, made by copying long
+    stretches of memory. Strips of at most MAX_COPY_ELEMENTS (some images, or some rows of one)
+    bound the memory; larger ones are no faster.
+    """
+    batch, height, *across, features = dy.shape
+    n, first = len(axes), axes[0]
+    row = w.size // features * math.prod(across)  # elements of the copies for a row of dy
+    images = _divisor(batch, MAX_COPY_ELEMENTS // (row * height))
+    rows = _divisor(height, MAX_COPY_ELEMENTS // row) if images == 1 else height
+    around = [(low, high, 0) for low, high in _read_padding(axes)]
+
+    def of_images(b: int | jax.Array) -> jax.Array:
+        # Padded here, in the loop: XLA would pad all of x in forward, and keep that as well.
+        some = lax.dynamic_slice_in_dim(x, b * images, images)
+        some = lax.pad(some, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+
+        def of_strip(s: int | jax.Array) -> jax.Array:
+            h, down = s * rows, first.stride * (rows - 1) + 1
+            part = lax.dynamic_slice_in_dim(some, first.stride * h, down + first.span - 1, 1)
+            columns = jnp.moveaxis(part, -1, 0)
+            # Stacked, not joined along the channels: these may be split over devices.
+            for dim, axis in reversed(list(enumerate(axes, -n))):
+                entries = axis.stride * ((rows if dim == -n else axis.out) - 1) + 1
+                columns = jnp.stack([
+                    lax.slice_in_dim(columns, start, start + entries, axis.stride, dim)
+                    for start in range(0, axis.span, axis.dilation)
+                ])  # fmt: skip
+            size = (images, rows, *across, features)
+            dy_part = lax.dynamic_slice(dy, (b * images, h, *(0 for _ in across), 0), size)
+            return contract(columns, dy_part, (range(n + 1, 2 * n + 2), range(n + 1)))
+
+        return _sum(height // rows, of_strip)
+
+    return _sum(batch // max(images, 1), of_images)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most ``most``; 1 where there is none, 0 of 0."""
+    return next((d for d in range(min(number, most), 1, -1) if number % d == 0), min(number, 1))
+
+
+def _sum(count: int, term: Callable[[int | jax.Array], jax.Array]) -> jax.Array:
+    """term(0) + term(1) + ... + term(count - 1), one at a time."""
+    if count <= 1:
+        return term(0)  # also of no examples
+    zero = jnp.zeros_like(jax.eval_shape(lambda: term(0)))  # varies as it does under shard_map
+    return lax.fori_loop(0, count, lambda n, total: total + term(n), zero)
+
+
+def _by_convolution(
+    x: jax.Array, dy: jax.Array, w: jax.Array, axes: Axes, groups: int
+) -> jax.Array:
+    """(I/g, S, g B) * (S', B, O) -> (I/g, K, O), with its axes put in order."""
+    n = len(axes)
+    space = range(1, n + 1)
+    options: dict[str, Any]
+    if groups == 1 or is_split(x):  # whose axis of examples is not merged with another
+        lhs, options = x.transpose(n + 1, *space, 0), {"batch_group_count": groups}
+    else:
+        *rest, channels = x.shape
+        lhs = x.reshape(*rest, groups, channels // groups).transpose(n + 2, *space, n + 1, 0)
+        lhs = lhs.reshape(*lhs.shape[:-2], groups * x.shape[0])
+        options = {"feature_group_count": groups}
+    dw = _convolve(
+        lhs,
+        dy.transpose(*space, 0, n + 1),
+        window_strides=_dilations(axes),
+        padding=_read_padding(axes),
+        rhs_dilation=_strides(axes),
+        out_sharding=_sharding(w.transpose(n, *range(n), n + 1)),
+        **options,
+    )
+    return dw.transpose(*space, 0, n + 1)
+
+
+# ---- what they share -------------------------------------------------------------------------
+
+
+def _strides(axes: Axes) -> tuple[int, ...]:
+    return tuple(a.stride for a in axes)
+
+
+def _dilations(axes: Axes) -> tuple[int, ...]:
+    return tuple(a.dilation for a in axes)
+
+
+def _sharding(like: jax.Array | None) -> Any:
+    return None if like is None else jax.typeof(like).sharding
+
+
+def _plus(y: jax.Array, b: jax.Array | None) -> jax.Array:
+    return y if b is None else y + b.astype(y.dtype).reshape((1,) * (y.ndim - 1) + b.shape)
+
+
+def _convolve(
+    lhs: jax.Array, rhs: jax.Array, bias: jax.Array | None = None, layout: str = "", **options: Any
+) -> jax.Array:
+    """A convolution with sums in float32 at least, plus a bias; ``layout`` of rhs: HWIO, say."""
+    wide, space = compute_dtype(lhs.dtype), "DHW"[2 - lhs.ndim :]
+    numbers = (f"N{space}C", layout or f"{space}IO", f"N{space}C")
+
+    def product(lhs: jax.Array, rhs: jax.Array, to: Any = wide) -> jax.Array:
+        y = lax.conv_general_dilated(
+            lhs, rhs, dimension_numbers=numbers, preferred_element_type=to, **options
+        )
+        return _plus(y, bias)
+
+    if lhs.dtype == wide:
+        return product(lhs, rhs)
+    # As in linear.contract: on CPU 16-bit operands are widened, elsewhere they are the fast ones.
+    # cuDNN sums them in float32 by itself, bias included; asked for a float32 result, XLA would
+    # widen its operands first. float16 is widened: a dW beyond its range has to stay finite.
+    narrow = lhs.dtype if lhs.dtype == jnp.bfloat16 else wide
+    return by_platform(
+        lhs,
+        rhs,
+        cpu=lambda a, b: product(a.astype(wide), b.astype(wide)),
+        cuda=lambda a, b: product(a, b, narrow).astype(wide),
+        default=product,
+    )
