@@ -47,6 +47,7 @@ from fnn.blocks.gates import (
     sum,
 )
 from fnn.blocks.gelu import gelu
+from fnn.blocks.group_norm import group_norm, instance_norm
 from fnn.blocks.heads import attention, causal_mask, merge_heads, split_heads
 from fnn.blocks.linear import layer, linear, neuron
 from fnn.blocks.losses import (
@@ -150,12 +151,14 @@ __all__ = [
     "gelu",
     "global_avg_pool",
     "graph",
+    "group_norm",
     "gru_cell",
     "hard_sigmoid",
     "hard_tanh",
     "heaviside",
     "identity",
     "inference",
+    "instance_norm",
     "item",
     "layer",
     "layer_norm",

@@ -249,6 +249,17 @@ def axes_of(name: str, axis: int | Sequence[int] | None, x: Spec) -> tuple[int, 
     return axes
 
 
+def require_groups(name: str, x: Spec, groups: int) -> None:
+    """Refuses channels of x that cannot be split into equal groups."""
+    channels, shape = x.shape[-1], tuple(x.shape)
+    if channels == 0 or channels % groups:
+        raise BlockValueError(
+            name,
+            f"x has {channels} channels (shape {shape}), which cannot be split into {groups} equal "
+            "groups",
+        )
+
+
 def require_key(name: str, key: Any, usage: str = "") -> None:
     """Refuses what is no random key; ``usage``: the call that was meant, for the message."""
     if not is_key(key):

@@ -17,8 +17,11 @@ _NAMES = {
     "avgpool2d": "avg_pool", "averagepooling2d": "avg_pool", "maxpooling2d": "max_pool",
     "adaptiveavgpool2d": "global_avg_pool", "globalaveragepooling2d": "global_avg_pool",
     "batchnorm1d": "batch_norm", "batchnorm2d": "batch_norm", "batchnormalization": "batch_norm",
-    "layernormalization": "layer_norm", "embed": "embedding", "lookup": "embedding",
-    "sequential": "serial", "chain": "serial", "compose": "serial", "skip": "residual",
+    "layernormalization": "layer_norm", "groupnormalization": "group_norm",
+    "instancenorm1d": "instance_norm", "instancenorm2d": "instance_norm",
+    "instancenorm3d": "instance_norm", "batchnorm3d": "batch_norm",
+    "embed": "embedding", "lookup": "embedding", "sequential": "serial", "chain": "serial",
+    "compose": "serial", "skip": "residual",
     "swish": "silu", "lrelu": "leaky_relu", "hardtanh": "hard_tanh", "logits": "softmax",
     "crossentropy": "softmax_cross_entropy (of logits) or cross_entropy (of probabilities)",
     "crossentropyloss": "softmax_cross_entropy",
@@ -45,12 +48,14 @@ _ARGUMENTS = {
     "classweight": ["class_weights"], "nepochs": ["epochs"], "callbacks": ["on_epoch"],
     "activation": ["nonlinearity"], "tolerance": ["min_improvement"], "tol": ["min_improvement"],
     "mindelta": ["min_improvement"], "y": ["target"], "ytrain": ["target"], "xtrain": ["x"],
-    "labels": ["target"], "targets": ["target"],
+    "labels": ["target"], "targets": ["target"], "numgroups": ["groups"], "eps": ["epsilon"],
 }  # fmt: skip
 # What a function with such an argument has no other for, and what to do instead.
 _INSTEAD = {
     ("inchannels", "infeatures", "inputdim", "inputsize", "inputshape", "inputs"): (
         "features", "leave it out: x tells"),
+    ("numchannels", "numfeatures", "affine"): (
+        "use_scale", "leave it out: x tells how many channels; use_scale and use_bias are affine"),
     ("activation",): ("features", "put a nonlinearity after it: fnn.layer(8, fnn.relu())"),
     ("lr", "learningrate", "momentum"): ("optimizer", "give optimizer=fnn.sgd(learning_rate)"),
     ("seed", "randomstate", "randomseed", "rng"): ("key", "give key=jax.random.key(0)"),

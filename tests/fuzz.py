@@ -510,6 +510,8 @@ def makers() -> list[Call]:
         makes(fnn.avg_pool, 2, 2, 1, None, True, x=IMAGE),
         makes(fnn.local_response_norm, 3, 1e-4, 0.75, 1.0),
         makes(fnn.layer_norm, -1, 1e-5, True, True),
+        makes(fnn.group_norm, 2, 1e-5, True, True, x=IMAGE),
+        makes(fnn.instance_norm, 1e-5, True, True, x=IMAGE),
         makes(fnn.rms_norm, 1e-6, True), makes(fnn.rotary, 100.0, True, x=HEADS),
         makes(fnn.dot_product_attention, False, 0.5, x=(HEADS, HEADS, HEADS)),
         makes(fnn.attention, 4, 2, True, 1, fnn.rms_norm(), False, False, True, init, bias, init,

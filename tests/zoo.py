@@ -532,6 +532,18 @@ def normalizations() -> list[Case]:
         options = {"inputs": (In((5,)),), "batch": (2,), "batches": ANY, "plain": plain}
         return Case(f"layer_norm{id}", make, **(options | more))
 
+    def by_group(id: str, make: Callable[[], Block], groups: int, **more: Any) -> Case:
+        def plain(params: Any, x: Any) -> Any:
+            parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+            axes = (*range(1, x.ndim - 1), x.ndim)
+            mean = jnp.mean(parts, axes, keepdims=True)
+            z = (parts - mean) / jnp.sqrt(jnp.var(parts, axes, keepdims=True) + 1e-5)
+            with jax.numpy_rank_promotion("allow"):
+                return z.reshape(x.shape) * params.get("scale", 1) + params.get("bias", 0)
+
+        options = {"batch": (2,), "batches": ((1,), (0,)), "plain": plain, "ulps": 8}
+        return Case(id, make, **(options | more))
+
     def standardised(params: Any, x: Any, mean: Any, var: Any) -> Any:
         with jax.numpy_rank_promotion("allow"):
             return (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
@@ -573,6 +585,20 @@ def normalizations() -> list[Case]:
         Case("rms_norm", fnn.rms_norm, **rows),
         *further(
             Case("rms_norm/no scale", lambda: fnn.rms_norm(epsilon=1e-6, use_scale=False), **rows)),
+        by_group("group_norm", lambda: fnn.group_norm(2), 2, inputs=(In((3, 2, 4)),)),
+        *further(
+            by_group("group_norm/one group", lambda: fnn.group_norm(1), 1, inputs=(In((3, 2)),)),
+            by_group("group_norm/no places", lambda: fnn.group_norm(2), 2, inputs=(In((6,)),)),
+            by_group("group_norm/volume, no bias", lambda: fnn.group_norm(3, use_bias=False), 3,
+                     inputs=(In((2, 2, 1, 6)),)),
+            by_group("group_norm/no parameters",
+                     lambda: fnn.group_norm(2, use_scale=False, use_bias=False), 2,
+                     inputs=(In((3, 4)),))),
+        by_group("instance_norm", fnn.instance_norm, 3, inputs=(In((3, 2, 3)),)),
+        *further(
+            by_group("instance_norm/sequence, no scale",
+                     lambda: fnn.instance_norm(use_scale=False), 2, inputs=(In((4, 2)),)),
+            by_group("instance_norm/volume", fnn.instance_norm, 2, inputs=(In((2, 1, 3, 2)),))),
         Case("batch_norm", fnn.batch_norm, (In((3,)),), batch=(5,), batches=((2,), (2, 2)),
              separable=None, frozen=("statistics/",), plain=by_batch, ulps=8),
         *further(

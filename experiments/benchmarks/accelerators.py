@@ -22,7 +22,15 @@ import jax
 import jax.numpy as jnp
 from rich.progress import track
 
-from experiments.benchmarks import block_cases, conv_cases, conv_peers, lab, report, timed
+from experiments.benchmarks import (
+    block_cases,
+    conv_cases,
+    conv_peers,
+    image_cases,
+    lab,
+    report,
+    timed,
+)
 from experiments.benchmarks.cases import Case, passes
 from experiments.benchmarks.networks import Network, networks
 from experiments.benchmarks.report import Recorded, Table
@@ -215,7 +223,10 @@ def compared(by_hand: lab.Figures, autodiff: lab.Figures) -> list[str]:
 
 def cases(options: Options) -> list[Case]:
     """Every public block, at sizes that fill an accelerator."""
-    return [*block_cases.cases(options.rows), *_pictures(options.batch)]
+    return [
+        *block_cases.cases(options.rows), *_pictures(options.batch),
+        *image_cases.cases(options.batch),
+    ]  # fmt: skip
 
 
 def _pictures(batch: int) -> list[Case]:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from fnn.arguments import Count, checked
 from fnn.arrays import Spec, compute_dtype
-from fnn.block import Block, Key, Kind, Params
-from fnn.blocks.convolutions import convolved, input_gradient, require_groups, weight_gradient
+from fnn.block import Block, BlockValueError, Key, Kind, Params
+from fnn.blocks.convolutions import convolved, input_gradient, weight_gradient
 from fnn.blocks.linear import Initializer, he, weights, zeros
 from fnn.blocks.windows import Padding, Sizes, Windows, warn_if_misread
-from fnn.refusals import as_cotangent, elementary, require_shapes
+from fnn.refusals import as_cotangent, elementary, require_groups, require_shapes
 
 
 @checked
@@ -70,12 +70,13 @@ def conv(
     (Array([ 1., 10.,  0.], dtype=float32), Array([1., 2.], dtype=float32))
     """
     name = "conv"
-    require_groups(name, features, groups)
+    if features % groups:
+        raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
     windows = Windows(name, kernel, stride, padding, dilation, window="kernel")
 
     def shapes(x: Spec) -> dict[str, tuple[int, ...]]:
         sizes = [axis.window for axis in windows.over(x)]
-        require_groups(name, features, groups, x)
+        require_groups(name, x, groups)
         w = (*sizes, x.shape[-1] // groups, features)
         return {"w": w, "b": (features,)} if use_bias else {"w": w}
 

@@ -24,10 +24,10 @@ import numpy as np
 from fnn.arguments import Count, Natural, checked
 from fnn.arrays import Shape, Spec, compute_dtype
 from fnn.block import Block, BlockValueError, Key, Kind, Params
-from fnn.blocks.convolutions import convolved, input_gradient, require_groups, weight_gradient
+from fnn.blocks.convolutions import convolved, input_gradient, weight_gradient
 from fnn.blocks.linear import Initializer, he, weights, zeros
 from fnn.blocks.windows import Axis, Padding, Sizes, Windows, require_image, warn_if_misread, where
-from fnn.refusals import as_cotangent, elementary, require_shapes
+from fnn.refusals import as_cotangent, elementary, require_groups, require_shapes
 
 Lengths = Natural | Sequence[Natural]
 
@@ -96,7 +96,8 @@ def conv_transpose(
     (Array([100.,   1.], dtype=float32), Array([2., 0., 1.], dtype=float32))
     """
     name = "conv_transpose"
-    require_groups(name, features, groups)
+    if features % groups:
+        raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
     if padding == "SAME" and np.any(output_padding):
         raise BlockValueError(
             name,
@@ -110,7 +111,7 @@ def conv_transpose(
 
     def shapes(x: Spec) -> dict[str, tuple[int, ...]]:
         sizes = [axis.window for axis in axes_of(x)]
-        require_groups(name, features, groups, x)
+        require_groups(name, x, groups)
         w = (*sizes, features // groups, x.shape[-1])
         return {"w": w, "b": (features,)} if use_bias else {"w": w}
 

@@ -36,8 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.arrays import Spec, compute_dtype, is_split
-from fnn.block import BlockValueError
+from fnn.arrays import compute_dtype, is_split
 from fnn.blocks.linear import contract
 from fnn.blocks.windows import Axis
 from fnn.compiling import by_platform
@@ -45,19 +44,6 @@ from fnn.compiling import by_platform
 MAX_COPY_ELEMENTS = 2**20  # of x, that one matrix product of a weight gradient reads on CPU
 
 Axes = Sequence[Axis]
-
-
-def require_groups(name: str, features: int, groups: int, *x: Spec) -> None:
-    """Refuses features, and channels of x if it is given, that cannot be split into groups."""
-    if features % groups:
-        raise BlockValueError(name, f"features is {features}, needs a multiple of groups, {groups}")
-    for channels, shape in ((v.shape[-1], tuple(v.shape)) for v in x):
-        if channels == 0 or channels % groups:
-            raise BlockValueError(
-                name,
-                f"x has {channels} channels (shape {shape}), which cannot be split into {groups} "
-                "equal groups",
-            )
 
 
 def convolved(

@@ -20,7 +20,8 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array
 
     XLA for NVIDIA's GPUs writes a product to memory before it sums its columns. What it does not
     write are sums of some rows each, if a barrier keeps them from their sum: it computes them
-    where the product is, those of all arrays in one reading of what these are made of.
+    where the product is, those of all arrays in one reading of what these are made of. So it is for
+    all columns, and for those of each example.
 
     >>> [y.tolist() for y in sums([jnp.ones((2, 3))], [0])]
     [[2.0, 2.0, 2.0]]
@@ -30,19 +31,22 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array
         return [jnp.sum(x, axes) for x in arrays]
 
     def in_parts(*arrays: jax.Array) -> Sequence[jax.Array]:
-        parts = [jnp.sum(x.reshape(-1, _rows(x), x.shape[-1]), 1) for x in arrays]
-        return [jnp.sum(x, 0) for x in lax.optimization_barrier(parts)]
+        parts = [
+            jnp.sum(x.reshape(*x.shape[: axes[0]], -1, _rows(x, axes), x.shape[-1]), -2)
+            for x in arrays
+        ]
+        return [jnp.sum(x, -2) for x in lax.optimization_barrier(parts)]
 
     def has_parts(x: jax.Array) -> bool:
-        of_columns = tuple(axes) == tuple(range(x.ndim - 1))
-        return of_columns and _rows(x) >= 64 and not is_split(x)
+        of_columns = tuple(axes) in (tuple(range(x.ndim - 1)), tuple(range(1, x.ndim - 1)))
+        return of_columns and len(axes) > 0 and _rows(x, axes) >= 64 and not is_split(x)
 
     if not arrays or not all(map(has_parts, arrays)):
         return whole(*arrays)
     return by_platform(*arrays, cuda=in_parts, default=whole)
 
 
-def _rows(x: jax.Array) -> int:
+def _rows(x: jax.Array, axes: Sequence[int]) -> int:
     """In a part of x; 1 of a symbolic batch (jax.export), which any number may divide."""
-    rows = math.prod(x.shape[:-1])
+    rows = math.prod(x.shape[axis] for axis in axes)
     return math.gcd(rows, PART) if isinstance(rows, int) else 1

@@ -196,7 +196,10 @@ FORMULAS: dict[str, Formula] = {
         ("d{0} = (g − ẑ mean(g ẑ))/σ,  g = d{y} scale",),
         {"scale": "dscale = Σ d{y} ẑ"},
     ),
-    "batch_norm": Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
+    **dict.fromkeys(
+        ("batch_norm", "group_norm", "instance_norm"),
+        Formula("{y} = ẑ scale + bias,  ẑ = ({0} − mean)/σ", (_NORM_BACK,), _NORM_PARAMS),
+    ),
     "dot_product_attention": Formula(
         "{y} = P {2},  P = softmax(c {0} {1}ᵀ)",
         ("d{0} = c dS {1},  dS = P (d{y} {2}ᵀ − d{y}·{y})", "d{1} = c dSᵀ {0}", "d{2} = Pᵀ d{y}",

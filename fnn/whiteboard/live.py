@@ -252,6 +252,11 @@ def _layer_norm(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
     return [epsilon, False] if last else None
 
 
+def _group_norm(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
+    *groups, epsilon, _, _ = node.block.args
+    return [epsilon, False, xs[0].shape[-1] // groups[0] if groups else 1]
+
+
 def _batch_norm(node: Recording, xs: list[np.ndarray]) -> list[Any] | None:
     training = isinstance(node.residuals, tuple)  # it keeps what it computed of the batch, too
     wrapped = training and node.residuals[1] is None
@@ -287,6 +292,7 @@ KNOWN: dict[str, Rule] = {
     **dict.fromkeys(("max_pool", "avg_pool"), _pool),
     "global_avg_pool": _over_places,
     "layer_norm": _layer_norm,
+    **dict.fromkeys(("group_norm", "instance_norm"), _group_norm),
     "batch_norm": _batch_norm,
     "dropout": _nothing_dropped,
     "repeat": _repeated,

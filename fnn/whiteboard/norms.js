@@ -2,10 +2,10 @@
 // the place on the last axis.
 "use strict";
 
-// group(i, width): the group of entry i, where the last axis is so wide.
+// group(i, shape, size): the group of entry i of an array, where size channels are in one.
 function normalisation(group) {
-  const parts = ([x], params = {}, [epsilon, running]) => {
-    const width = x.shape.at(-1), groups = x.data.map((_, i) => group(i, width));
+  const parts = ([x], params = {}, [epsilon, running, channelsOfOne]) => {
+    const width = x.shape.at(-1), groups = x.data.map((_, i) => group(i, x.shape, channelsOfOne));
     const channels = x.data.map((_, i) => i % width), size = Math.max(...groups) + 1;
     const means = (terms) => {
       const sums = collected({ shape: [size], data: Array(size).fill(0) }, groups, terms).data;
@@ -42,6 +42,10 @@ function normalisation(group) {
 }
 
 Object.assign(OPS, {
-  layer_norm: normalisation((i, width) => Math.floor(i / width)),
-  batch_norm: normalisation((i, width) => i % width),
+  layer_norm: normalisation((i, shape) => Math.floor(i / shape.at(-1))),
+  batch_norm: normalisation((i, shape) => i % shape.at(-1)),
+  ...Object.fromEntries(["group_norm", "instance_norm"].map((name) => [name, normalisation((i, shape, size) => {
+    const width = shape.at(-1), example = Math.floor(i / (sizeOf(shape) / shape[0]));
+    return (example * width + (i % width)) / size | 0;
+  })])),
 });

@@ -450,6 +450,34 @@ def rms_norm(rng: Rng) -> Drawn:
     return Drawn(fnn.rms_norm(epsilon=epsilon, use_scale=scaled), x, other)
 
 
+def group_norm(rng: Rng) -> Drawn:
+    groups = int(rng.integers(1, 4))
+    epsilon, flags = float(rng.choice([1e-5, 1e-3])), rng.integers(2, size=2).astype(bool)
+    shape = (*sizes(rng, 1 + int(rng.integers(4)), 1, 4), groups * int(rng.integers(3, 5)))
+
+    def other(params: Any, x: Any) -> Any:
+        # Given a bias alone, PyTorch fails on the way back.
+        leaves = params.get("scale", torch.ones(shape[-1]).double()), params.get("bias")
+        return last(F.group_norm(first(x), groups, *leaves, eps=epsilon))
+
+    use_scale, use_bias = map(bool, flags)
+    block = fnn.group_norm(groups, epsilon=epsilon, use_scale=use_scale, use_bias=use_bias)
+    return Drawn(block, rng.normal(size=shape), other)
+
+
+def instance_norm(rng: Rng) -> Drawn:
+    scaled, axes = bool(rng.integers(2)), 1 + int(rng.integers(3))
+    # Of two entries z is +-1 and dx almost 0, as in layer_norm. Of one example PyTorch 2.13 has
+    # another dbias, where dy is not contiguous.
+    shape = (int(rng.integers(2, 5)), *sizes(rng, axes, 3 if axes == 1 else 2, 4), 3)
+
+    def other(params: Any, x: Any) -> Any:
+        scale = params.get("scale", torch.ones(3).double())  # as in group_norm
+        return last(F.instance_norm(first(x), weight=scale, bias=params["bias"]))
+
+    return Drawn(fnn.instance_norm(use_scale=scaled), rng.normal(size=shape), other)
+
+
 def embedding(rng: Rng) -> Drawn:
     v = int(rng.integers(1, 6))
     ids = rng.integers(0, v, batch(rng)).astype(rng.choice(["int32", "int64", "uint8", "int8"]))
@@ -730,6 +758,8 @@ LAYERS = [
         2,
     ),
     Row("rms_norm", rms_norm, 16),
+    Row("group_norm", group_norm, 24, 1e-12),
+    Row("instance_norm", instance_norm, 16, 1e-12),
     Row("embedding", embedding, 12),
     Row("dropout", dropout),
 ]

@@ -96,6 +96,12 @@ def examples() -> dict[str, Example]:
         "layer_norm, no scale": with_params(
             fnn.serial(n=fnn.layer_norm(1, use_scale=False), s=fnn.softplus()), random(2, 2, 3)[0]
         ),
+        "group_norm": with_params(
+            fnn.serial(n=fnn.group_norm(2), s=fnn.softplus()), random(2, 2, 4)
+        ),
+        "instance_norm, no bias": with_params(
+            fnn.serial(n=fnn.instance_norm(use_bias=False), s=fnn.softplus()), random(2, 2, 2, 2)
+        ),
         "batch_norm": with_params(
             fnn.serial(z=fnn.linear(2), n=fnn.batch_norm(), s=fnn.softplus()), random(4, 3)
         ),
