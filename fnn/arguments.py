@@ -149,8 +149,13 @@ def _array_or_none(value: Any) -> Any:
     return value if is_array(value) else None
 
 
-# Other libraries' makers of these take the number of inputs first.
-_KNOWS_ITS_INPUTS = ("linear", "layer", "conv", "conv_transpose", "batch_norm")
+# Other libraries' makers of these take the number of inputs, at this place.
+_INPUTS_AT = {
+    **dict.fromkeys(
+        ("linear", "layer", "conv", "conv_transpose", "batch_norm", "instance_norm"), 0
+    ),
+    "group_norm": 1,
+}
 
 
 def _misuse(
@@ -177,8 +182,10 @@ def _misuse(
         return f"{name}({', '.join(words)})"
 
     right = spelled(args)
-    if name in _KNOWS_ITS_INPUTS and all(type(part) is int for part in args):
-        inputs_first = f"{spelled(args[1:])} if {args[0]} is the number of inputs, which x tells"
+    if name in _INPUTS_AT and all(type(part) is int for part in args):
+        at = _INPUTS_AT[name]
+        without = spelled((*args[:at], *args[at + 1 :]))
+        inputs_first = f"{without} if {args[at]} is the number of inputs, which x tells"
         right = f"{inputs_first}; else {right}" if name.startswith("conv") else inputs_first
     takes = f"{', '.join(by_place)} by position, the rest" if by_place else "its arguments"
     got = f"{len(args)} positional arguments" if len(args) > 1 else "a positional argument"

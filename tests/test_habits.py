@@ -39,6 +39,13 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "inputs first, transposed": (
         lambda: fnn.conv_transpose(1, 16, 3), r"conv_transpose\(16, 3\) if 1 is the number of inp"),
     "inputs of a norm": (lambda: fnn.batch_norm(10), r"by name: batch_norm\(\) if 10 is the num"),
+    "inputs of a norm of groups": (
+        lambda: fnn.group_norm(4, 32), r"group_norm\(4\) if 32 is the number of inputs"),
+    "inputs of an instance norm": (
+        lambda: fnn.instance_norm(32), r"by name: instance_norm\(\) if 32 is the number of inp"),
+    "channels of a norm": (
+        lambda: fnn.group_norm(num_groups=4, num_channels=32),
+        r"'num_groups' .did you mean groups.*'num_channels' .leave it out: x tells how many"),
     "a flag by place": (lambda: fnn.linear(6, False), r"linear\(6, use_bias=False\)"),
     "a flag of a layer": (lambda: fnn.layer(6, fnn.relu(), False), r"nonlinearity, use_bias=False"),
     "a number for a flag": (lambda: fnn.linear(6, use_bias=1), "use_bias is 1, needs True or F"),
@@ -126,6 +133,7 @@ def test_a_step_with_the_state_of_another_optimiser() -> None:
         ("MSELoss", "squared_error"), ("Sequential", "serial"), ("BatchNorm2d", "batch_norm"),
         ("save", "models.save_weights"), ("nn", "fnn.linear, fnn.relu, "),
         ("whiteborad", "whiteboard"), ("ConvTranspose2d", "conv_transpose"), ("Conv3d", "conv"),
+        ("GroupNorm", "group_norm"), ("InstanceNorm2d", "instance_norm"),
     ],
 )  # fmt: skip
 def test_another_librarys_name(name: str, here: str) -> None:

@@ -29,21 +29,20 @@ batch change places as well, because the sum is over the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.arrays import compute_dtype, is_split
+from fnn.arrays import is_split
+from fnn.blocks.convolve import Axes, convolve, plus_bias, strides_of
 from fnn.blocks.linear import contract
-from fnn.blocks.windows import Axis
+from fnn.blocks.phases import by_phases, needs_phases, padding_of_dy
 from fnn.compiling import by_platform
 
 MAX_COPY_ELEMENTS = 2**20  # of x, that one matrix product of a weight gradient reads on CPU
-
-Axes = Sequence[Axis]
 
 
 def convolved(
@@ -57,12 +56,12 @@ def convolved(
     """(B, S, I) * (K, I/g, O) + (O,) -> (B, S', O); ``like``: an array that it is sharded like."""
     if _is_matmul(axes, groups):
         product = contract(_subsample(x, axes), _only(w, axes), ((x.ndim - 1,), (0,)), like)
-        return _plus(product, b)
-    return _convolve(
+        return plus_bias(product, b)
+    return convolve(
         x,
         w,
         b,
-        window_strides=_strides(axes),
+        window_strides=strides_of(axes),
         padding=tuple((a.low, a.high) for a in axes),
         rhs_dilation=_dilations(axes),
         feature_group_count=groups,
@@ -82,15 +81,15 @@ def input_gradient(
     if _is_matmul(axes, groups):
         thin = None if like is None else _subsample(like, axes)
         product = contract(dy, _only(w, axes), ((dy.ndim - 1,), (1,)), thin)
-        return _plus(_dilate(product, axes), b)
+        return plus_bias(_dilate(product, axes), b)
 
     def dilated(dy: jax.Array, w: jax.Array) -> jax.Array:
         return _by_dilation(dy, w, axes, groups, b, like)
 
     def phased(dy: jax.Array, w: jax.Array) -> jax.Array:
-        return _plus(_by_phases(dy, w, axes, groups), b)
+        return plus_bias(by_phases(dy, w, axes, groups), b)
 
-    if is_split(dy) or is_split(w) or not _needs_phases(axes):
+    if is_split(dy) or is_split(w) or not needs_phases(axes):
         return dilated(dy, w)
     return by_platform(dy, w, cpu=phased, default=dilated)
 
@@ -163,75 +162,18 @@ def _by_dilation(
         turned = lax.rev(w, range(n)).reshape(*k, i, groups, o // groups)
         turned = jnp.swapaxes(turned, -3, -1).reshape(*k, o // groups, groups * i)
         layout = f"{space}IO"
-    return _convolve(
+    return convolve(
         dy,
         turned,
         b,
         window_strides=(1,) * n,
-        padding=_padding_of_dy(axes),
-        lhs_dilation=_strides(axes),
+        padding=padding_of_dy(axes),
+        lhs_dilation=strides_of(axes),
         rhs_dilation=_dilations(axes),
         layout=layout,
         feature_group_count=groups,
         out_sharding=_sharding(like),
     )
-
-
-def _padding_of_dy(axes: Axes) -> list[tuple[int, int]]:
-    """dx[t] starts at t = 0 and reads dilated dy from -(d (k - 1) - p) on, up to t = n - 1."""
-    return [(a.span - 1 - a.low, a.size + a.low - a.stride * (a.out - 1) - 1) for a in axes]
-
-
-def _needs_phases(axes: Axes) -> bool:
-    """Whether XLA for CPUs had better not see zeros between the numbers of dy.
-
-    In three dimensions it has a slow loop for them (75 times as slow for a kernel of 3 and stride
-    2, as measured). And along an axis with a kernel and a stride of 2, without padding, its
-    algebraic simplifier takes such a convolution for a grouped one, and ends the process where the
-    whole kernel is larger than dy.
-    """
-    is_mistaken = (
-        a.window == a.stride == 2 and a.dilation == 1 and pad == (0, 0)
-        for a, pad in zip(axes, _padding_of_dy(axes), strict=True)
-    )
-    return any(is_mistaken) or (len(axes) == 3 and any(a.stride > 1 for a in axes))
-
-
-def _by_phases(dy: jax.Array, w: jax.Array, axes: Axes, groups: int) -> jax.Array:
-    """The entries of dx at each phase of the stride by a convolution of their own.
-
-    With t + p = s q + r and i = r + s j (a dilated kernel has zeros between for this), the sum for
-    dx[t] is over j and o = q - j: of stride 1 for each r. All of these are one convolution, whose
-    channels, r among them, are put in their places afterwards.
-    """
-    n, (*_, i, o) = len(axes), w.shape
-    per = [-(-a.span // a.stride) for a in axes]  # entries of the kernel for a phase
-    first = [a.low // a.stride for a in axes]  # q of t = 0
-    last = [(a.low + a.size - 1) // a.stride for a in axes]
-    fill = [(0, k * a.stride - a.span, a.dilation - 1) for k, a in zip(per, axes, strict=True)]
-    w = lax.pad(w, jnp.zeros((), w.dtype), [*fill, (0, 0, 0), (0, 0, 0)])
-    split = [size for k, a in zip(per, axes, strict=True) for size in (k, a.stride)]
-    w = lax.rev(w.reshape(*split, i, groups, o // groups), range(0, 2 * n, 2))
-    w = w.transpose(*range(0, 2 * n, 2), 2 * n + 2, 2 * n + 1, *range(1, 2 * n, 2), 2 * n)
-    dx = _convolve(
-        dy,
-        w.reshape(*per, o // groups, -1),
-        window_strides=(1,) * n,
-        padding=[
-            (k - 1 - q, end - a.out + 1)
-            for k, q, end, a in zip(per, first, last, axes, strict=True)
-        ],
-        feature_group_count=groups,
-    )
-    batch, *blocks, _ = dx.shape
-    dx = dx.reshape(batch, *blocks, groups, *_strides(axes), i)
-    in_place = [axis for d in range(n) for axis in (1 + d, n + 2 + d)]
-    dx = dx.transpose(0, *in_place, n + 1, 2 * n + 2)
-    dx = dx.reshape(batch, *(q * a.stride for q, a in zip(blocks, axes, strict=True)), groups * i)
-    for dim, (q, a) in enumerate(zip(first, axes, strict=True), 1):
-        skip = a.low - a.stride * q
-        dx = lax.slice_in_dim(dx, skip, skip + a.size, 1, dim)
-    return dx
 
 
 # ---- the gradient of W -----------------------------------------------------------------------
@@ -309,12 +251,12 @@ def _by_convolution(
         lhs = x.reshape(*rest, groups, channels // groups).transpose(n + 2, *space, n + 1, 0)
         lhs = lhs.reshape(*lhs.shape[:-2], groups * x.shape[0])
         options = {"feature_group_count": groups}
-    dw = _convolve(
+    dw = convolve(
         lhs,
         dy.transpose(*space, 0, n + 1),
         window_strides=_dilations(axes),
         padding=_read_padding(axes),
-        rhs_dilation=_strides(axes),
+        rhs_dilation=strides_of(axes),
         out_sharding=_sharding(w.transpose(n, *range(n), n + 1)),
         **options,
     )
@@ -324,45 +266,9 @@ def _by_convolution(
 # ---- what they share -------------------------------------------------------------------------
 
 
-def _strides(axes: Axes) -> tuple[int, ...]:
-    return tuple(a.stride for a in axes)
-
-
 def _dilations(axes: Axes) -> tuple[int, ...]:
     return tuple(a.dilation for a in axes)
 
 
 def _sharding(like: jax.Array | None) -> Any:
     return None if like is None else jax.typeof(like).sharding
-
-
-def _plus(y: jax.Array, b: jax.Array | None) -> jax.Array:
-    return y if b is None else y + b.astype(y.dtype).reshape((1,) * (y.ndim - 1) + b.shape)
-
-
-def _convolve(
-    lhs: jax.Array, rhs: jax.Array, bias: jax.Array | None = None, layout: str = "", **options: Any
-) -> jax.Array:
-    """A convolution with sums in float32 at least, plus a bias; ``layout`` of rhs: HWIO, say."""
-    wide, space = compute_dtype(lhs.dtype), "DHW"[2 - lhs.ndim :]
-    numbers = (f"N{space}C", layout or f"{space}IO", f"N{space}C")
-
-    def product(lhs: jax.Array, rhs: jax.Array, to: Any = wide) -> jax.Array:
-        y = lax.conv_general_dilated(
-            lhs, rhs, dimension_numbers=numbers, preferred_element_type=to, **options
-        )
-        return _plus(y, bias)
-
-    if lhs.dtype == wide:
-        return product(lhs, rhs)
-    # As in linear.contract: on CPU 16-bit operands are widened, elsewhere they are the fast ones.
-    # cuDNN sums them in float32 by itself, bias included; asked for a float32 result, XLA would
-    # widen its operands first. float16 is widened: a dW beyond its range has to stay finite.
-    narrow = lhs.dtype if lhs.dtype == jnp.bfloat16 else wide
-    return by_platform(
-        lhs,
-        rhs,
-        cpu=lambda a, b: product(a.astype(wide), b.astype(wide)),
-        cuda=lambda a, b: product(a, b, narrow).astype(wide),
-        default=product,
-    )

@@ -251,6 +251,24 @@ def test_misfits_are_refused(make: Any, shape: tuple[int, ...], words: str) -> N
         jax.eval_shape(make().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
+@pytest.mark.parametrize(
+    "make, shape, words",
+    [
+        (lambda: fnn.group_norm(4), (2, 3, 6), "6 channels .* cannot be split into 4 equal groups"),
+        (lambda: fnn.group_norm(0), (2, 3, 6), "groups is 0, needs a whole number of at least 1"),
+        (lambda: fnn.group_norm(2), (6,), "needs an axis of examples"),
+        (lambda: fnn.group_norm(2), (2, 0, 6), "none of them empty"),
+        (fnn.instance_norm, (2, 6), "needs several places between batch and channels"),
+        (fnn.instance_norm, (2, 1, 1, 6), "one is its own mean, so that y would be the bias"),
+    ],
+)
+def test_norms_refuse_what_they_cannot_normalise(
+    make: Any, shape: tuple[int, ...], words: str
+) -> None:
+    with pytest.raises(BlockValueError, match=words):
+        jax.eval_shape(make().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
 def test_parameters_of_another_network_are_named() -> None:
     net = fnn.serial(a=fnn.conv(4, 3))
     params = net.init(jax.random.key(0), jnp.zeros((1, 5, 5, 2)))
@@ -309,6 +327,18 @@ def test_a_loop_of_a_weight_gradient_costs_no_more(monkeypatch: pytest.MonkeyPat
     y = jax.eval_shape(lambda *a: net.forward(*a)[0], params, x)
     program = str(jax.make_jaxpr(lambda *a: net.backward(*a))(params, x, y))
     assert "f32[2,10,10,4] = pad" in program and "f32[32,10,10,4] = pad" not in program
+
+
+@pytest.mark.parametrize("kernel", [(2, 3), (2, 3, 2)], ids=str)
+def test_the_gradient_of_a_kernel_that_is_larger_than_dy(kernel: tuple[int, ...]) -> None:
+    """XLA for CPUs ends the process where such a gradient is a convolution of dilated dy, as it is
+    for jax.vjp: so it is compared with forward, which is linear."""
+    net = fnn.conv(3, kernel, stride=2, padding=1, use_bias=False)
+    x = images(2, 4, *(1,) * (len(kernel) - 1), 2)
+    params, v = drawn(net, x), jnp.sin(5 * x)
+    y = jax.jit(net.forward)(params, x)[0]
+    dx = jax.jit(lambda p, x, dy: net.backward(p, x, dy)[1])(params, x, y)
+    np.testing.assert_allclose(np.sum(dx * v), np.sum(y * net.forward(params, v)[0]), rtol=1e-12)
 
 
 def test_an_even_kernel_with_same_keeps_the_size() -> None:
