@@ -100,8 +100,8 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     assert direct == ["compiling.py"]
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
     assert branching == {
-        "attention", "combinators", "compiling", "convolutions", "convolve", "embedding", "linear",
-        "maxima", "normalization", "pooling", "softmax", "sums",
+        "attention", "compiling", "convolutions", "convolve", "embedding", "linear",
+        "maxima", "normalization", "pooling", "rematerialized", "softmax", "sums",
     }  # fmt: skip
 
 
