@@ -477,7 +477,8 @@ def pools() -> list[Case]:
             max_("/ceil, torch, padding", (5, 6, 2), window=2, stride=2, padding=1,
                  ceil_mode="torch"),
             max_("/sequence", (9, 2), window=3, stride=2),
-            max_("/sequence, same", (5, 2), window=(4,), stride=(1,), padding="SAME")),
+            max_("/sequence, same", (5, 2), window=(4,), stride=(1,), padding="SAME"),
+            max_("/volume", (3, 4, 5, 1), window=(2, 2, 3), stride=(1, 2, 2))),
         avg("", (4, 4, 3), window=2),
         *further(
             avg("/overlapping", (8, 7, 2), window=3, stride=2),
@@ -489,12 +490,16 @@ def pools() -> list[Case]:
             avg("/window is input", (7, 7, 2), window=7, stride=1),
             avg("/ceil", (5, 5, 2), window=2, stride=2, ceil_mode="caffe"),
             avg("/ceil, padding", (6, 6, 2), window=3, stride=2, padding=1, ceil_mode="torch"),
-            avg("/sequence", (9, 2), window=3, stride=2)),
+            avg("/sequence", (9, 2), window=3, stride=2),
+            avg("/volume", (3, 4, 5, 2), window=2, stride=(1, 2, 2), padding=1,
+                count_padding=False)),
         Case("global_avg_pool", fnn.global_avg_pool, (In((3, 4, 2)),), batch=(2,),
              batches=((1,), (0,), (5,)), plain=lambda _, x: jnp.mean(x, (1, 2))),
         *further(
             Case("global_avg_pool/sequence", fnn.global_avg_pool, (In((5, 2)),), batch=(2,),
-                 batches=((1,), (0,)), plain=lambda _, x: jnp.mean(x, 1))),
+                 batches=((1,), (0,)), plain=lambda _, x: jnp.mean(x, 1)),
+            Case("global_avg_pool/volume", fnn.global_avg_pool, (In((2, 3, 2, 2)),), batch=(2,),
+                 batches=((1,), (0,)), plain=lambda _, x: jnp.mean(x, (1, 2, 3)))),
     ]  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Pooling: the maximum or the mean of windows that slide over an image or a sequence.
 
 Symbols: B batch, H and W height and width, C channels. Images are (B, H, W, C), sequences
-(B, W, C); windows slide over the axes between the first and the last, called spatial here. How
-they lie is in :mod:`fnn.blocks.windows`.
+(B, W, C), volumes (B, D, H, W, C); windows slide over the axes between the first and the last,
+called spatial here. How they lie is in :mod:`fnn.blocks.windows`.
 
 From the definition to the rule, along one axis (the others likewise) with windows of k entries, s
 apart, and ``low`` entries of padding before x. Window o holds x[s o + i - low] at its place i, so
@@ -69,14 +69,15 @@ def max_pool(
     padding: Padding = "VALID",
     ceil_mode: CeilMode = None,
 ) -> Block:
-    """y = the largest entry of each window, for x of shape (B, H, W, C) or (B, W, C).
+    """y = the largest entry of each window, of sequences, images or volumes.
 
-    dy goes to the entry that won, among equal ones to the first in row-major order. Where windows
-    overlap, their cotangents add, in float32 at least. A NaN wins over all numbers, and the first
-    NaN of a window gets its dy. Padding never wins, not even over -inf.
+    x is (B, W, C), (B, H, W, C) or (B, D, H, W, C). dy goes to the entry that won, among equal
+    ones to the first in row-major order. Where windows overlap, their cotangents add, in float32 at
+    least. A NaN wins over all numbers, and the first NaN of a window gets its dy. Padding never
+    wins, not even over -inf.
 
     Args:
-      window: height and width, or one number for both; for sequences one number.
+      window: one number, or one for each axis (height and width, say).
       stride: how far apart windows start; the window by default.
       padding: 'VALID' (none), 'SAME' (ceil(n / stride) windows, the larger half of the padding
         at the end, as in TensorFlow), one number for all sides, or a pair (low, high) per axis.
@@ -85,10 +86,10 @@ def max_pool(
         too, and without padding also refuses windows that would start beyond x.
 
     Returns:
-      A block without parameters; y is (B, H', W', C) or (B, W', C). Residuals: where in its
-      window each maximum was, in one byte (two for windows of more than 256 entries), which CPUs
-      and GPUs read, and x, which TPUs read. In a program that is compiled with both passes, a
-      training step, only the one that is read is kept.
+      A block without parameters; y is as x with fewer places. Residuals: where in its window each
+      maximum was, in one byte (two for windows of more than 256 entries), which CPUs and GPUs
+      read, and x, which TPUs read. In a program that is compiled with both passes, a training
+      step, only the one that is read is kept.
 
     Raises:
       BlockValueError: a window larger than the padded x, or with nothing of x in it; a window,
@@ -143,9 +144,9 @@ def avg_pool(
     ceil_mode: CeilMode = None,
     count_padding: bool = True,
 ) -> Block:
-    """y = the mean of each window, for x of shape (B, H, W, C) or (B, W, C).
+    """y = the mean of each window, of sequences, images or volumes.
 
-    Sums are in float32 at least.
+    x is (B, W, C), (B, H, W, C) or (B, D, H, W, C). Sums are in float32 at least.
 
     Args:
       window, stride, padding, ceil_mode: as for :func:`max_pool`.
@@ -154,7 +155,7 @@ def avg_pool(
         ``ceil_mode`` has beyond the padding never counts, as in Caffe and PyTorch.
 
     Returns:
-      A block without parameters; y is (B, H', W', C) or (B, W', C). Residuals: x's shape, no bytes.
+      A block without parameters; y is as x with fewer places. Residuals: x's shape, no bytes.
 
     Raises:
       BlockValueError, BlockTypeError: as :func:`max_pool`.
@@ -201,9 +202,9 @@ def avg_pool(
 
 @checked
 def global_avg_pool() -> Block:
-    """y = the mean over all of H and W: (B, H, W, C) to (B, C), and (B, W, C) to (B, C).
+    """y = the mean over all places: (B, W, C), (B, H, W, C) or (B, D, H, W, C) to (B, C).
 
-    dy / (H W) goes to every entry. Sums are in float32 at least.
+    dy / n goes to every entry of the n. Sums are in float32 at least.
 
     Returns:
       A block without parameters. Residuals: x's shape, no bytes.

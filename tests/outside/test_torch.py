@@ -235,11 +235,11 @@ def pool(rng: Rng, axes: int, largest: bool, ties: bool = False) -> Drawn:
 
     def maximum(_: Any, x: Any) -> Any:
         x = first(x) if ceil else padded(first(x), pads, -math.inf)
-        take = (F.max_pool1d, F.max_pool2d)[axes - 1]
+        take = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1]
         return last(take(x.contiguous(), window, stride, native, ceil_mode=ceil))
 
     def average(_: Any, x: Any) -> Any:
-        take = (F.avg_pool1d, F.avg_pool2d)[axes - 1]
+        take = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[axes - 1]
         if ceil:
             return last(take(first(x), window, stride, native, True, counted))
         y = take(padded(first(x), pads), window, stride)
@@ -725,6 +725,8 @@ LAYERS = [
     Row("conv_transpose/3-D", lambda rng: conv_transpose(rng, 3), 12, 1e-12),
     Row("max_pool/1-D", lambda rng: pool(rng, 1, True), 12),
     Row("max_pool/2-D", lambda rng: pool(rng, 2, True), 20),
+    Row("max_pool/3-D", lambda rng: pool(rng, 3, True)),
+    Row("avg_pool/3-D", lambda rng: pool(rng, 3, False)),
     Row("max_pool/ties", lambda rng: pool(rng, 2, True, ties=True), 12),
     Row("avg_pool/1-D", lambda rng: pool(rng, 1, False), 12),
     Row("avg_pool/2-D", lambda rng: pool(rng, 2, False), 20),
