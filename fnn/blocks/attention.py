@@ -200,25 +200,22 @@ def _for_all(
     batch, heads, groups = queries[0].shape[:-3], queries[0].shape[-2], keys[0].shape[-2]
     rank, count, grouped = len(batch), math.prod(batch), heads // groups
 
-    def inward(a: jax.Array, *parts: int) -> jax.Array:
-        a = a.reshape(count, a.shape[rank], *parts, a.shape[-1])
-        return jnp.moveaxis(a, 1, -2)
+    def of_one_batch(a: jax.Array) -> jax.Array:
+        return a.reshape(count, *a.shape[rank:])
 
     def outward(a: jax.Array) -> jax.Array:
         a = jnp.moveaxis(a, -2, 1)
         return a.reshape(*batch, a.shape[1], math.prod(a.shape[2:-1]), a.shape[-1])
 
-    inner_queries = tuple(inward(a, groups, grouped) for a in queries)
-    inner_keys = tuple(inward(a, groups) for a in keys)
     if mask is not None:
         mask = mask.reshape((1,) * (rank + 3 - mask.ndim) + mask.shape)
         each = batch if any(size != 1 for size in mask.shape[:rank]) else (1,) * rank
-        split = (1, 1) if mask.shape[rank] == 1 else (groups, grouped)
+        of_heads = (1, 1) if mask.shape[rank] == 1 else (groups, grouped)
         mask = jnp.broadcast_to(mask, (*each, *mask.shape[rank:]))
-        mask = mask.reshape(math.prod(each), *split, *mask.shape[-2:])
+        mask = mask.reshape(math.prod(each), *of_heads, *mask.shape[-2:])
     run = functools.partial(_heads, rule, causal)
     of_queries, of_keys = by_platform(
-        inner_queries, inner_keys, mask,
+        tuple(map(of_one_batch, queries)), tuple(map(of_one_batch, keys)), mask,
         cpu=functools.partial(run, entries=CACHED, apart=True),
         default=functools.partial(run, entries=AT_ONCE, apart=False),
     )  # fmt: skip
@@ -229,21 +226,39 @@ def _for_all(
 def _heads(
     rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int, apart: bool
 ) -> tuple[Arrays, Arrays]:
-    """All heads at once, or where their p would be large, one after another."""
-    batch, groups, grouped, t, s = *queries[0].shape[:4], keys[0].shape[2]
-    run = functools.partial(_queries, rule, causal, entries=entries)
+    """All heads at once, or where their p would be large, those of one key after another.
+
+    ``queries``: (B, T, H, ...) each, ``keys``: (B, S, G, ...). Only the heads that run are turned
+    into the order below, so that no copy of all is needed.
+    """
+    batch, t, heads = queries[0].shape[:3]
+    s, groups = keys[0].shape[1:3]
+    grouped = heads // groups
+
+    def run(queries: Arrays, keys: Arrays, mask: Any) -> tuple[Arrays, Arrays]:
+        split = (
+            a.reshape(*a.shape[:2], a.shape[2] // grouped, grouped, *a.shape[3:]) for a in queries
+        )
+        inward = tuple(tuple(jnp.moveaxis(a, 1, -2) for a in some) for some in (split, keys))
+        return _queries(rule, causal, inward[0], inward[1], mask, entries=entries)
+
     is_open = not all(isinstance(n, int) for n in (batch, t, s))  # to jax.export
-    if not apart or is_open or batch * groups * grouped * min(t, FEWEST) * s <= entries:
+    if not apart or is_open or batch * heads * min(t, FEWEST) * s <= entries:
         return run(queries, keys, mask)
 
     def one(place: jax.Array) -> tuple[Arrays, Arrays]:
         b, g = place // groups, place % groups
 
-        def head(a: jax.Array) -> jax.Array:
+        def own(a: jax.Array, axis: int, size: int) -> jax.Array:
             a = lax.dynamic_slice_in_dim(a, b, 1, 0) if a.shape[0] > 1 else a
-            return lax.dynamic_slice_in_dim(a, g, 1, 1) if a.shape[1] > 1 else a
+            return lax.dynamic_slice_in_dim(a, g * size, size, axis) if a.shape[axis] > 1 else a
 
-        return jax.tree.map(lambda a: a[0, 0], run(*jax.tree.map(head, (queries, keys, mask))))
+        found = run(
+            tuple(own(a, 2, grouped) for a in queries),
+            tuple(own(a, 2, 1) for a in keys),
+            None if mask is None else own(mask, 1, 1),
+        )
+        return jax.tree.map(lambda a: a[0, 0], found)
 
     found = lax.map(one, jnp.arange(batch * groups, dtype=jnp.int32))
     return jax.tree.map(lambda a: a.reshape(batch, groups, *a.shape[1:]), found)
