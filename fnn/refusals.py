@@ -256,7 +256,7 @@ def require_groups(name: str, x: Spec, groups: int) -> None:
         raise BlockValueError(
             name,
             f"x has {channels} channels (shape {shape}), which cannot be split into {groups} equal "
-            "groups",
+            f"groups: needs a multiple of {groups}, or groups that divide {channels}",
         )
 
 
