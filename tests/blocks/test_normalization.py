@@ -132,23 +132,31 @@ def test_constant_rows_have_finite_gradients(dtype: str) -> None:
         assert np.isfinite(dparams["scale"]).all() and float(dparams["bias"][0]) == 3
 
 
+NORMS = ("layer_norm", "batch_norm", "group_norm")
+
+
 def rows_of(norm: str, **options: Any) -> Any:
     """``(x, dy) -> (y, dparams, dx)`` of a norm of rows, in the dtype of x; batch_norm's are
-    the columns."""
-    block = getattr(fnn, norm)(**options)
+    the columns, and group_norm's the places of one channel."""
+    block = getattr(fnn, norm)(*[1] * (norm == "group_norm"), **options)
+    laid, back = {
+        "layer_norm": (lambda v: v, lambda v: v),
+        "batch_norm": (lambda v: v.T, lambda v: v.T),
+        "group_norm": (lambda v: v[..., None], lambda v: v[..., 0]),
+    }[norm]
 
     @jax.jit
     def of(x: jax.Array, dy: jax.Array) -> Any:
-        x, dy = (v.T if norm == "batch_norm" else v for v in (x, dy))
+        x, dy = laid(x), laid(dy)
         params = block.init(jax.random.key(0), x)
         params = jax.tree.map(lambda p: p.astype(x.dtype), params)
         y, dparams, dx = run(block, params, x, dy)
-        return (y.T, dparams, dx.T) if norm == "batch_norm" else (y, dparams, dx)
+        return back(y), dparams, back(dx)
 
     return of
 
 
-@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("n", [1, 3, 100, 1000, 50_001])
 def test_a_constant_becomes_exactly_0(norm: str, n: int) -> None:
     of = rows_of(norm)
@@ -170,9 +178,7 @@ def test_a_constant_channel_without_epsilon() -> None:
     np.testing.assert_allclose(fnn.inference(net).forward(moved, x)[0], y, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("norm", "mean"), [("layer_norm", 0), ("batch_norm", 0), ("layer_norm", 1e4)]
-)
+@pytest.mark.parametrize(("norm", "mean"), [*((norm, 0) for norm in NORMS), ("layer_norm", 1e4)])
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e6, 1.6e7])
 def test_a_large_mean_loses_no_digits(norm: str, mean: float, offset: float) -> None:
     """In float32, as good as float64 from the same rounded x and dy."""
@@ -187,7 +193,7 @@ def test_a_large_mean_loses_no_digits(norm: str, mean: float, offset: float) -> 
     np.testing.assert_allclose(np.std(got[0], -1, dtype=float), 1, rtol=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_four_neighbouring_numbers(norm: str) -> None:
     """pytorch#5410: their mean is not a float32."""
     x = jnp.array([[1.6e7, 1.6e7 + 1, 1.6e7 + 2, 1.6e7 + 3]], jnp.float32)
@@ -198,7 +204,7 @@ def test_four_neighbouring_numbers(norm: str) -> None:
     np.testing.assert_allclose(dx[0], wanted, atol=1e-7)
 
 
-@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_what_leaves_the_range_is_not_a_silent_0(norm: str) -> None:
     x, of = np.array([[0.0, 1.0, 2.0, 5.0]], np.float32), rows_of(norm)
     dy = np.array([[0.0, 0.0, 3.0, 1.0]], np.float32)
