@@ -71,9 +71,10 @@ def test_pool_convolution_and_linear_layer(target: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", ["h100"], indirect=True)
 def test_a_row_of_features_stays_on_a_gpu(target: str, dtype: str) -> None:
-    """softmax moved twice as much, the others 1.05 to 1.45 times."""
-    pairs = accelerators.both_programs(Options(rows=512), dtype)
-    for name in ("softmax", "layer_norm", "rms_norm", "residual", "gated", "layer 1024->1024"):
+    """softmax moved twice as much, the others 1.05 to 1.56 times."""
+    pairs = accelerators.both_programs(Options(batch=4, rows=512), dtype)
+    names = "softmax", "layer_norm", "rms_norm", "residual", "gated", "layer 1024->1024"
+    for name in (*names, "group_norm 32"):
         assert moved(target, pairs[name]) <= 1.02, name
 
 
