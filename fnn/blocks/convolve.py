@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.arrays import compute_dtype
+from fnn.blocks.volumes import convolved_as_images, is_faster_as_images
 from fnn.blocks.windows import Axis
 from fnn.compiling import by_platform
 
@@ -37,8 +38,16 @@ def convolve(
         )
         return plus_bias(y, bias)
 
-    if lhs.dtype == wide:
+    as_images = not layout and is_faster_as_images(lhs, rhs, options)
+
+    def on_cpu(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        lhs, rhs = lhs.astype(wide), rhs.astype(wide)
+        if as_images:
+            return plus_bias(convolved_as_images(lhs, rhs, options), bias)
         return product(lhs, rhs)
+
+    if lhs.dtype == wide:
+        return by_platform(lhs, rhs, cpu=on_cpu, default=product) if as_images else on_cpu(lhs, rhs)
     # As in linear.contract: on CPU 16-bit operands are widened, elsewhere they are the fast ones.
     # cuDNN sums them in float32 by itself, bias included; asked for a float32 result, XLA would
     # widen its operands first. float16 is widened: a dW beyond its range has to stay finite.
@@ -46,7 +55,7 @@ def convolve(
     return by_platform(
         lhs,
         rhs,
-        cpu=lambda a, b: product(a.astype(wide), b.astype(wide)),
+        cpu=on_cpu,
         cuda=lambda a, b: product(a, b, narrow).astype(wide),
         default=product,
     )

@@ -341,6 +341,29 @@ def test_the_gradient_of_a_kernel_that_is_larger_than_dy(kernel: tuple[int, ...]
     np.testing.assert_allclose(np.sum(dx * v), np.sum(y * net.forward(params, v)[0]), rtol=1e-12)
 
 
+def test_deep_kernels_are_convolved_as_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as from images with the channels of several."""
+    net, x = (
+        fnn.conv(4, (2, 3, 1), stride=(2, 1, 1), dilation=(2, 1, 1), groups=2),
+        images(2, 5, 4, 3, 2),
+    )
+    params = drawn(net, x)
+
+    def run() -> Any:  # another function each time, which JAX has not traced before
+        def both(params: Any, x: jax.Array) -> Any:
+            y, residuals = net.forward(params, x)
+            return y, net.backward(params, residuals, jnp.sin(y))
+
+        return jax.make_jaxpr(both)(params, x), jax.jit(both)(params, x)
+
+    program, got = run()
+    monkeypatch.setattr(sys.modules["fnn.blocks.volumes"], "MAX_DEPTH", 0)
+    other, wanted = run()
+    assert str(program) != str(other)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
 def test_an_even_kernel_with_same_keeps_the_size() -> None:
     y = jax.eval_shape(
         lambda x: fnn.conv(2, 2).forward({"w": jnp.zeros((2, 2, 1, 2)), "b": jnp.zeros(2)}, x)[0],
