@@ -48,8 +48,8 @@ def conv_transpose(
 ) -> Block:
     """y[s o + d i - p] += x[o] W[i] for every place o and entry i, summed over channels, plus b.
 
-    The transpose of :func:`conv` with these arguments, taking y's place back to x's: for
-    decoders, and to undo strides. x is (B, W, I), (B, H, W, I) or (B, D, H, W, I), and y has O
+    The transpose of :func:`conv` with these arguments, from what that returns to what it takes:
+    for decoders, and to undo strides. x is (B, W, I), (B, H, W, I) or (B, D, H, W, I), and y has O
     channels; W is (kernel..., O / groups, I), b is (O,). Computed as :func:`conv` is.
 
     It is PyTorch's ``ConvTranspose1d`` to ``3d`` with the same ``stride``, ``padding`` (a number),

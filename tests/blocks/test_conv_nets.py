@@ -364,6 +364,42 @@ def test_deep_kernels_are_convolved_as_volumes(monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "kernel, stride, padding", [(3, 2, "SAME"), (2, 3, "SAME"), (3, 1, "VALID"), (2, 3, "VALID")]
+)
+def test_conv_transpose_is_jax_s_and_flax_s(kernel: int, stride: int, padding: Any) -> None:
+    """Flax takes jax.lax.conv_transpose without ``transpose_kernel``."""
+    more = max(stride - kernel, 0) if padding == "VALID" else 0
+    net = fnn.conv_transpose(
+        2, kernel, stride=stride, padding=padding, output_padding=more, use_bias=False
+    )
+    x, w = images(2, 3, 4, 3), images(kernel, kernel, 2, 3)
+    y = net.forward({"w": w}, x)[0]
+    options = {"strides": (stride, stride), "padding": padding}
+    wanted = jax.lax.conv_transpose(x, w, **options, transpose_kernel=True)
+    np.testing.assert_allclose(y, wanted, rtol=1e-12, atol=1e-12)
+    turned = jnp.swapaxes(jnp.flip(w, (0, 1)), -1, -2)
+    np.testing.assert_allclose(
+        y, jax.lax.conv_transpose(x, turned, **options), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_weights_of_a_transposed_convolution_start_as_those_of_one_forward() -> None:
+    """Turned around in each group, so that the initialiser sees the right fan-in."""
+    asked: list[Any] = []
+
+    def w_init(key: Any, shape: Any, dtype: Any) -> jax.Array:
+        asked.append(shape)
+        return jnp.arange(np.prod(shape), dtype=dtype).reshape(shape)
+
+    net = fnn.conv_transpose(4, (2, 1), groups=2, w_init=w_init)
+    w = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 3, 3, 6), jnp.float32))["w"]
+    assert asked == [(2, 1, 3, 4)] and w.shape == (2, 1, 2, 6)
+    forward = np.arange(24).reshape(2, 1, 3, 4)
+    np.testing.assert_array_equal(w[..., :3], np.swapaxes(forward[..., :2], -1, -2))
+    np.testing.assert_array_equal(w[..., 3:], np.swapaxes(forward[..., 2:], -1, -2))
+
+
 def test_an_even_kernel_with_same_keeps_the_size() -> None:
     y = jax.eval_shape(
         lambda x: fnn.conv(2, 2).forward({"w": jnp.zeros((2, 2, 1, 2)), "b": jnp.zeros(2)}, x)[0],
