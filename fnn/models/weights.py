@@ -175,6 +175,7 @@ def torch_names(
     ``a.weight`` (V, F)        ``a/w`` (V, F)         embedding, if named as one
     ``a.weight`` (O, I, K)     ``a/w`` (K, I, O)      convolution, 1-dimensional
     ``a.weight`` (O, I, H, W)  ``a/w`` (H, W, I, O)   convolution, of I channels a group
+    ``a.weight`` (I, O, H, W)  ``a/w`` (H, W, O, I)   transposed convolution, of O a group
     ``a.bias``                 ``a/b``                of these
     ``a.weight`` (C,)          ``a/scale``            normalisation
     ``a.bias``                 ``a/bias``             of a normalisation
