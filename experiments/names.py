@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnn
-from experiments import language
 from experiments.common.console import console
+from experiments.common.learning import Learning, conclude, learn
 from experiments.common.options import writable
 from experiments.common.texts import Alphabet, text
 
@@ -26,7 +26,7 @@ LENGTH = 16  # places: the longest name has 15 letters
 
 
 @dataclass
-class Options(language.Learning):
+class Options(Learning):
     steps: int = 2000
     batch_size: int = 32
     """names in each step"""
@@ -72,7 +72,7 @@ def main(options: Options) -> int:
     console.print(
         f"[bold]Making up names[/bold]: {at} names for training, {len(rows) - at} for validation."
     )
-    history, made, params = language.learn(options, net, loss, draw, evaluate, write)
+    history, made, params = learn(options, net, loss, draw, evaluate, write)
     known = {*names}
     last = [name for name in made[-1].split(", ") if name]
     console.print(f"{sum(name not in known for name in last)} of the last {len(last)} are new")
@@ -82,7 +82,7 @@ def main(options: Options) -> int:
         "by chance": math.log(len(alphabet.characters)),
         "milliseconds a step": 1000 * history[-1]["seconds"] / history[-1]["step"],
     }
-    return language.conclude(options, results, history, made, params)
+    return conclude(options, results, history, made, params)
 
 
 def _draw(out: Path, net: fnn.Block, params: Any, ids: np.ndarray) -> None:

@@ -8,6 +8,9 @@ first mark.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,9 +31,11 @@ from experiments.common.options import at_least, positive_rate, seeded, writable
 from experiments.common.report import Report
 from experiments.common.run import write_json
 from fnn.block import Block, BlockValueError, Key, Params, Value
+from fnn.training.interrupts import deferred
 
 CELLS = {"rnn": fnn.rnn_cell, "gru": fnn.gru_cell, "lstm": fnn.lstm_cell}
 COLORS = {"rnn": figures.RED, "gru": figures.BLUE, "lstm": figures.GREEN}
+STRETCH = 100  # updates after which Ctrl-C is heard
 CHANCE = 1 / 6  # the mean square of what the sum of two numbers from 0 to 1 is away from 1
 
 
@@ -114,8 +119,13 @@ def norms(net: Block, params: Any, x: jax.Array) -> np.ndarray:
         return np.asarray(run(*wide))
 
 
-def learned(net: Block, options: Options, key: jax.Array) -> tuple[Any, Any, np.ndarray]:
-    """The parameters before and after training, and the mean square of each step's error."""
+def learned(
+    net: Block, options: Options, key: jax.Array, check_interrupt: Callable[[], None]
+) -> tuple[Any, Any, np.ndarray]:
+    """The parameters before and after training, and the mean square of each step's error.
+
+    Where ``check_interrupt`` raises KeyboardInterrupt these are of the steps until then.
+    """
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(options.learning_rate))
     gradient = fnn.value_and_grad(net, fnn.squared_error())
 
@@ -125,16 +135,19 @@ def learned(net: Block, options: Options, key: jax.Array) -> tuple[Any, Any, np.
         updates, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), 2 * value
 
-    @jax.jit
-    def run(params: Any, keys: jax.Array) -> Any:
-        (params, _), values = lax.scan(step, (params, optimizer.init(params)), keys)
-        return params, values
-
+    run = jax.jit(functools.partial(lax.scan, step))
     start, ways = jax.random.split(key)
     like = jax.eval_shape(lambda: problem(key, 1, options.length)[0])
     params = jax.jit(net.init)(start, like)
-    trained, values = run(params, jax.random.split(ways, options.steps))
-    return params, trained, np.asarray(values)
+    carry, errors = (params, optimizer.init(params)), list[np.ndarray]()
+    keys = jax.random.split(ways, options.steps)
+    with suppress(KeyboardInterrupt):
+        for done in range(0, options.steps, STRETCH):
+            if done:
+                check_interrupt()
+            carry, values = run(carry, keys[done : done + STRETCH])
+            errors.append(np.asarray(values))
+    return params, carry[0], np.concatenate(errors)
 
 
 def main(options: Options) -> int:
@@ -145,14 +158,23 @@ def main(options: Options) -> int:
     )
     key, test = jax.random.split(jax.random.key(options.seed))
     x, t = problem(test, 512, options.length)
-    before, after, errors, results = {}, {}, {}, {}
-    for name in CELLS:
-        net = network(name, options.width)
-        start, trained, errors[name] = learned(net, options, key)
-        before[name], after[name] = norms(net, start, x), norms(net, trained, x)
-        y = np.asarray(fnn.make_predict(net)(trained, x))
-        results[f"error, {name}"] = float(np.mean(np.square(y - t)))
-        results[f"gradient first / last, {name}"] = float(after[name][0] / after[name][-1])
+    before, after, errors, results, interrupted = {}, {}, {}, {}, ""
+    try:
+        for name in CELLS:
+            with deferred() as check_interrupt:
+                net = network(name, options.width)
+                start, trained, errors[name] = learned(net, options, key, check_interrupt)
+                before[name], after[name] = norms(net, start, x), norms(net, trained, x)
+                y = np.asarray(fnn.make_predict(net)(trained, x))
+                results[f"error, {name}"] = float(np.mean(np.square(y - t)))
+                results[f"gradient first / last, {name}"] = float(after[name][0] / after[name][-1])
+                if len(errors[name]) < options.steps:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        done = [f"{name} has learned for {len(e)} of {options.steps} updates"
+                for name, e in errors.items()]  # fmt: skip
+        interrupted = "; ".join([*done, *(f"{n} has not begun" for n in CELLS if n not in errors)])
+        console.print(f"interrupted: {interrupted}")
     page = Report(options)
     page.table(
         "What is left of the gradient, and what is learned",
@@ -160,10 +182,12 @@ def main(options: Options) -> int:
         [
             (n, *(f"{v:.1e}" for v in (before[n][0], before[n][-1], after[n][0], after[n][-1])),
              f"{results[f'error, {n}']:.4f}")
-            for n in CELLS
+            for n in errors
         ],
     )  # fmt: skip
     page.facts = {name: f"{value:.2g}" for name, value in results.items()}
+    if interrupted:
+        page.facts["interrupted"] = interrupted
     page.picture(
         "Back through time", _drawn(before, after, errors), options.out / "gradients.png",
         "Left: the gradient of the answer at each step's input, before training (dashed) and after "
@@ -172,7 +196,7 @@ def main(options: Options) -> int:
     write_json(options.out / "results.json", results)
     page.write(options.out)
     console.print(f"[bold]open {options.out / 'report.html'}[/bold]")
-    return 0
+    return int(bool(interrupted))
 
 
 def _drawn(before: Any, after: Any, errors: Any) -> Figure:

@@ -54,8 +54,8 @@ class Saver:
         self.due = time.monotonic() + every
         _require_folder(self.folder)
         with ExitStack() as stack:
-            stack.enter_context(_quietly())
-            self.manager = _manager(self.folder)
+            stack.enter_context(quietly())
+            self.manager = manager(self.folder)
             stack.callback(self._close)
             self.number = self.manager.latest_step() or 0
             if self.number:
@@ -119,11 +119,11 @@ class Saver:
         self.place = None
         self._close()  # the next save would meet the error of this one
         with suppress(Exception):
-            self.manager = _manager(self.folder)
+            self.manager = manager(self.folder)
         for unfinished in self.folder.glob(UNFINISHED):  # they would fill the disk
             shutil.rmtree(unfinished, ignore_errors=True)
         warn(
-            f"fit: a checkpoint could not be written into {self.folder} ({_reason(error)}); those "
+            f"fit: a checkpoint could not be written into {self.folder} ({reason(error)}); those "
             "before are as they were, and the next save tries again"
         )
 
@@ -202,11 +202,11 @@ class Saver:
             then = f"to go on from {max(older)}" if older else "to begin anew"
             raise ValueError(
                 f"fit: {self.folder / str(self.number)} cannot be read as a checkpoint "
-                f"({_reason(error)}); move it away {then}, or give another folder"
+                f"({reason(error)}); move it away {then}, or give another folder"
             ) from error
 
 
-def _manager(folder: Path) -> Any:
+def manager(folder: Path) -> Any:
     try:
         import orbax.checkpoint as ocp
     except ModuleNotFoundError as error:
@@ -243,7 +243,7 @@ def _require_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keeps Orbax from printing what is said in a line."""
 
     def is_not_orbax(record: logging.LogRecord) -> bool:
@@ -257,7 +257,7 @@ def _quietly() -> Iterator[None]:
         logger.removeFilter(is_not_orbax)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What went wrong, without where in Orbax."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,9 @@ from experiments.common import texts
 from experiments.common.idx import DataError
 
 
-def run(name: str, out: Path, *options: str) -> dict[str, float]:
+def run(name: str, out: Path, *options: str, status: int = 0) -> dict[str, Any]:
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes
-        assert main([name, *options, "--out", str(out)]) == 0
+        assert main([name, *options, "--out", str(out)]) == status
     assert "<pre>" in (out / "report.html").read_text() or name == "recurrent"
     return json.loads((out / "results.json").read_text())
 
@@ -43,6 +46,46 @@ def test_language_learns_something(
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
 
 
+TINY = (
+    "--layers", "1", "--heads", "2", "--width", "8", "--length", "8", "--batch-size", "2",
+    "--steps", "9", "--evaluate-every", "3", "--characters", "9",
+)  # fmt: skip
+
+
+def saved_in(out: Path) -> Any:
+    """All that the last look has, but for the seconds."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore((out / "checkpoint" / "9" / "arrays").absolute())
+    facts = json.loads((out / "checkpoint" / "9" / "facts" / "metadata").read_text())
+    for row in facts["rows"]:
+        del row["seconds"]
+    return {name: a.tobytes() for name, a in arrays.items()}, facts
+
+
+@pytest.mark.slow
+@pytest.mark.as_users
+def test_a_run_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters, the optimiser's state, losses and texts are those of one that was not."""
+    parts, command = tmp_path / "parts", [sys.executable, "-u", "-m", "experiments", "language"]
+    with subprocess.Popen(
+        [*command, *TINY, "--out", str(parts)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        while not child.stdout.readline().startswith("step 6"):
+            assert child.poll() is None
+        child.kill()
+    assert not (parts / "report.html").exists()
+    run("language", parts, *TINY, "--resume")
+    assert "goes on after step 6" in capsys.readouterr().out
+    run("language", tmp_path / "whole", *TINY)
+    arrays, facts = saved_in(parts)
+    assert (arrays, facts) == saved_in(tmp_path / "whole")
+    assert len(facts["rows"]) == len(facts["written"]) == 3
+    assert sum(name.startswith("[1]") for name in arrays) > len(arrays) / 2  # moments and counts
+
+
 @pytest.mark.slow
 def test_an_interrupt_keeps_what_was_learned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -52,14 +95,19 @@ def test_an_interrupt_keeps_what_was_learned(
     def evaluate(params: Any) -> float:
         for value in looks:
             return value
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        return 2.0
 
     monkeypatch.setattr(language, "_evaluation", lambda *_: evaluate)
-    small = ("--layers", "1", "--heads", "2", "--width", "16", "--length", "8")
-    run("language", tmp_path, *small, "--steps", "9", "--evaluate-every", "3", "--characters", "9")
+    run("language", tmp_path, *TINY, status=1)
     assert "interrupted: what was learned until step 6 is kept" in capsys.readouterr().out
-    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
     assert any((tmp_path / "params").iterdir())
+    assert "after step 6 of 9" in (tmp_path / "report.html").read_text()
+    assert main(["language", *TINY, "--width", "4", "--resume", "--out", str(tmp_path)]) == 2
+    assert f"--width is 4, but the run in {tmp_path} has 8" in capsys.readouterr().err
+    assert main(["names", "--resume", "--out", str(tmp_path)]) == 2
+    assert "is not of such a run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -77,6 +125,27 @@ def test_recurrent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recurrent, "CELLS", {"gru": fnn.gru_cell})
     results = run("recurrent", tmp_path, "--length", "8", "--width", "8", "--steps", "20")
     assert len(results) == 2 and all(map(np.isfinite, results.values()))
+
+
+@pytest.mark.slow
+def test_recurrent_keeps_what_was_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrent, "STRETCH", 3)
+    problem, calls = recurrent.problem, iter(range(9))
+
+    def press(*arguments: Any) -> Any:
+        if next(calls) == 2:  # while the first cell learns
+            os.kill(os.getpid(), signal.SIGINT)
+        return problem(*arguments)
+
+    monkeypatch.setattr(recurrent, "problem", press)
+    small = ("--length", "8", "--width", "8", "--steps", "7")
+    results = run("recurrent", tmp_path, *small, status=1)
+    words = "rnn has learned for 3 of 7 updates; gru has not begun; lstm has not begun"
+    assert f"interrupted: {words}" in " ".join(capsys.readouterr().out.split())
+    assert words in (tmp_path / "report.html").read_text()
+    assert [*results] == ["error, rnn", "gradient first / last, rnn"]
 
 
 def test_the_adding_problem() -> None:
