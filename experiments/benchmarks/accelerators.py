@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.progress import track
 
 from experiments.benchmarks import (
@@ -29,6 +30,7 @@ from experiments.benchmarks import (
     image_cases,
     lab,
     report,
+    sequence_cases,
     timed,
 )
 from experiments.benchmarks.cases import Case, passes
@@ -184,6 +186,10 @@ def both_programs(options: Options, dtype: str) -> dict[str, Callable[[], Pair]]
     }
     for name, network in _networks(options).items():
         blocks[f"step: {name}"] = functools.partial(step_pair, network, dtype)
+    for keep in ("all", "products"):
+        batch = max(options.batch // 4, 1)
+        name = f"transformer, keep {keep}, batch {batch}"
+        blocks[f"step: {name}"] = functools.partial(transformer_pair, batch, keep, dtype)
     return blocks
 
 
@@ -203,6 +209,19 @@ def step_pair(network: Network, dtype: str) -> Pair:
     params = jax.eval_shape(network.net.init, jax.random.key(0), x)
     by_hand, autodiff = conv_peers.both_steps(network.net, network.plain).values()
     return (params, x, target), (by_hand, autodiff)
+
+
+def transformer_pair(batch: int, keep: Literal["all", "products"], dtype: str) -> Pair:
+    """Loss and gradients of a language model of 512 places, 512 wide, with 2 layers."""
+    task = sequence_cases.language("transformer", 8192, 512, 2, 8, batch, 512, keep)
+
+    def spec(a: Any) -> jax.ShapeDtypeStruct:
+        floating = jnp.issubdtype(a.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(a.shape, jnp.dtype(dtype) if floating else a.dtype)
+
+    arguments = jax.tree.map(spec, task.arguments(np.random.default_rng(0)))
+    by_hand, autodiff = (task.programs[name]() for name in ("fnn", sequence_cases.JAX))
+    return arguments, (by_hand, autodiff)
 
 
 def compared(by_hand: lab.Figures, autodiff: lab.Figures) -> list[str]:

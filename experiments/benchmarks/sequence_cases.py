@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,10 +189,11 @@ def lstm(batch: int, length: int, width: int) -> Task:
 
 
 def language(
-    name: str, vocabulary: int, width: int, layers: int, heads: int, batch: int, length: int
-) -> Task:
+    name: str, vocabulary: int, width: int, layers: int, heads: int, batch: int, length: int,
+    keep: Literal["all", "products"] = "products",
+) -> Task:  # fmt: skip
     net = fnn.models.transformer(
-        vocabulary, width, layers, heads, length=length, factored=True, keep="products"
+        vocabulary, width, layers, heads, length=length, factored=True, keep=keep
     )
     step = fnn.value_and_grad(net, fnn.linear_softmax_cross_entropy())
     norms, parts = ("scale", "bias"), ("query", "key", "value")
