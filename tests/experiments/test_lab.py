@@ -65,7 +65,7 @@ def test_without_the_compilers_it_says_how_to_get_them(monkeypatch: pytest.Monke
 def test_every_block_and_step_is_a_program_by_hand_and_by_autodiff() -> None:
     options = accelerators.Options(batch=1, rows=2)
     pairs = accelerators.both_programs(options, "bfloat16")
-    assert sum(name.startswith("step: ") for name in pairs) == 4 and len(pairs) > 60
+    assert sum(name.startswith("step: ") for name in pairs) == 6 and len(pairs) > 60
     for name in ("gelu", "conv 3x3 1->32, conv_1", "cross_entropy", "step: CNN, batch 4"):
         arguments, functions = pairs[name]()
         by_hand, autodiff = (jax.eval_shape(f, *arguments) for f in functions)
