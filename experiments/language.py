@@ -7,6 +7,7 @@ but the learning rate is 3e-3, where nanoGPT has 1e-3.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from jax import lax
 
 import fnn
 from experiments.common.console import console
-from experiments.common.learning import Learning, conclude, learn
+from experiments.common.learning import Learning, conclude, is_over, learn
+from experiments.common.options import at_least
 from experiments.common.texts import Alphabet, text
 from fnn.block import Block
 
@@ -40,6 +42,22 @@ class Options(Learning):
     """the shape of a transformer"""
     dropout: float = 0.0
     """fraction of features dropped at random in each step, in a transformer"""
+    beside_torch: int = 0
+    """after training, time so many steps of this network in PyTorch too, in turns with fnn's"""
+
+    def prepare(self) -> None:
+        at_least(self, 0, "beside_torch")
+        if self.beside_torch:
+            if (self.model, self.style, self.dropout) != ("transformer", "gpt2", 0.0):
+                raise ValueError(
+                    "--beside-torch is of a transformer in GPT-2's style without dropout; leave it "
+                    "out, or give --model transformer --style gpt2 --dropout 0"
+                )
+            if importlib.util.find_spec("torch") is None:
+                raise ValueError(
+                    "--beside-torch needs PyTorch: pip install -e '.[bench]', or leave it out"
+                )
+        super().prepare()
 
 
 def main(options: Options) -> int:
@@ -72,6 +90,15 @@ def main(options: Options) -> int:
         "validation loss": best,
         "milliseconds a step": 1000 * rows[-1]["seconds"] / rows[-1]["step"],
     }
+    if options.beside_torch and is_over(rows, options.steps):
+        from experiments.benchmarks.torch_gpt import beside
+
+        times = beside(options, net, loss, draw, params, options.heads, options.beside_torch)
+        results |= {
+            "milliseconds a step, fnn in turns": times.fnn,
+            "milliseconds a step, PyTorch eager in turns": times.torch,
+            "PyTorch's time / fnn's": times.ratio,
+        }
     return conclude(options, results, rows, samples, params)
 
 

@@ -241,13 +241,14 @@ def _outline(block: Block, label: str) -> Iterator[str]:
     while waiting:
         indent, label, block = waiting.pop()
         if block.graph is not None:
-            own = label if block.kind.maker in (label, "graph") else f"{label}: {block.kind.maker}"
+            own = block.kind.call if block.kind.args else block.kind.maker
+            own = label if own == "graph" else own
             inside = [(node.name, node.block) for node in block.graph.nodes]
         else:
-            own = f"{block.kind.call:.80}"
-            own = own if label in (block.kind.maker, own) else f"{label}: {own}"
+            own = block.kind.call
             inside = [(part.name, part) for part in block.kind.of]
-        yield indent + own
+        own = f"{own:.80}"
+        yield indent + (own if label in (block.kind.maker, own) else f"{label}: {own}")
         waiting += [(indent + "  ", name, part) for name, part in reversed(inside)]
 
 

@@ -123,8 +123,9 @@ def call_of(maker: str, values: Sequence[Any], skip: int = 0) -> str:
         if parameter is None:
             written.append(text)
             continue
-        # A pool's stride is by default its window.
-        default = values[0] if i and parameter.default is None else parameter.default
+        default = parameter.default
+        if parameter.name == "stride" and default is None:
+            default = values[0]  # a pool's window
         plain = isinstance(value, (int, float, str, tuple))
         if value is None or (plain and value == default):
             in_order = False

@@ -37,6 +37,29 @@ def test_a_block_prints_the_call_that_makes_it() -> None:
     assert repr(fnn.inference(fnn.batch_norm())) == "batch_norm()"
 
 
+def test_a_network_of_several_blocks_prints_its_call_first() -> None:
+    """A block that it was given, such as a nonlinearity, is among those listed below."""
+    reads = fnn.attention(8, 4, causal=True, key_heads=2, query_key=fnn.rotary(), masked=True)
+    calls = [
+        (reads, "attention(8, 4, causal=True, key_heads=2, masked=True)"),
+        (fnn.attention(4, 2, use_bias=False), "attention(4, 2, use_bias=False)"),
+        (fnn.layer(4, fnn.tanh(), use_bias=False), "layer(4, use_bias=False)"),
+        (fnn.gated(4, fnn.silu()), "gated(4)"),
+        (fnn.models.mlp((4, 2), fnn.tanh(), dropout=0.5), "mlp((4, 2), dropout=0.5)"),
+        (
+            fnn.models.transformer(8, 8, 1, 2, length=8, use_bias=False, keep="products"),
+            "transformer(8, 8, 1, 2, length=8, use_bias=False, keep='products')",
+        ),
+        (fnn.models.microgpt(5), "microgpt(5)"),
+        (fnn.serial(fnn.tanh()), "serial"),
+    ]
+    for net, call in calls:
+        assert repr(net).splitlines()[0] == call
+    assert "  query_turned: rotary()" in repr(reads)
+    within = fnn.serial(read=fnn.attention(4, 2, causal=True))
+    assert repr(within).splitlines()[:2] == ["serial", "  read: attention(4, 2, causal=True)"]
+
+
 @pytest.mark.core
 def test_records_print_a_line() -> None:
     made = [

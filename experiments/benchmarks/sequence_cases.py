@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 import fnn
+from experiments.benchmarks import torch_gpt
 from fnn.block import Block
 
 JAX, FLAX = "JAX, jax.grad", "Flax NNX"
@@ -196,7 +197,7 @@ def language(
         vocabulary, width, layers, heads, length=length, factored=True, keep=keep
     )
     step = fnn.value_and_grad(net, fnn.linear_softmax_cross_entropy())
-    norms, parts = ("scale", "bias"), ("query", "key", "value")
+    parts = ("query", "key", "value")
 
     def arguments(rng: np.random.Generator) -> Any:
         ids = rng.integers(0, vocabulary, (batch, length + 1)).astype(np.int32)
@@ -246,26 +247,8 @@ def language(
         params, ids, labels = tensors
         F = torch.nn.functional
 
-        def affine(p: Any, x: Any) -> Any:
-            return F.linear(x, p["w"].T, p.get("b"))
-
-        def norm(p: Any, x: Any) -> Any:
-            return F.layer_norm(x, (width,), *(p[n] for n in norms), eps=1e-5)
-
         def loss(params: Any) -> Any:
-            x = F.embedding(ids, params["embedding"]["w"]) + params["positions"]["w"]
-            for i in range(1, layers + 1):
-                p = params[f"layer_{i}"]
-                reads, h = p["attention"], norm(p["norm_1"], x)
-                q, k, v = (
-                    affine(reads[n], h).view(batch, length, heads, -1).transpose(1, 2)
-                    for n in parts
-                )
-                y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-                x = x + affine(reads["out"], y.reshape(x.shape))
-                h = affine(p["mlp"]["hidden"], norm(p["norm_2"], x))
-                x = x + affine(p["mlp"]["out"], F.gelu(h, approximate="tanh"))
-            z = norm(params["norm"], x) @ params["embedding"]["w"].T
+            z = torch_gpt.logits(F, params, ids, heads)
             return F.cross_entropy(z.flatten(0, 1), labels.flatten())
 
         forward, leaves = compile(loss), [p for p in jax.tree.leaves(params) if p.requires_grad]

@@ -48,4 +48,4 @@ def gated(
         ("product", multiply(), ("open", "value")),
     ]  # fmt: skip
     whole = graph("x", nodes, "product", name="gated")
-    return whole._replace(kind=Kind("gated", (features,)))
+    return whole._replace(kind=Kind("gated", (features, None, use_bias)))

@@ -114,7 +114,9 @@ def attention(
         ("out", out, "merged"),
     ]
     inputs = ("x", *("context",) * cross, *mask)
-    return graph(inputs, nodes, "out", name=name)._replace(kind=Kind(name, (features, heads)))
+    # query_key, a block, is among the nodes.
+    options = (features, heads, causal, key_heads, None, cross, masked, use_bias)
+    return graph(inputs, nodes, "out", name=name)._replace(kind=Kind(name, options))
 
 
 @checked

@@ -159,7 +159,7 @@ def layer(
     w_init = initializer_for(nonlinearity) if w_init is None else w_init
     weighted_sum = linear(features, use_bias=use_bias, w_init=w_init, b_init=b_init)
     whole = _activated(weighted_sum, nonlinearity)
-    return whole._replace(name="layer", kind=Kind("layer", (features,)))
+    return whole._replace(name="layer", kind=Kind("layer", (features, None, use_bias)))
 
 
 def node_name(nonlinearity: Block, taken: tuple[str, ...]) -> str:

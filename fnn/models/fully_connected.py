@@ -84,4 +84,5 @@ def mlp(
         if dropout:
             blocks[f"dropout_{i}"] = dropout_block(dropout)
     blocks["out"] = linear(out, use_bias=use_bias)
-    return serial(**blocks)._replace(name="mlp", kind=Kind("mlp", tuple(sizes)))
+    kind = Kind("mlp", (tuple(sizes), None, use_bias, dropout))
+    return serial(**blocks)._replace(name="mlp", kind=kind)

@@ -176,7 +176,9 @@ def googlenet(
         nodes.append((name, auxiliary_head, source))
     outputs = ("loss3", "loss1", "loss2")
     net = graph("x", nodes, outputs, at_inference="loss3", name="googlenet")
-    return net._replace(kind=Kind("googlenet", (classes,)))
+    return net._replace(
+        kind=Kind("googlenet", (classes, auxiliary, width, dropout_rate, stem_strides))
+    )
 
 
 @checked
@@ -241,7 +243,8 @@ def googlenet_batch_norm(
     blocks |= {"avgpool": global_avg_pool(), "dropout": dropout(dropout_rate)}
     blocks["fc"] = linear(classes)
     return serial(**blocks)._replace(
-        name="googlenet_batch_norm", kind=Kind("googlenet_batch_norm", (classes,))
+        name="googlenet_batch_norm",
+        kind=Kind("googlenet_batch_norm", (classes, dropout_rate, epsilon)),
     )
 
 

@@ -134,8 +134,11 @@ def transformer(
     head = unembedding(vocabulary, factored=factored, w_init=start)
     nodes.append(("norm", norm, nodes[-1][0]))
     nodes.append(("head", head, "norm", "embedding") if tied else ("head", head, "norm"))
-    whole = graph("ids", nodes, "head", name=name)
-    return whole._replace(kind=Kind(name, (vocabulary, width, layers, heads)))
+    options = (
+        vocabulary, width, layers, heads, length, style, key_heads, hidden,
+        None if use_bias is is_gpt2 else use_bias, dropout, tied, factored, scanned, keep,
+    )  # fmt: skip
+    return graph("ids", nodes, "head", name=name)._replace(kind=Kind(name, options))
 
 
 @checked
@@ -177,7 +180,7 @@ def microgpt(vocabulary: Count = 27, *, length: Count = 16) -> Block:
         ("head", unembedding(vocabulary, w_init=start), "layer"),
     ]
     whole = graph("ids", nodes, "head", name="microgpt")
-    return whole._replace(kind=Kind("microgpt", (vocabulary,)))
+    return whole._replace(kind=Kind("microgpt", (vocabulary, length)))
 
 
 def _layer(norm: Block, reads: Block, mlp: Block, dropout: float) -> Block:

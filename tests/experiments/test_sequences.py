@@ -18,7 +18,7 @@ import pytest
 import fnn
 from experiments import language, names, recurrent
 from experiments.__main__ import main
-from experiments.benchmarks import sequence_cases, sequences
+from experiments.benchmarks import sequence_cases, sequences, torch_gpt
 from experiments.common import texts
 from experiments.common.idx import DataError
 
@@ -66,7 +66,9 @@ def saved_in(out: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.as_users
-def test_a_run_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_was_killed_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Parameters, the optimiser's state, losses and texts are those of one that was not."""
     parts, command = tmp_path / "parts", [sys.executable, "-u", "-m", "experiments", "language"]
     with subprocess.Popen(
@@ -81,6 +83,12 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert "goes on after step 6" in capsys.readouterr().out
     run("language", tmp_path / "whole", *TINY)
     arrays, facts = saved_in(parts)
+    if importlib.util.find_spec("torch"):  # a run that has ended can still be timed
+        times = torch_gpt.Beside(1.0, 2.0, 2.5, ([], []))
+        monkeypatch.setattr(torch_gpt, "beside", lambda *_: times)
+        results = run("language", parts, *TINY, "--resume", "--beside-torch", "5")
+        assert results["PyTorch's time / fnn's"] == 2.5
+        assert "PyTorch eager in turns" in (parts / "report.html").read_text()
     assert (arrays, facts) == saved_in(tmp_path / "whole")
     assert len(facts["rows"]) == len(facts["written"]) == 3
     assert sum(name.startswith("[1]") for name in arrays) > len(arrays) / 2  # moments and counts
@@ -188,6 +196,7 @@ def test_another_text_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     [
         (["language", "--steps", "0"], "--steps is 0"),
         (["language", "--heads", "3"], "features is 128 and heads is 3"),
+        (["language", "--beside-torch", "9", "--model", "lstm"], "is of a transformer in GPT-2's"),
         (["recurrent", "--length", "2"], "--length is 2, needs at least 4"),
     ],
 )

@@ -13,6 +13,8 @@ import optax
 import pytest
 
 import fnn
+from experiments.benchmarks import torch_gpt
+from experiments.common.learning import Learning
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-outside")
 F = torch.nn.functional
@@ -25,29 +27,8 @@ def network(**options: Any) -> fnn.Block:
     return fnn.models.transformer(WORDS, WIDTH, LAYERS, HEADS, length=LENGTH, **options)
 
 
-def torch_gpt2(p: Any, ids: Any) -> Any:
-    """GPT-2 as one writes it in PyTorch, of fnn's parameters as tensors."""
-
-    def affine(p: Any, x: Any) -> Any:
-        y = x @ p["w"]
-        return y + p["b"] if "b" in p else y
-
-    def norm(p: Any, x: Any) -> Any:
-        return F.layer_norm(x, (WIDTH,), p["scale"], p["bias"], 1e-5)
-
-    x = F.embedding(ids, p["embedding"]["w"]) + p["positions"]["w"][: ids.shape[1]]
-    for i in range(1, LAYERS + 1):
-        layer = p[f"layer_{i}"]
-        reads, h = layer["attention"], norm(layer["norm_1"], x)
-        q, k, v = (
-            affine(reads[name], h).unflatten(-1, (HEADS, -1)).transpose(1, 2)
-            for name in ("query", "key", "value")
-        )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2)
-        x = x + affine(reads["out"], y)
-        inner = affine(layer["mlp"]["hidden"], norm(layer["norm_2"], x))
-        x = x + affine(layer["mlp"]["out"], F.gelu(inner, approximate="tanh"))
-    return norm(p["norm"], x) @ p["embedding"]["w"].T
+def torch_gpt2(params: Any, ids: Any) -> Any:
+    return torch_gpt.logits(F, params, ids, HEADS)
 
 
 def start(net: fnn.Block) -> tuple[Any, Any, Any]:
@@ -118,3 +99,23 @@ def test_the_loss_of_a_fresh_network_is_that_of_guessing() -> None:
     params = jax.jit(net.init)(jax.random.key(0), jnp.asarray(x))
     value, _ = jax.jit(fnn.value_and_grad(net, fnn.softmax_cross_entropy()))(params, x, t)
     assert abs(value - math.log(WORDS)) < 0.1
+
+
+@pytest.mark.as_users
+def test_what_is_timed_beside_pytorch_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same network, windows and optimiser: the same losses."""
+    monkeypatch.setattr(torch_gpt.timing, "PAUSE_SECONDS", 0.0)
+    net, options = network(keep="products"), Learning(warmup=5, steps=40, clip=0.5)
+    params, *_ = start(net)
+    windows = jnp.asarray(np.random.default_rng(1).integers(0, WORDS, (3, 4, LENGTH + 1)))
+
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        window = windows[jax.random.randint(key, (), 0, len(windows))]
+        return window[:, :-1], window[:, 1:]
+
+    loss = fnn.softmax_cross_entropy()
+    times = torch_gpt.beside(options, net, loss, draw, params, HEADS, 20)
+    ours, theirs = map(np.array, times.losses)
+    assert len(ours) == len(theirs) == 3 and ours[-1] < ours[0] - 0.5
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert times.fnn > 0 and times.torch > 0
