@@ -98,8 +98,11 @@ def local_response_norm(
     def backward(params: Params, x: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y_j = x_j u_j^-beta, and u_j depends on x_i where the window of j holds i: for
         # the j in the window of i turned around.
-        wide = compute_dtype(x.dtype)
-        d, scaled = as_cotangent(name, dy, x.shape).astype(wide), x.astype(wide) * scale
+        wide, dy = compute_dtype(x.dtype), as_cotangent(name, dy, x.shape)
+        # XLA for TPUs would keep forward's u, in float32: a barrier has it computed again.
+        again = lax.optimization_barrier
+        x, dy = by_platform(x, dy, tpu=lambda x, dy: again((x, dy)), default=lambda x, dy: (x, dy))
+        d, scaled = dy.astype(wide), x.astype(wide) * scale
         power, steeper = _powers(k + _window_sum(x, below, above, squares), beta)
         term = d * scaled * steeper
         if not cancels:

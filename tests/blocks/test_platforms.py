@@ -27,7 +27,8 @@ ROWS = [case for case in CASES if case.name in BRANCHING]
 # Sums of columns are computed in parts of 64 rows or more there.
 SUMMING = ("layer_norm", "rms_norm", "group_norm", "linear")
 LONG = [c._replace(batch=(2, 64)) for c in CASES if c.id in SUMMING]
-FIRST = [case for case in ROWS if not case.further] + LONG  # the others are in tests/outside
+ALSO = ("conv/1x1, stride",)  # a product on CPU, a convolution elsewhere
+FIRST = [c for c in ROWS if not c.further or c.id in ALSO] + LONG  # others are in tests/outside
 
 
 def as_on_tpus(source: jax.Array, operand: jax.Array, *, select_prim: Any, **windows: Any) -> Any:
