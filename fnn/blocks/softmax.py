@@ -35,6 +35,18 @@ def _below_top(x: jax.Array, axis: int) -> jax.Array:
     return jnp.where(x == jnp.inf, 0.0, x - top)
 
 
+def _around_top(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+    """x minus the row's maximum, e to that, where it is 0, and the sum of e but for one such."""
+    shifted = _below_top(x.astype(compute_dtype(x.dtype)), axis)
+    e = jnp.exp(shifted)
+    is_top = shifted == 0
+    tops = jnp.sum(is_top.astype(e.dtype), axis=axis, keepdims=True)
+    # All but one of those at the maximum; 0 is e - e there, which keeps e's derivative.
+    below = jnp.where(is_top, e - jax.lax.stop_gradient(e), e)
+    others = jnp.sum(below, axis=axis, keepdims=True) + jnp.maximum(tops - 1, 0.0)
+    return shifted, e, is_top, others
+
+
 def _shares(e: jax.Array, axis: int) -> jax.Array:
     """e divided by its sum, and 0 where that is 0."""
     total = jnp.sum(e, axis=axis, keepdims=True)
@@ -121,8 +133,9 @@ def log_softmax(axis: int = -1) -> Block:
       axis: the one over which exp(y) sums to 1.
 
     Returns:
-      A block without parameters. Residuals: p, one array. Recomputing it as exp(y) would lose
-      digits in proportion to |y|, in bfloat16 nearly all of them for the unlikely entries.
+      A block without parameters. Residuals: p, one array; on GPUs and TPUs x, from which p is
+      computed again, as exponentials cost less than memory there. Recomputing p as exp(y) would
+      lose digits in proportion to |y|, in bfloat16 nearly all of them for the unlikely entries.
 
     Raises:
       BlockTypeError: x is not floating.
@@ -139,24 +152,39 @@ def log_softmax(axis: int = -1) -> Block:
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating("log_softmax", "x", x)
         axes_of("log_softmax", axis, x)
-        shifted = _below_top(x.astype(compute_dtype(x.dtype)), axis)
-        e = jnp.exp(shifted)
-        is_top = shifted == 0
-        tops = jnp.sum(is_top.astype(e.dtype), axis=axis, keepdims=True)
-        # All but one of those at the maximum; 0 is e - e there, which keeps e's derivative.
-        below = jnp.where(is_top, e - jax.lax.stop_gradient(e), e)
-        others = jnp.sum(below, axis=axis, keepdims=True) + jnp.maximum(tops - 1, 0.0)
-        return (shifted - jnp.log1p(others)).astype(x.dtype), (e / (1 + others)).astype(x.dtype)
+        shifted, e, _, others = _around_top(x, axis)
+        p = (e / (1 + others)).astype(x.dtype)
+        kept = by_platform(x, p, cuda=lambda x, p: x, tpu=lambda x, p: x, default=lambda x, p: p)
+        return (shifted - jnp.log1p(others)).astype(x.dtype), kept
 
-    def backward(params: Params, p: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+    def backward(params: Params, kept: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = x - ln sum exp x, so dx = dy - p sum(dy), without cancelling where p > 1/2.
-        p_wide = _in_one_kernel(p, axis)
-        d = as_cotangent("log_softmax", dy, p.shape).astype(p_wide.dtype)
-        likely = p_wide > 0.5
-        total = jnp.sum(d, axis=axis, keepdims=True)
-        other_p = jnp.sum(jnp.where(likely, 0.0, p_wide), axis=axis, keepdims=True)
-        other_d = jnp.sum(jnp.where(likely, 0.0, d), axis=axis, keepdims=True)
-        dx = jnp.where(likely, d * other_p - p_wide * other_d, d - p_wide * total)
-        return {}, dx.astype(p.dtype)
+        def dx(p: jax.Array, likely: jax.Array, other_p: jax.Array, d: jax.Array) -> jax.Array:
+            total = jnp.sum(d, axis=axis, keepdims=True)
+            other_d = jnp.sum(jnp.where(likely, 0.0, d), axis=axis, keepdims=True)
+            return jnp.where(likely, d * other_p - p * other_d, d - p * total).astype(kept.dtype)
+
+        def from_p(p: jax.Array, d: jax.Array) -> jax.Array:
+            likely = p > 0.5
+            other_p = jnp.sum(jnp.where(likely, 0.0, p), axis=axis, keepdims=True)
+            return dx(p, likely, other_p, d)
+
+        def from_x(x: jax.Array, d: jax.Array) -> jax.Array:
+            _, e, is_top, others = _around_top(x, axis)
+            # By its number, as XLA for TPUs would read x for it once more.
+            number = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)
+            first = jnp.min(jnp.where(is_top, number, x.shape[axis]), axis=axis, keepdims=True)
+            likely = (number == first) & (others < 1)
+            rest = jnp.sum(jnp.where(is_top, 0.0, e), axis=axis, keepdims=True)
+            return dx(e / (1 + others), likely, rest / (1 + others), d)
+
+        d = as_cotangent("log_softmax", dy, kept.shape).astype(compute_dtype(kept.dtype))
+        return {}, by_platform(
+            kept, d,
+            # A barrier: with forward's sums a row would be read three times, without them once.
+            cuda=lambda x, d: from_x(jax.lax.optimization_barrier(x), d),
+            tpu=from_x,
+            default=lambda p, d: from_p(p.astype(d.dtype), d),
+        )  # fmt: skip
 
     return elementary(forward, backward, "log_softmax", Kind("log_softmax", (axis,)))
