@@ -157,9 +157,9 @@ def mish() -> Block:
     root = "-1.192431214515495212137588340420739405601"
 
     def value(x: jax.Array) -> jax.Array:
-        x = jnp.maximum(x, -FAR_EXPONENT)
-        power, shift = exp_parts(-magnitude(x))
+        power, shift = exp_parts(-jnp.minimum(magnitude(x), FAR_EXPONENT))  # as in the derivative
         e = power * shift
+        x = jnp.maximum(x, -FAR_EXPONENT)
         below = x * shift * power
         below = below - below * (e * (1 + e) / (2 + e * (2 + e)))
         above = x * (1 + 2 * e) / (1 + e * (2 + 2 * e))
