@@ -234,7 +234,12 @@ def _summed(x: jax.Array, dy: jax.Array, batch: tuple[int, ...], w: jax.Array) -
     def turned(x: jax.Array, dy: jax.Array) -> jax.Array:
         return lax.optimization_barrier(contract(dy, x, (batch, batch))).T
 
-    if w.ndim < 2 or w.shape[0] < 2 * w.shape[1] or any(map(is_split, (x, dy, w))):
+    def of_products(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return sums([x.astype(compute_dtype(x.dtype)) * dy[..., None]], batch)[0]
+
+    if w.ndim == 1:  # one neuron: XLA for NVIDIA's GPUs would write the products
+        return by_platform(x, dy, cuda=of_products, default=plain)
+    if w.shape[0] < 2 * w.shape[1] or any(map(is_split, (x, dy, w))):
         return plain(x, dy)
     return by_platform(x, dy, cpu=turned, default=plain)
 

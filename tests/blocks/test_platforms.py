@@ -25,7 +25,7 @@ BRANCHING = ("conv", "conv_transpose", "max_pool", "avg_pool", "linear", "softma
              "embedding", "local_response_norm", "rematerialize", "cnn")  # fmt: skip
 ROWS = [case for case in CASES if case.name in BRANCHING]
 # Sums of columns are computed in parts of 64 rows or more there.
-SUMMING = ("layer_norm", "rms_norm", "group_norm", "linear")
+SUMMING = ("layer_norm", "rms_norm", "group_norm", "linear", "neuron")
 LONG = [c._replace(batch=(2, 64)) for c in CASES if c.id in SUMMING]
 ALSO = ("conv/1x1, stride",)  # a product on CPU, a convolution elsewhere
 FIRST = [c for c in ROWS if not c.further or c.id in ALSO] + LONG  # others are in tests/outside
