@@ -40,6 +40,7 @@ from fnn.refusals import as_cotangent, described, elementary, require_array, req
 
 LENGTHS = 8  # of the keys that a chunk sees in causal attention, at most: each is compiled
 FEWEST, MOST = 128, 256  # queries in a chunk: fewer make slow products, more waste masked entries
+ON_GPUS = 512, 512  # there a chunk reads and writes the sums for the keys: half the bytes of 128
 CACHED = 2**20  # entries of p at a time on CPU: they stay in the cache
 AT_ONCE = 2**26  # and elsewhere, where all heads go together
 
@@ -217,6 +218,7 @@ def _for_all(
     of_queries, of_keys = by_platform(
         tuple(map(of_one_batch, queries)), tuple(map(of_one_batch, keys)), mask,
         cpu=functools.partial(run, entries=CACHED, apart=True),
+        cuda=functools.partial(run, entries=AT_ONCE, apart=False, between=ON_GPUS),
         default=functools.partial(run, entries=AT_ONCE, apart=False),
     )  # fmt: skip
     of_keys = tuple(jnp.swapaxes(a, -1, -2) for a in of_keys)
@@ -224,8 +226,9 @@ def _for_all(
 
 
 def _heads(
-    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int, apart: bool
-) -> tuple[Arrays, Arrays]:
+    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int,
+    apart: bool, between: tuple[int, int] = (FEWEST, MOST),
+) -> tuple[Arrays, Arrays]:  # fmt: skip
     """All heads at once, or where their p would be large, those of one key after another.
 
     ``queries``: (B, T, H, ...) each, ``keys``: (B, S, G, ...). Only the heads that run are turned
@@ -240,10 +243,10 @@ def _heads(
             a.reshape(*a.shape[:2], a.shape[2] // grouped, grouped, *a.shape[3:]) for a in queries
         )
         inward = tuple(tuple(jnp.moveaxis(a, 1, -2) for a in some) for some in (split, keys))
-        return _queries(rule, causal, inward[0], inward[1], mask, entries=entries)
+        return _queries(rule, causal, *inward, mask, entries=entries, between=between)
 
     is_open = not all(isinstance(n, int) for n in (batch, t, s))  # to jax.export
-    if not apart or is_open or batch * heads * min(t, FEWEST) * s <= entries:
+    if not apart or is_open or batch * heads * min(t, between[0]) * s <= entries:
         return run(queries, keys, mask)
 
     def one(place: jax.Array) -> tuple[Arrays, Arrays]:
@@ -265,8 +268,9 @@ def _heads(
 
 
 def _queries(
-    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int
-) -> tuple[Arrays, Arrays]:
+    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: Any, *, entries: int,
+    between: tuple[int, int],
+) -> tuple[Arrays, Arrays]:  # fmt: skip
     """All queries, some at a time, the first of them perhaps fewer.
 
     A loop, and not one after another in the program: XLA would run them side by side, and they
@@ -277,10 +281,10 @@ def _queries(
     if not isinstance(t * s, int):  # open to jax.export
         return rule(queries, keys, mask, 0)
     beside = math.prod(queries[0].shape[:3])
-    most = entries // max(beside * s, 1) if isinstance(beside, int) else MOST
+    most = entries // max(beside * s, 1) if isinstance(beside, int) else between[1]
     if causal:
-        most = min(most, max(FEWEST, -(-t // LENGTHS)))
-    count = max(-(-t // max(min(MOST, most), 16)), 1)
+        most = min(most, max(between[0], -(-t // LENGTHS)))
+    count = max(-(-t // max(min(between[1], most), 16)), 1)
     size = -(-t // count)
     first = t - size * (count - 1)
     lengths = min(LENGTHS, count - 1) if causal else 1

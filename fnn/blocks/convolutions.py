@@ -141,8 +141,8 @@ def _as_matmul(
 ) -> jax.Array:
     """On CPU the product, which is several times as fast there; elsewhere the convolution.
 
-    XLA for TPUs lays out a whole network as suits its products: GoogLeNet's arrays with 64 examples
-    last, padded to 128. On NVIDIA's GPUs a sum over examples, dW, is written in parts.
+    On NVIDIA's GPUs a product that sums over examples, dW, is written in parts before these are
+    summed, and on TPUs one of 16 bits is copied (1.05 and 1.06 times the convolution's bytes).
     """
     return by_platform(*arrays, cpu=multiplied, default=slid)
 

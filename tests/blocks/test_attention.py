@@ -50,7 +50,7 @@ def drawn(size: str, masked: str) -> tuple[Any, ...]:
 
 EVERY = [
     (size, masked, room, platform, causal)
-    for size in SIZES for masked in MASKS for room in ROOM for platform in ("cpu", "tpu")
+    for size in SIZES for masked in MASKS for room in ROOM for platform in ("cpu", "cuda", "tpu")
     for causal in (False, True)
 ]  # fmt: skip
 
