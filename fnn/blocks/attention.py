@@ -243,7 +243,7 @@ def _heads(
             a.reshape(*a.shape[:2], a.shape[2] // grouped, grouped, *a.shape[3:]) for a in queries
         )
         inward = tuple(tuple(jnp.moveaxis(a, 1, -2) for a in some) for some in (split, keys))
-        return _queries(rule, causal, *inward, mask, entries=entries, between=between)
+        return _queries(rule, causal, inward[0], inward[1], mask, entries=entries, between=between)
 
     is_open = not all(isinstance(n, int) for n in (batch, t, s))  # to jax.export
     if not apart or is_open or batch * heads * min(t, between[0]) * s <= entries:

@@ -235,7 +235,8 @@ def _summed(x: jax.Array, dy: jax.Array, batch: tuple[int, ...], w: jax.Array) -
         return lax.optimization_barrier(contract(dy, x, (batch, batch))).T
 
     def of_products(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return sums([x.astype(compute_dtype(x.dtype)) * dy[..., None]], batch)[0]
+        wide = compute_dtype(x.dtype)
+        return sums([x.astype(wide) * dy[..., None].astype(wide)], batch)[0]
 
     if w.ndim == 1:  # one neuron: XLA for NVIDIA's GPUs would write the products
         return by_platform(x, dy, cuda=of_products, default=plain)
