@@ -238,9 +238,11 @@ def _summed(x: jax.Array, dy: jax.Array, batch: tuple[int, ...], w: jax.Array) -
         wide = compute_dtype(x.dtype)
         return sums([x.astype(wide) * dy[..., None].astype(wide)], batch)[0]
 
+    if any(map(is_split, (x, dy, w))):
+        return plain(x, dy)
     if w.ndim == 1:  # one neuron: XLA for NVIDIA's GPUs would write the products
         return by_platform(x, dy, cuda=of_products, default=plain)
-    if w.shape[0] < 2 * w.shape[1] or any(map(is_split, (x, dy, w))):
+    if w.shape[0] < 2 * w.shape[1]:
         return plain(x, dy)
     return by_platform(x, dy, cpu=turned, default=plain)
 
