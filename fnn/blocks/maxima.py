@@ -200,11 +200,12 @@ def _selected_and_scattered(
     wide = compute_dtype(jnp.promote_types(x.dtype, dy.dtype))
     if x.dtype == dy.dtype == wide:
         return operation(x, dy)
-    # Behind a barrier 16 bits become 32, and 16 again, within the operation. XLA would let float32
-    # reach further back, and keep x in it, as it was before it was rounded. (With a second barrier,
-    # for dx, it lays all of GoogLeNet out with its 64 examples last, padded to 128.)
-    x, dy = lax.optimization_barrier((x, dy))
-    return operation(x.astype(wide), dy.astype(wide)).astype(x.dtype)
+    # Between barriers 16 bits become 32 and 16 again, within the operation. XLA would let float32
+    # reach further, and keep x and dx in both, x as it was before it was rounded. With one barrier
+    # for x and dy, however, it lays out all of GoogLeNet with its 64 examples last, padded to 128.
+    x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
+    dx = operation(x.astype(wide), dy.astype(wide))
+    return lax.optimization_barrier(dx.astype(x.dtype))
 
 
 def _lying(axes: Sequence[Axis]) -> tuple[Any, Any, Any]:
