@@ -89,6 +89,17 @@ def checked(make: F) -> F:
     return typing.cast(F, call)
 
 
+def made_once(make: F) -> F:
+    """Returns the same block at every call with the same arguments, so that its functions, where
+    they are :func:`~fnn.compiling.traced_once`, are so for all of a network's.
+
+    >>> import fnn
+    >>> fnn.tanh() is fnn.tanh()
+    True
+    """
+    return typing.cast(F, functools.lru_cache(maxsize=None, typed=True)(make))
+
+
 def binding(make: Callable[..., Any]) -> Callable[..., inspect.BoundArguments]:
     """``bound(*args, **kwargs)``: the arguments as the annotations of ``make`` have them; raises
     BlockValueError or BlockTypeError for those that they do not allow."""

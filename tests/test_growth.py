@@ -13,6 +13,7 @@ import pytest
 
 import fnn
 from fnn.block import Block
+from fnn.compiling import as_on, by_platform, traced_once
 from fnn.introspect.flops import jaxprs_inside
 
 X = jax.ShapeDtypeStruct((2, 3), "float32")
@@ -126,6 +127,31 @@ def test_rematerialize_within_rematerialize() -> None:
         return equations(run(net).jaxpr)
 
     assert program(8) < 4 * program(4)
+
+
+MADE_ONCE = [fnn.tanh, fnn.logistic, fnn.gelu, fnn.silu, fnn.mish, fnn.softplus, fnn.softsign,
+             fnn.elu, fnn.selu, fnn.celu, fnn.exp]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MADE_ONCE)
+def test_a_nonlinearity_is_traced_once_for_all_its_layers(make: Callable[[], Block]) -> None:
+    """Two equations call its functions, which many layers have in common."""
+    net = fnn.serial(*[make() for _ in range(10)])
+    jaxpr = run(net).jaxpr
+    assert len(jaxpr.eqns) <= 10 * 3
+    inside = {id(inner) for equation in jaxpr.eqns for inner in jaxprs_inside(equation.params)}
+    assert len(inside) <= 2
+
+
+def test_what_was_traced_for_another_platform_is_not_taken() -> None:
+    @traced_once
+    def f(x: jax.Array) -> jax.Array:
+        return by_platform(x, tpu=jnp.sin, default=jnp.cos)
+
+    for platform in ("cpu", "tpu"):
+        with as_on(platform):
+            jaxpr = jax.make_jaxpr(lambda x: f(x))(1.0)
+        assert ("sin" if platform == "tpu" else "cos") in str(jaxpr)
 
 
 def instructions(f: Callable[..., Any], *arguments: Any) -> int:

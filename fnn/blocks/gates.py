@@ -28,6 +28,7 @@ from fnn.block import (
 )
 from fnn.blocks import numerics
 from fnn.blocks.elementwise import pointwise
+from fnn.compiling import traced_once
 from fnn.refusals import as_cotangent, as_floating, axes_of, described, elementary
 
 Axis = int | Sequence[int] | None
@@ -457,6 +458,7 @@ def sqrt() -> Block:
     return pointwise("sqrt", jnp.sqrt, vjp, "y", Kind("sqrt"))
 
 
+@traced_once
 def _product(dy: jax.Array, slope: jax.Array) -> jax.Array:
     """dy * slope, but 0 for 0 times infinity: a dy of 0 brings nothing, a slope of 0 lets nothing
     through. So a norm, sqrt of a sum of squares, has gradient 0 at 0."""
@@ -464,6 +466,7 @@ def _product(dy: jax.Array, slope: jax.Array) -> jax.Array:
     return jnp.where(nothing, 0, dy * slope)
 
 
+@traced_once
 def _quotient(dy: jax.Array, x: jax.Array) -> jax.Array:
     """dy / x, but 0 for 0 / 0: a dy of 0 brings nothing."""
     return jnp.where((dy == 0) & (x == 0), 0, dy / x)

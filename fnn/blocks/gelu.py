@@ -11,7 +11,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from fnn.arguments import checked
+from fnn.arguments import checked, made_once
 from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import (
@@ -24,6 +24,7 @@ from fnn.blocks.numerics import (
     round_to_bits,
     split,
 )
+from fnn.compiling import traced_once
 
 # Chebyshev coefficients in q = 2 a / (a + 4) - 1, a >= 0, of two functions of the normal
 # distribution, with P its lower tail and p its density (computed with mpmath, 40 digits):
@@ -76,6 +77,7 @@ _GELU_TANH_SLOPE = (
 
 
 @checked
+@made_once
 def gelu(*, approximate: bool = False) -> Block:
     r"""y = x P(x), P the standard normal distribution (Hendrycks and Gimpel, 2016).
 
@@ -114,6 +116,7 @@ def gelu(*, approximate: bool = False) -> Block:
         head = round_to_bits(a)
         return exp_of_sum(-head * head / 2, (head - a) * (head + a) / 2)
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)  # exp(-40^2 / 2) is 0 in every dtype
         power, shift, rest = density(a)
@@ -123,6 +126,7 @@ def gelu(*, approximate: bool = False) -> Block:
         # x / 2 twice: where the tail of a tiny x is subnormal, so is x / 2, and both become 0.
         return jnp.where(x < 0, -tail, x / 2 + (x / 2 - tail))
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)
         power, shift, rest = density(a)
@@ -169,12 +173,14 @@ def _gelu_tanh() -> Block:
         small = (u - u_head) * c_head + u * c_tail + rest * (c_head + c_tail)
         return u_head * c_head, small, *exp_of_sum(-u_head * c_head, -small)
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)  # exp(-v(40)) is 0 in every dtype
         *_, power, shift, rest = exp_minus_v(a)
         below = -(a + a * rest) * shift * power
         return jnp.where(x < 0, below, x) / (1 + (power + power * rest) * shift)
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         a = jnp.minimum(magnitude(x), 40.0)
         v_head, v_tail, power, shift, rest = exp_minus_v(a)

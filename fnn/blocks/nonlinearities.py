@@ -29,7 +29,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from fnn.arguments import Positive, checked
+from fnn.arguments import Positive, checked, made_once
 from fnn.block import Block, Key, Kind, Params, Rules, Value
 from fnn.blocks.elementwise import elementwise, piecewise_linear, subgradient_at, widened
 from fnn.blocks.numerics import (
@@ -43,6 +43,7 @@ from fnn.blocks.numerics import (
     round_to_bits,
     split,
 )
+from fnn.compiling import traced_once
 from fnn.refusals import as_cotangent, elementary, require_floating
 
 # ---- the lecture's four ----------------------------------------------------------------------
@@ -80,6 +81,7 @@ def step() -> Block:
 
 
 @checked
+@made_once
 def logistic() -> Block:
     r"""The logistic function, the lecture's sigmoid: y = 1 / (1 + exp(-x)).
 
@@ -99,6 +101,7 @@ def logistic() -> Block:
     Array([2.5000000e-01, 2.0611537e-09], dtype=float32)
     """
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         e = jnp.exp(-magnitude(x))
         return e / (1 + e * (2 + e))
@@ -107,6 +110,7 @@ def logistic() -> Block:
 
 
 @checked
+@made_once
 def tanh() -> Block:
     r"""The hyperbolic tangent, odd: y = m / (2 - m) with :math:`m = 1 - \exp(-2x)` for x >= 0.
     (XLA's own is 4.9 units off near 5 in float32.)
@@ -126,6 +130,7 @@ def tanh() -> Block:
     Array([1.0000000e+00, 1.6993417e-17], dtype=float32)
     """
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         if not is_single(x):
             return jnp.tanh(x)
@@ -134,6 +139,7 @@ def tanh() -> Block:
         m = one_minus_exp2(jnp.minimum(size, 12.0) * (-2 / math.log(2)))  # tanh(12) is 1
         return jnp.where(minus, -m, m) / (2 - m)
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         power, shift = exp_parts(-2 * magnitude(x))
         e = power * shift
@@ -324,6 +330,7 @@ def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> B
         head, tail = split(1 / Fraction(width), x, (jnp.finfo(x.dtype).nmant + 1) // 2)
         return round_to_bits(x) * head, (x - round_to_bits(x)) * head + x * tail
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         head, tail = exponent(x)
         below = scale * alpha * expm1(head + tail)
@@ -331,6 +338,7 @@ def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> B
             below = jnp.where(x > -1e-30, scale * alpha / width * x, below)
         return jnp.where(x > 0, scale * x, below)
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         power, shift, rest = exp_of_sum(*exponent(x))
         return jnp.where(x > 0, scale, scale * alpha / width * shift * (power + power * rest))
@@ -341,6 +349,7 @@ def _exponential_unit(kind: Kind, scale: float, alpha: float, width: float) -> B
 
 
 @checked
+@made_once
 def elu(alpha: float = 1.0) -> Block:
     """The exponential linear unit: y = x where x > 0, else alpha * (exp(x) - 1)
     (Clevert, Unterthiner and Hochreiter, ICLR 2016).
@@ -365,6 +374,7 @@ def elu(alpha: float = 1.0) -> Block:
 
 
 @checked
+@made_once
 def selu() -> Block:
     """The self-normalising elu: y = scale * elu(x, alpha), with the two constants for which
     zero mean and unit variance are a fixed point (Klambauer et al., NeurIPS 2017).
@@ -386,6 +396,7 @@ def selu() -> Block:
 
 
 @checked
+@made_once
 def celu(alpha: Positive = 1.0) -> Block:
     """The continuously differentiable elu: y = x where x > 0, else alpha * (exp(x / alpha) - 1)
     (Barron, 2017, arXiv:1704.07483).

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.compiling import traced_once
+
 _LN2 = Fraction("0.69314718055994530941723212145817656807550013436")
 FAR_EXPONENT = (
     1000.0  # exp(-FAR_EXPONENT) is 0 in every dtype; clipping there keeps inf * 0 out of a formula
@@ -37,6 +39,7 @@ _EXP = (0.5, 0.16666577, 0.04166646, 0.00836318, 0.00139337)
 _EXP2 = (0.693147188, 0.240226509, 0.055503571, 0.00961805667, 0.00133908674, 0.000154614475)
 
 
+@traced_once
 def exp(x: jax.Array) -> jax.Array:
     """exp(x) up to where it overflows. (XLA's own is 5.5 units off above 88.5 in float32.)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fnn.arguments import checked
+from fnn.arguments import checked, made_once
 from fnn.block import Block, Kind
 from fnn.blocks.elementwise import elementwise
 from fnn.blocks.numerics import FAR_EXPONENT, chebyshev, exp_parts, magnitude, minus_root
+from fnn.compiling import traced_once
 
 
 @checked
+@made_once
 def softplus() -> Block:
     r"""A smooth rectifier: y = log(1 + exp(x)) = max(x, 0) + log1p(e), :math:`e = \exp(-|x|)`.
 
@@ -32,6 +34,7 @@ def softplus() -> Block:
     Array([2.0611537e-09, 6.9314718e-01, 2.0000000e+01], dtype=float32)
     """
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         return jnp.where(x < 0, 0.0, x) + jnp.log1p(jnp.exp(-magnitude(x)))
 
@@ -39,6 +42,7 @@ def softplus() -> Block:
 
 
 @checked
+@made_once
 def softsign() -> Block:
     """y = x / (1 + |x|).
 
@@ -56,11 +60,13 @@ def softsign() -> Block:
     Array([-1.  , -0.5 ,  0.  ,  0.75], dtype=float32)
     """
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         largest = float(jnp.finfo(x.dtype).max)
         x = jnp.clip(x, -largest, largest)  # avoids inf / inf
         return x / (1 + jnp.abs(x))
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         return 1 / jnp.square(1 + jnp.abs(x))
 
@@ -92,6 +98,7 @@ _MISH_SLOPE = (
 
 
 @checked
+@made_once
 def silu() -> Block:
     r"""y = x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya, 2018;
     Ramachandran, Zoph and Le, 2017).
@@ -114,11 +121,13 @@ def silu() -> Block:
     """
     root = "-1.278464542761073795109358739022980155439"
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         x = jnp.maximum(x, -FAR_EXPONENT)
         power, shift = exp_parts(-magnitude(x))
         return x * jnp.where(x < 0, shift, 1.0) * jnp.where(x < 0, power, 1) / (1 + power * shift)
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         low = -jnp.minimum(magnitude(x), FAR_EXPONENT)
         power, shift = exp_parts(low)
@@ -132,6 +141,7 @@ def silu() -> Block:
 
 
 @checked
+@made_once
 def mish() -> Block:
     r"""y = x tanh(log(1 + exp(x))) (Misra, BMVC 2020).
 
@@ -156,6 +166,7 @@ def mish() -> Block:
     """
     root = "-1.192431214515495212137588340420739405601"
 
+    @traced_once
     def value(x: jax.Array) -> jax.Array:
         power, shift = exp_parts(-jnp.minimum(magnitude(x), FAR_EXPONENT))  # as in the derivative
         e = power * shift
@@ -165,6 +176,7 @@ def mish() -> Block:
         above = x * (1 + 2 * e) / (1 + e * (2 + 2 * e))
         return jnp.where(x < 0, below, above)
 
+    @traced_once
     def derivative(x: jax.Array) -> jax.Array:
         size = jnp.minimum(magnitude(x), FAR_EXPONENT)
         power, shift = exp_parts(-size)
