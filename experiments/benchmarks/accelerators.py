@@ -52,21 +52,17 @@ ABOUT_COMPILED = """\
 # What moves more than 1.02 times autodiff's bytes, or keeps more than 1.02 times its memory.
 CAUSES = {
     "h100": """\
-- More than autodiff's, and why. log_softmax: y, and the probabilities that are kept for their
-  digits, are two kernels that each read x. dot_product_attention: blocks of queries and keys are
-  read once for each other, in a quarter of the memory. linear_softmax_cross_entropy: weights and
-  their gradient are read for each part of the rows, in a fourteenth of the memory or less. In
-  bfloat16: what is computed in float32 is written as float32 (softmax_cross_entropy, rematerialize,
-  local_response_norm; neuron: the products, before they are summed); mish: a comparison is a kernel
-  of its own; residual CNN: the last sum is written, not computed twice. conv 1x1, memory of
-  embedding, of recurrent and of the MLP's step: not known.""",
+- More than autodiff's, and why. In bfloat16: what is computed in float32 is written as float32
+  (rematerialize; memory of softmax_cross_entropy and local_response_norm); residual CNN: the last
+  sum is written, not computed twice. Memory of embedding and of recurrent: not known.""",
     "v5e": """\
 - More than autodiff's, and why. softmax, layer_norm, rms_norm: what rounding left in a mean is
-  subtracted as well, which is another pass over a row. log_softmax: probabilities are kept for
-  their digits. In bfloat16: relu and the other piecewise functions: values in float32 and slopes in
-  bfloat16 are two kernels that both read x (alone; in a network they are apart for autodiff too);
-  max_pool 3x3/2 and local_response_norm: sums are in float32, autodiff's in bfloat16. conv 1x1
-  and 7x7/2, residual CNN: not known.""",
+  subtracted as well, which is another pass over a row. In bfloat16: straight_through: values in
+  bfloat16 and slopes in float32 are two kernels that both read x (alone; in a network they are
+  apart for autodiff too); max_pool 3x3/2: sums are in float32, for which XLA copies x to float32
+  where it lays it out anew (alone; in a network the operation reads bfloat16); memory of
+  local_response_norm: what is summed back over windows is float32. conv 7x7/2, residual CNN: not
+  known.""",
 }
 ABOUT = f"""\
 - Blocks: forward and backward together, {timed.SCANNED} times in `lax.scan`, each from the last
