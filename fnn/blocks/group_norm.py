@@ -38,6 +38,8 @@ from fnn.refusals import (
     require_shapes,
 )
 
+FEW = 8.0  # numbers in a group
+
 
 @checked
 def group_norm(
@@ -184,13 +186,19 @@ def _by_group(
             leaf: jnp.sum(totals[leaf], range(x.ndim - 1)).astype(params[leaf].dtype)
             for leaf in leaves
         }
-        # Where dy is nearly constant, rounding is left in dx, as in batch_norm.
         scale = spread(params["scale"], x, (x.ndim - 1,)) if use_scale else 1.0
+        count, rate = _count(x, size), rate_of(moments, epsilon)
         mean_e, along = (
-            _of_groups(totals[leaf] * scale, size, _count(x, size)) for leaf in ("bias", "scale")
+            _of_groups(totals[leaf] * scale, size, count) for leaf in ("bias", "scale")
         )
-        dx = rate_of(moments, epsilon) * (d * scale - mean_e - z * along)
-        return dparams, dx.astype(x.dtype)
+        r = d * scale - mean_e - z * along
+        if isinstance(count, float) and count <= FEW:
+            # Where e is nearly a + b z, which of few numbers it may well be, r is as small as the
+            # rounding errors in it. They are taken out as in layer_norm; of more, for which that
+            # would be another reading of x and dy, they are left in, as in batch_norm.
+            mean_r, along_r = (_of_groups(v, size, count) for v in _over_places(r, r * z))
+            r = r - mean_r - z * (along_r - along * (epsilon * jnp.square(rate)))
+        return dparams, (rate * r).astype(x.dtype)
 
     return elementary(forward, backward, name, kind, init=init)
 
