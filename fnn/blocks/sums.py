@@ -12,7 +12,7 @@ from jax import lax
 from fnn.arrays import is_split
 from fnn.compiling import by_platform
 
-PART = 256  # rows, or 128 or 64 where only these divide the batch
+PART = 256  # rows at most, 64 at least or all places of an example, as they divide the sum
 
 
 def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array]:
@@ -31,15 +31,18 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array
         return [jnp.sum(x, axes) for x in arrays]
 
     def in_parts(*arrays: jax.Array) -> Sequence[jax.Array]:
-        parts = [
-            jnp.sum(x.reshape(*x.shape[: axes[0]], -1, _rows(x, axes), x.shape[-1]), -2)
-            for x in arrays
-        ]
+        x = arrays[0]
+        rows, every = _rows(x, axes), math.prod(x.shape[axis] for axis in axes)
+        shape = (*x.shape[: axes[0]], every // rows, rows, x.shape[-1])
+        parts = [jnp.sum(x.reshape(shape), -2) for x in arrays]
         return [jnp.sum(x, -2) for x in lax.optimization_barrier(parts)]
 
     def has_parts(x: jax.Array) -> bool:
         of_columns = tuple(axes) in (tuple(range(x.ndim - 1)), tuple(range(1, x.ndim - 1)))
-        return of_columns and len(axes) > 0 and _rows(x, axes) >= 64 and not is_split(x)
+        if not of_columns or not axes or is_split(x):
+            return False
+        rows = _rows(x, axes)
+        return rows >= 64 or (axes[0] > 0 and rows == math.prod(x.shape[a] for a in axes))
 
     if not arrays or not all(map(has_parts, arrays)):
         return whole(*arrays)
@@ -49,4 +52,6 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> Sequence[jax.Array
 def _rows(x: jax.Array, axes: Sequence[int]) -> int:
     """In a part of x; 1 of a symbolic batch (jax.export), which any number may divide."""
     rows = math.prod(x.shape[axis] for axis in axes)
-    return math.gcd(rows, PART) if isinstance(rows, int) else 1
+    if not isinstance(rows, int):
+        return 1
+    return next((n for n in range(min(rows, PART), 1, -1) if rows % n == 0), 1)
