@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from typing import Any
@@ -425,6 +426,49 @@ def test_optimizer_states_are_registered_with_jax_export(state: type) -> None:
     """
     with pytest.raises(ValueError, match="Duplicate"):
         jax.export.register_namedtuple_serialization(state, serialized_name="another")
+
+
+STATES: dict[str, Any] = {
+    "adamw": lambda: optax.adamw(0.1),
+    "chain": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)),
+    "multi_transform": lambda: optax.multi_transform(
+        {"a": optax.adam(0.1), "s": optax.sgd(0.1)}, {"w": "a", "b": "s"}
+    ),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    "MultiSteps": lambda: optax.MultiSteps(optax.adam(0.1), 2),
+    "schedule_free": lambda: optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9),
+    "masked": lambda: optax.masked(optax.adam(0.1), {"w": True, "b": False}),
+}
+
+
+@jax.numpy_dtype_promotion("standard")  # which Optax needs
+@pytest.mark.parametrize("make", [pytest.param(f, id=name) for name, f in STATES.items()])
+def test_a_step_registers_the_states_of_optax(make: Callable[[], Any]) -> None:
+    """With jax.export, by their names, and once: optax's states are written and read back."""
+    optimizer, net = make(), fnn.linear(2)
+    params = net.init(KEY, X)
+    state = optimizer.init(params)
+    step, again = (fnn.make_step(net, CE, optimizer) for _ in range(2))
+    jax.jit(step).trace(params, state, X, T)
+    jax.jit(again).trace(params, state, X, T)  # where all are known
+    kinds = set()
+
+    def note(node: Any) -> bool:
+        if hasattr(node, "_fields"):
+            kinds.add(type(node))
+        return False
+
+    jax.tree.leaves(state, is_leaf=note)
+    assert kinds
+    for kind in kinds:
+        with pytest.raises(ValueError, match=f"{kind.__module__}.{kind.__qualname__}"):
+            jax.export.register_namedtuple_serialization(kind, serialized_name="another")
+    if importlib.util.find_spec("flatbuffers"):
+        program = jax.export.export(jax.jit(step))(params, state, X, T)
+        read = jax.export.deserialize(program.serialize())
+        got, expected = (run(params, state, X, T) for run in (read.call, step))
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("donate", [False, True])
