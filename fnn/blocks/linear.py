@@ -238,7 +238,7 @@ def _summed(x: jax.Array, dy: jax.Array, batch: tuple[int, ...], w: jax.Array) -
         wide = compute_dtype(x.dtype)
         return sums([x.astype(wide) * dy[..., None].astype(wide)], batch)[0]
 
-    if any(map(is_split, (x, dy, w))):
+    if any(map(is_split, (x, dy, w))) or x.dtype != dy.dtype:
         return plain(x, dy)
     if w.ndim == 1:  # one neuron: XLA for NVIDIA's GPUs would write the products
         return by_platform(x, dy, cuda=of_products, default=plain)

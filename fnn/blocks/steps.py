@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.arrays import Shape, compute_dtype, is_floating
+from fnn.arrays import Shape, compute_dtype, is_array, is_floating
 from fnn.block import Block, Node, Params, Residuals, Value
 from fnn.blocks.cells import RULES, gradients_of, with_slopes
 from fnn.executor import check_params, graph, is_network
@@ -177,9 +177,11 @@ def types(f: Callable[..., Value], *arguments: Any) -> Value:
 
 def _wide(params: Params) -> Params:
     """The parameters as their gradients are summed: in the same dtype or float32."""
-    return jax.tree.map(
-        lambda p: p.astype(compute_dtype(p.dtype)) if is_floating(p) else p, as_held(params)
-    )
+
+    def wide(p: Any) -> Any:  # what is no array is refused by its block
+        return p.astype(compute_dtype(p.dtype)) if is_array(p) and is_floating(p) else p
+
+    return jax.tree.map(wide, as_held(params))
 
 
 class _OfX(NamedTuple):
