@@ -71,10 +71,11 @@ def test_pool_convolution_and_linear_layer(target: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", ["h100"], indirect=True)
 def test_a_row_of_features_stays_on_a_gpu(target: str, dtype: str) -> None:
-    """softmax moved twice as much, the others 1.05 to 1.56 times."""
-    pairs = accelerators.both_programs(Options(batch=4, rows=512), dtype)
-    names = "softmax", "layer_norm", "rms_norm", "residual", "gated", "layer 1024->1024"
-    for name in (*names, "group_norm 32"):
+    """softmax moved twice as much, the others 1.05 to 1.6 times. (Of 1024 rows or fewer, of whose
+    sums there are few parts, layer_norm moves 1.1 to 1.3 times, gated in bfloat16 1.1 times.)"""
+    pairs = accelerators.both_programs(Options(batch=4, rows=4096), dtype)
+    names = "softmax", "log_softmax", "layer_norm", "rms_norm", "residual", "gated", "neuron"
+    for name in (*names, "mish", "layer 1024->1024", "group_norm 32"):
         assert moved(target, pairs[name]) <= 1.02, name
 
 
