@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arguments import Count, Positive, checked
-from fnn.arrays import Spec, compute_dtype, count_of
+from fnn.arrays import Spec, compute_dtype, count_of, is_split
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals
 from fnn.blocks.moments import moments_of, nan_if_overflowed, rate_of, spread, standardised
 from fnn.blocks.sums import sums
@@ -219,4 +219,6 @@ def _of_groups(totals: jax.Array, size: int, count: jax.Array | float) -> jax.Ar
     *others, channels = totals.shape
     parts = totals.reshape(*others, channels // size, size)
     mean = jnp.sum(parts, -1) / count
-    return jnp.repeat(mean, size, -1)
+    # Where axes of a mesh are explicit, JAX wants to be told how the result is split.
+    sharding = jax.typeof(mean).sharding if is_split(mean) else None
+    return jnp.repeat(mean, size, -1, out_sharding=sharding)
