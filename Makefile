@@ -1,6 +1,6 @@
 # make demo       a network learns to read digits
 # make test       the test suite; with FAST=1 its core, in under a minute
-# make test-slow  the tests marked slow, which make test leaves out; with PART=3 a third of them
+# make test-slow  the tests marked slow, which make test leaves out; with PART=4 a quarter of them
 # make test-outside  against PyTorch, Optax and functions of other packages, which it installs;
 #                 with PART=20 every twentieth test
 # make test-accelerators  programs compiled for an H100 and a TPU, without either, move no more

@@ -59,7 +59,13 @@ def test_a_sequence_in_parts_is_the_whole() -> None:
     np.testing.assert_array_equal(state, parts[-1][:, -1])
 
 
-@pytest.mark.parametrize("case", ["lstm", "gru, reverse", "composed", "truncate"])
+LONG = [
+    *(pytest.param(case, marks=pytest.mark.slow) for case in ("lstm", "gru, reverse")),
+    "composed", "truncate",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LONG)
 def test_a_long_sequence_goes_in_parts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 6 steps in two, and of 7 with one left over."""
     net = {
