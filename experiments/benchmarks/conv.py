@@ -39,8 +39,9 @@ ABOUT = """\
   same inside `lax.scan`. Backward alone: from the residuals. Temporary: as XLA reports for the
   compiled program; kept: bytes of residuals, without the parameters, x counted once.
 - Steps: forward, backward and the update of plain SGD; ratios are medians of those within a round.
-- The median of the rounds; in each, all contenders run once, in random order, steps after a
-  pause."""
+- The median of the rounds; in each, all contenders have a turn, in random order. A step's is a
+  pause, a call that is not counted, and calls one after another for 0.6 s, of which it is the
+  mean."""
 
 
 @dataclass(kw_only=True)

@@ -30,7 +30,8 @@ ABOUT = """\
   `F.cross_entropy`; torch.compile compiles the forward pass, and with it the backward pass. Flax
   and PyTorch's LSTM have weights of their own, of the same shapes. fnn's transformers keep what
   products give, of each layer 11 numbers for each token and feature, and compute the rest again.
-- The median of the rounds; in each, all contenders run once, in random order, after a pause.
+- The median of the rounds; in each, all contenders have a turn, in random order: a pause, a call
+  that is not counted, and calls one after another for 0.6 s, of which it is the mean.
   Ratios are medians of those within a round. Temporary: as XLA reports for the compiled program."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 SLOW_SECONDS = 2.0  # what takes longer is run in one round only
 PAUSE_SECONDS = 0.5  # before a measurement, while threads of the one before fall asleep
+TURN_SECONDS = 0.6  # calls one after another, as in training, fill a turn that follows a pause
 
 Seconds = dict[int, float]  # by round
 
@@ -51,7 +52,11 @@ def turns(names: Collection[str], rounds: int) -> Iterator[tuple[int, str]]:
 def alternating(
     programs: dict[str, Callable[[], Any]], rounds: int, pause: float = 0.0
 ) -> dict[str, Seconds]:
-    """Seconds of each program by round. Programs wait for their results themselves."""
+    """Seconds of each program by round. Programs wait for their results themselves.
+
+    ``pause``: seconds before each turn, which is then the mean of several calls, after one that is
+    not counted: in training no program begins with threads that sleep and caches of another.
+    """
     seconds: dict[str, Seconds] = {name: {} for name in programs}
     # This run of each is not counted: it touches memory first.
     slow = {name for name, program in programs.items() if stopwatch(program) > SLOW_SECONDS}
@@ -59,7 +64,12 @@ def alternating(
         if number and name in slow:
             continue
         time.sleep(pause)
-        seconds[name][number] = stopwatch(programs[name])
+        calls = [stopwatch(programs[name])]
+        if pause and name not in slow:
+            calls = []
+            while sum(calls) < TURN_SECONDS:
+                calls.append(stopwatch(programs[name]))
+        seconds[name][number] = sum(calls) / len(calls)
     return seconds
 
 
