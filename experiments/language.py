@@ -91,7 +91,7 @@ def main(options: Options) -> int:
         "milliseconds a step": 1000 * rows[-1]["seconds"] / rows[-1]["step"],
     }
     if options.beside_torch and is_over(rows, options.steps):
-        from experiments.benchmarks.torch_gpt import beside
+        from experiments.benchmarks.beside_torch import beside
 
         times = beside(options, net, loss, draw, params, options.heads, options.beside_torch)
         results |= {

@@ -19,7 +19,7 @@ import pytest
 import fnn
 from experiments import language, names, recurrent
 from experiments.__main__ import main
-from experiments.benchmarks import sequence_cases, sequences, torch_gpt
+from experiments.benchmarks import beside_torch, sequence_cases, sequences
 from experiments.common import texts
 from experiments.common.idx import DataError
 
@@ -85,8 +85,8 @@ def test_a_run_that_was_killed_goes_on(
     run("language", tmp_path / "whole", *TINY)
     arrays, facts = saved_in(parts)
     if importlib.util.find_spec("torch"):  # a run that has ended can still be timed
-        times = torch_gpt.Beside(1.0, 2.0, 2.5, ([], []))
-        monkeypatch.setattr(torch_gpt, "beside", lambda *_: times)
+        times = beside_torch.Beside(1.0, 2.0, 2.5, ([], []))
+        monkeypatch.setattr(beside_torch, "beside", lambda *_: times)
         results = run("language", parts, *TINY, "--resume", "--beside-torch", "5")
         assert results["PyTorch's time / fnn's"] == 2.5
         assert "PyTorch eager in turns" in (parts / "report.html").read_text()

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import fnn
-from experiments.benchmarks import torch_gpt
+from experiments.benchmarks import beside_torch, torch_gpt
 from experiments.common.learning import Learning
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-outside")
@@ -104,7 +104,7 @@ def test_the_loss_of_a_fresh_network_is_that_of_guessing() -> None:
 @pytest.mark.as_users
 def test_what_is_timed_beside_pytorch_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same network, windows and optimiser: the same losses."""
-    monkeypatch.setattr(torch_gpt.timing, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(beside_torch.timing, "PAUSE_SECONDS", 0.0)
     net, options = network(keep="products"), Learning(warmup=5, steps=40, clip=0.5)
     params, *_ = start(net)
     windows = jnp.asarray(np.random.default_rng(1).integers(0, WORDS, (3, 4, LENGTH + 1)))
@@ -114,7 +114,7 @@ def test_what_is_timed_beside_pytorch_learns_the_same(monkeypatch: pytest.Monkey
         return window[:, :-1], window[:, 1:]
 
     loss = fnn.softmax_cross_entropy()
-    times = torch_gpt.beside(options, net, loss, draw, params, HEADS, 20)
+    times = beside_torch.beside(options, net, loss, draw, params, HEADS, 20)
     ours, theirs = map(np.array, times.losses)
     assert len(ours) == len(theirs) == 3 and ours[-1] < ours[0] - 0.5
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
