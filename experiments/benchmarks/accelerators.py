@@ -56,7 +56,7 @@ CAUSES = {
   (rematerialize; memory of softmax_cross_entropy and local_response_norm); residual CNN: the last
   sum is written, not computed twice. Memory of embedding and of recurrent: not known. Transformer:
   attention computes its scores again going back, which at 512 places moves more than autodiff's p
-  (3.6 beside 2.7 GB in bfloat16), and at 2048 less; with "products", what is computed again is
+  (3.6 beside 2.7 GB in bfloat16), and at 1024 less; with "products", what is computed again is
   written again.""",
     "v5e": """\
 - More than autodiff's, and why. softmax, layer_norm, rms_norm: what rounding left in a mean is
