@@ -178,7 +178,7 @@ def _by_group(
         x, of_groups = residuals
         size = check(x, params)
         d = as_cotangent(name, dy, x.shape).astype(compute_dtype(x.dtype))
-        mean, rest, var = (jnp.repeat(m, size, -1) for m in of_groups)
+        mean, rest, var = (_of_channels(m, size) for m in of_groups)
         moments = mean, rest, var
         z = standardised(x, moments, epsilon)
         totals = dict(zip(("bias", "scale"), _over_places(d, d * z), strict=True))
@@ -218,7 +218,11 @@ def _of_groups(totals: jax.Array, size: int, count: jax.Array | float) -> jax.Ar
     """Sums of channels to the mean of each one's group."""
     *others, channels = totals.shape
     parts = totals.reshape(*others, channels // size, size)
-    mean = jnp.sum(parts, -1) / count
+    return _of_channels(jnp.sum(parts, -1) / count, size)
+
+
+def _of_channels(of_groups: jax.Array, size: int) -> jax.Array:
+    """A number of each group, for each of its channels."""
     # Where axes of a mesh are explicit, JAX wants to be told how the result is split.
-    sharding = jax.typeof(mean).sharding if is_split(mean) else None
-    return jnp.repeat(mean, size, -1, out_sharding=sharding)
+    sharding = jax.typeof(of_groups).sharding if is_split(of_groups) else None
+    return jnp.repeat(of_groups, size, -1, out_sharding=sharding)

@@ -224,8 +224,8 @@ def _summed(x: jax.Array, dy: jax.Array, batch: tuple[int, ...], w: jax.Array) -
     """x^T dy, summed over the batch.
 
     On CPU, XLA copies the first operand of such a product to turn it. Where x is the wider one it
-    is quicker to turn dy, and then the product, in 0.65 to 0.9 of the time (784 to 128, 128 to 64,
-    512 to 128 features); XLA would turn the operands of a product back without a barrier.
+    is quicker to turn dy, and then the product, by 1 to 4 % of an MLP's step; without a barrier XLA
+    would turn the operands back.
     """
 
     def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
