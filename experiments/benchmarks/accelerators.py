@@ -42,13 +42,14 @@ BLOCKS = ("dtype", "block", "x", "fnn, us", "jax.vjp / fnn", "temporary, fnn / j
 STEPS = ("dtype", "step", "contender", "ms (quartiles)", "ratio to fnn", "compilation, s",
          "temporary, MB")  # fmt: skip
 COMPILED = ("dtype", "program", "MB moved", "fnn / autodiff", "temporary MB", "FLOP",
-            "XLA's estimate of time", "kernels", "compilation, s")  # fmt: skip
+            "XLA's estimate of time", "kernels", "compilation, CPU s")  # fmt: skip
 ABOUT_COMPILED = """\
 - Programs are compiled for the target on a machine without it; nothing runs. Blocks: forward and
   backward; autodiff is jax.vjp or jax.grad of the plain formula. Below 1, fnn's is less.
 - Moved: H100, the operands and results of the kernels, as often as they run; v5e, XLA's "bytes
   accessed", which counts one turn of a loop, so that none is given for programs with loops. Two
-  figures are fnn's and autodiff's. "-": the compiler does not say."""
+  figures are fnn's and autodiff's. "-": the compiler does not say. Compilation is in seconds of
+  processors' time."""
 # What moves more than 1.02 times autodiff's bytes, or keeps more than 1.02 times its memory.
 CAUSES = {
     "h100": """\
