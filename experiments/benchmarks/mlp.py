@@ -30,7 +30,9 @@ from experiments.benchmarks.peers import CONTENDERS, Array, Problem, Trainer, he
 from experiments.benchmarks.report import Recorded, Table
 
 Network = Literal["784-128-64-10", "784-1024-1024-10"]
-Library = Literal["fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn"]
+Library = Literal[
+    "fnn", "jax", "equinox", "flax", "torch", "torch.compile", "scikit-learn", "products"
+]
 NETWORKS = {"784-128-64-10": 128, "784-1024-1024-10": 256}  # sizes: batch
 PACKAGES = ("jax", "equinox", "flax", "optax", "torch", "scikit-learn", "numpy")
 ACCURACY = 0.97
@@ -60,6 +62,8 @@ ABOUT = """\
   the rate of a square float32 `jnp` product, measured in the same rotation.
 - The JAX libraries all run an epoch in the same `lax.scan`, PyTorch slices a resident tensor that
   was permuted once per epoch, torch.compile compiles network and loss.
+- The products alone: a step's matrix products and the reading of its rows, nothing between them;
+  no library that leaves them to XLA can be faster.
 - temp.: the temporary memory that XLA reports for the compiled epoch."""
 
 
@@ -313,6 +317,8 @@ def disagreements(
     reference, accuracy = first["fnn"]
     warnings = []
     for name, (losses, its_accuracy) in first.items():
+        if not CONTENDERS[name].trains:
+            continue
         count = 1 if 1 in (len(losses), len(reference)) else min(10, len(sizes))
         expected = parts(reference, count)
         off = float(np.max(np.abs(parts(losses, count) / expected - 1)))
@@ -333,7 +339,11 @@ def measure_processes(
     """Fills in how long whole processes take to the accuracy; contenders take turns."""
     for network, problem in problems.items():
         unit = PROCESS_EPOCHS * problem.flops(examples) / 1e9
-        rows = {row.contender: row for row in measured.rows if row.network == network}
+        rows = {
+            row.contender: row
+            for row in measured.rows
+            if row.network == network and CONTENDERS[row.contender].trains
+        }
         for number, name in timing.turns(rows, options.process_repeats):
             tick(f"{network} {name}: process {number + 1} of {options.process_repeats}", 0)
             if not rows[name].failure:

@@ -82,10 +82,14 @@ class Trainer(Protocol):
 
 
 class Contender(NamedTuple):
-    """make: imports the library and builds the trainer. label: its name in the table."""
+    """make: imports the library and builds the trainer. label: its name in the table.
+
+    trains: False for a bound, which only does a part of the work.
+    """
 
     make: Callable[[Problem], Trainer]
     label: str
+    trains: bool = True
 
 
 def he_normal(sizes: Sequence[int], seed: int = 0) -> Weights:
@@ -252,6 +256,42 @@ def plain_jax(problem: Problem) -> Trainer:
 
     def init(params: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, params)
+
+    return JaxTrainer(problem.sizes[0], shapes, init, scan_epoch(step, problem.batch), logits)
+
+
+def products(problem: Problem) -> Trainer:
+    """The matrix products of a step and the reading of its rows, without anything between them.
+
+    Every library computes these, so none can be faster than they are in the same XLA.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def forward(params: Any, x: Any) -> list[Any]:
+        ys = [x]
+        for layer in params:
+            ys.append(ys[-1] @ layer["w"])
+        return ys
+
+    def step(params: Any, _: Any, x: Any, target: Any) -> tuple[Any, Any, Any]:
+        *inputs, dy = forward(params, x)
+        grads = []
+        for layer, y in zip(reversed(params), reversed(inputs), strict=True):
+            grads.append(layer | {"w": y.T @ dy})
+            dy = dy @ layer["w"].T if y is not x else dy
+        # One entry of each is used: behind the barrier XLA computes the others, too.
+        grads = jax.lax.optimization_barrier(grads[::-1])
+        return params, grads, sum(grad["w"][0, 0] for grad in grads)
+
+    shape = partial(jax.ShapeDtypeStruct, dtype="float32")
+    shapes = [{"w": shape((i, o)), "b": shape((o,))} for i, o in pairwise(problem.sizes)]
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def logits(params: Any, x: Any) -> Any:
+        return forward(params, x)[-1]
 
     return JaxTrainer(problem.sizes[0], shapes, init, scan_epoch(step, problem.batch), logits)
 
@@ -469,4 +509,5 @@ CONTENDERS: dict[str, Contender] = {
     "torch": Contender(partial(TorchTrainer, compiled=False), "PyTorch eager, fused SGD"),
     "torch.compile": Contender(partial(TorchTrainer, compiled=True), "torch.compile, fused SGD"),
     "scikit-learn": Contender(SklearnTrainer, "scikit-learn, partial_fit"),
+    "products": Contender(products, "the products alone, same scan", trains=False),
 }

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.as_users
 PROBLEM = Problem((20, 16, 8, 4), batch=32, threads=1)
 NEEDS = {"torch.compile": "torch", "scikit-learn": "sklearn"}  # name: module, where they differ
 # torch.compile needs a C++ compiler and half a minute; it has PyTorch's code.
-TESTED = [name for name in CONTENDERS if name != "torch.compile"]
+TESTED = [name for name, c in CONTENDERS.items() if name != "torch.compile" and c.trains]
 
 
 def train(name: str, prepare: bool = False) -> tuple[Trainer, np.ndarray]:
@@ -67,6 +67,17 @@ def test_contender_trains_as_fnn_does(name: str, fnn_trained: tuple[Trainer, np.
         np.testing.assert_allclose(losses, expected, rtol=1e-4)
     else:
         assert losses[0] == pytest.approx(np.average(expected, weights=[32, 32, 26]), rel=2e-3)
+
+
+def test_a_bound_computes_every_product() -> None:
+    trainer = CONTENDERS["products"].make(PROBLEM)
+    trainer.start(he_normal(PROBLEM.sizes))
+    x, target = np.ones((160, 20), np.float32), np.zeros(160, np.int32)
+    trainer.load(x, target, x, target)
+    trainer.epoch(np.arange(160, dtype=np.int32))
+    program = trainer.compiled.as_text()  # type: ignore[attr-defined]  # of a JaxTrainer
+    assert program.count(" while(") == 1
+    assert len(re.findall(r"= \S+ dot\(", program)) == 3 + 3 + 2
 
 
 def test_training_moved_the_weights(fnn_trained: tuple[Trainer, np.ndarray]) -> None:
