@@ -86,6 +86,7 @@ from fnn.introspect.summary import summary
 from fnn.optimizer import Optimizer
 from fnn.spelling import meant
 from fnn.training.diagnostics.record import Diagnostics, Finding
+from fnn.training.exporting import load_step
 from fnn.training.fit import Fitted, fit
 from fnn.training.loss_scale import loss_scaled
 from fnn.training.metrics import accuracy, r2
@@ -165,6 +166,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "linear_softmax_cross_entropy",
+    "load_step",
     "local_response_norm",
     "log",
     "log_softmax",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -132,9 +131,18 @@ def ending(run: Run, now: Now, best: Best, status: Status, message: str) -> tupl
         evaluate = evaluation(
             run.predict, run.loss_at_inference, run.data, {}, run.batch_size, run.layout
         )
-        with suppress(SourceError):  # which has ended training, and is told
-            if evaluate(params)["validation_loss"] <= best.loss:
-                best.params, best.epoch = params, count
+        try:
+            is_best = evaluate(params)["validation_loss"] <= best.loss
+        except SourceError:  # which has ended training, and is told
+            is_best = best.epoch == count - 1  # the loss fell until then
+        except KeyboardInterrupt:
+            is_best, status, message = (
+                best.epoch == count - 1,
+                "interrupted",
+                "by Ctrl-C at its end",
+            )
+        if is_best:
+            best.params, best.epoch = params, count
     elif best.epoch == 0 and status in ("finished", "converged"):
         status, message = "diverged", f"{message}; the validation loss was never finite"
         best.params, best.epoch = params, count

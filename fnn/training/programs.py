@@ -16,6 +16,7 @@ from fnn.block import Block, BlockTypeError, Key, Params, Value
 from fnn.pytrees import require_held
 from fnn.refusals import described, require_no_model
 from fnn.training.arrays import pick
+from fnn.training.exporting import register_namedtuples
 from fnn.training.layout import Layout
 
 Step = Callable[..., tuple[Params, Any, jax.Array]]
@@ -31,6 +32,8 @@ def compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> Ca
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
         require_held(name, dict(zip(names[trees:], args[trees:], strict=False)) | kwargs)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            register_namedtuples((args, kwargs))  # as a part of a program that may be exported
         try:
             return program(*args, **kwargs)
         except OverflowError:  # an integer among the parameters that no array holds
@@ -45,8 +48,12 @@ def compiled(name: str, f: Callable[..., Any], trees: int, **options: Any) -> Ca
             require_one_mesh(name, dict(zip(names, args, strict=False)))
             raise
 
+    def trace(*args: Any, **kwargs: Any) -> jax.stages.Traced:
+        register_namedtuples((args, kwargs))
+        return program.trace(*args, **kwargs)
+
     # jax.stages.Wrapped: what jax.export and ahead-of-time compilation need.
-    call.lower, call.trace = program.lower, program.trace  # type: ignore[attr-defined]
+    call.lower, call.trace = program.lower, trace  # type: ignore[attr-defined]
     return call
 
 

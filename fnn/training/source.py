@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -93,14 +94,20 @@ class Stream:
         return self
 
     def start(self, epoch: int) -> None:
-        """Tells the source, if it has a use for that."""
-        if len(self.source) != self.length:
-            raise SourceError(
-                f"{self.what}: its source has {len(self.source)} examples, had {self.length} when "
-                "training began; keep the length, or train again"
-            )
-        if hasattr(self.source, "set_epoch"):
-            self.source.set_epoch(epoch)
+        """Tells the source, if it has a use for that; it is to have as many examples as before."""
+        failure = None
+        try:
+            if hasattr(self.source, "set_epoch"):
+                self.source.set_epoch(epoch)
+            if len(self.source) != self.length:
+                failure = SourceError(
+                    f"{self.what}: its source has {len(self.source)} examples, had {self.length} "
+                    "when training began; keep the length, or train again"
+                )
+        except Exception as error:
+            error.add_note(f"{self.what}: its source, before epoch {epoch}")
+            failure = _in_training(error)
+        self._require_all(failure)
 
     def calls(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[Value, Value, np.ndarray]]:
         """For each part of an epoch's order: its examples, and the rows to use: all."""
@@ -131,19 +138,23 @@ class Stream:
                 yield self._read_by_all(ahead.popleft())
 
     def _read_by_all(self, ahead: Future[Examples]) -> Examples:
-        """What was read; refused where another process that trains with this one could not."""
-        failed = ahead.exception() is not None
-        if self.layout is not None and self.layout.is_shared and largest(failed) and not failed:
-            raise SourceError(f"{self.what}: another process could not read its share")
+        self._require_all(ahead.exception())
         return ahead.result()
+
+    def _require_all(self, failure: BaseException | None) -> None:
+        """Raises a failure of this process, or one that a process which trains with it has."""
+        if self.layout is not None and self.layout.is_shared:
+            failed = largest(failure is not None)
+            if failed and failure is None:
+                raise SourceError(f"{self.what}: another process could not read its share")
+        if failure is not None:
+            raise failure
 
     def _read_in_training(self, rows: np.ndarray) -> Examples:
         try:
             return self.read(rows)
         except Exception as error:
-            notes = "; ".join(getattr(error, "__notes__", ()))
-            about = f" ({notes})" if notes else ""
-            raise SourceError(f"{type(error).__name__}: {error}{about}") from error
+            raise _in_training(error) from error
 
     def blocks(self, size: int) -> Iterator[Examples]:
         """All examples in order, ``size`` at a time; of those that do not divide, all are read by
@@ -179,17 +190,43 @@ class Stream:
         return x, target
 
     def _read(self, rows: np.ndarray) -> Examples:
-        try:
-            if self.takes_rows:
+        if self.takes_rows:
+            with self._reading(rows):
                 return self._require_like(rows, self._pair(self.source[rows]), len(rows))
-            examples = [
-                self._require_like(np.array([row]), self._pair(self.source[int(row)]))
-                for row in rows
-            ]
-        except Exception as error:
-            error.add_note(f"{self.what}: reading {_examples(rows)} of its source")
-            raise
+        examples = []
+        for row in rows:
+            with self._reading(np.array([row])):
+                examples.append(
+                    self._require_like(np.array([row]), self._pair(self.source[int(row)]))
+                )
         return self._pair(jax.tree.map(lambda *leaves: np.stack(leaves), *examples))
+
+    @contextmanager
+    def _reading(self, rows: np.ndarray) -> Iterator[None]:
+        """Says in an error which example could not be read."""
+        try:
+            yield
+        except Exception as error:
+            which = _examples(self._unreadable(rows))
+            error.add_note(f"{self.what}: reading {which} of its source")
+            raise
+
+    def _unreadable(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows that could not be read, the first that cannot; all, where they can by now."""
+
+        def fails(rows: np.ndarray) -> bool:
+            try:
+                self.source[rows]
+            except Exception:
+                return True
+            return False
+
+        first, end = 0, len(rows)
+        while end - first > 1:
+            middle = (first + end) // 2
+            first, end = (first, middle) if fails(rows[first:middle]) else (middle, end)
+        one = rows[first:end]
+        return one if len(rows) == 1 or fails(one) else rows
 
     def _takes_rows(self, ends: np.ndarray) -> bool:
         """Whether the source takes an array of indices; otherwise it takes one integer."""
@@ -278,6 +315,14 @@ def _form(examples: Examples, *axis: int) -> Any:
         return f"{kind}{[*axis, *a.shape]}"
 
     return jax.tree.map(form, examples)
+
+
+def _in_training(error: Exception) -> SourceError:
+    """What a source has raised, with what is known of where."""
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    failure = SourceError(f"{type(error).__name__}: {error}{f' ({notes})' if notes else ''}")
+    failure.__cause__ = error
+    return failure
 
 
 def _examples(rows: np.ndarray) -> str:

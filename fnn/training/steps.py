@@ -18,7 +18,6 @@ from fnn.executor import inference
 from fnn.pytrees import in_form_of, with_zeros
 from fnn.refusals import as_array, described, require_key
 from fnn.training.endings import warn_of_mismatch
-from fnn.training.exporting import register_namedtuples
 from fnn.training.layout import Layout, Sharding
 from fnn.training.microbatches import Pass, Weigh, in_microbatches, weight_of
 from fnn.training.optimizers import accepted, apply_updates, traceable
@@ -58,7 +57,6 @@ def plain_step(
     def step(
         params: Params, state: Any, x: Value, target: Value, key: Key = None, weights: Any = None
     ) -> tuple[Params, Any, jax.Array]:
-        register_namedtuples((params, state, x, target))
         scale = None if scale_of is None else scale_of(state)
         value, grads, moved = both(params, x, target, key, weights, scale, share)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -469,6 +473,49 @@ def test_a_step_registers_the_states_of_optax(make: Callable[[], Any]) -> None:
         got, expected = (run(params, state, X, T) for run in (read.call, step))
         assert jax.tree.structure(got) == jax.tree.structure(expected)
         jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_a_step_that_is_run_registers_nothing() -> None:
+    """So that a program which registers the states itself can do so after it has trained."""
+
+    class State(NamedTuple):
+        count: jax.Array
+
+    optimizer = fnn.Optimizer(
+        lambda params: State(jnp.zeros(())), lambda grads, state, params=None: (grads, state)
+    )
+    net = fnn.linear(2)
+    step, params = fnn.make_step(net, CE, optimizer), net.init(KEY, X)
+    step(params, optimizer.init(params), X, T)
+    fnn.fit(net, CE, X, T, optimizer=optimizer, epochs=1, progress=False)
+    jax.export.register_namedtuple_serialization(State, serialized_name="own")
+
+
+READER = """
+import pickle, sys, jax, fnn
+step = fnn.load_step(sys.argv[1])
+arguments = jax.tree.unflatten(step.in_tree, pickle.load(open(sys.argv[2], "rb")))[0]
+pickle.dump(jax.device_get(jax.tree.leaves(step.call(*arguments))), open(sys.argv[2], "wb"))
+"""
+
+
+@pytest.mark.slow
+@jax.numpy_dtype_promotion("standard")
+@pytest.mark.skipif(not importlib.util.find_spec("flatbuffers"), reason="JAX writes with it")
+def test_another_process_reads_a_step(tmp_path: Path) -> None:
+    optimizer, net = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)), fnn.linear(2)
+    step, params = fnn.make_step(net, CE, optimizer), net.init(KEY, X)
+    arguments = params, optimizer.init(params), X, T
+    file, leaves = tmp_path / "step", tmp_path / "leaves"
+    file.write_bytes(jax.export.export(step)(*arguments).serialize())  # type: ignore[arg-type]
+    leaves.write_bytes(pickle.dumps(jax.device_get(jax.tree.leaves(arguments))))
+    subprocess.run([sys.executable, "-c", READER, file, leaves], check=True)
+    expected = jax.tree.leaves(step(*arguments))
+    jax.tree.map(np.testing.assert_array_equal, pickle.loads(leaves.read_bytes()), expected)
+    for wrong in (b"a text", file.read_bytes()[:999]):
+        with pytest.raises(ValueError, match="load_step: what was given is not a whole program"):
+            fnn.load_step(wrong)
 
 
 @pytest.mark.parametrize("donate", [False, True])

@@ -255,7 +255,7 @@ def test_bad_examples_are_named(case: str) -> None:
 def test_an_error_of_the_source_says_which_examples_it_was_about() -> None:
     with pytest.raises(OSError, match="the disk is gone") as caught:
         fit(Failing(77), steps_per_call=1)
-    assert any("fit: x: reading examples" in note for note in caught.value.__notes__)
+    assert "fit: x: reading example 77 of its source" in caught.value.__notes__
     with pytest.raises(OSError, match="the disk is gone"):
         fit(Failing(0))  # whether it takes one integer or many
 
@@ -302,11 +302,17 @@ class Growing(Rows):
         self.extra = 10 * (epoch == 2)
 
 
+class Offline(Rows):
+    def set_epoch(self, epoch: int) -> None:
+        if epoch == 2:
+            raise RuntimeError("offline")
+
+
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_a_source_that_fails_later_keeps_what_was_learned(with_validation: bool) -> None:
     held_out = (X[:50], T[:50]) if with_validation else None
     with pytest.warns(
-        RuntimeWarning, match=r"fit stopped in epoch \d: OSError: picture_77.*reading"
+        RuntimeWarning, match=r"fit stopped in epoch \d: OSError: picture_77.*reading example 77 of"
     ):
         fitted = fit(
             FailingLater(), epochs=50, batch_size=64, steps_per_call=1, validation=held_out
@@ -314,6 +320,7 @@ def test_a_source_that_fails_later_keeps_what_was_learned(with_validation: bool)
     assert fitted.status == "interrupted" and "picture_77.png" in fitted.message
     assert fitted.history and not fitted.success
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+    assert fitted.best_epoch >= len(fitted.history) - 2  # the last cannot be evaluated
     again = fit(Rows(), epochs=1, batch_size=64, steps_per_call=1, resume=fitted, key=None)
     assert len(again.history) == len(fitted.history) + 1
 
@@ -321,11 +328,14 @@ def test_a_source_that_fails_later_keeps_what_was_learned(with_validation: bool)
 def test_a_source_whose_length_changes_is_noticed() -> None:
     with pytest.warns(RuntimeWarning, match="has 320 examples, had 310 when training began"):
         fitted = fit(Growing(), epochs=5)
-    assert len(fitted.history) == 2
+    assert len(fitted.history) == fitted.best_epoch == 1
+    with pytest.warns(RuntimeWarning, match="RuntimeError: offline .*its source, before epoch 2"):
+        fitted = fit(Offline(), epochs=5)
+    assert len(fitted.history) == fitted.best_epoch == 1
 
 
 def test_validation_that_fails_later() -> None:
-    with pytest.warns(RuntimeWarning, match="fit: validation x: reading examples"):
+    with pytest.warns(RuntimeWarning, match="fit: validation x: reading example 77 of"):
         fitted = fit(X, T, epochs=50, batch_size=64, validation=FailingLater())
     assert fitted.history and fitted.status == "interrupted"
 
