@@ -13,10 +13,11 @@ By the rule of a matrix product dv = p^T dy and dp = dy v^T; by that of softmax 
 where m is the mean of a row of dp weighted by p: sum_j p_ij (dy_i . v_j) = dy_i . y_i, one number
 a query. Then dq = c ds k and dk = c ds^T q.
 
-p is neither kept nor ever whole. Forward and backward take the queries in chunks and compute a
-chunk's rows of p: forward from s, backward again from s, the row's largest s and its sum of
-exponentials, which were kept. (Dao et al. 2022, arXiv 2205.14135, also cut the keys. Here a row is
-whole, so no sum is rescaled.) In causal attention a chunk ends at the last key that it may look at.
+p is neither kept nor ever whole (but of short inputs on GPUs, see KEPT). Forward and backward take
+the queries in chunks and compute a chunk's rows of p: forward from s, backward again from s, the
+row's largest s and its sum of exponentials, which were kept. (Dao et al. 2022, arXiv 2205.14135,
+also cut the keys. Here a row is whole, so no sum is rescaled.) In causal attention a chunk ends at
+the last key that it may look at.
 That takes the time of the products and the memory of a chunk.
 """
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +37,7 @@ from jax.typing import DTypeLike
 from fnn.arguments import Positive, checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, BlockTypeError, BlockValueError, Key, Kind, Params, Residuals, Value
+from fnn.blocks.softmax import softmax
 from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, described, elementary, require_array, require_floating
 
@@ -43,6 +46,11 @@ FEWEST, MOST = 128, 256  # queries in a chunk: fewer make slow products, more wa
 ON_GPUS = 512, 512  # there a chunk reads and writes the sums for the keys: half the bytes of 128
 CACHED = 2**20  # entries of p at a time on CPU: they stay in the cache
 AT_ONCE = 2**26  # and elsewhere, where all heads go together
+# On GPUs, of T and S up to here p is whole, and backward computes it just as forward did, so that
+# XLA keeps p, in the inputs' dtype, in place of s. An H100's kernels then move 1.3 GB for 16 x 8
+# heads of T = 512 in bfloat16, and 1.7 where a chunk of all is computed again; at T = 1024, where
+# XLA does not see that chunks are the same, computing again moves less than autodiff.
+KEPT = 512
 
 
 @checked
@@ -50,8 +58,8 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
     """y = softmax(scale q k^T) v, for each head; softmax along the keys.
 
     Vaswani et al. 2017 (arXiv 1706.03762). Exact, with sums and exponentials in float32 at least.
-    Neither forward nor backward ever has an array of T x S; the derivation is in
-    :mod:`fnn.blocks.attention`.
+    Neither forward nor backward has an array of T x S, but for short ones on GPUs; the derivation
+    is in :mod:`fnn.blocks.attention`.
 
     Args:
       causal: whether query t looks at keys 0 to t only.
@@ -78,7 +86,7 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
     >>> net.backward({}, residuals, jnp.ones((3, 1, 1)))[1][2].ravel().round(4)  # 1 + 1/2 + 1/3
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """
-    name = "dot_product_attention"
+    name, rows = "dot_product_attention", softmax()
 
     def scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, first: Any) -> jax.Array:
         """s of some queries; ``first``: the number of the first."""
@@ -102,6 +110,25 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
         y = _product("bgrts,bgse->bgrte", e, v, v.dtype) / _or_one(total)
         return (y.astype(q.dtype), top, total), ()
 
+    def whole(q: jax.Array, k: jax.Array, v: jax.Array, mask: Any) -> jax.Array:
+        """All of p."""
+        return rows.forward({}, scores(q, k, mask, 0))[0].astype(v.dtype)
+
+    def read_whole(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
+        (q,), (k, v) = queries, keys
+        (_, top, total), sums = read(queries, keys, mask, first)
+        y = _product("bgrts,bgse->bgrte", whole(q, k, v, mask), v, v.dtype)
+        return (y.astype(q.dtype), top, total), sums
+
+    def whole_back(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
+        # As in read_back, ds by the rule of softmax.
+        (q, _, _, _, dy), (k, v) = queries, keys
+        p = whole(q, k, v, mask)
+        ds = rows.backward({}, p, _product("bgrte,bgse->bgrts", dy, v, v.dtype))[1]
+        dq = _product("bgrts,bgsd->bgrtd", ds, k, k.dtype) * factor(q)
+        dk = _product("bgrtd,bgrts->bgds", q, ds, q.dtype) * factor(q)
+        return (dq.astype(q.dtype),), (dk, _product("bgrte,bgrts->bges", dy, p, v.dtype))
+
     def read_back(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
         # forward: y = p v with p = e / total, so dv = p^T dy and ds = p (dy v^T - dy . y), and from
         # s = c q k^T, dq = c ds k and dk = c ds^T q. The division is done on dy, once a query.
@@ -119,7 +146,7 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
 
     def forward(params: Params, x: Value, key: Key = None) -> tuple[jax.Array, Residuals]:
         q, k, v, mask = _inputs(name, x)
-        (y, top, total), () = _for_all(read, causal, (q,), (k, v), mask)
+        (y, top, total), () = _for_all(read, read_whole, causal, (q,), (k, v), mask)
         return y, (q, k, v, mask, y, top, total)
 
     def backward(
@@ -127,7 +154,7 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
     ) -> tuple[Params, tuple[jax.Array | None, ...]]:
         q, k, v, mask, y, top, total = residuals
         queries = q, y, top, total, as_cotangent(name, dy, y.shape)
-        (dq,), (dk, dv) = _for_all(read_back, causal, queries, (k, v), mask)
+        (dq,), (dk, dv) = _for_all(read_back, whole_back, causal, queries, (k, v), mask)
         dx = dq, dk.astype(k.dtype), dv.astype(v.dtype)
         return {}, dx if mask is None else (*dx, None)
 
@@ -189,7 +216,7 @@ Rule = Callable[[Arrays, Arrays, Any, Any], tuple[Arrays, Arrays]]
 
 
 def _for_all(
-    rule: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: jax.Array | None
+    rule: Rule, of_whole: Rule, causal: bool, queries: Arrays, keys: Arrays, mask: jax.Array | None
 ) -> tuple[Arrays, Arrays]:
     """The rule for all heads and queries, in chunks whose p is small.
 
@@ -197,6 +224,7 @@ def _for_all(
 
     On CPU one head after another is fastest, as their p stays in the cache (4 x 1024 queries, 8
     heads: 1.6 times as fast as all at once); elsewhere all together, as the machine is wide.
+    ``of_whole``: the rule where p is kept, on GPUs.
     """
     batch, heads, groups = queries[0].shape[:-3], queries[0].shape[-2], keys[0].shape[-2]
     rank, count, grouped = len(batch), math.prod(batch), heads // groups
@@ -215,10 +243,16 @@ def _for_all(
         mask = jnp.broadcast_to(mask, (*each, *mask.shape[rank:]))
         mask = mask.reshape(math.prod(each), *of_heads, *mask.shape[-2:])
     run = functools.partial(_heads, rule, causal)
+    on_gpus = functools.partial(run, entries=AT_ONCE, apart=False, between=ON_GPUS)
+    lengths = queries[0].shape[-3], keys[0].shape[-3]
+    if all(isinstance(n, int) and n <= KEPT for n in lengths):
+        on_gpus = functools.partial(
+            _heads, of_whole, causal, entries=sys.maxsize, apart=False, between=ON_GPUS
+        )
     of_queries, of_keys = by_platform(
         tuple(map(of_one_batch, queries)), tuple(map(of_one_batch, keys)), mask,
         cpu=functools.partial(run, entries=CACHED, apart=True),
-        cuda=functools.partial(run, entries=AT_ONCE, apart=False, between=ON_GPUS),
+        cuda=on_gpus,
         default=functools.partial(run, entries=AT_ONCE, apart=False),
     )  # fmt: skip
     of_keys = tuple(jnp.swapaxes(a, -1, -2) for a in of_keys)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fnn.arguments import checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, Key, Kind, Params, Residuals, Rules, Value
+from fnn.compiling import by_platform
 from fnn.executor import inference
 from fnn.refusals import as_cotangent, as_floating, elementary, require_entries, require_floating
 
@@ -58,12 +59,23 @@ def pointwise(
         d = dy.astype(compute_dtype(dy.dtype))
         if keep is None:
             return {}, vjp(d, None).astype(dy.dtype)
+        array = by_platform(array, dy, cuda=_anew, default=lambda array, _: array)
         wide = array.astype(d.dtype)
         if keep == "y" and kept.what == "x":
             wide = value(wide)
         return {}, vjp(d, wide).astype(array.dtype)
 
     return elementary(forward, backward, name, kind)
+
+
+def _anew(kept: jax.Array, dy: jax.Array) -> jax.Array:
+    """``kept``, of which XLA does not know that forward computed with the same numbers.
+
+    For NVIDIA's GPUs it would compute forward and backward together, and keep float32 arrays of
+    what they have in common (of gelu four) in place of x. A barrier would do in a network; alone,
+    forward and backward are one kernel, and with this they still are.
+    """
+    return jnp.where(jnp.isnan(dy) | (dy <= jnp.inf), kept, 0)
 
 
 @checked

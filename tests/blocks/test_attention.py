@@ -60,6 +60,7 @@ def test_it_is_the_plain_formula_however_it_is_cut(case: Any, monkeypatch: Any) 
     size, masked, room, platform, causal = case
     monkeypatch.setattr(attention, "CACHED", room)
     monkeypatch.setattr(attention, "AT_ONCE", room)
+    monkeypatch.setattr(attention, "KEPT", 512 if room == max(ROOM) else 0)
     q, k, v, mask = drawn(size, masked)
     net = fnn.dot_product_attention(causal=causal)
     inputs = (q, k, v) if mask is None else (q, k, v, mask)
@@ -105,7 +106,13 @@ def test_no_array_of_queries_times_keys() -> None:
 
 
 @pytest.mark.slow
-def test_large_scores_keep_their_digits() -> None:
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_large_scores_keep_their_digits(platform: str) -> None:
+    with as_on(platform):
+        large_scores_keep_their_digits()
+
+
+def large_scores_keep_their_digits() -> None:
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(40, 2, 8)) for _ in range(3))
     q = 100 * q

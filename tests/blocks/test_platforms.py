@@ -23,7 +23,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # Blocks of which a platform has a way of its own, and one that has them inside.
 BRANCHING = ("conv", "conv_transpose", "max_pool", "avg_pool", "linear", "softmax", "log_softmax",
              "embedding", "local_response_norm", "linear_softmax_cross_entropy", "rematerialize",
-             "cnn")  # fmt: skip
+             "cnn", "exp", "dot_product_attention")  # fmt: skip
 ROWS = [case for case in CASES if case.name in BRANCHING]
 # Sums of columns are computed in parts of 64 rows or more there.
 SUMMING = ("layer_norm", "rms_norm", "group_norm", "linear", "neuron")
@@ -102,8 +102,9 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     assert direct == ["compiling.py"]
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
     assert branching == {
-        "attention", "compiling", "convolutions", "convolve", "embedding", "fused_loss", "linear",
-        "maxima", "normalization", "pooling", "rematerialized", "softmax", "sums",
+        "attention", "compiling", "convolutions", "convolve", "elementwise", "embedding",
+        "fused_loss", "linear", "maxima", "normalization", "pooling", "rematerialized", "softmax",
+        "sums",
     }  # fmt: skip
 
 
