@@ -184,12 +184,13 @@ def contract(
     b: jax.Array,
     axes: tuple[Sequence[int], Sequence[int]],
     like: jax.Array | None = None,
-    narrow: bool = False,
+    narrow: bool | None = False,
 ) -> jax.Array:
     """The matrix product over ``axes``, its sums in float32 at least.
 
     ``like``: an array that the product is sharded like, where axes of a mesh are explicit and it
-    is a sum over one of them. ``narrow``: the sums are rounded to a's dtype.
+    is a sum over one of them. ``narrow``: the sums are rounded to a's dtype; None: they may be, as
+    what is made of them is rounded to it, and are where it saves memory.
     """
     wide = compute_dtype(a.dtype)
     sharding = None if like is None else jax.typeof(like).sharding
@@ -202,6 +203,7 @@ def contract(
     if a.dtype == wide:
         return product(a, b)
     result = a.dtype if narrow else wide
+    on_gpus = a.dtype if narrow or (narrow is None and a.dtype == jnp.bfloat16) else wide
     sizes = [
         math.prod(n for i, n in enumerate(v.shape) if i not in summed)
         for v, summed in zip((a, b), axes, strict=True)
@@ -210,12 +212,13 @@ def contract(
     # XLA on CPU has no batched product of bfloat16 with float32 sums (vmap makes one); products
     # of widened bfloat16 are the same numbers. On GPU and TPU 16-bit operands are the fast ones.
     # NVIDIA's libraries sum in float32 whatever the result is; XLA would write one that is rounded
-    # afterwards as float32, where what comes next computes in that. (A product with one row or
+    # afterwards as float32, where what comes next computes in that; also where a bias is added that
+    # is no argument of the program, as in every loop. (A product with one row or
     # column is XLA's own: there it would round each term.)
     return by_platform(
         a, b,
         cpu=lambda a, b: product(a.astype(wide), b.astype(wide)).astype(result),
-        cuda=lambda a, b: product(a, b, result if is_of_matrices else wide).astype(result),
+        cuda=lambda a, b: product(a, b, on_gpus if is_of_matrices else wide).astype(result),
         default=lambda a, b: product(a, b).astype(result),
     )  # fmt: skip
 
@@ -313,7 +316,7 @@ def _affine(
                 "these with init(key, x)",
             )
         require_shapes(name, params, shapes(x), x)
-        narrow = bool(out) and not use_bias
+        narrow = None if use_bias else bool(out)
         y = contract(x, w.astype(x.dtype), ((x.ndim - 1,), (0,)), narrow=narrow)
         if use_bias:
             b = params["b"].astype(y.dtype)
