@@ -29,6 +29,7 @@ from fnn.refusals import (
 normal = jax.nn.initializers.normal(1.0)
 small = jax.nn.initializers.normal(0.02)  # as in GPT-2
 
+RUN = 32  # ids that are compared with each other at a time
 MAX_ONE_HOT_IDS = 4096  # of the vocabulary, for which a product with one-hot rows is fast
 
 
@@ -227,20 +228,46 @@ def _by_one_hot(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
 
 def _by_sorting(rows: jax.Array, dy: jax.Array, vocabulary: int) -> jax.Array:
     """Sort by id, sum along each run of equal ids, and take the last sum of each."""
+    if not isinstance(rows.size, int):  # open to jax.export
+        return _by_scatter(rows, dy, vocabulary)
     if rows.size == 0:
         return jnp.zeros((vocabulary, dy.shape[1]), dy.dtype)
     order = jnp.argsort(rows)
-    rows, dy = rows[order], dy[order]
-    first = jnp.concatenate([jnp.ones(1, bool), rows[1:] != rows[:-1]])
+    rows, sums = rows[order], _along_runs(rows[order], dy[order])
+    place = jnp.arange(rows.size, dtype=rows.dtype)
+    is_last = jnp.append(rows[1:] != rows[:-1], True) & (rows < vocabulary)
+    to = jnp.where(is_last, rows, vocabulary + place)  # each once, and those beyond are dropped
 
-    Run = tuple[jax.Array, jax.Array]  # whether a run begins here, and its sum so far
+    def taken(to: jax.Array, sums: jax.Array) -> jax.Array:
+        last = jnp.full(vocabulary, -1, to.dtype)
+        last = last.at[to].set(place, mode="drop", unique_indices=True)
+        return jnp.where((last >= 0)[:, None], sums[last], 0)
 
-    def add(left: Run, right: Run) -> Run:
-        (begins, total), (again, more) = left, right
-        return begins | again, jnp.where(again[:, None], more, total + more)
+    def put(to: jax.Array, sums: jax.Array) -> jax.Array:
+        start = jnp.zeros((vocabulary, sums.shape[1]), sums.dtype)
+        return start.at[to].set(sums, mode="drop", unique_indices=True)
 
-    sums = lax.associative_scan(add, (first, dy))[1]
-    ids = jnp.arange(vocabulary, dtype=rows.dtype)
-    last = jnp.searchsorted(rows, ids, side="right") - 1
-    occurs = (last >= 0) & (rows[last] == ids)
-    return jnp.where(occurs[:, None], sums[last], 0)
+    # On GPU in one kernel; a TPU moves rows one by one, and the ids are fewer than the vocabulary.
+    return by_platform(to, sums, cuda=taken, default=put)
+
+
+def _along_runs(rows: jax.Array, dy: jax.Array) -> jax.Array:
+    """The sum of dy (T, F) from where a run of equal rows begins to each place.
+
+    In pieces of RUN places; what a run brings from the pieces before is the same of their last
+    places. That takes a kernel or two where ``lax.associative_scan`` takes five for each doubling,
+    with seconds to compile them.
+    """
+    t, features = dy.shape
+    count = -(-t // RUN)
+    fill = count * RUN - t
+    rows = jnp.pad(rows, (0, fill), constant_values=-1).reshape(count, RUN)
+    dy = jnp.pad(dy, ((0, fill), (0, 0))).reshape(count, 1, RUN, features)
+    to, of = (lax.broadcasted_iota(jnp.int32, (RUN, RUN), axis) for axis in (0, 1))
+    adds = (rows[:, :, None] == rows[:, None]) & (of <= to)[None]
+    sums = jnp.sum(jnp.where(adds[..., None], dy, 0), 2)  # (count, RUN, F)
+    if count > 1:
+        so_far = _along_runs(rows[:-1, -1], sums[:-1, -1])[:, None]
+        goes_on = rows[1:] == rows[:-1, -1:]
+        sums = sums.at[1:].add(jnp.where(goes_on[..., None], so_far, 0))
+    return sums.reshape(-1, features)[:t]

@@ -1,4 +1,4 @@
-"""Embedding: the three ways of adding by id, ids that do not exist, mixed precision, errors."""
+"""Embedding: the ways of adding by id, ids that do not exist, mixed precision, errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ import pytest
 
 import fnn
 from fnn.block import BlockError, BlockTypeError, BlockValueError
+from fnn.blocks import embedding
 from fnn.blocks.embedding import MAX_ONE_HOT_IDS, _by_one_hot, _by_scatter, _by_sorting
+from fnn.compiling import as_on
 from tests.slow import one_of
 
-WAYS = (_by_scatter, _by_one_hot, _by_sorting)
+
+def _by_sorting_on_gpus(rows: Any, dy: Any, vocabulary: int) -> Any:
+    with as_on("cuda"):
+        return _by_sorting(rows, dy, vocabulary)
+
+
+WAYS = (_by_scatter, _by_one_hot, _by_sorting, _by_sorting_on_gpus)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize(("vocabulary", "count"), [(1, 5), (7, 40), (100, 40), (3, 0), (5, 1)])
-def test_every_way_adds_by_id(way: Any, vocabulary: int, count: int) -> None:
+def test_every_way_adds_by_id(
+    way: Any, vocabulary: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each backend uses one of them; all are tested on this one. V stands for no row."""
+    monkeypatch.setattr(embedding, "RUN", 3)  # pieces of pieces of pieces
     rng = np.random.default_rng(0)
     rows = rng.integers(0, vocabulary + 1, count).astype(np.int32)
     dy = rng.normal(size=(count, 3))
