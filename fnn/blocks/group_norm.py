@@ -28,7 +28,14 @@ import jax.numpy as jnp
 from fnn.arguments import Count, Positive, checked
 from fnn.arrays import Spec, compute_dtype, count_of, is_split
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals
-from fnn.blocks.moments import moments_of, nan_if_overflowed, rate_of, spread, standardised
+from fnn.blocks.moments import (
+    mean_from,
+    moments_of,
+    nan_if_overflowed,
+    rate_of,
+    spread,
+    standardised,
+)
 from fnn.blocks.sums import sums
 from fnn.refusals import (
     as_cotangent,
@@ -164,7 +171,12 @@ def _by_group(
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         size = check(x, params)
-        moments = moments_of(x, lambda v: _of_groups(_over_places(v)[0], size, _count(x, size)))
+
+        def mean_of(v: jax.Array) -> jax.Array:
+            return _of_groups(_over_places(v)[0], size, _count(x, size))
+
+        wide = x.astype(compute_dtype(x.dtype))
+        moments = moments_of(wide, mean_from(mean_of(wide), wide, mean_of), mean_of)
         y = nan_if_overflowed(moments, standardised(x, moments, epsilon))
         if use_scale:
             y = y * spread(params["scale"], x, (x.ndim - 1,))

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.arrays import compute_dtype, count_of
+from fnn.arrays import compute_dtype, count_of, is_split
 
 Moments = tuple[jax.Array, jax.Array, jax.Array]  # the mean in two parts, and the variance
 
@@ -53,14 +53,35 @@ def subtrahend(mean: jax.Array) -> jax.Array:
     return lax.reduce_precision(mean, info.nexp, info.nmant - 1)
 
 
-def moments_of(x: jax.Array, mean_of: Callable[[jax.Array], jax.Array]) -> Moments:
-    """The mean and variance of groups of entries; ``mean_of(v)``: the means of v, one for each."""
-    x = x.astype(compute_dtype(x.dtype))
-    mean = subtrahend(mean_of(x))
-    mean = mean + subtrahend(mean_of(x - mean))
+def mean_from(
+    start: jax.Array, x: jax.Array, mean_of: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """The mean, rounded, as a number near it and the mean of what is left."""
+    start = subtrahend(lax.stop_gradient(start.astype(x.dtype)))
+    return start + subtrahend(mean_of(x - start))
+
+
+def near_mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """About the mean over some axes: that of a 64th of the first of them, which takes as little of
+    a reading of x. It is within 8 standard deviations."""
+    n = x.shape[axes[0]]
+    if is_split(x) or not isinstance(n, int):  # a batch that jax.export leaves open
+        return average(x, axes)
+    return average(lax.slice_in_dim(x, 0, -(-n // 64), axis=axes[0]), axes)
+
+
+def moments_of(x: jax.Array, mean: jax.Array, mean_of: Callable[[jax.Array], jax.Array]) -> Moments:
+    """The mean and variance of groups of entries.
+
+    Args:
+      x: the entries, in the dtype to compute in.
+      mean: the mean of each group, rounded.
+      mean_of: ``mean_of(v)`` is the means of v, one for each group.
+    """
     rest = subtrahend(mean_of(x - mean))
-    # rest is at most about a unit of the mean's last place: of the two terms the first is larger
-    # by the variance, which is more than that of numbers that differ in that place.
+    # rest is about a unit of the mean's last place, or as small beside the spread: of the two terms
+    # the first is larger by the variance, which is more than that of numbers that differ in that
+    # place.
     var = mean_of(jnp.square(x - mean)) - jnp.square(rest)
     return mean, rest, var
 

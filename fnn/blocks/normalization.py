@@ -27,11 +27,14 @@ from jax import lax
 from fnn.arguments import Count, Needs, NonNegative, Positive, checked
 from fnn.arrays import Spec, compute_dtype, count_of
 from fnn.block import Block, BlockValueError, Init, Key, Kind, Params, Residuals, Rules
+from fnn.blocks import compensated
 from fnn.blocks.moments import (
     Moments,
     average,
+    mean_from,
     moments_of,
     nan_if_overflowed,
+    near_mean,
     rate_of,
     spread,
     standardised,
@@ -232,7 +235,13 @@ def layer_norm(
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         axes = _axes(name, axis, x)
         require_shapes(name, params, dict.fromkeys(leaves, tuple(x.shape[a] for a in axes)), x)
-        moments = moments_of(x, lambda v: average(v, axes))
+        wide, mean_of = x.astype(compute_dtype(x.dtype)), lambda v: average(v, axes)
+        mean = by_platform(
+            wide,
+            tpu=lambda x: compensated.mean(x, axes),  # which reads x once more for another sum
+            default=lambda x: mean_from(mean_of(x), x, mean_of),
+        )
+        moments = moments_of(wide, mean, mean_of)
         y = nan_if_overflowed(moments, standardised(x, moments, epsilon))
         if use_scale:
             y = y * spread(params["scale"], x, axes)
@@ -256,7 +265,14 @@ def layer_norm(
         }
         if use_scale:
             g = g * spread(params["scale"], x, axes)
-        rate, along = rate_of(moments, epsilon), average(g * z, axes)
+        rate = rate_of(moments, epsilon)
+        # XLA for TPUs reads x and dy again for each sum that needs another one. So both parts of g
+        # along z are one there, and what rounding leaves of it stays.
+        along = by_platform(
+            g, z,
+            tpu=lambda g, z: jnp.zeros_like(rate),
+            default=lambda g, z: average(g * z, axes),
+        )  # fmt: skip
         r = g - subtrahend(average(g, axes)) - z * along
         # mean(r) = 0 and mean(r z) = along epsilon rate^2, because mean(z z) = 1 - epsilon rate^2.
         # Where g is nearly a + b z, r is as small as the rounding errors in it: their parts along
@@ -334,7 +350,9 @@ def batch_norm(*, momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Bloc
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, Residuals]:
         _require_batch(name, x, params)
-        moments = moments_of(x, lambda v: average(v, _batch_axes(x)))
+        batch = _batch_axes(x)
+        wide, mean_of = x.astype(compute_dtype(x.dtype)), lambda v: average(v, batch)
+        moments = moments_of(wide, mean_from(near_mean(wide, batch), wide, mean_of), mean_of)
         z = nan_if_overflowed(moments, standardised(x, moments, epsilon))
         scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
         return (z * scale + bias).astype(x.dtype), (x, moments)

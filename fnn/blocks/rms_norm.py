@@ -20,6 +20,7 @@ from fnn.arguments import Positive, checked
 from fnn.arrays import Spec, compute_dtype
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals
 from fnn.blocks.sums import sums
+from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, elementary, require_floating, require_shapes
 
 
@@ -90,10 +91,16 @@ def rms_norm(*, epsilon: Positive = 1e-6, use_scale: bool = True) -> Block:
         g = d * scale
         along = jnp.mean(g * z, -1, keepdims=True)
         rest = g - z * along
+
         # mean(rest z) = along epsilon rate^2, because mean(z z) = 1 - epsilon rate^2. Where g is
-        # nearly along z, the rest is as small as the rounding error in it, which is taken out.
-        error = jnp.mean(rest * z, -1, keepdims=True) - along * (epsilon * jnp.square(rate))
-        dx = (rate * (rest - z * error)).astype(x.dtype)
+        # nearly along z, the rest is as small as the rounding error in it, which is taken out. XLA
+        # for TPUs would read x and dy once more for that: there it stays.
+        def without_error(rest: jax.Array, z: jax.Array, along: jax.Array) -> jax.Array:
+            left = jnp.mean(rest * z, -1, keepdims=True) - along * (epsilon * jnp.square(rate))
+            return rest - z * left
+
+        rest = by_platform(rest, z, along, tpu=lambda rest, *_: rest, default=without_error)
+        dx = (rate * rest).astype(x.dtype)
         if not use_scale:
             return {}, dx
         (dscale,) = sums([d * z], range(x.ndim - 1))

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from fnn.arguments import checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, Key, Kind, Params
+from fnn.blocks import compensated
 from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, axes_of, elementary, require_floating
 
@@ -105,15 +106,28 @@ def softmax(axis: int = -1) -> Block:
         axes_of("softmax", axis, x)
         shifted = _below_top(x.astype(compute_dtype(x.dtype)), axis)
         y = _shares(jnp.exp(shifted), axis).astype(x.dtype)
-        return y, y
+        return y, by_platform(x, y, tpu=lambda x, y: x, default=lambda x, y: y)
 
-    def backward(params: Params, y: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
+    def backward(params: Params, kept: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
         # forward: y = softmax(x), so dx = y (dy - mean) with the mean of dy weighted by y.
-        p = _in_one_kernel(y, axis)
-        d = as_cotangent("softmax", dy, y.shape).astype(p.dtype)
-        for _ in range(2):
-            d = d - jnp.sum(p * d, axis=axis, keepdims=True)
-        return {}, (p * d).astype(y.dtype)
+        def from_y(y: jax.Array, d: jax.Array) -> jax.Array:
+            p = _in_one_kernel(y, axis)
+            for _ in range(2):
+                d = d - jnp.sum(p * d, axis=axis, keepdims=True)
+            return p * d
+
+        def from_x(x: jax.Array, d: jax.Array) -> jax.Array:
+            e = jnp.exp(_below_top(x.astype(d.dtype), axis))
+            pairs = [compensated.product(e, d), compensated.exactly(e)]
+            of_d, total = compensated.totals(pairs, [axis % x.ndim])
+            total = jnp.maximum(total[0], jnp.finfo(d.dtype).tiny), total[1]
+            mean, rest = compensated.quotient(of_d, total)
+            return e / total[0] * (d - mean - rest)
+
+        d = as_cotangent("softmax", dy, kept.shape).astype(compute_dtype(kept.dtype))
+        # XLA for TPUs reads a row again for each sum that needs another: there one sum does, and
+        # e is computed where it is needed, not read.
+        return {}, by_platform(kept, d, tpu=from_x, default=from_y).astype(kept.dtype)
 
     return elementary(forward, backward, "softmax", Kind("softmax", (axis,)))
 

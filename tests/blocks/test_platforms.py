@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jax.interpreters import mlir
 
 import fnn
 from fnn.compiling import as_on, by_platform
+from tests.blocks import test_normalization as norms
 from tests.blocks import test_pooling as pooling
 from tests.blocks.test_zoo import agrees_with_autodiff, by_hand, cast, close, lab, lowered
 from tests.slow import one_of
@@ -77,6 +79,25 @@ def test_pools_on_every_platform(way: Any, platform: str) -> None:
 
 
 @pytest.mark.parametrize("platform", ["tpu"], indirect=True)
+def test_sums_keep_their_digits_on_tpus(platform: str) -> None:
+    """In float32: of rows far from 0, of equal numbers, and of a probability near 1."""
+    norms.test_a_large_mean_loses_no_digits("layer_norm", 1e4, 1.6e7)
+    norms.test_a_constant_becomes_exactly_0("layer_norm", 50_001)
+    net, x = fnn.softmax(), jnp.array([[20.0, 0, 1]], jnp.float32)
+    dy = jnp.array([[3.0, 100, 0]], jnp.float32)
+
+    def dx(x: Any, dy: Any) -> Any:
+        return net.backward({}, net.forward({}, x)[1], dy)[1]
+
+    wanted = dx(x.astype(float), dy.astype(float))
+    np.testing.assert_allclose(jax.jit(dx)(x, dy), wanted, rtol=4e-6)
+    tangents = jax.jvp(dx, (x.astype(float), dy.astype(float)), (dy.astype(float),) * 2)[1]
+    with as_on("cpu"):
+        plain = jax.jvp(dx, (x.astype(float), dy.astype(float)), (dy.astype(float),) * 2)[1]
+    np.testing.assert_allclose(tangents, plain, rtol=1e-9)
+
+
+@pytest.mark.parametrize("platform", ["tpu"], indirect=True)
 def test_the_same_entries_win_on_tpus(platform: str) -> None:
     """Ties, NaN, padding beside -inf, and the sum of many cotangents in 16 bits."""
     pooling.test_a_tie_goes_to_the_first_of_its_window_and_overlaps_add()
@@ -103,8 +124,8 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
     assert branching == {
         "attention", "compiling", "convolutions", "convolve", "elementwise", "embedding",
-        "fused_loss", "linear", "maxima", "normalization", "pooling", "rematerialized", "softmax",
-        "sums",
+        "fused_loss", "linear", "maxima", "normalization", "pooling", "rematerialized", "rms_norm",
+        "softmax", "sums",
     }  # fmt: skip
 
 
