@@ -71,7 +71,8 @@ def step() -> Block:
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, tuple[()]]:
         require_floating("step", "x", x)
-        return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype)), ()
+        # Widened as slopes are: XLA for TPUs does not join comparisons of 16 bits to their kernel.
+        return widened(lambda x: jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype)))(x), ()
 
     def backward(params: Params, residuals: tuple[()], dy: jax.Array) -> tuple[Params, jax.Array]:
         return {}, jnp.zeros_like(as_cotangent("step", dy))
