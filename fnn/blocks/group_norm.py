@@ -29,6 +29,7 @@ from fnn.arguments import Count, Positive, checked
 from fnn.arrays import Spec, compute_dtype, count_of, is_split
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals
 from fnn.blocks.moments import (
+    FEW,
     mean_from,
     moments_of,
     nan_if_overflowed,
@@ -44,8 +45,6 @@ from fnn.refusals import (
     require_groups,
     require_shapes,
 )
-
-FEW = 8.0  # numbers in a group
 
 
 @checked

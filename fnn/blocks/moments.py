@@ -16,10 +16,10 @@ dscale is the sum of dy z and dbias that of dy, over all entries that share them
 group normalisation differ in which n numbers these are.
 
 In floating point the mean is rounded, which would shift every x - m: by a lot where the mean is
-large beside the spread. So the mean is corrected by the mean of what is left when it is
-subtracted, which makes that of equal numbers exact, and what rounding leaves even then is
-subtracted as a second part. So y and dx have their digits for x of any offset, and z is 0 where x
-is constant.
+large beside the spread. So the mean is corrected by the mean of what is left when it, or a
+number near it, is subtracted, which makes that of equal numbers exact, and what rounding leaves
+even then is subtracted as a second part. So y and dx have their digits for x of any offset, and z
+is 0 where x is constant.
 
 What the dtype does not hold: where the sum of n numbers or a squared deviation leaves its range (in
 float32 deviations above 1e19), y is NaN; squared deviations below it count as 0.
@@ -33,8 +33,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.arrays import compute_dtype, count_of, is_split
+from fnn.arrays import Spec, compute_dtype, count_of, is_split
 
+FEW = 8.0  # numbers
 Moments = tuple[jax.Array, jax.Array, jax.Array]  # the mean in two parts, and the variance
 
 
@@ -59,6 +60,13 @@ def mean_from(
     """The mean, rounded, as a number near it and the mean of what is left."""
     start = subtrahend(lax.stop_gradient(start.astype(x.dtype)))
     return start + subtrahend(mean_of(x - start))
+
+
+def is_few(x: Spec, axes: Sequence[int]) -> bool:
+    """Whether they are few numbers along some axes: there g may well be nearly a + b z, and dx as
+    small as the rounding errors in it."""
+    count = count_of(x, axes)
+    return isinstance(count, float) and count <= FEW
 
 
 def near_mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:

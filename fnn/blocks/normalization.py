@@ -31,6 +31,7 @@ from fnn.blocks import compensated
 from fnn.blocks.moments import (
     Moments,
     average,
+    is_few,
     mean_from,
     moments_of,
     nan_if_overflowed,
@@ -266,11 +267,11 @@ def layer_norm(
         if use_scale:
             g = g * spread(params["scale"], x, axes)
         rate = rate_of(moments, epsilon)
-        # XLA for TPUs reads x and dy again for each sum that needs another one. So both parts of g
-        # along z are one there, and what rounding leaves of it stays.
+        # XLA for TPUs reads x and dy again for each sum that needs another one. So of many numbers
+        # both parts of g along z are one there, and what rounding leaves of it stays.
         along = by_platform(
             g, z,
-            tpu=lambda g, z: jnp.zeros_like(rate),
+            tpu=lambda g, z: average(g * z, axes) if is_few(x, axes) else jnp.zeros_like(rate),
             default=lambda g, z: average(g * z, axes),
         )  # fmt: skip
         r = g - subtrahend(average(g, axes)) - z * along

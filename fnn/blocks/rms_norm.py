@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from fnn.arguments import Positive, checked
 from fnn.arrays import Spec, compute_dtype
 from fnn.block import Block, BlockValueError, Key, Kind, Params, Residuals
+from fnn.blocks.moments import is_few
 from fnn.blocks.sums import sums
 from fnn.compiling import by_platform
 from fnn.refusals import as_cotangent, elementary, require_floating, require_shapes
@@ -29,8 +30,9 @@ def rms_norm(*, epsilon: Positive = 1e-6, use_scale: bool = True) -> Block:
     """y = x / sqrt(mean(x^2) + epsilon) * scale, along the last axis.
 
     Zhang and Sennrich 2019 (arXiv 1910.07467). Computed in float32 at least, and rounded once at
-    the end. Where a row is 0, y is 0 and gradients are finite: sqrt(epsilon) divides them. Where
-    mean(x^2) leaves the dtype's range (in float32 |x| above 1e19), y is NaN.
+    the end; dx is within 3 units of the largest |dy| r of its row, on TPUs within 6 (measured).
+    Where a row is 0, y is 0 and gradients are finite: sqrt(epsilon) divides them. Where mean(x^2)
+    leaves the dtype's range (in float32 |x| above 1e19), y is NaN.
 
     Args:
       epsilon: added to the mean square, more than 0.
@@ -94,12 +96,16 @@ def rms_norm(*, epsilon: Positive = 1e-6, use_scale: bool = True) -> Block:
 
         # mean(rest z) = along epsilon rate^2, because mean(z z) = 1 - epsilon rate^2. Where g is
         # nearly along z, the rest is as small as the rounding error in it, which is taken out. XLA
-        # for TPUs would read x and dy once more for that: there it stays.
+        # for TPUs would read x and dy once more for that: of many numbers it stays there.
         def without_error(rest: jax.Array, z: jax.Array, along: jax.Array) -> jax.Array:
             left = jnp.mean(rest * z, -1, keepdims=True) - along * (epsilon * jnp.square(rate))
             return rest - z * left
 
-        rest = by_platform(rest, z, along, tpu=lambda rest, *_: rest, default=without_error)
+        rest = by_platform(
+            rest, z, along,
+            tpu=without_error if is_few(x, (-1,)) else lambda rest, *_: rest,
+            default=without_error,
+        )  # fmt: skip
         dx = (rate * rest).astype(x.dtype)
         if not use_scale:
             return {}, dx

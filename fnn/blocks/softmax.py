@@ -88,7 +88,8 @@ def softmax(axis: int = -1) -> Block:
 
     Returns:
       A block without parameters. Residuals: ``y``, all that the formula needs, and the output
-      itself, so it costs no memory.
+      itself, so it costs no memory; on TPUs x, from which both sums of a row are computed in one
+      reading of it (:mod:`fnn.blocks.compensated`), to 46 binary digits in float32.
 
     Raises:
       BlockTypeError: x is not floating.
