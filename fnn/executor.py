@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from fnn.again import MAKERS, Output
 from fnn.arguments import checked
 from fnn.block import (
     Block,
@@ -78,7 +79,8 @@ def graph(
 
     Returns:
       A block. ``params`` is a dict keyed by the names of the nodes that have parameters;
-      ``residuals`` a dict of every node's residuals.
+      ``residuals`` a dict of every node's residuals; an input that is kept and that tanh or logistic
+      gave is marked, as it may be computed again (:mod:`fnn.again`).
 
     Raises:
       BlockValueError, BlockTypeError: a name that is repeated, unknown, read before it is
@@ -125,6 +127,10 @@ class _Executor:
     def live(self) -> list[tuple[int, Node]]:
         return _live(self.graph)
 
+    @functools.cached_property
+    def blocks(self) -> dict[str, Block]:
+        return {node.name: node.block for node in self.graph.nodes}
+
     def start(self, key: jax.Array, x: Value) -> tuple[Params, Value]:
         """The first parameters, and the shape of y."""
         require_key(self.name, key, "init(key, x)")
@@ -157,15 +163,22 @@ class _Executor:
         if key is not None:
             require_key(self.name, key)
         values = _bind(self.graph.inputs, as_held(x), self.name)
-        residuals = {}
+        units: set[str] = set()  # that keep their input
+        residuals: dict[str, Residuals] = {}
         for i, node in self.live:
+            x = _pick(values, node.inputs)
             with located(node.name):
-                values[node.name], residuals[node.name] = run_forward(
+                values[node.name], kept = run_forward(
                     node.block,
                     params.get(node.params_of, {}),
-                    _pick(values, node.inputs),
+                    x,
                     None if key is None else jax.random.fold_in(key, np.uint32(FORWARD + i)),
                 )
+            if kept is x and node.inputs[0] in units:
+                kept = Output(x)
+            elif kept is x and node.block.kind.maker in MAKERS:
+                units.add(node.name)
+            residuals[node.name] = kept
         return _pick(values, self.graph.outputs), residuals
 
     def backward(
@@ -189,9 +202,13 @@ class _Executor:
             upstream = cotangents.get(node.name)
             if upstream is None:  # no output with a gradient depends on this value
                 continue
+            kept = residuals[node.name]
             with located(node.name):
+                if isinstance(kept, Output):
+                    unit = node.inputs[0]
+                    kept = kept.again(self.blocks[unit], residuals[unit], upstream)
                 node_dparams, node_dx = run_backward(
-                    node.block, params.get(node.params_of, {}), residuals[node.name], upstream
+                    node.block, params.get(node.params_of, {}), kept, upstream
                 )
                 _require_one_each(node, node_dx)
             _send(cotangents, node.inputs, node_dx)

@@ -23,7 +23,7 @@ FLOORS = (
     ("fnn.arrays", "fnn.block"),
     ("fnn.refusals",),
     ("fnn.pytrees", "fnn.compiling", "fnn.arguments", "fnn.optimizer"),
-    ("fnn.contract",),
+    ("fnn.contract", "fnn.again"),
     ("fnn.executor",),
     ("fnn.backprop",),
     ("fnn.blocks", "fnn.introspect"),

@@ -1,0 +1,54 @@
+"""What is kept once instead of twice: a unit's output, computed again of its input going back.
+
+A tanh keeps its input z, as 1 - y^2 has no digit left where y is near 1, and the linear layer after
+it keeps y. JAX derives tanh and logistic from y, so plain JAX keeps y alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from fnn.arrays import is_split
+from fnn.block import Block, Residuals
+from fnn.compiling import by_platform
+
+# Of the others jax.grad keeps the input and the output, or more.
+MAKERS = frozenset({"tanh", "logistic"})
+
+ENOUGH = 2**20  # bytes: what is smaller stays in a processor's cache, and is kept
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Output:
+    """A residual that is y = unit(z), where the unit itself keeps z."""
+
+    y: jax.Array
+
+    def again(self, unit: Block, z: Residuals, dy: jax.Array) -> jax.Array:
+        """y, on CPU computed of z when dy is there: no array of y waits for its way back.
+
+        GPUs and TPUs read y again, as to compute it would move more bytes.
+        """
+        y = self.y
+        if not isinstance(y, jax.core.Tracer) or not _is_large(y) or dy.shape[:1] != y.shape[:1]:
+            return y
+
+        def computed(y: jax.Array, z: jax.Array, dy: jax.Array) -> jax.Array:
+            # XLA cannot know that the numbers compared are always known. So it takes what follows
+            # for another array than the y it has, and computes it when dy is there. One number of
+            # each example, as devices that share a batch have their own.
+            number = dy[(slice(None),) + (slice(1),) * (dy.ndim - 1)]
+            known = jnp.isnan(number) | (number <= jnp.inf)
+            known = known.reshape((-1,) + (1,) * (z.ndim - 1))
+            return unit.forward({}, jnp.where(known, z, 0))[0]
+
+        return by_platform(y, z, dy, cpu=computed, default=lambda y, z, dy: y)
+
+
+def _is_large(y: jax.Array) -> bool:
+    known = isinstance(y.size, int)  # and not symbolic, for jax.export
+    return known and y.size * y.dtype.itemsize >= ENOUGH and y.ndim > 1 and not is_split(y)
