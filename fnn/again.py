@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.arrays import is_split
-from fnn.block import Block, Residuals
+from fnn.block import Block, Residuals, Value
 from fnn.compiling import by_platform
 
 # Of the others jax.grad keeps the input and the output, or more.
@@ -28,13 +28,13 @@ class Output:
 
     y: jax.Array
 
-    def again(self, unit: Block, z: Residuals, dy: jax.Array) -> jax.Array:
+    def again(self, unit: Block, z: Residuals, dy: Value) -> jax.Array:
         """y, on CPU computed of z when dy is there: no array of y waits for its way back.
 
         GPUs and TPUs read y again, as to compute it would move more bytes.
         """
         y = self.y
-        if not isinstance(y, jax.core.Tracer) or not _is_large(y) or dy.shape[:1] != y.shape[:1]:
+        if not _is_worth_it(y, dy):
             return y
 
         def computed(y: jax.Array, z: jax.Array, dy: jax.Array) -> jax.Array:
@@ -49,6 +49,10 @@ class Output:
         return by_platform(y, z, dy, cpu=computed, default=lambda y, z, dy: y)
 
 
-def _is_large(y: jax.Array) -> bool:
-    known = isinstance(y.size, int)  # and not symbolic, for jax.export
-    return known and y.size * y.dtype.itemsize >= ENOUGH and y.ndim > 1 and not is_split(y)
+def _is_worth_it(y: jax.Array, dy: Value) -> bool:
+    """Whether y is large, in a program that is compiled, and each of its examples has a dy."""
+    if not isinstance(y, jax.core.Tracer) or not isinstance(dy, jax.Array):
+        return False
+    if y.ndim < 2 or dy.shape[:1] != y.shape[:1] or 0 in dy.shape or is_split(y) or is_split(dy):
+        return False
+    return isinstance(y.size, int) and y.size * y.dtype.itemsize >= ENOUGH  # no symbol, as exported

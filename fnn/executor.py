@@ -79,8 +79,8 @@ def graph(
 
     Returns:
       A block. ``params`` is a dict keyed by the names of the nodes that have parameters;
-      ``residuals`` a dict of every node's residuals; an input that is kept and that tanh or logistic
-      gave is marked, as it may be computed again (:mod:`fnn.again`).
+      ``residuals`` a dict of every node's residuals, where an input that is kept and that tanh or
+      logistic gave is marked, as it may be computed again (:mod:`fnn.again`).
 
     Raises:
       BlockValueError, BlockTypeError: a name that is repeated, unknown, read before it is

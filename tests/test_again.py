@@ -96,3 +96,25 @@ def test_a_layer_that_keeps_something_else_is_given_that() -> None:
         net = fnn.serial(unit=fnn.tanh(), layer=layer)
         params = net.init(jax.random.key(0), jnp.ones((2, 3)))
         assert isinstance(net.forward(params, jnp.ones((2, 3)))[1]["layer"], kept)
+
+
+def test_with_sizes_that_are_open_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "ENOUGH", 0)
+    net = chain(fnn.tanh(), 2)
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 2"), jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 2), jnp.float32))
+    jax.export.export(jax.jit(backpropagated(net)))(params, x)
+    jax.jit(backpropagated(net)).lower(params, jax.ShapeDtypeStruct((0, 2), jnp.float32))
+
+
+def test_a_block_with_two_outputs_after_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "ENOUGH", 0)
+    both = Block(
+        lambda key, x: {},
+        lambda params, x, key=None: ((x, x), x),
+        lambda params, x, dy: ({}, dy[0] + dy[1]),
+    )
+    net = fnn.serial(unit=fnn.tanh(), both=both)
+    x, dy = jnp.ones((2, 2)), (jnp.ones((2, 2)),) * 2
+    _, dx = jax.jit(lambda x: net.backward({}, net.forward({}, x)[1], dy))(x)
+    np.testing.assert_allclose(dx, 2 / np.cosh(x) ** 2, rtol=1e-12)

@@ -4,10 +4,10 @@ imported inside a function to hide one, and no function takes the name of the mo
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,7 +47,8 @@ MODULES = {
 }
 
 
-def imports(module: str) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imports(module: str) -> list[tuple[str, bool]]:
     """Our own modules that a module imports, and whether it does so inside a function.
 
     Imports for type checkers alone count too.
@@ -59,6 +60,7 @@ def imports(module: str) -> Iterator[tuple[str, bool]]:
         if isinstance(function, (ast.FunctionDef, ast.Lambda))
         for node in ast.walk(function)
     }
+    found = []
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -66,9 +68,9 @@ def imports(module: str) -> Iterator[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in MODULES else node.module for name in inner]
-        for name in names:
-            if name.split(".")[0] in OUR_OWN:
-                yield name, id(node) in inside
+        hidden = id(node) in inside
+        found += [(name, hidden) for name in names if name.split(".")[0] in OUR_OWN]
+    return found
 
 
 def floor_of(module: str) -> tuple[int, str]:
