@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from fnn.training.run import Row, Run
 from fnn.training.source import SourceError
 
 KEPT = 2  # checkpoints
+# Of a file that cannot be read, each array's thread says so, when nobody waits for it any more.
+LATE, WAIT = "Event loop is closed", 0.2  # seconds
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 CLEAN = (KeyboardInterrupt, Terminated, SourceError)  # these come between two calls
 
@@ -50,6 +53,7 @@ class Saver:
         self.run, self.now, self.best, self.watch = run, now, best, watch
         self.identity = identity(run, settings, now.params, now.state)
         self.contents = contents(run, now.params, now.state)
+        self.contents["microbatches"] = settings.microbatches
         self.place: tuple[int, int] | None = None  # of the last: epochs, examples of the next
         self.due = time.monotonic() + every
         _require_folder(self.folder)
@@ -118,10 +122,10 @@ class Saver:
     def _failed(self, error: Exception) -> None:
         self.place = None
         self._close()  # the next save would meet the error of this one
-        with suppress(Exception):
-            self.manager = manager(self.folder)
         for unfinished in self.folder.glob(UNFINISHED):  # they would fill the disk
             shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(Exception):
+            self.manager = manager(self.folder)
         warn(
             f"fit: a checkpoint could not be written into {self.folder} ({reason(error)}); those "
             "before are as they were, and the next save tries again"
@@ -198,6 +202,7 @@ class Saver:
         try:
             return self.manager.restore(self.number, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:
+            time.sleep(WAIT)
             older = [step for step in self.manager.all_steps() if step < self.number]
             then = f"to go on from {max(older)}" if older else "to begin anew"
             raise ValueError(
@@ -247,13 +252,20 @@ def quietly() -> Iterator[None]:
     """Keeps Orbax from printing what is said in a line."""
 
     def is_not_orbax(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
+        # record.pathname is absl's own where something made this logger before absl was imported
+        return not any("orbax" in f.f_code.co_filename for f, _ in traceback.walk_stack(None))
 
-    logger = logging.getLogger("absl")
+    def hook(raised: sys.UnraisableHookArgs) -> None:
+        if str(raised.exc_value) != LATE:
+            usual(raised)
+
+    logger, usual = logging.getLogger("absl"), sys.unraisablehook
     logger.addFilter(is_not_orbax)
+    sys.unraisablehook = hook
     try:
         yield
     finally:
+        sys.unraisablehook = usual
         logger.removeFilter(is_not_orbax)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import fnn
+from fnn.training.saving import quietly
 from tests.slow import one_of
 
 RNG = np.random.default_rng(0)
@@ -267,8 +270,8 @@ def test_other_examples_of_the_same_form_are_noticed(copied: Path, tmp_path: Pat
         fit(X[5:55], LABELS[5:55], epochs=3, checkpoint=copied)
     options = {"epochs": 1, "checkpoint": tmp_path / "optax"}
     fit(optimizer=optax.sgd(0.1), **options)
-    with pytest.warns(UserWarning, match="what the optimizer computes changed since"):
-        fit(optimizer=optax.sgd(0.2), **options)
+    with pytest.warns(UserWarning, match="what the optimizer computes and microbatches changed si"):
+        fit(optimizer=optax.sgd(0.2), microbatches=2, **options)
 
 
 # Of several reads or writes that fail, Orbax waits for the first.
@@ -296,6 +299,20 @@ def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
     ):
         fit(checkpoint=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_orbax_says_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where its logger was made before its own kind of logger was known."""
+    log = compile("logger.error('a line of Orbax')", "site-packages/orbax/checkpoint.py", "exec")
+    logger = logging.getLogger("absl")
+    logger.addHandler(handler := logging.StreamHandler(sys.stdout))
+    late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
+    with quietly():
+        exec(log, {"logger": logger})
+        sys.unraisablehook(late)  # type: ignore[arg-type]
+        logger.error("a line of another")
+    logger.removeHandler(handler)
+    assert capsys.readouterr().out == "a line of another\n"
 
 
 @IMPATIENT
