@@ -156,6 +156,7 @@ def fit(
     >>> round(float(fitted.params["w"][0, 0]), 2), round(float(fitted.params["b"][0]), 2)
     (3.0, 1.0)
     """
+    given = dict(locals())
     settings = Settings(
         net=net, loss=loss, data=x if target is None else (x, target),
         optimizer=sgd(0.1) if optimizer is None else optimizer,
@@ -242,6 +243,8 @@ def fit(
         status, message = "interrupted", f"in epoch {len(now.history) + 1}: {error}"
         warn(f"fit stopped {message}. {KEPT}", RuntimeWarning)
     except NonFiniteLoss as error:
+        if saver is not None and saver.is_behind:
+            return fit(**given)
         status, message = "diverged", f"in {error}"
         advice = advice_on(mismatch(net, loss))
         warn(f"fit stopped {message}. {KEPT} {advice}", RuntimeWarning)

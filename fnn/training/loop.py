@@ -57,7 +57,10 @@ def advice_on(found: Mismatch | None) -> str:
 
 
 class NonFiniteLoss(Exception):
-    pass
+    """``at_once``: the first loss since the run was taken up, so that the step before, whose loss
+    was finite, is not known."""
+
+    at_once = False
 
 
 def is_told_to_stop(answer: Any) -> bool:
@@ -89,7 +92,9 @@ def training(
             losses = np.asarray(on_device)
             if not (np.isfinite(losses).all() and all_finite(params)):
                 now.params, now.state, cause = post_mortem(run, call, losses, previous)
-                raise NonFiniteLoss(f"epoch {number}, {cause}")
+                error = NonFiniteLoss(f"epoch {number}, {cause}")
+                error.at_once = previous is None and not np.isfinite(losses[0])
+                raise error
             now.params, now.state = params, state
             now.losses.append(losses)
             now.sizes.append(run.sizes(target, rows))

@@ -23,7 +23,7 @@ from fnn.training.diagnostics.watch import Watch
 from fnn.training.identity import contents, identity, require_same, warn_of_others
 from fnn.training.interrupts import Terminated
 from fnn.training.leaves import filled, kind, named, targets, zeros
-from fnn.training.loop import Best, Now
+from fnn.training.loop import Best, NonFiniteLoss, Now
 from fnn.training.preparation import Settings
 from fnn.training.run import Row, Run
 from fnn.training.source import SourceError
@@ -56,6 +56,7 @@ class Saver:
         self.contents["microbatches"] = settings.microbatches
         self.place: tuple[int, int] | None = None  # of the last: epochs, examples of the next
         self.due = time.monotonic() + every
+        self.is_behind = False  # there is a checkpoint from which to go on once more
         _require_folder(self.folder)
         with ExitStack() as stack:
             stack.enter_context(quietly())
@@ -76,6 +77,8 @@ class Saver:
         try:
             if error is None or isinstance(error, CLEAN):
                 self._save()
+            elif isinstance(error, NonFiniteLoss) and error.at_once:
+                self._step_back()
         finally:
             self._wait()
             self.open.close()
@@ -111,6 +114,14 @@ class Saver:
             self.manager.save(self.number, args=items)
         except Exception as error:
             self._failed(error)
+
+    def _step_back(self) -> None:
+        """Gives up the last checkpoint, from which the next loss is not finite, if there is one
+        before: from that the run comes to the last parameters that were good."""
+        self._wait()
+        self.is_behind = len(self.manager.all_steps()) > 1
+        if self.is_behind:
+            self.manager.delete(self.number)
 
     def _wait(self) -> None:
         """Until what was to be saved is on the disk."""

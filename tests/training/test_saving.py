@@ -102,6 +102,12 @@ def nan(prediction: Any, target: Any) -> float:
     return float("nan")
 
 
+EXPLODES = fnn.Block(  # w, from 0 on, grows by 1 a step; y is infinite from 6 on
+    lambda key, x: {"w": jnp.zeros(())},
+    lambda params, x, key=None: (jnp.where(params["w"] >= 6, jnp.inf, params["w"] * x), x),
+    lambda params, x, dy: ({"w": -jnp.ones(())}, dy),
+    "explodes",
+)
 VARIANTS: dict[str, dict[str, Any]] = {
     "statistics, dropout, an average": {
         "net": RICH, "optimizer": fnn.averaged(fnn.adam(falling), 0.9), "validation": TEST,
@@ -140,6 +146,20 @@ def test_three_calls_are_one(name: str, tmp_path: Path) -> None:
     stopped = fit(*data, **options, progress=Stops(calls + 1))
     assert stopped.status == "interrupted" and len(stopped.history) == 2
     same(whole, fit(*data, **options))
+
+
+def test_a_checkpoint_before_an_infinite_loss(tmp_path: Path) -> None:
+    """What is kept is a step earlier than that checkpoint."""
+    options: dict[str, Any] = {"net": EXPLODES, "loss": fnn.squared_error(), "steps_per_call": 1}
+    options |= {"optimizer": fnn.sgd(1.0), "epochs": 3}
+    x = np.ones((50, 1))
+    with pytest.warns(RuntimeWarning, match="epoch 2, step 3: first non-finite"):
+        whole = fit(x, 0 * x, **options)
+    saved = {"checkpoint": tmp_path, "save_every": 0}
+    assert fit(x, 0 * x, progress=Stops(6), **saved, **options).status == "interrupted"
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="epoch 2, step 3: first non-finite"):
+            same(whole, fit(x, 0 * x, **saved, **options))
 
 
 def test_more_epochs_go_on_and_a_finished_run_returns_at_once(tmp_path: Path) -> None:
