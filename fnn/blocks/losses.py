@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
 from fnn.arguments import checked
@@ -202,12 +203,16 @@ def softmax_cross_entropy() -> Block:
     9.421e-14 ['-9.421e-14', '9.358e-14', '6.305e-16']
     """
 
-    def exponentials(z: jax.Array, pivot: jax.Array) -> tuple[jax.Array, ...]:
-        """e^{z - m}, the gaps m - z, the sum of the e's minus 1, and whether the row is masked.
+    def exponentials(z: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+        """The target's rows, e^{z - m}, the gaps m - z, the sum of the e's minus 1, and whether the
+        row is masked.
 
         Where the pivot is a largest logit, its e is that 1 and the rest is the others' sum, to the
         last digit. Where it is not, another entry's e is 1, and nothing cancels.
         """
+        narrow, z = z, z.astype(compute_dtype(z.dtype))
+        rows = _rows(t, z)
+        pivot = pivot_of(rows, t, z)
         # The loss is the same for every m, so m is a constant to a derivative of forward: the
         # derivative of max would pick one of several equal logits.
         m = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-jnp.inf))
@@ -215,26 +220,26 @@ def softmax_cross_entropy() -> Block:
         gap = jnp.where(jnp.isinf(z) & (z == m), 0, m - z)  # avoids inf - inf
         # A gap of 80 is rounded by up to 4e-6, which is that part of e: corrected to first order.
         # By a division, which XLA does once: it would do a product again in each loop that reads e,
-        # and then not vectorise that of the slopes (4 % of a small MLP's step on CPU).
-        e = jnp.exp(-gap) / (1 + two_diff_error(m, z))
+        # and then not vectorise that of the slopes (4 % of a small MLP's step on CPU). Logits of 16
+        # bits give a gap of that size exactly; XLA for NVIDIA's GPUs would write e in float32.
+        e = jnp.exp(-gap)
+        e = e / (1 + two_diff_error(m, z)) if narrow.dtype == z.dtype else e
         rest = jnp.sum(jnp.where(pivot, e - 1, e), -1, keepdims=True)
         masked = rest == -1  # every e is 0; a NaN would show
-        return e, gap, jnp.where(masked, 0, rest), masked
+        return rows, e, gap, jnp.where(masked, 0, rest), masked
 
     def pivot_of(rows: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
         """The entry of each row that may dominate: the label's, or for rows the largest logit."""
         return _is_largest(z) if is_floating(t) else rows == 1
 
     def entries(z: jax.Array, t: jax.Array) -> jax.Array:
-        rows = _rows(t, z)
-        _, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
+        rows, _, gap, rest, masked = exponentials(z, t)
         return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest)))
 
     def slopes(z: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         # forward: E = -sum t ln p, so dE/dz_j = p_j (the others' t) - t_j (the others' p), each
         # of which is summed, not subtracted, where one entry dominates.
-        rows = _rows(t, z)
-        e, gap, rest, masked = exponentials(z, pivot_of(rows, t, z))
+        rows, e, gap, rest, masked = exponentials(z, t)
         others_e = rest + (1 - e)
         others_t = _others(rows) if is_floating(t) else 1 - rows
         dz = jnp.where(masked, 0, (e * others_t - rows * others_e) / (1 + rest))
@@ -242,8 +247,9 @@ def softmax_cross_entropy() -> Block:
 
     name = "softmax_cross_entropy"
     return _mean_loss(
-        name, Kind(name), _check_classes, entries, slopes, validate=_class_target, rows=True
-    )
+        name, Kind(name), _check_classes, entries, slopes, validate=_class_target, rows=True,
+        widens=False,
+    )  # fmt: skip
 
 
 @checked
@@ -287,14 +293,19 @@ def _mean_loss(
     validate: Callable[[str, Value], None],
     keep: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]] | None = None,
     rows: bool = False,
+    widens: bool = True,
 ) -> Block:
     """The (weighted) mean over examples of a loss given entry by entry.
 
     ``entries(prediction, target)``: the loss of every entry of the prediction. ``slopes(*kept)``:
     its derivatives by prediction and target. Kept are these two, in the dtypes they came in, which
     is smaller and exact; or what ``keep(prediction, target)`` returns. ``rows``: an example is
-    always a row (of classes); otherwise with a single axis an example is a number.
+    always a row (of classes); otherwise with a single axis an example is a number. ``widens``:
+    whether the functions get predictions and targets in float32 at least.
     """
+
+    def widened(a: jax.Array, dtype: DTypeLike) -> jax.Array:
+        return a.astype(dtype) if widens and is_floating(a) else a
 
     def batch_of(y: Spec) -> tuple[int, ...]:
         return tuple(y.shape[:-1] if rows or len(y.shape) > 1 else y.shape)
@@ -303,7 +314,7 @@ def _mean_loss(
         y, t, w = _inputs(name, x)
         check(name, y, t)
         wide = compute_dtype(y.dtype)
-        y_wide, t_wide = y.astype(wide), t.astype(wide) if is_floating(t) else t
+        y_wide, t_wide = widened(y, wide), widened(t, wide)
         losses = entries(y_wide, t_wide)
         kept = (y, t) if keep is None else keep(y_wide, t_wide)
         shapes = (Shape.of(y), Shape.of(t))
@@ -326,7 +337,7 @@ def _mean_loss(
         # forward: E = sum(l) / n, so dE/dl = 1 / n for each of the n examples.
         kept, (y, t), weighing = residuals
         wide = compute_dtype(y.dtype)
-        by_prediction, by_target = slopes(*(v.astype(wide) if is_floating(v) else v for v in kept))
+        by_prediction, by_target = slopes(*(widened(v, wide) for v in kept))
         dy = as_cotangent(name, dy, ()).astype(wide)
         batch = batch_of(y)
         examples = count_of(y, range(len(batch)))
@@ -380,7 +391,7 @@ def _nonzero(total: jax.Array) -> jax.Array:
 def _rows(t: jax.Array, z: jax.Array) -> jax.Array:
     """Labels as one-hot rows (NaN for a label out of range); probability rows as they are."""
     if is_floating(t):
-        return t
+        return t.astype(z.dtype)
     # int8 cannot count to 300 classes: class numbers and labels are compared in 32 bits at least.
     dtype = t.dtype if t.dtype.itemsize >= 4 else jnp.int32
     labels, classes = t.astype(dtype)[..., None], z.shape[-1]
