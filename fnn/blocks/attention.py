@@ -126,8 +126,9 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
         p = whole(q, k, v, mask)
         ds = rows.backward({}, p, _product("bgrte,bgse->bgrts", dy, v, v.dtype))[1]
         dq = _product("bgrts,bgsd->bgrtd", ds, k, k.dtype) * factor(q)
-        dk = _product("bgrtd,bgrts->bgds", q, ds, q.dtype) * factor(q)
-        return (dq.astype(q.dtype),), (dk, _product("bgrte,bgrts->bges", dy, p, v.dtype))
+        dk = _product("bgrts,bgrtd->bgsd", ds, q, q.dtype) * factor(q)
+        dv = _product("bgrts,bgrte->bgse", p, dy, v.dtype)
+        return (dq.astype(q.dtype),), tuple(jnp.swapaxes(a, -1, -2) for a in (dk, dv))
 
     def read_back(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
         # forward: y = p v with p = e / total, so dv = p^T dy and ds = p (dy v^T - dy . y), and from
