@@ -212,8 +212,7 @@ def contract(
     # XLA on CPU has no batched product of bfloat16 with float32 sums (vmap makes one); products
     # of widened bfloat16 are the same numbers. On GPU and TPU 16-bit operands are the fast ones.
     # NVIDIA's libraries sum in float32 whatever the result is; XLA would write one that is rounded
-    # afterwards as float32, where what comes next computes in that; also where a bias is added that
-    # is no argument of the program, as in every loop. (A product with one row or
+    # afterwards as float32, where what comes next computes in that. (A product with one row or
     # column is XLA's own: there it would round each term.)
     return by_platform(
         a, b,
@@ -316,7 +315,11 @@ def _affine(
                 "these with init(key, x)",
             )
         require_shapes(name, params, shapes(x), x)
-        narrow = None if use_bias else bool(out)
+        # A bias of 16 bits XLA for NVIDIA's GPUs does not add where it multiplies: it would write
+        # the product, in float32.
+        narrow: bool | None = bool(out) and not use_bias
+        if use_bias and params["b"].dtype == x.dtype:
+            narrow = None
         y = contract(x, w.astype(x.dtype), ((x.ndim - 1,), (0,)), narrow=narrow)
         if use_bias:
             b = params["b"].astype(y.dtype)

@@ -123,7 +123,7 @@ def test_every_branch_is_chosen_in_one_place() -> None:
     assert direct == ["compiling.py"]
     branching = {p.stem for p in blocks.rglob("*.py") if "by_platform(" in p.read_text("utf-8")}
     assert branching == {
-        "attention", "compiling", "convolutions", "convolve", "elementwise", "embedding",
+        "again", "attention", "compiling", "convolutions", "convolve", "elementwise", "embedding",
         "fused_loss", "linear", "maxima", "normalization", "pooling", "rematerialized", "rms_norm",
         "softmax", "sums",
     }  # fmt: skip
