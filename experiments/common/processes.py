@@ -98,7 +98,8 @@ def _run(commands: Sequence[Sequence[str]]) -> int:
         if first and children[0].returncode <= 0:
             lines = logs[first].read_text().splitlines()[-LAST_LINES:]
             print(f"process {first} failed:", *lines, sep="\n", file=sys.stderr)
-    return 0 if first is None else children[first].returncode
+    status = 0 if first is None else children[first].returncode
+    return status if status >= 0 else 128 - status  # of a signal, as shells have it
 
 
 def _child(command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:

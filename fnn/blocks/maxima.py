@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 from jax.typing import DTypeLike
 
 from fnn.arrays import compute_dtype
@@ -188,12 +186,17 @@ def _by_operation(x: jax.Array, axes: Sequence[Axis]) -> tuple[jax.Array, jax.Ar
 def _selected_and_scattered(
     place: jax.Array, x: jax.Array, dy: jax.Array, axes: Sequence[Axis]
 ) -> jax.Array:
-    """The same with x instead of the places."""
+    """The same with x instead of the places.
+
+    It compares by ``lax.ge_p``, as JAX's derivative does, which passes over a NaN: of a window with
+    one, another entry gets dy. XLA splits no other comparison over devices: each would be sent the
+    whole batch.
+    """
     windows, strides, padding = _lying(axes)
 
     def operation(x: jax.Array, dy: jax.Array) -> jax.Array:
         return lax.select_and_scatter_add_p.bind(
-            dy, x, select_prim=_wins_p, window_dimensions=windows, window_strides=strides,
+            dy, x, select_prim=lax.ge_p, window_dimensions=windows, window_strides=strides,
             padding=padding,
         )  # fmt: skip
 
@@ -215,9 +218,3 @@ def _lying(axes: Sequence[Axis]) -> tuple[Any, Any, Any]:
         (1, *(axis.stride for axis in axes), 1),
         ((0, 0), *((axis.low, axis.overhang) for axis in axes), (0, 0)),
     )
-
-
-# jax.lax.select_and_scatter_add_p compares by a primitive; its usual one, lax.ge_p, loses a NaN.
-_wins_p = Primitive("wins")
-_wins_p.def_abstract_eval(lambda first, other: jax.core.ShapedArray(first.shape, jnp.bool_))
-mlir.register_lowering(_wins_p, mlir.lower_fun(_wins, multiple_results=False))

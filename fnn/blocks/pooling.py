@@ -73,8 +73,8 @@ def max_pool(
 
     x is (B, W, C), (B, H, W, C) or (B, D, H, W, C). dy goes to the entry that won, among equal
     ones to the first in row-major order. Where windows overlap, their cotangents add, in float32 at
-    least. A NaN wins over all numbers, and the first NaN of a window gets its dy. Padding never
-    wins, not even over -inf.
+    least. A NaN wins over all numbers, and the first NaN of a window gets its dy (on TPUs, another
+    entry). Padding never wins, not even over -inf.
 
     Args:
       window: one number, or one for each axis (height and width, say).

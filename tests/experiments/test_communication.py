@@ -23,6 +23,7 @@ import fnn
 from experiments.benchmarks import communication, conv_cases, conv_peers, lab
 from experiments.benchmarks.communication import Sent, collectives, total
 from experiments.benchmarks.networks import plain_mlp
+from fnn.compiling import as_on
 from tests.slow import one_of
 
 pytestmark = pytest.mark.as_users
@@ -153,6 +154,17 @@ def test_an_epoch_sends_what_its_steps_do(name: str) -> None:
     ours, once = (total(collectives(p.compile().as_text())) for p in (of_epoch, of_step))
     assert 0 < ours.bytes <= once.bytes
     assert ours.operations <= once.operations
+
+
+def test_a_pool_on_tpus_sends_nothing() -> None:
+    """XLA splits select-and-scatter over devices where it compares by >= alone."""
+    mesh = communication.splits(devices())["batch"].mesh
+    x = jax.ShapeDtypeStruct(IMAGES, jnp.float32, sharding=NamedSharding(mesh, P("data")))
+    net = fnn.max_pool(3, stride=2)
+    with as_on("tpu"):
+        both = jax.jit(lambda x: net.backward({}, *reversed(net.forward({}, x)))[1])
+        program = both.lower(x).compile().as_text()
+    assert "select_and_scatter" in program and not collectives(program)
 
 
 @pytest.mark.slow
