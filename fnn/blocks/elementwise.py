@@ -137,12 +137,18 @@ def piecewise_linear(
     whatever dy is, as in jax.nn.relu.
 
     Residuals: the piece, one byte an element. NaN is a piece of its own, ``len(slopes)``, so that
-    it does not become a silent 0 on the way back.
+    it does not become a silent 0 on the way back. On TPUs it is in the piece that ``piece`` says,
+    of a slope other than 0: dx shows the NaN that y brings into dy.
     """
+
+    def piece_or_nan(x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isnan(x), len(slopes), piece(x).astype(jnp.uint8))
 
     def forward(params: Params, x: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array]:
         require_floating(name, "x", x)
-        code = jnp.where(jnp.isnan(x), len(slopes), piece(x).astype(jnp.uint8))
+        # TPUs keep a bit for each comparison. One more, for NaN, would be read, and compiled,
+        # wherever dx is: a CNN's step would take a quarter longer to compile.
+        code = by_platform(x, tpu=lambda x: piece(x).astype(jnp.uint8), default=piece_or_nan)
         return value(x), code
 
     def backward(params: Params, code: jax.Array, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -154,9 +160,12 @@ def piecewise_linear(
             exact: dict[float, jax.Array] = {0: jnp.zeros_like(dy), 1: dy}
             return exact[slope] if slope in exact else (slope * wide).astype(dy.dtype)
 
-        # NaN inside, and all choices in dy's dtype: so TPUs keep a bit for each comparison, and
-        # otherwise x as well.
-        dx = jnp.where(code == len(slopes), jnp.nan, part(slopes[-1]))
+        # NaN inside, and all choices in dy's dtype, or TPUs would keep x as well.
+        dx = by_platform(
+            code, part(slopes[-1]),
+            tpu=lambda code, last: last,
+            default=lambda code, last: jnp.where(code == len(slopes), jnp.nan, last),
+        )  # fmt: skip
         for number, slope in enumerate(slopes[:-1]):
             dx = jnp.where(code == number, part(slope), dx)
         return {}, dx

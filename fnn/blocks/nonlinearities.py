@@ -11,7 +11,8 @@ What holds for all of them (tests/experiments/test_exhaustive.py and test_nonlin
   relative in float64, wherever the true result is a normal number, zeros of a derivative
   included. (XLA on CPU flushes subnormal numbers, below 1.2e-38 in float32, to zero.)
 - Infinities give the limit. NaN gives NaN, forward and backward; ``step`` and ``identity``,
-  which keep no residual, are the two exceptions in backward.
+  which keep no residual, are the two exceptions in backward, and on TPUs those that are made of
+  lines, which keep a bit: dx is NaN there where dy is.
 - x and y have one shape, any shape, and one floating dtype; params are ``{}``.
 
 Three tools recur below. ``e = exp(-|x|)`` never overflows, and a sigmoid-like function needs only
@@ -169,7 +170,12 @@ def relu() -> Block:
     Array([0., 0., 1.], dtype=float32)
     """
     return piecewise_linear(
-        "relu", lambda x: jnp.maximum(x, 0), lambda x: x > 0, (0.0, 1.0), {0.0: 0.0}, Kind("relu")
+        "relu",
+        lambda x: jnp.maximum(x, 0),
+        lambda x: ~(x <= 0),
+        (0.0, 1.0),
+        {0.0: 0.0},
+        Kind("relu"),
     )
 
 
@@ -205,7 +211,7 @@ def leaky_relu(slope: float = 0.01) -> Block:
     return piecewise_linear(
         "leaky_relu",
         lambda x: jnp.where(x > 0, x, below(x)) if slope else jnp.maximum(x, 0),
-        lambda x: x > 0,
+        lambda x: ~(x <= 0),
         (slope, 1.0),
         {0.0: slope},
         Kind("leaky_relu", (slope,)),
@@ -232,7 +238,7 @@ def hard_tanh() -> Block:
     return piecewise_linear(
         "hard_tanh",
         lambda x: jnp.clip(x, -1, 1),
-        lambda x: jnp.abs(x) < 1,
+        lambda x: ~(jnp.abs(x) >= 1),
         (0.0, 1.0),
         {-1.0: 0.0, 1.0: 0.0},
         Kind("hard_tanh"),
@@ -261,7 +267,7 @@ def hard_sigmoid() -> Block:
     return piecewise_linear(
         "hard_sigmoid",
         lambda x: jnp.where(x > -3, above(x), jnp.maximum(x, -3) + 3),
-        lambda x: jnp.abs(x) < 3,
+        lambda x: ~(jnp.abs(x) >= 3),
         (0.0, 1 / 6),
         {-3.0: 0.0, 3.0: 0.0},
         Kind("hard_sigmoid"),

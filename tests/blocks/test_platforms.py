@@ -98,6 +98,17 @@ def test_sums_keep_their_digits_on_tpus(platform: str) -> None:
 
 
 @pytest.mark.parametrize("platform", ["tpu"], indirect=True)
+@pytest.mark.parametrize(
+    "made", [fnn.relu, fnn.leaky_relu, fnn.hard_tanh, fnn.hard_sigmoid, fnn.absolute]
+)
+def test_nan_does_not_become_a_silent_0_on_tpus(made: Any, platform: str) -> None:
+    """No bit is kept for it: dy, which has the NaN of y, is passed on."""
+    y, code = made().forward({}, jnp.array([jnp.nan]))
+    assert jnp.isnan(y).all() and jnp.isnan(made().backward({}, code, y)[1]).all()
+    assert made().backward({}, code, jnp.ones(1))[1] != 0
+
+
+@pytest.mark.parametrize("platform", ["tpu"], indirect=True)
 def test_the_same_entries_win_on_tpus(platform: str) -> None:
     """Ties, padding beside -inf, and the sum of many cotangents in 16 bits."""
     pooling.test_a_tie_goes_to_the_first_of_its_window_and_overlaps_add()
