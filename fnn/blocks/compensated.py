@@ -58,7 +58,7 @@ def _totals(pairs: Sequence[Pair], axes: tuple[int, ...]) -> list[Pair]:
     zeros = [jnp.zeros((), part.dtype) for part in operands]
 
     def together(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        added = (_sum(a[i : i + 2], b[i : i + 2]) for i in range(0, len(operands), 2))
+        added = (_sum(a[i : i + 2], b[i : i + 2]) for i in range(0, len(a), 2))
         return tuple(part for pair in added for part in pair)
 
     sums = lax.reduce(tuple(operands), tuple(zeros), together, axes)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fnn.arguments import checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, Key, Kind, Params, Residuals, Rules, Value
-from fnn.compiling import by_platform
+from fnn.compiling import by_platform, traced_once
 from fnn.executor import inference
 from fnn.refusals import as_cotangent, as_floating, elementary, require_entries, require_floating
 
@@ -56,16 +56,25 @@ def pointwise(
         # forward: y = value(x), so dx = dy value'(x), computed from what was kept.
         array = kept.array if keep == "y" else kept
         dy = as_cotangent(name, dy, None if keep is None else array.shape)
-        d = dy.astype(compute_dtype(dy.dtype))
         if keep is None:
-            return {}, vjp(d, None).astype(dy.dtype)
-        array = by_platform(array, dy, cuda=_anew, default=lambda array, _: array)
-        wide = array.astype(d.dtype)
-        if keep == "y" and kept.what == "x":
-            wide = value(wide)
-        return {}, vjp(d, wide).astype(array.dtype)
+            return {}, vjp(dy.astype(compute_dtype(dy.dtype)), None).astype(dy.dtype)
+        return {}, (of_x if keep == "y" and kept.what == "x" else of_kept)(array, dy)
+
+    @traced_once
+    def of_kept(array: jax.Array, dy: jax.Array) -> jax.Array:
+        d = dy.astype(compute_dtype(dy.dtype))
+        return vjp(d, _for_backward(array, dy).astype(d.dtype)).astype(array.dtype)
+
+    @traced_once
+    def of_x(x: jax.Array, dy: jax.Array) -> jax.Array:
+        d = dy.astype(compute_dtype(dy.dtype))
+        return vjp(d, value(_for_backward(x, dy).astype(d.dtype))).astype(x.dtype)
 
     return elementary(forward, backward, name, kind)
+
+
+def _for_backward(kept: jax.Array, dy: jax.Array) -> jax.Array:
+    return by_platform(kept, dy, cuda=_anew, default=lambda kept, _: kept)
 
 
 def _anew(kept: jax.Array, dy: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fnn.arguments import checked
+from fnn.arguments import checked, made_once
 from fnn.arrays import Shape, compute_dtype, count_of
 from fnn.block import (
     Block,
@@ -383,6 +383,7 @@ def scale(factor: float) -> Block:
 
 
 @checked
+@made_once
 def exp() -> Block:
     """y = e^x. Local derivative: y itself.
 
@@ -401,6 +402,7 @@ def exp() -> Block:
 
 
 @checked
+@made_once
 def log() -> Block:
     """y = ln x. Local derivative: 1 / x.
 
@@ -419,6 +421,7 @@ def log() -> Block:
 
 
 @checked
+@made_once
 def square() -> Block:
     """y = x^2. Local derivative: 2x; at 0 nothing passes, not even an infinite dy.
 
@@ -437,6 +440,7 @@ def square() -> Block:
 
 
 @checked
+@made_once
 def sqrt() -> Block:
     """y = x^(1/2). Local derivative: 1 / (2y), infinite at 0.
 
