@@ -98,7 +98,7 @@ def loose() -> contextlib.ExitStack:
 
 STRICT, LOOSE = "debug_nans, debug_key_reuse, checking_leaks", "disable_jit, without x64"
 SETTINGS = {STRICT: strict, LOOSE: loose}
-NETWORKS = {"cnn", "inception"}  # of hundreds of operations, which are run one by one
+NETWORKS = {"cnn", "inception", "microgpt"}  # of hundreds of operations, which are run one by one
 
 
 def narrowed(tree: Any) -> Any:

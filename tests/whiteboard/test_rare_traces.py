@@ -22,7 +22,7 @@ def test_a_name_of_the_network_that_is_taken() -> None:
 
 
 def test_a_long_network_is_opened_all_the_same() -> None:
-    blocks = {f"n{i}": fnn.tanh() if i % 2 else fnn.relu() for i in range(30)}
+    blocks = {f"n{i}": fnn.negate() if i % 2 else fnn.relu() for i in range(30)}
     net = fnn.serial(target=fnn.tanh(), loss=fnn.relu(), **blocks)  # it stays one box of two
     opened = board(trace(net, {}, X, TARGET, MSE))
     assert len(opened.trace.nodes) == 2 and opened.unfolded == {"net"}
