@@ -325,6 +325,26 @@ def test_a_source_that_fails_later_keeps_what_was_learned(with_validation: bool)
     assert len(again.history) == len(fitted.history) + 1
 
 
+def test_ctrl_c_while_the_last_parameters_are_evaluated() -> None:
+    """They are kept: the loss fell until then."""
+
+    class Interrupted(Rows):
+        trained = False
+
+        def __getitem__(self, rows: Any) -> tuple[Any, Any]:
+            if self.trained:
+                raise KeyboardInterrupt
+            return super().__getitem__(rows)
+
+    def end(row: dict[str, float], left: float) -> None:
+        source.trained = row["epoch"] == 2
+
+    source = Interrupted()
+    fitted = fit(source, progress=end)
+    assert (fitted.status, fitted.message) == ("interrupted", "by Ctrl-C at its end")
+    assert fitted.best_epoch == 2 and fitted.params is fitted.last
+
+
 def test_a_source_whose_length_changes_is_noticed() -> None:
     with pytest.warns(RuntimeWarning, match="has 320 examples, had 310 when training began"):
         fitted = fit(Growing(), epochs=5)
