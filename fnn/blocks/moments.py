@@ -70,12 +70,13 @@ def is_few(x: Spec, axes: Sequence[int]) -> bool:
 
 
 def near_mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """About the mean over some axes: that of a 64th of the first of them, which takes as little of
-    a reading of x. It is within 8 standard deviations."""
-    n = x.shape[axes[0]]
+    """About the mean over some axes: that of a 64th of them, which takes as little of a reading of
+    x. It is within 8 standard deviations."""
+    axis = axes[min(1, len(axes) - 1)]  # rows of all images: TPUs may lay out images together
+    n = x.shape[axis]
     if is_split(x) or not isinstance(n, int):  # a batch that jax.export leaves open
         return average(x, axes)
-    return average(lax.slice_in_dim(x, 0, -(-n // 64), axis=axes[0]), axes)
+    return average(lax.slice_in_dim(x, 0, -(-n // 64), axis=axis), axes)
 
 
 def moments_of(x: jax.Array, mean: jax.Array, mean_of: Callable[[jax.Array], jax.Array]) -> Moments:
