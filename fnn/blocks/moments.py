@@ -75,8 +75,9 @@ def near_mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     axis = axes[min(1, len(axes) - 1)]  # rows of all images: TPUs may lay out images together
     n = x.shape[axis]
     if is_split(x) or not isinstance(n, int):  # a batch that jax.export leaves open
-        return average(x, axes)
-    return average(lax.slice_in_dim(x, 0, -(-n // 64), axis=axis), axes)
+        return average(x.astype(compute_dtype(x.dtype)), axes)
+    part = lax.slice_in_dim(x, 0, -(-n // 64), axis=axis)  # before XLA writes x in float32 for it
+    return average(part.astype(compute_dtype(x.dtype)), axes)
 
 
 def moments_of(x: jax.Array, mean: jax.Array, mean_of: Callable[[jax.Array], jax.Array]) -> Moments:

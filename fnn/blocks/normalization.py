@@ -353,7 +353,7 @@ def batch_norm(*, momentum: Momentum = 0.9, epsilon: NonNegative = 1e-5) -> Bloc
         _require_batch(name, x, params)
         batch = _batch_axes(x)
         wide, mean_of = x.astype(compute_dtype(x.dtype)), lambda v: average(v, batch)
-        moments = moments_of(wide, mean_from(near_mean(wide, batch), wide, mean_of), mean_of)
+        moments = moments_of(wide, mean_from(near_mean(x, batch), wide, mean_of), mean_of)
         z = nan_if_overflowed(moments, standardised(x, moments, epsilon))
         scale, bias = (_per_channel(params[leaf], x) for leaf in ("scale", "bias"))
         return (z * scale + bias).astype(x.dtype), (x, moments)
