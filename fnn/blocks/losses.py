@@ -234,7 +234,11 @@ def softmax_cross_entropy() -> Block:
 
     def entries(z: jax.Array, t: jax.Array) -> jax.Array:
         rows, _, gap, rest, masked = exponentials(z, t)
-        return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest)))
+        if is_floating(t):
+            return _times(rows, jnp.where(masked, 0, gap + jnp.log1p(rest)))
+        # A sum for each row beside that of its e's: devices that share classes send both at once.
+        of_label = jnp.sum(_times(rows, jnp.where(masked, 0, gap)), -1)
+        return of_label + jnp.log1p(rest)[..., 0]
 
     def slopes(z: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         # forward: E = -sum t ln p, so dE/dz_j = p_j (the others' t) - t_j (the others' p), each
@@ -297,11 +301,11 @@ def _mean_loss(
 ) -> Block:
     """The (weighted) mean over examples of a loss given entry by entry.
 
-    ``entries(prediction, target)``: the loss of every entry of the prediction. ``slopes(*kept)``:
-    its derivatives by prediction and target. Kept are these two, in the dtypes they came in, which
-    is smaller and exact; or what ``keep(prediction, target)`` returns. ``rows``: an example is
-    always a row (of classes); otherwise with a single axis an example is a number. ``widens``:
-    whether the functions get predictions and targets in float32 at least.
+    ``entries(prediction, target)``: the loss of every entry of the prediction, or of every example.
+    ``slopes(*kept)``: its derivatives by prediction and target. Kept are these two, in the dtypes
+    they came in, which is smaller and exact; or what ``keep(prediction, target)`` returns.
+    ``rows``: an example is always a row (of classes); otherwise with a single axis an example is a
+    number. ``widens``: whether the functions get predictions and targets in float32 at least.
     """
 
     def widened(a: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -318,7 +322,7 @@ def _mean_loss(
         losses = entries(y_wide, t_wide)
         kept = (y, t) if keep is None else keep(y_wide, t_wide)
         shapes = (Shape.of(y), Shape.of(t))
-        losses = jnp.sum(losses, -1) if batch_of(y) != y.shape else losses
+        losses = jnp.sum(losses, -1) if batch_of(y) != losses.shape else losses
         if w is None:
             # The mean of no examples is 0, and so is that of examples of weight 0.
             value = jnp.sum(losses) / count_of(losses)
