@@ -1,4 +1,4 @@
-"""What is kept once instead of twice: a unit's output, computed again of its input going back.
+"""What is kept once instead of twice: a unit's output, computed again from its input going back.
 
 A tanh keeps its input z, as 1 - y^2 has no digit left where y is near 1, and the linear layer after
 it keeps y. JAX derives tanh and logistic from y, so plain JAX keeps y alone.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fnn.arrays import is_split
 from fnn.block import Block, Residuals, Value
-from fnn.compiling import by_platform
+from fnn.compiling import always, by_platform
 
 # Of the others jax.grad keeps the input and the output, or more.
 MAKERS = frozenset({"tanh", "logistic"})
@@ -29,7 +29,7 @@ class Output:
     y: jax.Array
 
     def again(self, unit: Block, z: Residuals, dy: Value) -> jax.Array:
-        """y, on CPU computed of z when dy is there: no array of y waits for its way back.
+        """y, on CPU computed from z when dy is there: no array of y waits for its way back.
 
         GPUs and TPUs read y again, as to compute it would move more bytes.
         """
@@ -38,12 +38,11 @@ class Output:
             return y
 
         def computed(y: jax.Array, z: jax.Array, dy: jax.Array) -> jax.Array:
-            # XLA cannot know that the numbers compared are always known. So it takes what follows
-            # for another array than the y it has, and computes it when dy is there. One number of
-            # each example, as devices that share a batch have their own.
+            # XLA cannot prove the condition, so the y that follows is not the one that it has: it
+            # computes it when dy is there. One number of each example is enough; devices that
+            # share a batch have their own, those that share the features send it.
             number = dy[(slice(None),) + (slice(1),) * (dy.ndim - 1)]
-            known = jnp.isnan(number) | (number <= jnp.inf)
-            known = known.reshape((-1,) + (1,) * (z.ndim - 1))
+            known = always(number).reshape((-1,) + (1,) * (z.ndim - 1))
             return unit.forward({}, jnp.where(known, z, 0))[0]
 
         return by_platform(y, z, dy, cpu=computed, default=lambda y, z, dy: y)

@@ -111,7 +111,7 @@ def traced_once(f: Callable[..., R]) -> Callable[..., R]:
 
 
 def certain(x: jax.Array) -> jax.Array:
-    """True, which XLA cannot prove: whether a number of an array, not empty, is a NaN or not.
+    """:func:`always` of one number of an array that is not empty.
 
     As a condition it keeps what one branch computes from being merged with other computations; on
     CPU, XLA removes ``lax.optimization_barrier`` before it merges.
@@ -119,8 +119,16 @@ def certain(x: jax.Array) -> jax.Array:
     >>> bool(certain(jnp.zeros(3)))
     True
     """
-    number = jnp.max(x) if is_split(x) else x.ravel()[0]
-    return jnp.isnan(number) | (number <= jnp.inf)
+    return always(jnp.max(x) if is_split(x) else x.ravel()[0])
+
+
+def always(x: jax.Array) -> jax.Array:
+    """True for each number of x, which XLA cannot prove.
+
+    >>> always(jnp.array([0.0, jnp.nan])).tolist()
+    [True, True]
+    """
+    return jnp.isnan(x) | (x <= jnp.inf)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ By the rule of a matrix product dv = p^T dy and dp = dy v^T; by that of softmax 
 where m is the mean of a row of dp weighted by p: sum_j p_ij (dy_i . v_j) = dy_i . y_i, one number
 a query. Then dq = c ds k and dk = c ds^T q.
 
-p is neither kept nor ever whole (but of short inputs on GPUs, see KEPT). Forward and backward take
+p is neither kept nor ever whole, except for short inputs on GPUs (see KEPT). Forward and backward take
 the queries in chunks and compute a chunk's rows of p: forward from s, backward again from s, the
 row's largest s and its sum of exponentials, which were kept. (Dao et al. 2022, arXiv 2205.14135,
 also cut the keys. Here a row is whole, so no sum is rescaled.) In causal attention a chunk ends at
@@ -58,7 +58,7 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
     """y = softmax(scale q k^T) v, for each head; softmax along the keys.
 
     Vaswani et al. 2017 (arXiv 1706.03762). Exact, with sums and exponentials in float32 at least.
-    Neither forward nor backward has an array of T x S, but for short ones on GPUs; the derivation
+    Neither forward nor backward has an array of T x S, except short ones on GPUs; the derivation
     is in :mod:`fnn.blocks.attention`.
 
     Args:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fnn.arguments import checked
 from fnn.arrays import compute_dtype
 from fnn.block import Block, Key, Kind, Params, Residuals, Rules, Value
-from fnn.compiling import by_platform, traced_once
+from fnn.compiling import always, by_platform, traced_once
 from fnn.executor import inference
 from fnn.refusals import as_cotangent, as_floating, elementary, require_entries, require_floating
 
@@ -84,7 +84,7 @@ def _anew(kept: jax.Array, dy: jax.Array) -> jax.Array:
     what they have in common (of gelu four) in place of x. A barrier would do in a network; alone,
     forward and backward are one kernel, and with this they still are.
     """
-    return jnp.where(jnp.isnan(dy) | (dy <= jnp.inf), kept, 0)
+    return jnp.where(always(dy), kept, 0)
 
 
 @checked
