@@ -13,11 +13,11 @@ By the rule of a matrix product dv = p^T dy and dp = dy v^T; by that of softmax 
 where m is the mean of a row of dp weighted by p: sum_j p_ij (dy_i . v_j) = dy_i . y_i, one number
 a query. Then dq = c ds k and dk = c ds^T q.
 
-p is neither kept nor ever whole, except for short inputs on GPUs (see KEPT). Forward and backward take
-the queries in chunks and compute a chunk's rows of p: forward from s, backward again from s, the
-row's largest s and its sum of exponentials, which were kept. (Dao et al. 2022, arXiv 2205.14135,
-also cut the keys. Here a row is whole, so no sum is rescaled.) In causal attention a chunk ends at
-the last key that it may look at.
+p is neither kept nor ever whole, except for short inputs on GPUs (see KEPT). Forward and backward
+take the queries in chunks and compute a chunk's rows of p: forward from s, backward again from s,
+the row's largest s and its sum of exponentials, which were kept. (Dao et al. 2022, arXiv
+2205.14135, also cut the keys. Here a row is whole, so no sum is rescaled.) In causal attention a
+chunk ends at the last key that it may look at.
 That takes the time of the products and the memory of a chunk.
 """
 
