@@ -1,6 +1,6 @@
 """What devices send each other in a step or an epoch is no more than in jax.grad's step.
 
-On eight CPU devices (see conftest.py), and compiled for eight TPU chips where their compiler is.
+On eight CPU devices (see conftest.py); eight TPU chips are in test_compiled.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from tests.slow import one_of
 pytestmark = pytest.mark.as_users
 
 ROWS, IMAGES, IDS = (64, 16), (64, 12, 12, 2), (64, 6)
-CLASSES = 10  # which four devices do not share: a loss over split classes is in the TPU's test
+CLASSES = 10  # which four devices do not share: a loss over split classes is in test_compiled.py
 LOSS = fnn.softmax_cross_entropy()
 hidden = functools.partial(fnn.layer, 16, fnn.tanh())
 
@@ -165,25 +164,6 @@ def test_a_pool_on_tpus_sends_nothing() -> None:
         both = jax.jit(lambda x: net.backward({}, *reversed(net.forward({}, x)))[1])
         program = both.lower(x).compile().as_text()
     assert "select_and_scatter" in program and not collectives(program)
-
-
-@pytest.mark.slow
-def test_on_eight_tpu_chips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers and classes split."""
-    if not lab.installed("v5e"):
-        pytest.skip("the compiler for v5e is not installed: extra accelerators")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    net = fnn.models.mlp((32, 32, 16))
-    _, x, target = arguments("mlp")
-    data = jax.eval_shape(net.init, jax.random.key(0), x), x, target
-    steps = conv_peers.both_steps(net, plain_mlp).values()
-    by_hand, autodiff = (
-        functools.partial(communication.sent, 8, "batch, layers", step, data) for step in steps
-    )
-    ours, theirs = by_hand(), total(autodiff())
-    assert 0 < total(ours).bytes <= theirs.bytes
-    assert total(ours).operations <= theirs.operations
-    assert by_hand() == ours  # from the cache
 
 
 def test_the_table_says_what_is_sent() -> None:

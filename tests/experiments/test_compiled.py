@@ -5,6 +5,7 @@ They need compilers that are in an environment of their own: ``make test-acceler
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import jax
 import pytest
 
-from experiments.benchmarks import accelerators, lab
+import fnn
+from experiments.benchmarks import accelerators, communication, conv_cases, conv_peers, lab
 from experiments.benchmarks.accelerators import Options
+from experiments.benchmarks.networks import plain_mlp
 
 pytestmark = pytest.mark.as_users
 
@@ -49,7 +52,6 @@ def test_figures_are_compiled_once_and_kept(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_step_of_the_cnn(target: str, dtype: str) -> None:
-    """On a TPU, relu keeps one bit an element more than autodiff: that x is a NaN."""
     pairs = accelerators.both_programs(Options(batch=2), dtype)
     assert moved(target, pairs["step: CNN, batch 8"]) <= {"h100": 0.5, "v5e": 1.02}[target]
 
@@ -65,6 +67,29 @@ def test_pool_convolution_and_linear_layer(target: str, dtype: str) -> None:
     assert len(ratios) == 3
     for name, ratio in ratios.items():
         assert ratio <= (0.6 if name.startswith("max_pool") and target == "h100" else 1.02), name
+
+
+@pytest.mark.parametrize("network", ["MLP", "CNN"])
+@pytest.mark.parametrize("target", ["v5e"], indirect=True)
+def test_eight_tpu_chips_send_no_more(
+    target: str, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the MLP layers and classes are split, too. The CNN's pools sent each the whole batch."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    net, plain, split, shape = {
+        "MLP": (fnn.models.mlp((32, 32, 16)), plain_mlp, "batch, layers", (64, 16)),
+        "CNN": (
+            fnn.models.cnn(channels=(2, 4), hidden=0), conv_cases.plain_cnn, "batch",
+            (64, 12, 12, 1),
+        ),
+    }[network]  # fmt: skip
+    x, labels = (jax.ShapeDtypeStruct(*of) for of in ((shape, "float32"), (shape[:1], "int32")))
+    data = jax.eval_shape(net.init, jax.random.key(0), x), x, labels
+    steps = conv_peers.both_steps(net, plain).values()
+    sent = [functools.partial(communication.sent, 8, split, step, data) for step in steps]
+    ours, theirs = (communication.total(each()) for each in sent)
+    assert 0 < ours.bytes <= theirs.bytes and ours.operations <= theirs.operations
+    assert communication.total(sent[0]()) == ours  # from the cache
 
 
 @pytest.mark.slow
