@@ -62,13 +62,14 @@ CAUSES = {
   residual CNN: the last sum is written and read again, 0.1 GB, not computed twice. Compilation:
   exponentials that keep their digits are more instructions.""",
     "v5e": """\
-- More than autodiff's, and why. In bfloat16: max_pool 3x3/2: sums are in float32, for which XLA
+- More than autodiff's, and why. embedding: dy is summed along sorted ids, as a TPU's scatter-add
+  takes one id after another. In bfloat16: max_pool 3x3/2: sums are in float32, for which XLA
   copies x to float32 where it lays it out anew (alone; in a network the operation reads bfloat16);
   memory of local_response_norm: what is summed back over windows is float32. conv 7x7/2: the
   kernels and copies are autodiff's; XLA brings other arrays into fast memory before they are read.
-- Longer to compile: softmax_cross_entropy, log_softmax and softmax, of which the exact rounding
-  errors and sums are many operations; in softmax_cross_entropy the error of x - max alone is half
-  of its time.""",
+- Longer to compile: attention, of which each of up to eight lengths of keys is compiled;
+  softmax_cross_entropy, log_softmax and softmax, of which the exact rounding errors and sums are
+  many operations; in softmax_cross_entropy the error of x - max alone is half of its time.""",
 }
 ABOUT = f"""\
 - Blocks: forward and backward together, {timed.SCANNED} times in `lax.scan`, each from the last
