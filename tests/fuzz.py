@@ -881,7 +881,7 @@ def curvature() -> list[Call]:
 # What no table row has: records, which hold what they are given; modules.
 NOT_CALLED = {
     "Block", "BlockError", "Diagnostics", "Finding", "Fitted", "Kind", "Optimizer", "Rules",
-    "Source", "check", "curvature", "models", "whiteboard",
+    "Source", "check", "curvature", "load_step", "models", "whiteboard",
 }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from jax import export
 
+from fnn.refusals import described
+
 UNKNOWN = re.compile(r"unregistered type `([\w.]+)\.(\w+)`")  # in JAX's refusal
 
 
@@ -50,6 +52,8 @@ def load_step(file: os.PathLike[str] | str | bytes | bytearray) -> export.Export
       The ``jax.export.Exported``: its ``call(params, state, x, target)`` is the step.
 
     Raises:
+      TypeError: what was given is neither a path nor bytes.
+      OSError: there is no such file, or it cannot be read.
       ValueError: the file is not a whole one of ``jax.export``'s, or holds types that are not found
         or no NamedTuples.
       ModuleNotFoundError: there is no flatbuffers, which JAX reads such files with.
@@ -61,6 +65,11 @@ def load_step(file: os.PathLike[str] | str | bytes | bytearray) -> export.Export
     >>> exported = jax.export.export(step)(params, optimizer.init(params), x, x[:, :1])
     >>> # fnn.load_step(exported.serialize()).call is the same function, bit for bit
     """
+    if not isinstance(file, (str, os.PathLike, bytes, bytearray)):
+        raise TypeError(
+            f"load_step: file is {described(file)}, needs a path, or the bytes that "
+            "exported.serialize() returned"
+        )
     data = bytearray(file if isinstance(file, (bytes, bytearray)) else Path(file).read_bytes())
     while True:
         try:

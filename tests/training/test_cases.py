@@ -516,6 +516,8 @@ def test_another_process_reads_a_step(tmp_path: Path) -> None:
     for wrong in (b"a text", file.read_bytes()[:999]):
         with pytest.raises(ValueError, match="load_step: what was given is not a whole program"):
             fnn.load_step(wrong)
+    with pytest.raises(TypeError, match="load_step: file is None, needs a path"):
+        fnn.load_step(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("donate", [False, True])
