@@ -47,9 +47,9 @@ ON_GPUS = 512, 512  # there a chunk reads and writes the sums for the keys: half
 CACHED = 2**20  # entries of p at a time on CPU: they stay in the cache
 AT_ONCE = 2**26  # and elsewhere, where all heads go together
 # On GPUs, of T and S up to here p is whole, and backward computes it just as forward did, so that
-# XLA keeps p, in the inputs' dtype, in place of s. An H100's kernels then move 1.3 GB for 16 x 8
-# heads of T = 512 in bfloat16, and 1.7 where a chunk of all is computed again; at T = 1024, where
-# XLA does not see that chunks are the same, computing again moves less than autodiff.
+# XLA keeps p, in the inputs' dtype, in place of s: that moves less than computing p again. At
+# T = 1024, where XLA does not see that chunks are the same, computing again moves less than
+# autodiff does (``python -m experiments.benchmarks accelerators --only transformer``, attention).
 KEPT = 512
 
 
@@ -116,12 +116,13 @@ def dot_product_attention(*, causal: bool = False, scale: Positive | None = None
 
     def read_whole(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
         (q,), (k, v) = queries, keys
-        (_, top, total), sums = read(queries, keys, mask, first)
+        (_, top, total), sums = read(queries, keys, mask, first)  # residuals like all platforms'
         y = _product("bgrts,bgse->bgrte", whole(q, k, v, mask), v, v.dtype)
         return (y.astype(q.dtype), top, total), sums
 
     def whole_back(queries: Arrays, keys: Arrays, mask: Any, first: Any) -> tuple[Arrays, Arrays]:
-        # As in read_back, ds by the rule of softmax.
+        # forward: y = p v with p = softmax(s) and s = c q k^T, so dv = p^T dy, dp = dy v^T, ds by
+        # the rule of softmax, dq = c ds k and dk = c ds^T q.
         (q, _, _, _, dy), (k, v) = queries, keys
         p = whole(q, k, v, mask)
         ds = rows.backward({}, p, _product("bgrte,bgse->bgrts", dy, v, v.dtype))[1]
